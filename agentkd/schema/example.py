@@ -1,0 +1,98 @@
+"""What is trained on: examples with a teacher and a student view, and the dataset's card."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import Field
+
+from agentkd.schema.base import Value, now
+from agentkd.schema.message import Message
+
+__all__ = ["DatasetCard", "Example", "Provenance", "Rendered"]
+
+
+class Rendered(Value):
+    """A prompt and its completion as token ids, with a loss weight per token."""
+
+    ids: tuple[int, ...]
+    """Token ids of prompt and completion, `[time]`."""
+    weights: tuple[float, ...]
+    """Loss weight of each token, `[time]`; 0 outside the completion. `weights[t]` weighs the
+    prediction *of* token t from the tokens before it."""
+
+
+class Provenance(Value):
+    """Where an example comes from."""
+
+    trajectories: tuple[str, ...] = ()
+    """Ids of the source trajectories."""
+    memories: tuple[str, ...] = ()
+    """Ids of the memories that the target rests on or that the teacher view shows."""
+    corrections: tuple[str, ...] = ()
+    """Ids of the corrections that gave the target."""
+    teacher: str = ""
+    """Model that supplied the target or the signals; `grader` for an official answer."""
+    base: str = ""
+    """Base model that the rendering is for."""
+
+
+class Example(Value):
+    """One training row."""
+
+    schema_version: int = 1
+    """Version of this value's shape."""
+    id: str
+    """Content hash over views, target, weights and provenance."""
+    kind: Literal["trajectory", "internalise", "correction", "negative"]
+    """What the row teaches."""
+    task_id: str
+    """Task that it comes from."""
+    group: str = ""
+    """Near-duplicate cluster; a split never cuts through one."""
+    student_view: tuple[Message, ...]
+    """Prompt without the memories."""
+    teacher_view: tuple[Message, ...] = ()
+    """Prompt with the memories; empty where no teacher signal is wanted."""
+    target: Message
+    """What is to be said."""
+    rejected: Message | None = None
+    """What must not be said, where a correction gave a pair."""
+    student: Rendered
+    """The student view and target as tokens."""
+    teacher: Rendered | None = None
+    """The teacher view and the same target as tokens."""
+    weight: float = 1.0
+    """Weight of the row in the loss."""
+    provenance: Provenance = Provenance()
+    """Where it comes from."""
+    extras: dict[str, Any] = Field(default_factory=dict)
+    """Data of plugins."""
+
+
+class DatasetCard(Value):
+    """What a dataset is: written beside its rows as `card.json`."""
+
+    schema_version: int = 1
+    """Version of this value's shape."""
+    id: str
+    """Content hash over the rows' ids and the rendering: the dataset's name on disk."""
+    n_train: int
+    """Rows to train on."""
+    n_dev: int
+    """Rows kept back to watch the loss; never tasks of a suite's holdout."""
+    n_label_tokens: int
+    """Trained tokens of the train rows."""
+    n_tokens: int
+    """All tokens of the train rows' student views."""
+    dropped: dict[str, int] = Field(default_factory=dict)
+    """Number of candidate rows left out, by reason."""
+    base: str = ""
+    """Base model whose tokenizer and template rendered it."""
+    template_hash: str = ""
+    """Hash of tokenizer and chat template."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Compiler settings."""
+    created_at: datetime = Field(default_factory=now)
+    """When it was written (UTC); not part of the id."""

@@ -1,0 +1,132 @@
+"""What was learnt: memories, their scope, evidence, utility, and hits of a recall."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import Field
+
+from agentkd.schema.base import Value, content_id, now
+from agentkd.schema.message import ToolCall
+
+__all__ = ["Evidence", "Hit", "Memory", "MemoryKeys", "MemoryStatus", "Scope", "Utility", "memory_id"]
+
+MemoryKind = Literal[
+    "insight", "pitfall", "contrast", "constraint", "parameter", "preference", "strategy",
+    "tool-note", "fact", "case",
+]  # fmt: skip
+MemoryStatus = Literal["candidate", "quarantined", "active", "compiled", "retired", "revoked"]
+
+
+class Scope(Value):
+    """Whose memory it is. A recall sees a memory only where every set field is equal."""
+
+    tenant: str = ""
+    """Organisation; empty for a single-tenant workspace."""
+    app: str = ""
+    """Application or suite."""
+    agent: str = ""
+    """Agent's name."""
+    user: str = ""
+    """End user; set for what must not be shared between users."""
+
+
+class MemoryKeys(Value):
+    """Texts that are embedded, so that one memory can be found from several sides."""
+
+    situation: str = ""
+    """When to use it."""
+    query: str = ""
+    """The request in general words."""
+    task: str = ""
+    """The request that it was learnt from."""
+    tools: str = ""
+    """Names of the tools involved."""
+
+    def texts(self) -> dict[str, str]:
+        """Return the non-empty keys by name."""
+        return {name: text for name, text in self.model_dump().items() if text}
+
+
+class Evidence(Value):
+    """What a memory rests on."""
+
+    trajectories: tuple[str, ...] = ()
+    """Ids of the supporting trajectories."""
+    corrections: tuple[str, ...] = ()
+    """Ids of the supporting corrections."""
+    steps: tuple[str, ...] = ()
+    """`trajectory:index` of the key steps."""
+
+
+class Utility(Value):
+    """How a memory did when it was recalled, and when it was withheld."""
+
+    recalls: int = 0
+    """Tasks that recalled it."""
+    wins: int = 0
+    """Recalling tasks that succeeded."""
+    held_out: int = 0
+    """Tasks that would have recalled it but had it withheld by a trial."""
+    held_out_wins: int = 0
+    """Withheld tasks that succeeded."""
+
+
+class Memory(Value):
+    """One reusable lesson."""
+
+    schema_version: int = 1
+    """Version of this value's shape."""
+    id: str
+    """Content hash over kind, situation, content and scope: see `memory_id`."""
+    kind: MemoryKind
+    """What sort of lesson."""
+    when_to_use: str
+    """The situation in which it helps."""
+    content: str
+    """What to do."""
+    keys: MemoryKeys = MemoryKeys()
+    """Texts that are embedded."""
+    scope: Scope = Scope()
+    """Whose memory it is."""
+    evidence: Evidence = Evidence()
+    """What it rests on."""
+    calls: tuple[ToolCall, ...] = ()
+    """For a `case`: the accepted calls, kept as data so that they can be shown and trained on."""
+    support: int = 1
+    """Number of distinct trajectories that support it."""
+    utility: Utility = Utility()
+    """How it did in use."""
+    confidence: float = 0.5
+    """Distiller's own confidence in [0, 1]."""
+    origin: str = ""
+    """Distiller that made it."""
+    privacy: Literal["shared", "private"] = "shared"
+    """`private` memories are never compiled into weights."""
+    status: MemoryStatus = "candidate"
+    """Status for the base model; per-checkpoint status lives in the ledger."""
+    version: int = 1
+    """Position in the version chain, from 1."""
+    parent: str = ""
+    """Id of the version that this one replaces."""
+    created_at: datetime = Field(default_factory=now)
+    """When it was distilled (UTC)."""
+    extras: dict[str, Any] = Field(default_factory=dict)
+    """Data of plugins."""
+
+
+def memory_id(kind: str, when_to_use: str, content: str, scope: Scope) -> str:
+    """Return the content id of a memory: equal lessons in one scope have one id."""
+    return content_id("mem", kind, when_to_use, content, scope)
+
+
+class Hit(Value):
+    """A memory that a recall found."""
+
+    memory: Memory
+    """The memory."""
+    score: float
+    """Similarity of the best key in [-1, 1] (cosine)."""
+    key: str = ""
+    """Name of the key that matched best."""

@@ -1,0 +1,202 @@
+"""What was measured and decided: evaluations, verdicts and reports."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import Field
+
+from agentkd.schema.base import Value, now
+
+__all__ = [
+    "ArmResult",
+    "CycleReport",
+    "Evaluation",
+    "Interval",
+    "Paired",
+    "PhaseReport",
+    "TaskResult",
+    "Verdict",
+]
+
+
+class Interval(Value):
+    """A figure with its confidence interval."""
+
+    value: float
+    """Point estimate."""
+    low: float
+    """Lower bound."""
+    high: float
+    """Upper bound."""
+    level: float = 0.95
+    """Confidence level."""
+
+
+class TaskResult(Value):
+    """How one arm did on one task."""
+
+    task_id: str
+    """The task."""
+    success: bool
+    """Whether it was done."""
+    parts: dict[str, float] = Field(default_factory=dict)
+    """Partial scores in [0, 1]."""
+    prompt_tokens: int = 0
+    """Tokens read."""
+    completion_tokens: int = 0
+    """Tokens written."""
+    seconds: float = 0.0
+    """Wall time."""
+
+
+class ArmResult(Value):
+    """How one arm (base, base + memory, student, ..., a baseline) did on a split."""
+
+    name: str
+    """Name of the arm."""
+    model: str = ""
+    """Model that acted; empty for a baseline without one."""
+    uses_memory: bool = False
+    """Whether memories were recalled."""
+    n: int
+    """Tasks."""
+    success: Interval
+    """Share of tasks done (Wilson interval)."""
+    parts: dict[str, Interval] = Field(default_factory=dict)
+    """Mean of each partial score."""
+    prompt_tokens: float = 0.0
+    """Mean prompt tokens per task."""
+    completion_tokens: float = 0.0
+    """Mean completion tokens per task."""
+    seconds: float = 0.0
+    """Mean wall seconds per task."""
+    results: tuple[TaskResult, ...] = ()
+    """One result per task, in task order."""
+
+
+class Paired(Value):
+    """A paired comparison of two arms on the same tasks."""
+
+    ours: str
+    """Name of the first arm."""
+    other: str
+    """Name of the second arm."""
+    n: int
+    """Shared tasks."""
+    difference: Interval
+    """Mean of success(ours) - success(other), paired bootstrap."""
+    p_value: float
+    """Exact McNemar test, two-sided."""
+    wins: int
+    """Tasks that only the first arm did."""
+    losses: int
+    """Tasks that only the second arm did."""
+
+
+class Evaluation(Value):
+    """All arms on one split, with the paired comparisons that a gate needs."""
+
+    schema_version: int = 1
+    """Version of this value's shape."""
+    id: str
+    """Content hash over arms, split and tasks."""
+    suite: str
+    """Suite."""
+    split: str
+    """Split."""
+    n: int
+    """Tasks."""
+    seed: int = 0
+    """Seed of sampling and bootstrap."""
+    checkpoint: str = ""
+    """Candidate that was judged; empty without one."""
+    arms: tuple[ArmResult, ...] = ()
+    """Arms in the order of the table."""
+    paired: tuple[Paired, ...] = ()
+    """Comparisons of the candidate with every other arm."""
+
+    def arm(self, name: str) -> ArmResult:
+        """Return an arm by name; raises KeyError."""
+        for arm in self.arms:
+            if arm.name == name:
+                return arm
+        raise KeyError(name)
+
+
+class Verdict(Value):
+    """What the gate decided, with every number that it looked at."""
+
+    promote: bool
+    """Whether the candidate may serve."""
+    checkpoint: str
+    """The candidate."""
+    against: str
+    """What serves now: `base` or a checkpoint."""
+    reasons: tuple[str, ...] = ()
+    """One sentence per check, with its figures."""
+    flags: tuple[str, ...] = ()
+    """Names of the checks that failed; `veto:<plugin>` for a plugin's."""
+    numbers: dict[str, float] = Field(default_factory=dict)
+    """The figures by name."""
+
+
+class PhaseReport(Value):
+    """What one phase of a cycle did."""
+
+    name: str
+    """run, distill, refine, compile, train, evaluate, promote or retire."""
+    key: str
+    """Hash of the phase's inputs and settings; equal keys mean that the work is done."""
+    status: Literal["running", "done", "skipped", "failed"] = "running"
+    """How it ended; `skipped` where a finished phase with this key was found."""
+    summary: str = ""
+    """One sentence for the report."""
+    output: dict[str, Any] = Field(default_factory=dict)
+    """Ids and counts that later phases need."""
+    usage: dict[str, float] = Field(default_factory=dict)
+    """prompt_tokens, completion_tokens, usd (absent where unknown), calls."""
+    seconds: float = 0.0
+    """Wall time."""
+    cpu_seconds: float = 0.0
+    """Processor time, children included."""
+    started_at: datetime = Field(default_factory=now)
+    """When it began (UTC)."""
+
+
+class CycleReport(Value):
+    """One cycle from end to end; written as `report.json`."""
+
+    schema_version: int = 1
+    """Version of this value's shape."""
+    id: str
+    """`cycle-N`."""
+    number: int
+    """Number of the cycle in its workspace, from 1."""
+    suite: str
+    """Suite that it ran on."""
+    seed: int = 0
+    """Seed."""
+    phases: tuple[PhaseReport, ...] = ()
+    """The phases in order."""
+    evaluations: tuple[Evaluation, ...] = ()
+    """One per evaluated split."""
+    verdict: Verdict | None = None
+    """The gate's decision; None where nothing was trained."""
+    checkpoint: str = ""
+    """Candidate of the cycle."""
+    serving: str = "base"
+    """What serves after the cycle."""
+    counts: dict[str, int] = Field(default_factory=dict)
+    """Facts in the ledger by kind, and lineage counts."""
+    plugins: dict[str, str] = Field(default_factory=dict)
+    """Loaded plugins and their versions."""
+    versions: dict[str, str] = Field(default_factory=dict)
+    """Python and packages."""
+    machine: dict[str, str] = Field(default_factory=dict)
+    """Processor, cores, memory."""
+    loss_curve: tuple[tuple[int, float], ...] = ()
+    """(step, loss) pairs of the training."""
+    created_at: datetime = Field(default_factory=now)
+    """When it was written (UTC)."""

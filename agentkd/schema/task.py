@@ -1,0 +1,59 @@
+"""Work and how it went: tasks, outcomes and failures."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from agentkd.schema.base import Value
+from agentkd.schema.message import ToolCall, ToolSpec
+
+__all__ = ["Failure", "Outcome", "Task"]
+
+
+class Task(Value):
+    """One thing to do. The grader and its answers live in the suite, never in the task."""
+
+    id: str
+    """Identifier that is unique within its suite and stable over releases."""
+    suite: str = "adhoc"
+    """Name of the suite; `adhoc` for a request made through `agent.run`."""
+    split: str = "train"
+    """Split that the task belongs to: `train`, `dev`, `holdout`, `holdout-unseen`, ..."""
+    prompt: str
+    """The request, as the user wrote it."""
+    system: str = ""
+    """Instructions of the task that precede the request."""
+    tools: tuple[ToolSpec, ...] = ()
+    """Tools offered for this task; empty means those of the agent."""
+    group: str = ""
+    """Near-duplicate cluster or entity; a split never cuts through a group."""
+    extras: dict[str, Any] = Field(default_factory=dict)
+    """Data of the suite; never holds answers."""
+
+
+class Failure(Value):
+    """Why a run ended without a result. A failed run is data, not an exception."""
+
+    kind: Literal["model", "tool", "limit", "environment", "cancelled"]
+    """What gave way."""
+    message: str
+    """What happened, in one sentence."""
+
+
+class Outcome(Value):
+    """A grader's judgement of one trajectory."""
+
+    success: bool
+    """Whether the task was done."""
+    reward: float = 0.0
+    """Reward in [0, 1]; 1.0 for full success."""
+    parts: dict[str, float] = Field(default_factory=dict)
+    """Named partial scores in [0, 1], such as `tool_choice` and `valid_call`."""
+    feedback: str = ""
+    """What was wrong, in words that may be shown to the agent."""
+    expected: tuple[ToolCall, ...] = ()
+    """Accepted calls, given for training splits only; always empty on a holdout."""
+    grader: str = ""
+    """Name of the grader."""

@@ -1,0 +1,103 @@
+"""What happened: steps, trajectories and corrections."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import Field
+
+from agentkd.schema.base import Value, now
+from agentkd.schema.message import Message, TokenTrace, ToolCall, ToolResult, Usage
+from agentkd.schema.task import Failure, Outcome, Task
+
+__all__ = ["Correction", "Step", "Trajectory"]
+
+
+class Step(Value):
+    """One turn of the loop: what was recalled, what the model said, what the tools answered."""
+
+    index: int
+    """Position in the trajectory, from 0."""
+    reply: Message
+    """The assistant's message as the model proposed it."""
+    accepted_calls: tuple[ToolCall, ...] = ()
+    """Calls that were executed; differs from the proposal after a person edited it."""
+    results: tuple[ToolResult, ...] = ()
+    """One result per accepted call."""
+    recalled: tuple[str, ...] = ()
+    """Ids of the memories that were rendered into this step's prompt."""
+    usage: Usage = Usage()
+    """What the model call cost."""
+    tokens: TokenTrace | None = None
+    """Exact tokens where the model reports them."""
+
+
+class Trajectory(Value):
+    """What an agent did on a task, step by step, with its outcome."""
+
+    schema_version: int = 1
+    """Version of this value's shape."""
+    id: str
+    """Identifier; derived from run, task and attempt, so that a resumed run writes it once."""
+    run_id: str
+    """Identifier of the run that it belongs to."""
+    task: Task
+    """What was to be done."""
+    attempt: int = 0
+    """Number of this try at the task within the run, from 0."""
+    model: str = ""
+    """Model that acted, `base` or `base@checkpoint`."""
+    messages: tuple[Message, ...] = ()
+    """The whole conversation as the model saw it, recalled memories included."""
+    steps: tuple[Step, ...] = ()
+    """The turns."""
+    answer: str = ""
+    """Final text of the agent."""
+    outcome: Outcome | None = None
+    """The grader's judgement; None while ungraded."""
+    failure: Failure | None = None
+    """Why the run broke off; None for a run that finished."""
+    usage: Usage = Usage()
+    """Sum over the steps."""
+    created_at: datetime = Field(default_factory=now)
+    """When the run began (UTC)."""
+    extras: dict[str, Any] = Field(default_factory=dict)
+    """Data of plugins."""
+
+    @property
+    def success(self) -> bool:
+        """Whether a grader judged the task done."""
+        return self.outcome is not None and self.outcome.success
+
+    @property
+    def recalled(self) -> tuple[str, ...]:
+        """Ids of all memories recalled, first use first."""
+        return tuple(dict.fromkeys(m for step in self.steps for m in step.recalled))
+
+
+class Correction(Value):
+    """Language feedback on a trajectory by a person, a grader, a judge or a tool."""
+
+    schema_version: int = 1
+    """Version of this value's shape."""
+    id: str
+    """Identifier, derived from trajectory, step, source and text."""
+    trajectory_id: str
+    """What it corrects."""
+    step: int | None = None
+    """Index of the corrected step; None for the whole trajectory."""
+    text: str
+    """What was said."""
+    source: Literal["person", "grader", "judge", "tool"] = "person"
+    """Who said it."""
+    kind: Literal["plan", "parameter", "preference", "answer", "unknown"] = "unknown"
+    """What it is about (DROC's three kinds; `answer` for a full accepted answer)."""
+    proposed: tuple[ToolCall, ...] = ()
+    """What the agent wanted to call."""
+    accepted: tuple[ToolCall, ...] = ()
+    """What was accepted in the end."""
+    accepted_answer: str = ""
+    """Accepted final text, for a correction of an answer without calls."""
+    created_at: datetime = Field(default_factory=now)
+    """When it was given (UTC)."""
