@@ -93,6 +93,9 @@ class AgentSettings(Value):
     """When memories are recalled: never, once, or before every turn."""
     tool_docs: Literal["auto", "all", "none"] = "auto"
     """Whether the prompt describes the tools; `auto` leaves them out for a trained student."""
+    tool_detail: Literal["full", "brief"] = "full"
+    """`full` describes every parameter; `brief` gives a name and the head of its description, which is
+    enough where a grammar spells the parameters."""
     force_tool_call: bool = False
     """Whether every turn must be a tool call (suites whose tasks are single calls set it)."""
 
@@ -130,7 +133,7 @@ class MemorySettings(Value):
 class DistillSettings(Value):
     """`[distill]`: from trajectories to memories."""
 
-    distillers: tuple[str, ...] = ("case",)
+    distillers: tuple[str, ...] = ("case", "correction")
     """Components of kind `distiller`, in order."""
     max_memories_per_trajectory: int = 3
     """Further candidates of one trajectory are left out, least confident first."""
@@ -149,6 +152,8 @@ class CompileSettings(Value):
     """Share of rows that also appear with their memories in the student view."""
     tool_docs: bool = False
     """Whether the student view describes the tools."""
+    teacher_tool_docs: bool = True
+    """Whether the teacher view describes the tools; switch it off where their text makes rows too long."""
     selectors: tuple[str, ...] = ()
     """Components of kind `selector`, applied in order."""
 

@@ -62,7 +62,7 @@ __all__ = [
 
 
 @hookspec
-def components() -> Iterable[Component]:
+def components() -> Iterable[Component[Any]]:
     """Offer components: models, suites, distillers, objectives and the rest.
 
     Called once when a workspace or the command line starts; must not import anything heavy.
@@ -110,7 +110,7 @@ def before_run(task: Task, model: str) -> bool | None:
 
         @agentkd.hookimpl
         def before_run(task):
-            return "credit card" not in task.prompt or None
+            return False if "credit card" in task.prompt else None
     """
     raise NotImplementedError
 
@@ -227,7 +227,7 @@ def judge_checkpoint(checkpoint: str, evaluation: Evaluation) -> bool | None:
 
         @agentkd.hookimpl
         def judge_checkpoint(evaluation):
-            return evaluation.arm("student").seconds < 5.0 or False
+            return evaluation.arm("student").seconds < 5.0
     """
     raise NotImplementedError
 

@@ -22,6 +22,7 @@ __all__ = ["KINDS", "Component", "Hooks", "NoSettings", "PluginHost", "Registry"
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 S = TypeVar("S", bound=BaseModel)
 
 ENTRY_POINT_GROUP = "agentkd"
@@ -128,7 +129,8 @@ def check_options(component: Component[Any], options: Mapping[str, Any]) -> Base
                 key=key,
             )
     try:
-        return component.settings.model_validate(dict(options))
+        settings: BaseModel = component.settings.model_validate(dict(options))
+        return settings
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -162,6 +164,20 @@ class Hooks:
         """Call every plugin and return the answers that are not None (offer and notice hooks)."""
         answers = self._call(spec, kwargs)
         return answers if isinstance(answers, list) else [] if answers is None else [answers]
+
+    def offers(
+        self, spec: Callable[P, Iterable[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> list[tuple[str, T]]:
+        """Return (plugin, item) for all that the plugins offer, first registered first.
+
+        Generators are read to their end here, so that what breaks inside one carries its plugin's name.
+        """
+        offered: list[tuple[str, T]] = []
+        for impl in getattr(self._manager.hook, spec.__name__).get_hookimpls():
+            with blaming(impl.plugin_name, f"hook `{spec.__name__}`"):
+                answer = impl.function(**{name: kwargs[name] for name in impl.argnames})
+                offered.extend((impl.plugin_name, item) for item in answer or ())
+        return offered
 
     def decide(self, spec: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:
         """Return the first answer that is not None (decide hooks)."""

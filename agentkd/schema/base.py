@@ -50,7 +50,7 @@ def _plain(value: Any) -> Any:
 
 def content_id(prefix: str, *parts: Any) -> str:
     """Return `prefix-` and 20 hex digits of the sha256 over the parts' canonical JSON."""
-    digest = hashlib.sha256(canonical_json(list(parts)).encode()).hexdigest()
+    digest = hashlib.sha256(canonical_json(list(parts)).encode(errors="surrogatepass")).hexdigest()
     return f"{prefix}-{digest[:20]}"
 
 

@@ -28,7 +28,7 @@ class LoraSettings(Value):
 class TrainSettings(Value):
     """How to train; every field is a key of the config table `[train]`."""
 
-    objective: dict[str, dict[str, Any]] = Field(default_factory=lambda: {"sft": {}})
+    objective: dict[str, dict[str, Any]] = {"sft": {}}
     """Objectives by component name with their settings; each may hold a `weight` (default 1.0)."""
     lora: LoraSettings = LoraSettings()
     """Shape of the adapter."""

@@ -32,6 +32,11 @@ class Task(Value):
     extras: dict[str, Any] = Field(default_factory=dict)
     """Data of the suite; never holds answers."""
 
+    @property
+    def is_held_out(self) -> bool:
+        """Whether nothing may be learnt from the task: its split is `holdout...` or `test...`."""
+        return self.split.startswith(("holdout", "test"))
+
 
 class Failure(Value):
     """Why a run ended without a result. A failed run is data, not an exception."""

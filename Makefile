@@ -1,0 +1,53 @@
+# The words of this project. Each does its own set-up on a fresh machine.
+#   make setup   a virtual environment with everything
+#   make demo    one real cycle on real requests with a real model, ending in a report (SMALL=1: a short one)
+#   make test    the tests
+#   make check   style, types, layers
+#   make bench   figures for benchmarks/results (also bench-NAME)
+#   make soak    long runs (also soak-NAME)
+#   make gpu     the tests and figures that need a GPU
+#   make docs    regenerate the reference parts of the README
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SMALL ?=
+DEMO := $(if $(SMALL),demo-small,demo)
+
+.PHONY: setup demo test check bench soak gpu docs clean
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt plugins/agentkd-bfcl/pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev]' --editable plugins/agentkd-bfcl
+	touch $(STAMP)
+
+demo: setup
+	$(BIN)/python examples/demo/demo.py $(DEMO) $(if $(SMALL),--small)
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench: bench-loop
+bench-%: setup
+	$(BIN)/python benchmarks/$*.py $(if $(SMALL),--small)
+
+soak: soak-kill
+soak-%: setup
+	$(BIN)/python benchmarks/soak_$*.py $(if $(SMALL),--small)
+
+gpu: setup
+	$(BIN)/python -m pytest -m gpu
+
+docs: setup
+	$(BIN)/python -m agentkd.cli docs README.md
+
+clean:
+	rm -rf build dist demo-small .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,266 @@
+"""The agent: one model in one loop with its tools, memories and recorder."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from agentkd import hookspecs
+from agentkd.agents.checkpointer import memory_checkpointer
+from agentkd.agents.event import AgentEvent, Finished, Interrupted, Started
+from agentkd.agents.loop import Context, Loop
+from agentkd.agents.recorder import Recorder
+from agentkd.agents.review import Decision, read_decision
+from agentkd.agents.state import Run, paused, trajectory_of
+from agentkd.config import AgentSettings
+from agentkd.errors import AgentkdError, NotFoundError
+from agentkd.plugins import Hooks, PluginHost
+from agentkd.protocols import Environment, Model, Recaller, Views
+from agentkd.schema import Failure, Scope, Task, ToolCall, Trajectory, content_id, sortable_id
+
+if TYPE_CHECKING:
+    from langchain_core.runnables import RunnableConfig
+    from langgraph.graph.state import CompiledStateGraph
+
+__all__ = ["Agent"]
+
+
+class Agent:
+    """Runs tasks; safe to use from several threads. The graph is compiled once, on first use."""
+
+    def __init__(
+        self,
+        name: str,
+        model: Model,
+        environment: Callable[[Task], Environment],
+        views: Views,
+        settings: AgentSettings | None = None,
+        *,
+        recaller: Recaller | None = None,
+        recorder: Recorder | None = None,
+        hooks: Hooks | None = None,
+        scope: Scope | None = None,
+        checkpoint: str = "base",
+        model_is_student: bool = False,
+        checkpointer: Any = None,
+        approve: Callable[[ToolCall], bool] | None = None,
+        interrupt_on: Collection[str] = (),
+    ) -> None:
+        """Put an agent together; nothing heavy is imported before its first run.
+
+        Args:
+            name: Name that reports print.
+            model: Model that acts.
+            environment: Makes the world of a task: its tools and their state.
+            views: Builds the prompts.
+            settings: The loop's settings.
+            recaller: Finds memories; None recalls nothing.
+            recorder: Writes down what happens; None stores nothing.
+            hooks: Plugins that are asked and told.
+            scope: Whose memories are recalled; None takes the recaller's own.
+            checkpoint: Checkpoint that serves, or `base`: memories compiled into it are not recalled.
+            model_is_student: Whether the model is a trained student, which knows its tools already.
+            checkpointer: LangGraph checkpointer; None keeps runs that wait for a person in this process.
+            approve: Says whether a call may run without asking a person.
+            interrupt_on: Names of tools whose calls always wait for a person.
+        """
+        self.name = name
+        self.model = model
+        self.settings = settings or AgentSettings()
+        self.hooks = hooks or PluginHost(auto=False).hooks
+        self.recorder = recorder or Recorder(None, self.hooks)
+        self._environment = environment
+        self._checkpointer = checkpointer
+        docs = self.settings.tool_docs
+        knows_tools = model_is_student or getattr(model, "reads_tools", False)
+        self._loop = Loop(
+            model=model,
+            views=views,
+            settings=self.settings,
+            recaller=recaller,
+            recorder=self.recorder,
+            hooks=self.hooks,
+            scope=scope,
+            checkpoint=checkpoint,
+            shows_tools=docs == "all" or (docs == "auto" and not knows_tools),
+            interrupt_on=frozenset(interrupt_on),
+            approve=approve,
+        )
+        self._open: dict[str, Environment] = {}
+        self._lock = threading.Lock()
+
+    def run(
+        self, task: Task | str, *, run_id: str | None = None, attempt: int = 0, thread_id: str | None = None
+    ) -> Trajectory:
+        """Do a task and store what happened; a call that waits for a person gives a `PausedRun`.
+
+        With a checkpointer, a `thread_id` whose run was killed goes on from its last finished node.
+        Raises BudgetError where a ceiling is met; another error of the model is a failure of the run.
+        """
+        return _last(self.stream(task, run_id=run_id, attempt=attempt, thread_id=thread_id))
+
+    async def arun(
+        self, task: Task | str, *, run_id: str | None = None, attempt: int = 0, thread_id: str | None = None
+    ) -> Trajectory:
+        """Do the same without blocking the event loop; the work is done in a thread."""
+        return await asyncio.to_thread(self.run, task, run_id=run_id, attempt=attempt, thread_id=thread_id)
+
+    def stream(
+        self, task: Task | str, *, run_id: str | None = None, attempt: int = 0, thread_id: str | None = None
+    ) -> Iterator[AgentEvent]:
+        """Yield what happens while it happens; the last event is `Finished` or `Interrupted`."""
+        run = self._new_run(task, run_id, attempt, thread_id)
+        yield from self._stored_at_the_end(run.thread_id, self._start(run))
+
+    def attempt(self, task: Task, *, run_id: str, attempt: int = 0) -> Trajectory:
+        """Do a task without storing its end: for a runner that grades it first."""
+        return _last(self._start(self._new_run(task, run_id, attempt, None)))
+
+    def resume(self, thread_id: str, decision: Decision | Mapping[str, Any]) -> Trajectory:
+        """Go on with a run that waits for a person; gives a `PausedRun` where another call waits.
+
+        Raises NotFoundError where no run waits under this name.
+        """
+        return _last(self.resume_stream(thread_id, decision))
+
+    def resume_stream(self, thread_id: str, decision: Decision | Mapping[str, Any]) -> Iterator[AgentEvent]:
+        """Go on with a run that waits for a person, and yield what happens."""
+        from langgraph.types import Command
+
+        chosen = read_decision(decision)
+        run = self._stored(thread_id)
+        if run is None or not self._waits(thread_id):
+            raise NotFoundError(
+                f"no run of agent `{self.name}` waits under `{thread_id}`",
+                hint="the thread id stands in the interrupted event; a checkpointer keeps it over restarts",
+            )
+        events = self._drive(run, Command(resume=chosen.model_dump(mode="json")))
+        yield from self._stored_at_the_end(thread_id, events)
+
+    def close(self) -> None:
+        """Release the worlds of runs that still wait for a person."""
+        with self._lock:
+            worlds, self._open = list(self._open.values()), {}
+        for world in worlds:
+            world.close()
+
+    @cached_property
+    def _graph(self) -> CompiledStateGraph[Any, Any, Any, Any]:
+        if self._checkpointer is None and self._loop.may_pause:
+            self._checkpointer = memory_checkpointer()
+        return self._loop.compile(self._checkpointer)
+
+    def _new_run(self, task: Task | str, run_id: str | None, attempt: int, thread_id: str | None) -> Run:
+        if isinstance(task, str):
+            task = Task(id=content_id("adh", task), prompt=task)
+        run_id = run_id or (content_id("run", thread_id) if thread_id else sortable_id("run"))
+        trajectory_id = content_id("tra", run_id, task.id, attempt)
+        return Run(
+            trajectory_id=trajectory_id,
+            run_id=run_id,
+            attempt=attempt,
+            thread_id=thread_id or trajectory_id,
+            task=task,
+            model=self.model.name,
+        )
+
+    def _start(self, run: Run) -> Iterator[AgentEvent]:
+        refused = self.hooks.refusals(hookspecs.before_run, task=run.task, model=self.model.name)
+        if refused:
+            failure = Failure(kind="cancelled", message=f"refused by plugin `{'`, `'.join(refused)}`")
+            yield Finished(trajectory=trajectory_of(run.model_copy(update={"failure": failure})))
+            return
+        stored = self._stored(run.thread_id)
+        yield Started(thread_id=run.thread_id, trajectory_id=run.trajectory_id, task=run.task)
+        if stored is None:
+            yield from self._drive(run, {"run": run})
+        else:
+            yield from self._drive(stored, None)
+
+    def _drive(self, run: Run, work: Any) -> Iterator[AgentEvent]:
+        """Run the graph to its end or to the next question for a person."""
+        try:
+            world = self._world(run)
+        except AgentkdError:
+            raise
+        except Exception as error:  # a task whose world cannot be made is a failed run
+            failure = Failure(kind="environment", message=f"{type(error).__name__}: {error}")
+            yield Finished(trajectory=trajectory_of(run.model_copy(update={"failure": failure})))
+            return
+        question = None
+        try:
+            context = Context(environment=world, tools=run.task.tools or tuple(world.tools))
+            options: Any = {"durability": "sync"} if self._checkpointer is not None else {}
+            for mode, chunk in self._graph.stream(
+                work,
+                self._config(run.thread_id),
+                context=context,
+                stream_mode=["custom", "values"],
+                **options,
+            ):
+                if mode == "custom":
+                    yield chunk
+                elif "__interrupt__" in chunk:
+                    question = chunk["__interrupt__"][0].value
+                else:
+                    run = chunk["run"]
+        finally:
+            if question is None:
+                with self._lock:
+                    self._open.pop(run.thread_id, None)
+                world.close()
+        if question is None:
+            yield Finished(trajectory=trajectory_of(run))
+        else:
+            yield Interrupted(run=paused(run, ToolCall.model_validate(question["call"])))
+
+    def _stored_at_the_end(self, thread_id: str, events: Iterator[AgentEvent]) -> Iterator[AgentEvent]:
+        """Store a finished run, then drop its state: a kill in between only runs the task again."""
+        for event in events:
+            if isinstance(event, Finished):
+                self.recorder.finish(event.trajectory)
+                if self._checkpointer is not None:
+                    self._checkpointer.delete_thread(thread_id)
+            yield event
+
+    def _world(self, run: Run) -> Environment:
+        """Return the world of a run: the one that it was paused in, or a new one."""
+        with self._lock:
+            world = self._open.pop(run.thread_id, None)
+        world = world if world is not None else self._environment(run.task)
+        if self._loop.may_pause:
+            with self._lock:
+                self._open[run.thread_id] = world
+        return world
+
+    def _stored(self, thread_id: str) -> Run | None:
+        """Return the state of a run that was broken off; None without one."""
+        graph = self._graph
+        if self._checkpointer is None:
+            return None
+        run = graph.get_state(self._config(thread_id)).values.get("run")
+        return run if isinstance(run, Run) else None
+
+    def _waits(self, thread_id: str) -> bool:
+        return bool(self._graph.get_state(self._config(thread_id)).interrupts)
+
+    def _config(self, thread_id: str) -> RunnableConfig:
+        return {
+            "configurable": {"thread_id": thread_id},
+            "recursion_limit": 4 * self.settings.max_steps + 8,  # four nodes per turn at most
+        }
+
+
+def _last(events: Iterator[AgentEvent]) -> Trajectory:
+    """Run the events to their end and return the trajectory of the last one."""
+    result: Trajectory | None = None
+    for event in events:
+        if isinstance(event, Finished):
+            result = event.trajectory
+        elif isinstance(event, Interrupted):
+            result = event.run
+    assert result is not None
+    return result

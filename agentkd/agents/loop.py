@@ -1,0 +1,230 @@
+"""The loop as a LangGraph graph: recall -> think -> (review) -> act -> recall ... -> finish.
+
+One channel holds the whole `Run`. Every node may run again after a kill: recalling and thinking change
+nothing outside, recording is idempotent by id, and nothing happens before an `interrupt()` in its node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from agentkd import hookspecs
+from agentkd.agents.checkpointer import require_strict_reader
+from agentkd.agents.event import Acted, Recalled, Replied
+from agentkd.agents.recorder import Recorder
+from agentkd.agents.review import Reviewed, correction_of, read_decision, settle
+from agentkd.agents.state import GraphState, Run, trajectory_of
+from agentkd.agents.turn import next_history, recall_state, with_memory
+from agentkd.config import AgentSettings
+from agentkd.errors import AgentkdError, BudgetError, ModelError
+from agentkd.plugins import Hooks
+from agentkd.protocols import Environment, Model, Recaller, Views
+from agentkd.schema import Failure, Hit, Message, Scope, Step, ToolCall, ToolResult, ToolSpec
+
+if TYPE_CHECKING:
+    from langgraph.graph.state import CompiledStateGraph
+
+__all__ = ["Context", "Loop"]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a run needs besides its state: never stored."""
+
+    environment: Environment
+    """World of the task."""
+    tools: Sequence[ToolSpec]
+    """Tools on offer."""
+
+
+@dataclass(frozen=True)
+class Loop:
+    """The nodes of the graph, over the parts of one agent."""
+
+    model: Model
+    views: Views
+    settings: AgentSettings
+    recaller: Recaller | None
+    recorder: Recorder
+    hooks: Hooks
+    scope: Scope | None
+    checkpoint: str
+    shows_tools: bool
+    interrupt_on: Collection[str]
+    approve: Callable[[ToolCall], bool] | None
+
+    @property
+    def may_pause(self) -> bool:
+        """Whether a run can stop to ask a person."""
+        return self.approve is not None or bool(self.interrupt_on)
+
+    def compile(self, checkpointer: Any = None) -> CompiledStateGraph[Any, Any, Any, Any]:
+        """Build the graph; langgraph is imported here and not before."""
+        require_strict_reader()
+        from langgraph.graph import END, START, StateGraph
+
+        graph: Any = StateGraph(GraphState, context_schema=Context)
+        for node in (self.recall, self.think, self.review, self.act, self.finish):
+            graph.add_node(node.__name__, node)
+        graph.add_edge(START, "recall")
+        graph.add_edge("recall", "think")
+        graph.add_conditional_edges("think", _after_think, ["review", "act", "finish"])
+        graph.add_edge("review", "act")
+        graph.add_conditional_edges("act", _after_act, ["recall", "finish"])
+        graph.add_edge("finish", END)
+        compiled: CompiledStateGraph[Any, Any, Any, Any] = graph.compile(checkpointer=checkpointer)
+        return compiled
+
+    def recall(self, state: GraphState) -> GraphState:
+        """Find memories for the turn that comes; plugins may reorder them or take some out."""
+        run = state["run"]
+        mode = self.settings.recall
+        if self.recaller is None or mode == "off" or (mode == "start" and run.steps):
+            return {"run": run.model_copy(update={"hits": ()})}
+        known = {memory for step in run.steps for memory in step.recalled}
+        hits: Sequence[Hit] = self.recaller.recall(
+            recall_state(run), scope=self.scope, checkpoint=self.checkpoint, exclude=known
+        )
+        if hits:
+            hits = _ranked(hits, self.hooks.ask(hookspecs.rank_recalled, task=run.task, hits=hits))
+        if not hits:
+            return {"run": run.model_copy(update={"hits": ()})}
+        _tell(Recalled(step=len(run.steps), hits=tuple(hits)))
+        run = run.model_copy(update={"hits": tuple(hits)})
+        return {"run": with_memory(run, self.recaller.render(hits))}
+
+    def think(self, state: GraphState) -> GraphState:
+        """Ask the model; an error of the model ends the run as a failure, a met ceiling is raised."""
+        run = state["run"]
+        tools = _context().tools
+        choice = "required" if self.settings.force_tool_call else "auto"
+        try:
+            reply = self.model.reply(
+                self._prompt(run, tools), tools, tool_choice=choice if tools else "none", purpose="run"
+            )
+        except BudgetError:
+            raise
+        except ModelError as error:
+            failure = Failure(kind="model", message=str(error))
+            return {"run": run.model_copy(update={"failure": failure, "is_done": True, "reply": None})}
+        waiting = [i for i, call in enumerate(reply.tool_calls) if self._needs_review(call)]
+        _tell(Replied(step=len(run.steps), reply=reply))
+        settled = () if waiting else tuple(settle(call, None) for call in reply.tool_calls)
+        update = {"reply": reply, "to_review": tuple(waiting), "reviewed": settled}
+        return {"run": run.model_copy(update=update)}
+
+    def review(self, state: GraphState) -> GraphState:
+        """Ask a person about every call that waits, one after the other."""
+        from langgraph.types import interrupt
+
+        run = state["run"]
+        assert run.reply is not None
+        settled: list[Reviewed] = []
+        for position, call in enumerate(run.reply.tool_calls):
+            decision = None
+            if position in run.to_review:
+                asked = {"step": len(run.steps), "call": call.model_dump(mode="json")}
+                decision = read_decision(interrupt(asked))
+            settled.append(settle(call, decision))
+        return {"run": run.model_copy(update={"reviewed": tuple(settled)})}
+
+    def act(self, state: GraphState) -> GraphState:
+        """Run the accepted calls, store the turn, and decide whether another one follows."""
+        run = state["run"]
+        assert run.reply is not None
+        try:
+            results = [self._result(reviewed) for reviewed in run.reviewed]
+        except AgentkdError:
+            raise
+        except Exception as error:  # the world of the task broke: data about this run, not a crash
+            failure = Failure(kind="environment", message=f"{type(error).__name__}: {error}")
+            return {"run": run.model_copy(update={"failure": failure, "is_done": True})}
+        step = _step_of(run, results)
+        run = run.model_copy(
+            update={
+                "steps": (*run.steps, step),
+                "history": (*run.history, *next_history(run.reply, run.reviewed, results)),
+                "model": run.reply.model or run.model,
+            }
+        )
+        run = run.model_copy(update=self._verdict(run, results))
+        corrections = [correction_of(r, run.trajectory_id, step.index) for r in run.reviewed]
+        self.recorder.step(trajectory_of(run), step, run.hits, [c for c in corrections if c is not None])
+        _tell(Acted(step=step))
+        return {"run": run}
+
+    def finish(self, state: GraphState) -> GraphState:
+        """Write down the whole conversation."""
+        run = state["run"]
+        messages = self._prompt(run, _context().tools)
+        return {"run": run.model_copy(update={"messages": messages, "is_done": True})}
+
+    def _prompt(self, run: Run, tools: Sequence[ToolSpec]) -> tuple[Message, ...]:
+        return self.views.prompt(
+            run.task, tools=tools, history=run.history, memory=run.memory, tool_docs=self.shows_tools
+        )
+
+    def _needs_review(self, call: ToolCall) -> bool:
+        return call.name in self.interrupt_on or (self.approve is not None and not self.approve(call))
+
+    def _result(self, reviewed: Reviewed) -> ToolResult:
+        if reviewed.result is not None or reviewed.accepted is None:
+            return reviewed.result or ToolResult()
+        return _context().environment.call(reviewed.accepted)
+
+    def _verdict(self, run: Run, results: Sequence[ToolResult]) -> dict[str, Any]:
+        if not run.reviewed or any(result.ends_task for result in results):
+            return {"is_done": True}
+        if len(run.steps) < self.settings.max_steps:
+            return {}
+        message = f"the run reached its limit of {self.settings.max_steps} steps"
+        return {"is_done": True, "failure": Failure(kind="limit", message=message)}
+
+
+def _step_of(run: Run, results: Sequence[ToolResult]) -> Step:
+    """Make the turn's record: the proposal stays in `reply`, what stood after review is accepted."""
+    assert run.reply is not None
+    stood = [(r.accepted, result) for r, result in zip(run.reviewed, results, strict=True) if r.accepted]
+    return Step(
+        index=len(run.steps),
+        reply=run.reply.to_message(),
+        accepted_calls=tuple(call for call, _ in stood),
+        results=tuple(result for _, result in stood),
+        recalled=tuple(hit.memory.id for hit in run.hits),
+        usage=run.reply.usage,
+        tokens=run.reply.tokens,
+    )
+
+
+def _ranked(hits: Sequence[Hit], answers: Sequence[Sequence[Hit] | None]) -> Sequence[Hit]:
+    """Apply the plugins' answers one after the other; none can bring in what was not recalled."""
+    for answer in answers:
+        if answer is not None:
+            left = {hit.memory.id for hit in hits}
+            hits = [hit for hit in answer if hit.memory.id in left]
+    return hits
+
+
+def _after_think(state: GraphState) -> str:
+    run = state["run"]
+    if run.is_done:
+        return "finish"
+    return "review" if run.to_review else "act"
+
+
+def _after_act(state: GraphState) -> str:
+    return "finish" if state["run"].is_done else "recall"
+
+
+def _context() -> Context:
+    from langgraph.runtime import get_runtime
+
+    return get_runtime(Context).context
+
+
+def _tell(event: object) -> None:
+    from langgraph.config import get_stream_writer
+
+    get_stream_writer()(event)

@@ -1,0 +1,71 @@
+"""Write a run into the ledger while it happens, and tell the plugins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from agentkd import hookspecs
+from agentkd.plugins import Hooks
+from agentkd.schema import Correction, Hit, Step, Trajectory
+
+if TYPE_CHECKING:
+    from agentkd.ledger import Ledger
+
+__all__ = ["Recorder"]
+
+HELD_OUT = ("holdout", "test")
+
+
+class Recorder:
+    """Stores steps, recalls, corrections and the finished trajectory; hooks are told after the commit.
+
+    Without a ledger it stores nothing and only tells the plugins.
+    """
+
+    def __init__(self, ledger: Ledger | None, hooks: Hooks) -> None:
+        self._ledger = ledger
+        self._hooks = hooks
+
+    def begin(self, trajectory: Trajectory) -> None:
+        """Open a trajectory and drop what a killed try left of it."""
+        if self._ledger is not None:
+            self._ledger.trajectories.begin(trajectory.model_copy(update={"steps": ()}))
+
+    def step(
+        self,
+        trajectory: Trajectory,
+        step: Step,
+        hits: Sequence[Hit] = (),
+        corrections: Sequence[Correction] = (),
+    ) -> None:
+        """Store one turn with its recalls and corrections; safe to repeat.
+
+        The first turn opens the trajectory, so that a model that cannot be reached leaves nothing. Recalls
+        of held-out tasks are not stored: their outcome must not move a memory's utility.
+        """
+        if self._ledger is not None:
+            with self._ledger.transaction():
+                if step.index == 0:
+                    self.begin(trajectory)
+                self._ledger.trajectories.add_step(trajectory.id, step)
+                if hits and not trajectory.task.split.startswith(HELD_OUT):
+                    self._ledger.memories.record_recall(trajectory.id, step.index, hits)
+                fresh = [c for c in corrections if self._ledger.corrections.add(c)]
+        else:
+            fresh = list(corrections)
+        self._hooks.ask(hookspecs.after_step, trajectory=trajectory, step=step)
+        for correction in fresh:
+            self._hooks.ask(hookspecs.after_correction, correction=correction)
+
+    def finish(self, trajectory: Trajectory, corrections: Sequence[Correction] = ()) -> None:
+        """Store a finished trajectory and corrections of it in one transaction; once however often called."""
+        is_new, fresh = True, list(corrections)
+        if self._ledger is not None:
+            with self._ledger.transaction():
+                is_new = self._ledger.trajectories.finish(trajectory)
+                fresh = [c for c in corrections if self._ledger.corrections.add(c)]
+        if is_new:
+            self._hooks.ask(hookspecs.after_run, trajectory=trajectory)
+        for correction in fresh:
+            self._hooks.ask(hookspecs.after_correction, correction=correction)

@@ -1,0 +1,106 @@
+"""The state of one run as it passes from node to node; a checkpointer stores exactly this."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TypedDict
+
+from pydantic import Field
+
+from agentkd.agents.review import Reviewed
+from agentkd.schema import (
+    Failure,
+    Hit,
+    Message,
+    Reply,
+    Step,
+    Task,
+    ToolCall,
+    Trajectory,
+    Usage,
+    Value,
+    now,
+)
+
+__all__ = ["GraphState", "PausedRun", "Run", "paused", "trajectory_of"]
+
+
+class Run(Value):
+    """One run, between two nodes of the graph."""
+
+    trajectory_id: str
+    """Id of the trajectory that it becomes."""
+    run_id: str
+    """Run that it belongs to."""
+    attempt: int = 0
+    """Number of this try at the task within the run."""
+    thread_id: str
+    """Name under which it can be resumed."""
+    task: Task
+    """What is to be done."""
+    model: str = ""
+    """Model that acts."""
+    memory: str = ""
+    """What was recalled before the first turn, as text."""
+    hits: tuple[Hit, ...] = ()
+    """What was recalled for the present turn."""
+    history: tuple[Message, ...] = ()
+    """Turns after the request, as the model sees them."""
+    reply: Reply | None = None
+    """Answer of the present turn."""
+    to_review: tuple[int, ...] = ()
+    """Positions of the calls that wait for a person."""
+    reviewed: tuple[Reviewed, ...] = ()
+    """What became of each call of the present turn."""
+    steps: tuple[Step, ...] = ()
+    """Finished turns."""
+    messages: tuple[Message, ...] = ()
+    """The whole conversation; filled by the last node."""
+    is_done: bool = False
+    """Whether the loop has come to its end."""
+    failure: Failure | None = None
+    """Why it broke off."""
+    created_at: datetime = Field(default_factory=now)
+    """When it began (UTC)."""
+
+
+class GraphState(TypedDict):
+    """LangGraph's state: a single channel."""
+
+    run: Run
+
+
+class PausedRun(Trajectory):
+    """A run that waits for a person: the trajectory so far, and the call to decide on.
+
+    Go on with `agent.resume(paused.thread_id, decision)`.
+    """
+
+    thread_id: str
+    """Name under which it is resumed."""
+    call: ToolCall
+    """Call that waits."""
+
+
+def trajectory_of(run: Run) -> Trajectory:
+    """Return the trajectory of a run as far as it has come; not graded."""
+    last = run.steps[-1].reply if run.steps else None
+    return Trajectory(
+        id=run.trajectory_id,
+        run_id=run.run_id,
+        task=run.task,
+        attempt=run.attempt,
+        model=run.model,
+        messages=run.messages,
+        steps=run.steps,
+        answer="" if last is None or last.tool_calls else last.content,
+        failure=run.failure,
+        usage=sum((step.usage for step in run.steps), Usage(usd=0.0)),
+        created_at=run.created_at,
+    )
+
+
+def paused(run: Run, call: ToolCall) -> PausedRun:
+    """Return what the caller of a run sees while a person is asked."""
+    fields = dict(trajectory_of(run))
+    return PausedRun(**fields, thread_id=run.thread_id, call=call)

@@ -1,0 +1,105 @@
+"""The built-in components: they come in by the same road as those of third parties."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from agentkd import __version__  # noqa: F401 - the host reads it
+from agentkd.hookspecs import hookimpl
+from agentkd.plugins import Component, NoSettings
+
+__all__ = ["components"]
+
+
+def _maker(made: Callable[[], Any]) -> Callable[[Any, Any], Any]:
+    return lambda settings, kit: made()
+
+
+@hookimpl
+def components() -> Iterable[Component[Any]]:
+    """Offer every built-in component; nothing heavy is imported before one is built."""
+    yield from _models()
+    yield from _stores()
+    yield from _suites()
+    yield from _distillers()
+    yield from _training()
+
+
+def _models() -> Iterable[Component[Any]]:
+    from agentkd.models import litellm, local, scripted
+
+    yield Component("model", "litellm", "Any provider that LiteLLM knows.", litellm.build, litellm.LiteLLMSettings)
+    yield Component(
+        "model", "local", "A transformers model on this machine, base or with an adapter; grammar-constrained.",
+        local.build, local.LocalSettings,
+    )  # fmt: skip
+    yield Component("model", "scripted", "Fixed answers, for tests.", scripted.build, scripted.ScriptedSettings)
+
+
+def _stores() -> Iterable[Component[Any]]:
+    from agentkd.embedders import hashing, minilm, remote
+    from agentkd.memory import index_chroma, index_exact, refine
+
+    yield Component(
+        "embedder", "minilm-onnx", "all-MiniLM-L6-v2 (int8) through onnxruntime.", minilm.build, minilm.MiniLmSettings
+    )
+    yield Component(
+        "embedder", "hashing", "Hashed words: no model, no meaning; for tests.", hashing.build, hashing.HashingSettings
+    )
+    yield Component("embedder", "litellm", "Embeddings of a provider.", remote.build, remote.RemoteSettings)
+    yield Component(
+        "index", "chroma", "Chroma, embedded or a server by URL.", index_chroma.build, index_chroma.ChromaSettings
+    )
+    yield Component("index", "exact", "Exact search in memory, rebuilt at every start.", index_exact.build, NoSettings)
+    yield Component(
+        "refiner", "utility-prune", "Quarantine memories that do not help.", refine.build_utility_prune,
+        refine.UtilityPruneSettings,
+    )  # fmt: skip
+    yield Component("refiner", "ttl", "Quarantine memories that have grown old.", refine.build_ttl, refine.TtlSettings)
+
+
+def _suites() -> Iterable[Component[Any]]:
+    from agentkd import evaluate
+
+    yield Component(
+        "suite", "jsonl", "Tasks of your own, one JSON object a line.", evaluate.build_jsonl_suite,
+        evaluate.JsonlSettings,
+    )  # fmt: skip
+    for scorer in (evaluate.ExactScorer, evaluate.ContainsScorer, evaluate.RegexScorer, evaluate.CallsScorer):
+        summary = (scorer.__doc__ or "").split("\n", maxsplit=1)[0]
+        yield Component("scorer", scorer.name, summary, _maker(scorer))
+
+
+def _distillers() -> Iterable[Component[Any]]:
+    from agentkd import distill
+
+    lesson = distill.LessonSettings
+    yield Component("distiller", "success", "What made runs succeed (needs a model).", distill.build_success, lesson)
+    yield Component("distiller", "failure", "The first wrong key step (needs a model).", distill.build_failure, lesson)
+    yield Component("distiller", "contrast", "Best run against worst (needs a model).", distill.build_contrast, lesson)
+    yield Component(
+        "distiller", "case", "The accepted call of a run as an exemplar; needs no model.", distill.build_case,
+        distill.CaseSettings,
+    )  # fmt: skip
+    yield Component(
+        "distiller", "correction", "A person's words as a constraint; needs no model.", distill.build_correction
+    )
+
+
+def _training() -> Iterable[Component[Any]]:
+    from agentkd import compiler, train
+    from agentkd.train import objectives
+
+    yield Component(
+        "selector", "success-only", "Rows of successful runs only.", compiler.build_success_only
+    )
+    yield Component(
+        "selector", "support", "Rows whose memories rest on enough runs.", compiler.build_support,
+        compiler.SupportSettings,
+    )  # fmt: skip
+    yield from objectives.components()
+    yield Component(
+        "trainer", "lora", "Our LoRA loop in a process of its own.",
+        lambda settings, kit: train.LoraTrainer(settings), train.LoraTrainerSettings,
+    )  # fmt: skip

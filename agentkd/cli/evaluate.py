@@ -1,0 +1,41 @@
+"""`agentkd evaluate`: the arms on held-out tasks."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from agentkd.cli.cost import run_estimate, spent
+from agentkd.cli.invocation import Invocation, pass_invocation
+from agentkd.cli.render import print_evaluation
+from agentkd.cli.shared import Command
+from agentkd.schema import Evaluation
+
+__all__ = ["command"]
+
+
+@click.command("evaluate", cls=Command)
+@click.argument("checkpoint", required=False)
+@click.option("--split", help="Held-out split [default: `[evaluate] split`].")
+@click.option("-n", "n", type=click.IntRange(min=1), help="Number of tasks [default: all].")
+@pass_invocation
+def command(invocation: Invocation, checkpoint: str | None, split: str | None, n: int | None) -> None:
+    """Compare the arms on held-out tasks, pair by pair.
+
+    CHECKPOINT defaults to the latest candidate.
+    """
+    with invocation.workspace() as workspace:
+        settings = workspace.settings
+        count = (n or settings.evaluate.n or 0) * len(settings.evaluate.arms)
+        invocation.note(run_estimate(workspace, settings.cycle.suite, count))
+        started = time.monotonic()
+        evaluation = workspace.evaluate(checkpoint, split=split, n=n)
+    invocation.show(evaluation, print_evaluation)
+    invocation.note(_spent(evaluation, time.monotonic() - started))
+
+
+def _spent(evaluation: Evaluation, seconds: float) -> str:
+    read = sum(arm.prompt_tokens * arm.n for arm in evaluation.arms)
+    written = sum(arm.completion_tokens * arm.n for arm in evaluation.arms)
+    return spent(read, written, seconds, None)

@@ -1,0 +1,186 @@
+"""Values as tables for people; JSON goes another way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from agentkd.cli.cost import spent_by
+from agentkd.cli.progress import clock_text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from agentkd.schema import Checkpoint, CycleReport, Evaluation, Interval, PhaseReport, Verdict
+
+__all__ = [
+    "bytes_text",
+    "print_checkpoint",
+    "print_cycle",
+    "print_evaluation",
+    "print_facts",
+    "print_phase",
+    "print_table",
+    "print_verdict",
+    "shortened",
+]
+
+
+def shortened(text: str, width: int = 72) -> str:
+    """Return one line of at most `width` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def bytes_text(n_bytes: float) -> str:
+    """Return bytes as `92.9 MB` (decimal units)."""
+    for unit in ("B", "kB", "MB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.0f} B" if unit == "B" else f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.1f} GB"
+
+
+def print_table(
+    console: Console, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str = "none"
+) -> None:
+    """Print rows under bold headings, numbers to the right; `empty` where there are none."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    cells = [list(row) for row in rows]
+    if not cells:
+        console.print(empty, style="dim")
+        return
+    table: Table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for index, column in enumerate(columns):
+        is_number = all(isinstance(row[index], (int, float)) for row in cells)
+        table.add_column(column, justify="right" if is_number else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*(escape(f"{c:,}" if isinstance(c, int) else str(c)) for c in row))
+    console.print(table)
+
+
+def print_facts(console: Console, facts: Iterable[tuple[str, Any]]) -> None:
+    """Print `name  value` lines; empty values are left out."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts:
+        if value not in ("", None, (), {}, []):
+            table.add_row(escape(name), escape(str(value)))
+    console.print(table)
+
+
+def print_phase(report: PhaseReport, console: Console) -> None:
+    """Print what a phase did, its sentence first and its cost last."""
+    console.print(f"{report.name}: {report.summary or report.status}", markup=False)
+    if report.usage:
+        console.print(spent_by(report.usage, report.seconds), style="dim", markup=False)
+    else:
+        console.print(f"{clock_text(report.seconds)}, no model was called", style="dim")
+
+
+def interval_text(interval: Interval) -> str:
+    """Return `0.412 [0.35, 0.48]`."""
+    return f"{interval.value:.3f} [{interval.low:.2f}, {interval.high:.2f}]"
+
+
+def print_evaluation(evaluation: Evaluation, console: Console) -> None:
+    """Print a row per arm, then the paired comparisons of the candidate."""
+    from rich.markup import escape
+
+    parts = list(dict.fromkeys(name for arm in evaluation.arms for name in arm.parts))
+    console.print(
+        f"[bold]{escape(evaluation.suite)} / {escape(evaluation.split)}[/]: {evaluation.n} tasks, "
+        f"seed {evaluation.seed}"
+    )
+    print_table(
+        console,
+        ["arm", *(p.replace("_", " ") for p in parts), "success", "prompt tokens", "s/task"],
+        [
+            [
+                arm.name,
+                *(f"{arm.parts[p].value:.3f}" if p in arm.parts else "" for p in parts),
+                interval_text(arm.success),
+                round(arm.prompt_tokens),
+                f"{arm.seconds:.2f}",
+            ]
+            for arm in evaluation.arms
+        ],
+    )
+    if evaluation.paired:
+        console.print()
+        print_table(
+            console,
+            ["paired", "against", "difference", "wins", "losses", "p (McNemar)"],
+            [
+                [p.ours, p.other, interval_text(p.difference), p.wins, p.losses, f"{p.p_value:.2g}"]
+                for p in evaluation.paired
+            ],
+        )
+
+
+def print_verdict(verdict: Verdict, console: Console) -> None:
+    """Print the gate's decision and every reason."""
+    from rich.markup import escape
+
+    word = "[green]promoted[/]" if verdict.promote else "[yellow]not promoted[/]"
+    console.print(f"[bold]{escape(verdict.checkpoint)}[/] {word} (against {escape(verdict.against)})")
+    for reason in verdict.reasons:
+        console.print(f"  - {reason}", markup=False)
+
+
+def print_cycle(report: CycleReport, console: Console) -> None:
+    """Print a cycle: phases, arms, verdict and what serves now."""
+    from rich.markup import escape
+
+    console.print(f"[bold]{escape(report.id)}[/] on {escape(report.suite or 'what the ledger holds')}")
+    print_table(
+        console,
+        ["phase", "status", "seconds", "CPU-s", "what it did"],
+        [[p.name, p.status, f"{p.seconds:.1f}", f"{p.cpu_seconds:.1f}", p.summary] for p in report.phases],
+    )
+    for evaluation in report.evaluations:
+        console.print()
+        print_evaluation(evaluation, console)
+    console.print()
+    if report.verdict is not None:
+        print_verdict(report.verdict, console)
+    console.print(f"serving: [bold]{escape(report.serving)}[/]")
+    console.print(_cycle_cost(report), style="dim", markup=False)
+
+
+def _cycle_cost(report: CycleReport) -> str:
+    totals: dict[str, float] = {}
+    for phase in report.phases:
+        for name, amount in phase.usage.items():
+            totals[name] = totals.get(name, 0.0) + amount
+    if any(phase.usage and "usd" not in phase.usage for phase in report.phases):
+        totals.pop("usd", None)
+    return spent_by(totals, sum(phase.seconds for phase in report.phases))
+
+
+def print_checkpoint(checkpoint: Checkpoint, console: Console) -> None:
+    """Print a checkpoint with its origin, figures and status."""
+    figures = ", ".join(f"{name} {value:g}" for name, value in checkpoint.metrics.items())
+    print_facts(
+        console,
+        [
+            ("name", checkpoint.name),
+            ("status", checkpoint.status),
+            ("base", checkpoint.base),
+            ("base id", checkpoint.base_id),
+            ("dataset", checkpoint.dataset_id),
+            ("parent", checkpoint.parent),
+            ("trained", f"{checkpoint.n_parameters:,} parameters"),
+            ("figures", figures),
+            ("objective", ", ".join(checkpoint.settings.objective)),
+            ("created", f"{checkpoint.created_at:%Y-%m-%d %H:%M} UTC"),
+            ("files", ", ".join(sorted(checkpoint.files))),
+        ],
+    )

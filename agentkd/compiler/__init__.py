@@ -1,0 +1,38 @@
+"""From memories and trajectories to training rows.
+
+The compile step in one line: the teacher sees the recalled memories, the student does not. Rows never
+come from held-out tasks, near duplicates never straddle train and dev, and every loss mask was checked
+by decoding it.
+"""
+
+from __future__ import annotations
+
+from agentkd.compiler.dataset import compile_dataset
+from agentkd.compiler.inputs import CompileInputs
+from agentkd.compiler.render import describe_row
+from agentkd.compiler.select import (
+    SuccessOnlySelector,
+    SupportSelector,
+    SupportSettings,
+    build_success_only,
+    build_support,
+    is_compilable,
+)
+from agentkd.compiler.split import choose_dev, group_tasks
+from agentkd.compiler.write import read_card, read_examples
+
+__all__ = [
+    "CompileInputs",
+    "SuccessOnlySelector",
+    "SupportSelector",
+    "SupportSettings",
+    "build_success_only",
+    "build_support",
+    "choose_dev",
+    "compile_dataset",
+    "describe_row",
+    "group_tasks",
+    "is_compilable",
+    "read_card",
+    "read_examples",
+]

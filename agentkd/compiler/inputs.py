@@ -1,0 +1,46 @@
+"""What a compilation starts from: values and callables, so that no other stage is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agentkd.protocols import Views
+from agentkd.schema import Correction, Hit, Memory, Task, ToolSpec, Trajectory
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["CompileInputs"]
+
+
+@dataclass(frozen=True)
+class CompileInputs:
+    """Everything that `compile_dataset` reads."""
+
+    trajectories: Sequence[Trajectory]
+    """What happened; only tasks of training splits."""
+    corrections: Mapping[str, Sequence[Correction]]
+    """Corrections by trajectory id."""
+    memories: Sequence[Memory]
+    """Memories of the scope. What may not be compiled (private, fact, revoked, not active) is left out
+    here, and rows that rest on a private or revoked one with it, so that it is best to pass them all."""
+    recall: Callable[[Trajectory], Sequence[Hit]]
+    """Recall for a trajectory's request, without the memories that rest on the same task."""
+    render: Callable[[Sequence[Hit]], str]
+    """Text of recalled memories as it goes into a prompt."""
+    views: Views
+    """The prompt builder of the running agent."""
+    tools_of: Callable[[Task], Sequence[ToolSpec]]
+    """Tools that a task offers."""
+    tokenizer: Path
+    """Folder of the base model's tokenizer."""
+    base_id: str
+    """Fingerprint of the base model."""
+    teacher: str
+    """Name of the model that gives teacher signals."""
+    embed: Callable[[Sequence[str]], NDArray[np.float32]]
+    """Unit vectors of texts, `[len(texts), dimensions]`, for near duplicates."""

@@ -1,0 +1,178 @@
+"""Decides what may go into weights: which memories, which turns, which rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field
+
+from agentkd import hookspecs
+from agentkd.compiler.turn import Turn
+from agentkd.errors import DataError, PluginError
+from agentkd.plugins import Hooks, NoSettings, blaming
+from agentkd.protocols import Kit, Selector
+from agentkd.schema import Example, Hit, Memory, Trajectory, Value
+
+__all__ = [
+    "Holdings",
+    "SuccessOnlySelector",
+    "SupportSelector",
+    "SupportSettings",
+    "admit_rows",
+    "build_success_only",
+    "build_support",
+    "is_compilable",
+    "refuse_held_out",
+]
+
+_LIVE = ("active", "compiled", "retired")  # a retired memory is in the weights: training anew needs it again
+
+
+def refuse_held_out(trajectories: Iterable[Trajectory]) -> None:
+    """Raise DataError for a trajectory of a held-out split: nothing is ever trained on one."""
+    for trajectory in trajectories:
+        if trajectory.task.is_held_out:
+            raise DataError(
+                f"trajectory `{trajectory.id}` of task `{trajectory.task.id}` belongs to the held-out split "
+                f"`{trajectory.task.split}` and is never trained on",
+                hint="compile trajectories of training splits only",
+                trajectory=trajectory.id,
+            )
+
+
+def is_compilable(memory: Memory, min_support: int = 1) -> bool:
+    """Whether a memory may go into weights: live, shared, no fact, and supported by enough trajectories."""
+    return (
+        memory.status in _LIVE
+        and memory.privacy == "shared"
+        and memory.kind != "fact"
+        and memory.support >= min_support
+    )
+
+
+@dataclass(frozen=True)
+class Holdings:
+    """The memories of a compilation, looked up by id and by what they rest on."""
+
+    allowed: dict[str, Memory]
+    """Memories that may be compiled, by id."""
+    by_source: dict[str, tuple[str, ...]]
+    """Ids of allowed memories by trajectory."""
+    forbidden: dict[str, str]
+    """Why nothing of a trajectory may be compiled, by trajectory."""
+
+    @classmethod
+    def of(cls, memories: Sequence[Memory], min_support: int) -> Holdings:
+        """Sort the memories."""
+        allowed: dict[str, Memory] = {}
+        by_source: dict[str, tuple[str, ...]] = {}
+        forbidden: dict[str, str] = {}
+        for memory in sorted(memories, key=lambda m: m.id):
+            sources = memory.evidence.trajectories
+            if is_compilable(memory, min_support):
+                allowed[memory.id] = memory
+                by_source.update({source: (*by_source.get(source, ()), memory.id) for source in sources})
+            elif memory.privacy == "private":
+                forbidden.update(dict.fromkeys(sources, "rests on a private memory"))
+            elif memory.status == "revoked":
+                forbidden.update(dict.fromkeys(sources, "rests on a revoked memory"))
+        return cls(allowed, by_source, forbidden)
+
+    def under(self, turn: Turn) -> tuple[str, ...]:
+        """Return the allowed memories that rest on a turn's trajectories."""
+        found = [id_ for trajectory in turn.trajectories for id_ in self.by_source.get(trajectory, ())]
+        return tuple(dict.fromkeys(found))
+
+    def shown(self, hits: Sequence[Hit], blocked: frozenset[str]) -> list[Hit]:
+        """Return the hits that a row may show: allowed ones that rest on no trajectory in `blocked`."""
+        return [
+            hit
+            for hit in hits
+            if hit.memory.id in self.allowed
+            and blocked.isdisjoint(self.allowed[hit.memory.id].evidence.trajectories)
+        ]
+
+
+def admit_rows(
+    examples: Sequence[Example], selectors: Sequence[Selector], hooks: Hooks, dropped: Counter[str]
+) -> Iterator[Example]:
+    """Yield the rows that every selector weighs above 0 and no plugin vetoes, with their weights."""
+    weights = [1.0] * len(examples)
+    for selector in selectors:
+        scores = _scores(selector, examples)
+        weights = [weight * score for weight, score in zip(weights, scores, strict=True)]
+        dropped[f"selector {selector.name}"] += scores.count(0.0)
+        examples = [e for e, weight in zip(examples, weights, strict=True) if weight]
+        weights = [weight for weight in weights if weight]
+    for example, weight in zip(examples, weights, strict=True):
+        refusals = hooks.refusals(hookspecs.admit_example, example=example)
+        if refusals:
+            dropped[f"veto {refusals[0]}"] += 1
+        else:
+            yield example if weight == 1.0 else example.model_copy(update={"weight": weight})
+
+
+def _scores(selector: Selector, examples: Sequence[Example]) -> list[float]:
+    plugin = getattr(selector, "plugin", "") or selector.name
+    with blaming(plugin, f"selector `{selector.name}`"):
+        scores = [float(score) for score in selector.score(examples)]
+    if len(scores) != len(examples) or not all(0.0 <= score < float("inf") for score in scores):
+        raise PluginError(
+            f"selector `{selector.name}` gave {len(scores)} weights for {len(examples)} rows, or one "
+            "below 0 or not finite",
+            hint="return one finite weight of at least 0 per row",
+            plugin=plugin,
+        )
+    return scores
+
+
+class SuccessOnlySelector:
+    """Keep what the agent did well by itself; corrections stay out of the weights."""
+
+    name = "success-only"
+
+    def score(self, examples: Sequence[Example]) -> list[float]:
+        """Return 1 for rows whose target is the agent's own successful work, else 0."""
+        return [1.0 if example.extras.get("success") else 0.0 for example in examples]
+
+
+class SupportSettings(Value):
+    """`[selector.support]`."""
+
+    min_support: int = Field(default=2, ge=1)
+    """Distinct trajectories that a memory under the row must rest on."""
+
+
+class SupportSelector:
+    """Keep rows under which a live, shared memory lies that is no fact and has enough support."""
+
+    name = "support"
+
+    def __init__(self, settings: SupportSettings | None = None) -> None:
+        self.settings = settings or SupportSettings()
+
+    def score(self, examples: Sequence[Example]) -> list[float]:
+        """Return 1 for rows with enough support, else 0."""
+        wanted = self.settings.min_support
+        return [1.0 if example.extras.get("support", 0) >= wanted else 0.0 for example in examples]
+
+
+def build_success_only(settings: NoSettings, kit: Kit) -> SuccessOnlySelector:
+    """Build the component `success-only`."""
+    return SuccessOnlySelector()
+
+
+def build_support(settings: SupportSettings, kit: Kit) -> SupportSelector:
+    """Build the component `support`."""
+    return SupportSelector(settings)
+
+
+def memory_extras(turn: Turn, resting: Sequence[str], holdings: Holdings) -> dict[str, Any]:
+    """Return what selectors know about a row: whose work it is and how well its memories are supported."""
+    return {
+        "success": not turn.is_correction,
+        "support": max((holdings.allowed[id_].support for id_ in resting), default=0),
+    }

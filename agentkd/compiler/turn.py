@@ -1,0 +1,248 @@
+"""Finds what is worth saying again: one turn per accepted call or answer, with its history.
+
+A turn's target comes from a correction where there is one, else from a successful trajectory. A failed
+trajectory without a correction teaches nothing positive. Parallel calls become single calls in a row,
+because a small model writes one call per turn.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from agentkd.hf import call_text
+from agentkd.schema import Correction, Message, Step, ToolCall, ToolResult, ToolSpec, Trajectory
+
+__all__ = ["Turn", "in_schema_order", "merge_turns", "turns_of"]
+
+_SAY = {"person": 3, "grader": 2, "judge": 1, "tool": 0}  # whose correction counts where several exist
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One assistant turn that may become a row."""
+
+    trajectory: Trajectory
+    """The trajectory; the first one where several gave the same turn."""
+    step: int
+    """Index of the step."""
+    history: tuple[Message, ...]
+    """Assistant and tool messages before the turn."""
+    target: Message
+    """What is to be said."""
+    rejected: Message | None = None
+    """What was said instead, where a correction tells."""
+    teacher: str = ""
+    """Who supplied the target: the source of a correction, or the model that acted."""
+    is_correction: bool = False
+    """Whether the target comes from a correction."""
+    trajectories: tuple[str, ...] = ()
+    """Ids of all trajectories that gave this turn."""
+    corrections: tuple[str, ...] = ()
+    """Ids of the corrections that gave the target."""
+    recalled: tuple[str, ...] = ()
+    """Memories that stood in the prompt of a model that acted well."""
+
+
+def turns_of(
+    trajectory: Trajectory,
+    corrections: Sequence[Correction],
+    tools: Sequence[ToolSpec],
+    dropped: Counter[str],
+) -> Iterator[Turn]:
+    """Yield the turns of one trajectory; what is left out is counted by reason in `dropped`."""
+    specs = {spec.name: spec for spec in tools}
+    usable = [c for c in corrections if c.accepted or c.accepted_answer]
+    whole = _final(c for c in usable if c.step is None)
+    by_step = {c.step: _final(o for o in usable if o.step == c.step) for c in usable if c.step is not None}
+    if whole is None and not by_step and not trajectory.success:
+        is_judged = trajectory.outcome is not None or trajectory.failure is not None
+        dropped["failed without a correction" if is_judged else "not graded"] += 1
+        return
+    if whole is not None:
+        yield from _corrected(trajectory, whole, None, (), specs, dropped)
+    is_own_work = trajectory.success and whole is None
+    history: tuple[Message, ...] = ()
+    for step in trajectory.steps:
+        correction = by_step.get(step.index)
+        if correction is not None:
+            yield from _corrected(trajectory, correction, step, history, specs, dropped)
+        elif is_own_work:
+            yield from _own(trajectory, step, history, specs, dropped)
+        history += _said(step, specs)
+
+
+def merge_turns(turns: Iterable[Turn], dropped: Counter[str]) -> list[Turn]:
+    """Return turns in an order that depends on tasks and content alone, equal ones merged.
+
+    Neither ids nor times of trajectories matter, so that two runs of the same work compile alike.
+    """
+    merged: dict[tuple[Any, ...], Turn] = {}
+    for turn in sorted(turns, key=_order):
+        said = tuple((m.role, m.content) for m in turn.history)
+        key = (turn.trajectory.task.suite, turn.trajectory.task.id, said, turn.target.content)
+        other = merged.get(key)
+        if other is not None:
+            dropped["the same row again"] += 1
+        merged[key] = turn if other is None else _union(other, turn)
+    return list(merged.values())
+
+
+def in_schema_order(call: ToolCall, spec: ToolSpec | None) -> ToolCall:
+    """Return a call as the decoding grammar writes it: schema order of keys at every depth, no id."""
+    schema = spec.parameters if spec is not None else {}
+    return ToolCall(name=call.name, arguments=_ordered(call.arguments, schema))
+
+
+def _ordered(value: Any, schema: Any) -> Any:
+    schema = schema if isinstance(schema, Mapping) else {}
+    if isinstance(value, list):
+        return [_ordered(item, schema.get("items")) for item in value]
+    if not isinstance(value, dict):
+        return value
+    properties = schema.get("properties") or {}
+    keys = [key for key in properties if key in value] + [key for key in value if key not in properties]
+    return {key: _ordered(value[key], properties.get(key)) for key in keys}
+
+
+def _final(corrections: Iterable[Correction]) -> Correction | None:
+    """Return what was accepted in the end: a person before a grader, the latest of each."""
+    return max(corrections, key=lambda c: (_SAY[c.source], c.created_at, c.id), default=None)
+
+
+def _corrected(
+    trajectory: Trajectory,
+    correction: Correction,
+    step: Step | None,
+    history: tuple[Message, ...],
+    specs: Mapping[str, ToolSpec],
+    dropped: Counter[str],
+) -> Iterator[Turn]:
+    at = step or next(iter(trajectory.steps), None)
+    turn = Turn(
+        trajectory=trajectory,
+        step=0 if step is None else step.index,
+        history=history,
+        target=Message(role="assistant", content=correction.accepted_answer, origin="person"),
+        teacher=correction.source,
+        is_correction=True,
+        trajectories=(trajectory.id,),
+        corrections=(correction.id,),
+    )
+    if not correction.accepted:
+        yield replace(turn, rejected=_wrong(correction, at, turn.target, specs))
+        return
+    results = at.results if at is not None and at.accepted_calls == correction.accepted else ()
+    for number, call in enumerate(correction.accepted):
+        if number > len(results):  # what the tools would have answered is not known
+            dropped["later call of a correction"] += len(correction.accepted) - number
+            return
+        target = _call_message(call, specs, "person")
+        if _is_offered(call, specs, dropped):
+            wrong = _wrong(correction, at, target, specs) if number == 0 else None
+            yield replace(turn, target=target, history=history, rejected=wrong)
+        if number < len(results):
+            history += _exchange(call, results[number], specs)
+
+
+def _own(
+    trajectory: Trajectory,
+    step: Step,
+    history: tuple[Message, ...],
+    specs: Mapping[str, ToolSpec],
+    dropped: Counter[str],
+) -> Iterator[Turn]:
+    turn = Turn(
+        trajectory=trajectory,
+        step=step.index,
+        history=history,
+        target=step.reply,
+        teacher=trajectory.model,
+        trajectories=(trajectory.id,),
+        recalled=trajectory.recalled,
+    )
+    if not step.accepted_calls:
+        if step.reply.tool_calls:
+            dropped["proposed call that was not accepted"] += 1
+        elif step.reply.content.strip():
+            yield replace(turn, target=Message(role="assistant", content=step.reply.content, origin="model"))
+        return
+    for call, result in _executed(step):
+        if result is not None and not result.ok:
+            dropped["call that failed on the way"] += 1
+        elif _is_offered(call, specs, dropped):
+            yield replace(turn, history=history, target=_call_message(call, specs, "model"))
+        history += _exchange(call, result, specs)
+
+
+def _said(step: Step, specs: Mapping[str, ToolSpec]) -> tuple[Message, ...]:
+    """Return what later turns see of a step: accepted calls with their results, or the text."""
+    if step.accepted_calls:
+        return tuple(m for call, result in _executed(step) for m in _exchange(call, result, specs))
+    if step.reply.tool_calls or not step.reply.content:
+        return ()
+    return (Message(role="assistant", content=step.reply.content, origin="model"),)
+
+
+def _executed(step: Step) -> Iterator[tuple[ToolCall, ToolResult | None]]:
+    for number, call in enumerate(step.accepted_calls):
+        yield call, step.results[number] if number < len(step.results) else None
+
+
+def _exchange(
+    call: ToolCall, result: ToolResult | None, specs: Mapping[str, ToolSpec]
+) -> tuple[Message, ...]:
+    said = _call_message(call, specs, "model")
+    if result is None:
+        return (said,)
+    answer = result.content if result.ok else f"error: {result.error}"
+    return (said, Message(role="tool", content=answer, name=call.name, origin="tool"))
+
+
+def _call_message(call: ToolCall, specs: Mapping[str, ToolSpec], origin: Any) -> Message:
+    ordered = in_schema_order(call, specs.get(call.name))
+    return Message(role="assistant", content=call_text(ordered), tool_calls=(ordered,), origin=origin)
+
+
+def _wrong(
+    correction: Correction, step: Step | None, target: Message, specs: Mapping[str, ToolSpec]
+) -> Message | None:
+    """Return what the agent wanted to say; None where that is unknown or the same as the target."""
+    proposed = correction.proposed or (step.reply.tool_calls if step is not None else ())
+    if proposed:
+        message = _call_message(proposed[0], specs, "model")
+    elif step is not None and step.reply.content:
+        message = Message(role="assistant", content=step.reply.content, origin="model")
+    else:
+        return None
+    return None if message.content == target.content else message
+
+
+def _is_offered(call: ToolCall, specs: Mapping[str, ToolSpec], dropped: Counter[str]) -> bool:
+    if specs and call.name not in specs:
+        dropped["call of a tool that is not offered"] += 1
+        return False
+    return True
+
+
+def _order(turn: Turn) -> tuple[Any, ...]:
+    task = turn.trajectory.task
+    wrong = turn.rejected.content if turn.rejected else ""
+    return (task.suite, task.id, turn.trajectory.attempt, turn.step, turn.target.content, wrong, turn.teacher)
+
+
+def _union(first: Turn, second: Turn) -> Turn:
+    return replace(
+        first,
+        rejected=first.rejected or second.rejected,
+        is_correction=first.is_correction or second.is_correction,
+        trajectories=_joined(first.trajectories, second.trajectories),
+        corrections=_joined(first.corrections, second.corrections),
+        recalled=_joined(first.recalled, second.recalled),
+    )
+
+
+def _joined(first: Sequence[str], second: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys([*first, *second]))

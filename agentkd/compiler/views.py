@@ -1,0 +1,51 @@
+"""Builds what the student sees (no memories) and what the teacher sees (the recalled ones)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agentkd.compiler.inputs import CompileInputs
+from agentkd.compiler.turn import Turn
+from agentkd.config import CompileSettings
+from agentkd.schema import Hit, Message
+
+__all__ = ["RowViews", "build_views"]
+
+
+@dataclass(frozen=True)
+class RowViews:
+    """The prompts of one turn."""
+
+    student: tuple[Message, ...]
+    """Prompt without memories."""
+    student_with_memory: tuple[Message, ...]
+    """The same prompt with the memories; empty where none was recalled."""
+    teacher: tuple[Message, ...]
+    """Prompt with memories; empty where none was recalled or asked for."""
+
+
+def build_views(
+    turn: Turn, hits: Sequence[Hit], inputs: CompileInputs, settings: CompileSettings, *, need_teacher: bool
+) -> RowViews:
+    """Return the views of a turn, through the prompt builder of the running agent.
+
+    Without a recalled memory there is no teacher view: a base model without help has nothing to teach.
+    """
+    task = turn.trajectory.task
+    tools = inputs.tools_of(task)
+    memory = inputs.render(hits) if hits else ""
+    student = inputs.views.prompt(
+        task, tools=tools, history=turn.history, memory="", tool_docs=settings.tool_docs
+    )
+    if not memory:
+        return RowViews(student, (), ())
+    with_memory = inputs.views.prompt(
+        task, tools=tools, history=turn.history, memory=memory, tool_docs=settings.tool_docs
+    )
+    teacher: tuple[Message, ...] = ()
+    if need_teacher:
+        teacher = inputs.views.prompt(
+            task, tools=tools, history=turn.history, memory=memory, tool_docs=settings.teacher_tool_docs
+        )
+    return RowViews(student, with_memory, teacher)

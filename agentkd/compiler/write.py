@@ -1,0 +1,174 @@
+"""Writes a dataset aside and renames it when it is whole, so that no reader meets half of one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TextIO
+
+from pydantic import ValidationError
+
+from agentkd.errors import DataError, StoreError
+from agentkd.schema import DatasetCard, Example, sortable_id
+
+__all__ = ["Tally", "read_card", "read_examples", "write_dataset"]
+
+Split = Literal["train", "dev"]
+
+_CARD = "card.json"
+_ASIDE = ".partial-"
+
+
+@dataclass
+class Tally:
+    """What was written so far."""
+
+    train: list[str] = field(default_factory=list)
+    """Ids of the rows to train on, in order."""
+    dev: list[str] = field(default_factory=list)
+    """Ids of the rows kept back, in order."""
+    n_label_tokens: int = 0
+    """Trained tokens of the train rows."""
+    n_tokens: int = 0
+    """All tokens of the train rows' student views."""
+
+    def add(self, example: Example, split: Split) -> None:
+        """Count one row."""
+        if split == "dev":
+            self.dev.append(example.id)
+            return
+        self.train.append(example.id)
+        self.n_tokens += len(example.student.ids)
+        self.n_label_tokens += sum(1 for weight in example.student.weights if weight)
+
+
+def write_dataset(
+    out_root: Path, rows: Iterable[tuple[Example, Split]], finish: Callable[[Tally], DatasetCard]
+) -> DatasetCard:
+    """Stream rows into `<out_root>/<card.id>/{train,dev}.jsonl` and put `card.json` beside them.
+
+    `finish` names the dataset when all rows are known. A whole dataset of that name is left as it is and
+    its card returned. Raises StoreError where the disk refuses; then nothing is left behind.
+    """
+    try:
+        with _aside(out_root) as folder:
+            tally = Tally()
+            with _synced(folder / "train.jsonl") as train, _synced(folder / "dev.jsonl") as dev:
+                for example, split in rows:
+                    (train if split == "train" else dev).write(example.model_dump_json() + "\n")
+                    tally.add(example, split)
+            card = finish(tally)
+            target = out_root / card.id
+            present = _complete(target)
+            if present is not None:
+                return present
+            with _synced(folder / _CARD) as file:
+                file.write(card.model_dump_json(indent=2) + "\n")
+            if target.exists():
+                shutil.rmtree(target)  # what a crash or a hand left incomplete
+            os.replace(folder, target)
+            _sync_folder(out_root)
+            return card
+    except StoreError:
+        raise
+    except OSError as error:
+        raise StoreError(
+            f"cannot write a dataset under `{out_root}`: {error.strerror or error}",
+            hint="check free space and rights; nothing was left behind",
+            path=str(out_root),
+        ) from error
+
+
+def read_card(folder: Path) -> DatasetCard:
+    """Read a dataset's card; raises DataError where it is missing or malformed."""
+    try:
+        return DatasetCard.model_validate_json((folder / _CARD).read_text(encoding="utf-8"))
+    except (OSError, ValidationError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"`{folder}` is no dataset: {type(error).__name__} in `{_CARD}`",
+            hint="compile it again",
+            path=str(folder),
+        ) from error
+
+
+def read_examples(file: Path) -> Iterator[Example]:
+    """Yield the rows of a `.jsonl` file; raises DataError with path and line for a malformed one."""
+    try:
+        with file.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    yield Example.model_validate_json(line)
+                except ValidationError as error:
+                    raise DataError(
+                        f"`{file}` line {number} is no training row: {error.errors()[0]['msg']}",
+                        hint="compile the dataset again",
+                        path=str(file),
+                        line=number,
+                    ) from error
+    except OSError as error:
+        raise DataError(f"cannot read `{file}`: {error.strerror}", path=str(file)) from error
+
+
+def _complete(folder: Path) -> DatasetCard | None:
+    """Return the card of a whole dataset; None where a part is missing or has another length."""
+    try:
+        card = read_card(folder)
+        lengths = (_n_lines(folder / "train.jsonl"), _n_lines(folder / "dev.jsonl"))
+    except (DataError, OSError):
+        return None
+    return card if lengths == (card.n_train, card.n_dev) else None
+
+
+def _n_lines(file: Path) -> int:
+    with file.open("rb") as lines:
+        return sum(1 for _ in lines)
+
+
+@contextmanager
+def _aside(out_root: Path) -> Iterator[Path]:
+    out_root.mkdir(parents=True, exist_ok=True)
+    _clear_stale(out_root)
+    folder = out_root / f"{_ASIDE}{sortable_id(str(os.getpid()))}"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _clear_stale(out_root: Path) -> None:
+    """Remove what killed processes left; a folder names its process."""
+    for folder in out_root.glob(f"{_ASIDE}*"):
+        owner = folder.name.removeprefix(_ASIDE).partition("-")[0]
+        if owner.isdigit() and not _is_alive(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+@contextmanager
+def _synced(file: Path) -> Iterator[TextIO]:
+    with file.open("w", encoding="utf-8", newline="\n") as opened:
+        yield opened
+        opened.flush()
+        os.fsync(opened.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,52 @@
+"""The readable report: one self-contained page from a template, every value escaped."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from agentkd.cycle.plot import bars_with_intervals, line_plot
+from agentkd.schema import ArmResult, CycleReport, Evaluation, Interval
+
+__all__ = ["render_html"]
+
+
+def render_html(report: CycleReport) -> str:
+    """Render a report as a page without scripts or outside resources."""
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["share"] = _share
+    environment.filters["interval"] = _interval
+    template = environment.from_string(
+        (files("agentkd.cycle") / "report.html.j2").read_text(encoding="utf-8")
+    )
+    return template.render(
+        report=report,
+        plots=[Markup(_arms_plot(e)) for e in report.evaluations],  # noqa: S704 - our own SVG, text escaped
+        loss=Markup(line_plot(report.loss_curve, "training loss per step")),  # noqa: S704
+        parts=[_part_names(e) for e in report.evaluations],
+        seconds=sum(phase.seconds for phase in report.phases),
+        cpu_seconds=sum(phase.cpu_seconds for phase in report.phases),
+    )
+
+
+def _arms_plot(evaluation: Evaluation) -> str:
+    rows = [(arm.name, arm.success) for arm in evaluation.arms]
+    return bars_with_intervals(rows, f"share of tasks done on {evaluation.split}", strong=("student",))
+
+
+def _part_names(evaluation: Evaluation) -> list[str]:
+    names: dict[str, None] = {}
+    for arm in evaluation.arms:
+        names.update(dict.fromkeys(arm.parts))
+    return list(names)
+
+
+def _share(arm: ArmResult, part: str) -> str:
+    interval = arm.parts.get(part)
+    return "" if interval is None else f"{interval.value:.3f}"
+
+
+def _interval(interval: Interval) -> str:
+    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"

@@ -1,0 +1,137 @@
+"""The journal of a cycle: a phase whose key is already done is not done again.
+
+A key hashes the cycle's plan, the phase's inputs and the settings it reads. The plan is frozen when
+the cycle begins, so a killed cycle, started again with the same command, meets the same keys.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Callable
+from typing import Any
+
+from agentkd import hookspecs
+from agentkd.cycle.parts import Parts
+from agentkd.cycle.stage import StageResult, memory_snapshot
+from agentkd.schema import CycleReport, PhaseReport, Value, content_id
+
+__all__ = ["Plan", "journalled", "open_plan"]
+
+
+class Plan(Value):
+    """What a cycle set out to do: frozen at its beginning."""
+
+    number: int
+    """Number of the cycle, from 1."""
+    suite: str
+    """Suite; empty for a cycle over what is in the ledger."""
+    split: str
+    """Split to learn from."""
+    n: int | None = None
+    """Tasks; None takes all."""
+    seed: int = 0
+    """Seed."""
+    serving: str = "base"
+    """What served when the cycle began."""
+    base_id: str = ""
+    """Fingerprint of the student's base model."""
+    memories: str = ""
+    """Hash of the memories that recall could see."""
+    settings: str = ""
+    """Hash of the settings."""
+
+    @property
+    def cycle_id(self) -> str:
+        """`cycle-N`."""
+        return f"cycle-{self.number}"
+
+    @property
+    def key(self) -> str:
+        """Content hash of the plan."""
+        return content_id("pln", self)
+
+
+def open_plan(parts: Parts) -> Plan:
+    """Return the plan of the cycle that was cut off under the same settings, else freeze a new one."""
+    cycles = parts.ledger.cycles
+    unfinished = cycles.unfinished()
+    if unfinished is not None:
+        plans = [p for p in cycles.phases(unfinished.id) if p.name == "plan"]
+        plan = Plan.model_validate(plans[0].output) if plans else None
+        if plan is not None and plan.settings == settings_hash(parts):
+            parts.progress.say(f"going on with {plan.cycle_id}")
+            return plan
+        cycles.finish_cycle(unfinished, "failed")
+    plan = _make_plan(parts, cycles.next_number())
+    report = PhaseReport(name="plan", key=plan.key, status="done", output=plan.model_dump(mode="json"))
+    with parts.ledger.transaction():
+        cycles.begin_cycle(CycleReport(id=plan.cycle_id, number=plan.number, suite=plan.suite, seed=plan.seed))
+        cycles.phase_done(report, plan.cycle_id)
+    return plan
+
+
+def _make_plan(parts: Parts, number: int) -> Plan:
+    cycle = parts.settings.cycle
+    serving = parts.ledger.checkpoints.serving()
+    return Plan(
+        number=number,
+        suite=cycle.suite,
+        split=cycle.split,
+        n=cycle.n,
+        seed=cycle.seed,
+        serving=serving.name if serving else "base",
+        base_id=parts.student_files.base_id,
+        memories=memory_snapshot(parts),
+        settings=settings_hash(parts),
+    )
+
+
+def settings_hash(parts: Parts) -> str:
+    """Return the hash of what decides a cycle's result: all settings but the number of rounds."""
+    settings = parts.settings.model_dump(mode="json")
+    settings["cycle"].pop("rounds")
+    settings["run"].pop("workers")
+    return content_id("set", settings)
+
+
+def journalled(
+    parts: Parts, plan: Plan, name: str, inputs: Any, body: Callable[[str], StageResult]
+) -> PhaseReport:
+    """Do a phase once: `body(key)` runs unless the ledger holds a finished phase with the same key."""
+    key = content_id("pha", name, plan.key, inputs)
+    found = parts.ledger.cycles.find_phase(key)
+    if found is not None and found.status == "done":
+        parts.progress.say(f"{name}: already done ({found.summary})")
+        return found
+    parts.progress.say(f"{name} ...")
+    report = PhaseReport(name=name, key=key)
+    parts.ledger.cycles.phase_start(key, name, plan.cycle_id)
+    wall, cpu = time.perf_counter(), _cpu_seconds()
+    try:
+        result = body(key)
+    except BaseException as error:
+        failed = {"status": "failed", "summary": f"{type(error).__name__}: {error}"}
+        parts.ledger.cycles.phase_done(report.model_copy(update=failed), plan.cycle_id)
+        raise
+    report = report.model_copy(
+        update={
+            "status": "done",
+            "summary": result.summary,
+            "output": result.output,
+            "usage": result.usage,
+            "seconds": time.perf_counter() - wall,
+            "cpu_seconds": _cpu_seconds() - cpu,
+        }
+    )
+    parts.ledger.cycles.phase_done(report, plan.cycle_id)
+    parts.progress.say(f"{name}: {result.summary} [{report.seconds:.0f} s, {report.cpu_seconds:.0f} CPU-s]")
+    parts.hooks.ask(hookspecs.after_phase, report=report)
+    return report
+
+
+def _cpu_seconds() -> float:
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    own = os.times()
+    return own.user + own.system + children.ru_utime + children.ru_stime

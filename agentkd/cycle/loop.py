@@ -1,0 +1,216 @@
+"""The loop of self-improvement: run -> distill -> refine -> compile -> train -> evaluate -> promote -> retire."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from agentkd import hookspecs
+from agentkd.cycle.journal import Plan, journalled, open_plan
+from agentkd.cycle.parts import Parts
+from agentkd.cycle.report import make_report, write_report
+from agentkd.cycle.stage import (
+    StageResult,
+    checkpoint_name,
+    compile_stage,
+    distill_stage,
+    evaluate_stage,
+    run_stage,
+    train_stage,
+)
+from agentkd.schema import (
+    CycleReport,
+    Evaluation,
+    MemoryStatus,
+    PhaseReport,
+    Trajectory,
+    Verdict,
+    content_id,
+)
+
+__all__ = ["is_due", "run_cycle"]
+
+
+def run_cycle(parts: Parts) -> CycleReport:
+    """Run one whole cycle, or finish the one that was cut off, and write its report.
+
+    Returns:
+        The report; `verdict` is None where there was nothing to compile.
+    """
+    plan = open_plan(parts)
+    phases: list[PhaseReport] = []
+    evaluations: list[Evaluation] = []
+    verdict: Verdict | None = None
+
+    def do(name: str, inputs: Any, body: Any) -> PhaseReport:
+        report = journalled(parts, plan, name, inputs, body)
+        phases.append(report)
+        return report
+
+    ran = do("run", [parts.settings.agent, parts.settings.run.attempts], lambda key: _run(parts, plan, key))
+    distilled = do("distill", ran.key, lambda _: distill_stage(parts, _learnt_from(parts, plan)))
+    refined = do("refine", distilled.key, lambda _: _refine(parts))
+    if not is_due(parts, distilled):
+        return _finish(parts, plan, phases, evaluations, None)
+    compiled = do("compile", refined.key, lambda _: _compile(parts, plan))
+    if compiled.output["n_train"]:
+        trained = do("train", compiled.key, lambda key: _train(parts, key, compiled))
+        candidate = trained.output["checkpoint"]
+        judged = do("evaluate", trained.key, lambda _: _evaluate(parts, plan, candidate))
+        evaluations = [Evaluation.model_validate(e) for e in judged.output["evaluations"]]
+        decided = do("promote", judged.key, lambda _: _promote(parts, plan, candidate, evaluations))
+        verdict = Verdict.model_validate(decided.output["verdict"])
+        do("retire", decided.key, lambda _: _retire(parts, candidate, verdict, evaluations))
+    return _finish(parts, plan, phases, evaluations, verdict)
+
+
+def _run(parts: Parts, plan: Plan, key: str) -> StageResult:
+    if not plan.suite:
+        return StageResult("no suite is set: learning from what the ledger holds", {"run_id": ""})
+    suite = parts.suite(plan.suite)
+    run_id = content_id("run", key)
+    summary = run_stage(
+        parts,
+        suite=suite,
+        tasks=suite.tasks(plan.split, plan.n, plan.seed),
+        run_id=run_id,
+        model=parts.settings.roles.actor,
+        uses_memory=parts.settings.agent.recall != "off",
+        label="run",
+        attempts=parts.settings.run.attempts,
+    )
+    usage = summary.usage
+    return StageResult(
+        f"{summary.succeeded} of {summary.n} tasks done",
+        {"run_id": run_id, "n": summary.n, "succeeded": summary.succeeded},
+        {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens},
+    )
+
+
+def _learnt_from(parts: Parts, plan: Plan) -> Sequence[Trajectory]:
+    """Return every finished trajectory that may be learnt from: never a held-out task."""
+    from agentkd.cycle.stage import is_held_out
+
+    found = parts.ledger.trajectories.list(suite=plan.suite or None)
+    return [t for t in found if not is_held_out(t.task.split)]
+
+
+def _refine(parts: Parts) -> StageResult:
+    edits = parts.memory.refine(parts.refiners(), parts)
+    return StageResult(f"{len(edits)} edits", {"edits": len(edits)})
+
+
+def is_due(parts: Parts, distilled: PhaseReport) -> bool:
+    """Whether enough was learnt to train on; the hook `is_compile_due` may decide otherwise."""
+    stored = distilled.output.get("stored", 0) + distilled.output.get("merged", 0)
+    decided = parts.hooks.decide(
+        hookspecs.is_compile_due,
+        n_new_memories=stored,
+        n_new_trajectories=parts.ledger.counts().get("trajectories", 0),
+    )
+    return stored >= parts.settings.cycle.min_new_memories if decided is None else decided
+
+
+def _compile(parts: Parts, plan: Plan) -> StageResult:
+    card = compile_stage(parts, _learnt_from(parts, plan))
+    left_out = ", ".join(f"{n} {reason}" for reason, n in sorted(card.dropped.items()))
+    return StageResult(
+        f"{card.n_train} rows, {card.n_label_tokens} trained tokens" + (f"; left out: {left_out}" if left_out else ""),
+        {"dataset_id": card.id, "n_train": card.n_train, "n_dev": card.n_dev,
+         "n_label_tokens": card.n_label_tokens, "dropped": card.dropped},
+    )  # fmt: skip
+
+
+def _train(parts: Parts, key: str, compiled: PhaseReport) -> StageResult:
+    name = checkpoint_name(parts, key)
+    checkpoint = train_stage(parts, compiled.output["dataset_id"], name)
+    loss = checkpoint.metrics.get("loss", float("nan"))
+    return StageResult(
+        f"`{name}`: loss {loss:.3f} after {checkpoint.metrics.get('steps', 0):.0f} steps",
+        {"checkpoint": name, **{k: v for k, v in checkpoint.metrics.items()}},
+    )
+
+
+def _evaluate(parts: Parts, plan: Plan, candidate: str) -> StageResult:
+    settings = parts.settings.evaluate
+    if not plan.suite:
+        return StageResult("no suite, so nothing to judge on", {"evaluations": []})
+    suite = parts.suite(plan.suite)
+    evaluations = [
+        evaluate_stage(
+            parts, suite=suite, split=split, n=settings.n, seed=plan.seed, candidate=candidate,
+            serving=plan.serving,
+        )
+        for split in (settings.split, *settings.also)
+    ]  # fmt: skip
+    student = evaluations[0].arm("student").success
+    return StageResult(
+        f"student does {student.value:.3f} [{student.low:.3f}, {student.high:.3f}] of {evaluations[0].n} tasks",
+        {"evaluations": [e.model_dump(mode="json") for e in evaluations]},
+    )
+
+
+def _promote(parts: Parts, plan: Plan, candidate: str, evaluations: Sequence[Evaluation]) -> StageResult:
+    from agentkd.evaluate import gate, refuse
+
+    if evaluations:
+        verdict = gate(evaluations[0], parts.settings.gate, plan.serving, parts.hooks)
+    else:
+        verdict = refuse(candidate, plan.serving, "there is no held-out split to judge on")
+    if verdict.promote:
+        parts.ledger.checkpoints.promote(candidate)
+        parts.hooks.ask(hookspecs.after_promote, checkpoint=candidate, previous=plan.serving)
+    else:
+        parts.ledger.checkpoints.set_status(candidate, "rejected")
+    word = "promoted" if verdict.promote else "not promoted"
+    return StageResult(f"`{candidate}` {word}", {"verdict": verdict.model_dump(mode="json")})
+
+
+def _retire(
+    parts: Parts, candidate: str, verdict: Verdict, evaluations: Sequence[Evaluation]
+) -> StageResult:
+    """Mark what the weights now hold, and drop it from the context where the student does not need it."""
+    if not verdict.promote:
+        return StageResult("nothing was promoted", {"compiled": 0, "retired": 0})
+    checkpoint = parts.checkpoint(candidate)
+    rows = parts.ledger.datasets.rows(checkpoint.dataset_id)
+    ids = dict.fromkeys(memory for row in rows for memory in row.provenance.memories)
+    memories = parts.ledger.memories.get_many(ids)
+    needless = _memory_is_needless(evaluations[0])
+    counts = {"compiled": 0, "retired": 0, "kept": 0}
+    for memory in memories:
+        status: MemoryStatus = "compiled"
+        if needless:
+            refusals = parts.hooks.refusals(hookspecs.retire_memory, memory=memory, checkpoint=candidate)
+            status = "compiled" if refusals else "retired"
+            counts["kept"] += bool(refusals)
+        parts.ledger.memories.set_status(
+            memory.id, status, f"in the weights of `{candidate}`", checkpoint=candidate
+        )
+        counts[status] += 1
+    return StageResult(
+        f"{counts['compiled']} memories marked compiled, {counts['retired']} out of the context of `{candidate}`",
+        dict(counts),
+    )
+
+
+def _memory_is_needless(evaluation: Evaluation) -> bool:
+    """Whether the student without memory does at least as well as with it (paired, point estimate)."""
+    for paired in evaluation.paired:
+        if paired.ours == "student" and paired.other == "student + memory":
+            return paired.difference.value >= 0
+    return False
+
+
+def _finish(
+    parts: Parts,
+    plan: Plan,
+    phases: Sequence[PhaseReport],
+    evaluations: Sequence[Evaluation],
+    verdict: Verdict | None,
+) -> CycleReport:
+    report = make_report(parts, plan, phases, evaluations, verdict)
+    write_report(parts, report)
+    parts.ledger.cycles.finish_cycle(report)
+    parts.hooks.ask(hookspecs.after_cycle, report=report)
+    return report

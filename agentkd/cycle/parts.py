@@ -1,0 +1,265 @@
+"""Parts: everything that a workspace is made of, built on first use; also the kit of its components."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from agentkd.config import AgentSettings, Settings
+from agentkd.errors import ConfigError, NotFoundError
+from agentkd.plugins import Hooks, PluginHost, Registry
+from agentkd.protocols import (
+    Distiller,
+    Embedder,
+    Environment,
+    Index,
+    Model,
+    Progress,
+    Recaller,
+    Refiner,
+    Selector,
+    Suite,
+    Trainer,
+)
+from agentkd.schema import Checkpoint, Scope, Task, TrainSettings
+
+if TYPE_CHECKING:
+    from agentkd.agents import Agent
+    from agentkd.ledger import Ledger
+    from agentkd.memory import MemoryStore
+    from agentkd.models.gguf import ModelFiles
+
+__all__ = ["LOCAL_PREFIXES", "Parts"]
+
+LOCAL_PREFIXES = ("wheel:", "hf:", "path:")
+
+
+class Parts:
+    """The parts of one workspace: implements `agentkd.protocols.Kit`."""
+
+    def __init__(
+        self, root: Path, settings: Settings, host: PluginHost, progress: Progress, cache_dir: Path
+    ) -> None:
+        self.root = root
+        self.settings = settings
+        self.host = host
+        self.progress = progress
+        self.cache_dir = cache_dir
+        self._models: dict[str, Model] = {}
+        self._suites: dict[str, Suite] = {}
+        self._lock = threading.RLock()
+
+    @property
+    def hooks(self) -> Hooks:
+        """Typed hook calls."""
+        return self.host.hooks
+
+    @property
+    def registry(self) -> Registry:
+        """Components by kind and name."""
+        return self.host.registry
+
+    def build(self, kind: str, name: str, **options: Any) -> Any:
+        """Build a component with its options from the config, then `options`."""
+        return self.registry.build(kind, name, {**self.settings.options(kind, name), **options}, self)
+
+    def fetch(self, source: str, sha256: str | None = None) -> Path:
+        """Bring a model or data source into the cache and return its folder."""
+        from agentkd.models.source import fetch
+
+        return fetch(source, cache_dir=self.cache_dir, sha256=sha256, progress=self.progress)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The system of record."""
+        from agentkd.ledger import Ledger
+
+        return Ledger.open(self.settings.ledger or self.root / "ledger.db")
+
+    @cached_property
+    def _embedder(self) -> Embedder:
+        return cast(Embedder, self.build("embedder", self.settings.memory.embedder))
+
+    def embedder(self) -> Embedder:
+        """Return the workspace's embedder."""
+        with self._lock:
+            return self._embedder
+
+    @cached_property
+    def memory(self) -> MemoryStore:
+        """Memories of this workspace; brings the index up to the ledger on first use."""
+        from agentkd.memory import MemoryStore
+
+        index = cast(Index, self.build("index", self.settings.memory.index))
+        store = MemoryStore(
+            ledger=self.ledger,
+            index=index,
+            embedder=self.embedder(),
+            settings=self.settings.memory,
+            hooks=self.hooks,
+            progress=self.progress,
+        )
+        store.sync()
+        return store
+
+    def suite(self, name: str) -> Suite:
+        """Return a suite by name; built once."""
+        if not name:
+            raise ConfigError("no suite is set", hint="set `[cycle] suite` or pass `--suite NAME`")
+        with self._lock:
+            if name not in self._suites:
+                self._suites[name] = cast(Suite, self.build("suite", name))
+            return self._suites[name]
+
+    def distillers(self) -> list[Distiller]:
+        """Return the configured distillers in order."""
+        return [cast(Distiller, self.build("distiller", n)) for n in self.settings.distill.distillers]
+
+    def refiners(self) -> list[Refiner]:
+        """Return the configured refiners in order."""
+        return [cast(Refiner, self.build("refiner", n)) for n in self.settings.memory.refiners]
+
+    def selectors(self) -> list[Selector]:
+        """Return the configured selectors in order."""
+        return [cast(Selector, self.build("selector", n)) for n in self.settings.compile.selectors]
+
+    def trainer(self) -> Trainer:
+        """Return the trainer."""
+        return cast(Trainer, self.build("trainer", "lora"))
+
+    def train_settings(self) -> TrainSettings:
+        """Return the training settings with the cycle's seed and device in place."""
+        return self.settings.train
+
+    @cached_property
+    def student_files(self) -> ModelFiles:
+        """Files of the student's base model, fetched and converted on first use."""
+        from agentkd.models.gguf import resolve_model
+
+        return resolve_model(self.settings.roles.student, cache_dir=self.cache_dir, progress=self.progress)
+
+    def resolve(self, spec: str) -> str:
+        """Return the model string behind a role: `base`, `agentkd/<checkpoint>`, a source or a provider's.
+
+        Raises ConfigError where the role is not filled.
+        """
+        roles = self.settings.roles
+        if spec in ("actor", "distiller", "judge"):
+            role, spec = spec, getattr(roles, spec)
+            if not spec:
+                raise ConfigError(
+                    f"no model plays the role `{role}`", hint=f"set `[roles] {role}` in agentkd.toml", role=role
+                )
+        if spec == "student":
+            serving = self.ledger.checkpoints.serving()
+            return f"agentkd/{serving.name}" if serving else "base"
+        return spec
+
+    def model(self, role: str) -> Model:
+        """Return the model of a role (`actor`, `student`, `distiller`, `judge`) or of a model string."""
+        spec = self.resolve(role)
+        with self._lock:
+            if spec not in self._models:
+                self._models[spec] = self._load_model(spec)
+            return self._models[spec]
+
+    def _load_model(self, spec: str) -> Model:
+        from agentkd.models.booking import Booked
+
+        if spec == "base":
+            model = self.build("model", "local", source=self.settings.roles.student)
+        elif spec.startswith("agentkd/"):
+            name = spec.removeprefix("agentkd/")
+            folder = self.checkpoint_folder(name)
+            model = self.build(
+                "model", "local", source=self.settings.roles.student, adapter=str(folder), adapter_name=name
+            )
+        elif spec.startswith(LOCAL_PREFIXES):
+            model = self.build("model", "local", source=spec)
+        elif spec.startswith("scripted:"):
+            model = self.build("model", "scripted", script=spec.removeprefix("scripted:"))
+        else:
+            model = self.build("model", "litellm", model=spec)
+        return Booked(cast(Model, model), self.ledger, self.settings.models)
+
+    def checkpoint(self, name: str) -> Checkpoint:
+        """Return a checkpoint of the registry; raises NotFoundError."""
+        return self.ledger.checkpoints.get(name)
+
+    def checkpoint_folder(self, name: str) -> Path:
+        """Return the folder of a checkpoint; raises NotFoundError where the registry or disk lacks it."""
+        self.checkpoint(name)
+        folder = self.root / "checkpoints" / name
+        if not folder.is_dir():
+            raise NotFoundError(
+                f"checkpoint `{name}` is registered but its folder `{folder}` is missing",
+                hint="restore the folder or roll back with `agentkd checkpoints rollback`",
+            )
+        return folder
+
+    def views(self, **changes: Any) -> Any:
+        """Return the prompt builder that agents and the compile step share."""
+        from agentkd.agents import PromptBuilder
+        from agentkd.skills import skill_cards
+
+        cards = skill_cards([self.root / "skills", *self.skill_folders()])
+        return PromptBuilder(self.agent_settings(**changes), skills=cards)
+
+    def skill_folders(self) -> list[Path]:
+        """Return the skill folders that plugins offer."""
+        from agentkd import hookspecs
+
+        return [folder for offer in self.hooks.ask(hookspecs.skills) for folder in offer]
+
+    def agent_settings(self, **changes: Any) -> AgentSettings:
+        """Return the loop's settings with some fields changed."""
+        return self.settings.agent.model_copy(update=changes)
+
+    def agent(
+        self,
+        spec: str | Model,
+        environment: Callable[[Task], Environment],
+        *,
+        name: str = "agent",
+        recaller: Recaller | None = None,
+        recorder: Any = None,
+        scope: Scope | None = None,
+        changes: Mapping[str, Any] | None = None,
+        interrupt_on: Sequence[str] = (),
+        checkpointer: Any = None,
+    ) -> Agent:
+        """Build an agent over a model, a role or a model string."""
+        from agentkd.agents import Agent
+
+        resolved = self.resolve(spec) if isinstance(spec, str) else ""
+        checkpoint = resolved.removeprefix("agentkd/") if resolved.startswith("agentkd/") else "base"
+        return Agent(
+            name=name,
+            model=self.model(spec) if isinstance(spec, str) else spec,
+            environment=environment,
+            views=self.views(**(changes or {})),
+            settings=self.agent_settings(**(changes or {})),
+            recaller=recaller,
+            recorder=recorder,
+            hooks=self.hooks,
+            scope=scope or self.settings.memory.scope,
+            model_is_student=checkpoint != "base",
+            checkpoint=checkpoint,
+            interrupt_on=interrupt_on,
+            checkpointer=checkpointer,
+        )
+
+    def close(self) -> None:
+        """Close what was opened; safe to call twice."""
+        for name in ("memory", "ledger"):
+            part = self.__dict__.pop(name, None)
+            if part is not None:
+                part.close()
+        for model in self._models.values():
+            close = getattr(model, "close", None)
+            if close is not None:
+                close()
+        self._models.clear()

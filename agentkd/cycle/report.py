@@ -1,0 +1,139 @@
+"""The report of a cycle: gathers what was measured and writes `report.json` and `report.html`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from agentkd.cycle.html import render_html
+from agentkd.cycle.journal import Plan
+from agentkd.cycle.parts import Parts
+from agentkd.errors import DataError, NotFoundError
+from agentkd.schema import CycleReport, Evaluation, PhaseReport, Verdict
+
+__all__ = ["latest_number", "make_report", "read_report", "report_folder", "write_report"]
+
+PACKAGES = (
+    "agentkd", "chromadb", "langgraph", "litellm", "llguidance", "onnxruntime", "peft", "pluggy",
+    "pydantic", "sqlalchemy", "torch", "transformers",
+)  # fmt: skip
+
+
+def make_report(
+    parts: Parts,
+    plan: Plan,
+    phases: Sequence[PhaseReport],
+    evaluations: Sequence[Evaluation],
+    verdict: Verdict | None,
+) -> CycleReport:
+    """Assemble the report of a finished cycle."""
+    serving = parts.ledger.checkpoints.serving()
+    candidate = verdict.checkpoint if verdict else ""
+    return CycleReport(
+        id=plan.cycle_id,
+        number=plan.number,
+        suite=plan.suite,
+        seed=plan.seed,
+        phases=tuple(phases),
+        evaluations=tuple(evaluations),
+        verdict=verdict,
+        checkpoint=candidate,
+        serving=serving.name if serving else "base",
+        counts={**parts.ledger.counts(), **_lineage_counts(parts, candidate)},
+        plugins=dict(parts.host.versions),
+        versions=_versions(),
+        machine=_machine(),
+        loss_curve=_loss_curve(parts.root / "checkpoints" / candidate) if candidate else (),
+    )
+
+
+def _lineage_counts(parts: Parts, candidate: str) -> dict[str, int]:
+    if not candidate:
+        return {}
+    counts = parts.ledger.lineage.counts(candidate)
+    return {f"lineage: {kind}": n for kind, n in counts.items()}
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _machine() -> dict[str, str]:
+    facts = {"system": platform.platform(terse=True), "cores": str(os.cpu_count())}
+    try:
+        pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+        facts["memory"] = f"{pages * size / 2**30:.0f} GiB"
+        cpu = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        names = [line.partition(":")[2].strip() for line in cpu.splitlines() if line.startswith("model name")]
+        facts["processor"] = names[0] if names else platform.processor()
+    except (OSError, ValueError):
+        facts["processor"] = platform.processor()
+    return facts
+
+
+def _loss_curve(folder: Path) -> tuple[tuple[int, float], ...]:
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        return ()
+    points: dict[int, float] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if "step" in row and "loss" in row:
+            points[int(row["step"])] = float(row["loss"])
+    return tuple(sorted(points.items()))
+
+
+def report_folder(root: Path, number: int) -> Path:
+    """Return the folder of a cycle's report."""
+    return root / "cycles" / f"{number:04d}"
+
+
+def latest_number(root: Path) -> int:
+    """Return the number of the newest report; raises NotFoundError where there is none."""
+    numbers = [int(p.parent.name) for p in (root / "cycles").glob("*/report.json") if p.parent.name.isdigit()]
+    if not numbers:
+        raise NotFoundError(f"`{root}` has no cycle report yet", hint="run `agentkd cycle`")
+    return max(numbers)
+
+
+def write_report(parts: Parts, report: CycleReport) -> Path:
+    """Write `report.json` and `report.html` aside and rename them into place; returns the HTML's path."""
+    folder = report_folder(parts.root, report.number)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "report.json", report.model_dump_json(indent=1))
+    html = folder / "report.html"
+    _write(html, render_html(report))
+    return html
+
+
+def _write(path: Path, text: str) -> None:
+    aside = path.with_suffix(path.suffix + ".partial")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+
+
+def read_report(root: Path, number: int | None = None) -> CycleReport:
+    """Read a report; the newest where no number is given."""
+    number = latest_number(root) if number is None else number
+    path = report_folder(root, number) / "report.json"
+    if not path.is_file():
+        raise NotFoundError(f"cycle {number} has no report in `{path.parent}`", hint="see `agentkd report --list`")
+    try:
+        data: Any = json.loads(path.read_text(encoding="utf-8"))
+        return CycleReport.model_validate(data)
+    except ValueError as error:
+        raise DataError(f"`{path}` is not a report: {error}", path=str(path)) from error

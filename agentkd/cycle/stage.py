@@ -1,0 +1,318 @@
+"""The stages of a cycle as plain functions over the parts: each does its work and says what it did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from agentkd.cycle.parts import Parts
+from agentkd.errors import DataError, NotFoundError
+from agentkd.protocols import Suite
+from agentkd.schema import (
+    ArmResult,
+    Checkpoint,
+    Correction,
+    DatasetCard,
+    Evaluation,
+    Hit,
+    Memory,
+    Task,
+    TrainJob,
+    Trajectory,
+    content_id,
+)
+
+if TYPE_CHECKING:
+    from agentkd.agents import RunSummary
+
+__all__ = [
+    "Arm",
+    "StageResult",
+    "arm_of",
+    "checkpoint_name",
+    "compile_stage",
+    "distill_stage",
+    "evaluate_stage",
+    "is_held_out",
+    "run_stage",
+    "train_stage",
+]
+
+HELD_OUT = ("holdout", "test")
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage did: one sentence, the ids and counts that later stages need, and its cost."""
+
+    summary: str
+    output: dict[str, Any]
+    usage: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row of an evaluation: a model with or without memory."""
+
+    name: str
+    model: str
+    uses_memory: bool
+
+
+def is_held_out(split: str) -> bool:
+    """Whether a split is for `evaluate` alone."""
+    return split.startswith(HELD_OUT)
+
+
+def arm_of(name: str, candidate: str, serving: str) -> Arm | None:
+    """Return the arm of a name; None where it needs a candidate or a serving student that is not there."""
+    who, _, memory = name.partition(" + ")
+    model = {"base": "base", "student": candidate and f"agentkd/{candidate}",
+             "serving": serving if serving == "base" else f"agentkd/{serving}"}.get(who)  # fmt: skip
+    if model is None:
+        raise DataError(f"unknown arm `{name}`", hint="arms are base, student, serving, each with ` + memory`")
+    if not model or (who == "serving" and serving == "base"):
+        return None
+    return Arm(name, model, memory == "memory")
+
+
+def run_stage(
+    parts: Parts,
+    *,
+    suite: Suite,
+    tasks: Sequence[Task],
+    run_id: str,
+    model: str,
+    uses_memory: bool,
+    label: str,
+    attempts: int = 1,
+) -> RunSummary:
+    """Run an agent over tasks; finished tasks of the same `run_id` are not run again."""
+    from agentkd.agents import Recorder, run_tasks
+
+    held_out = any(is_held_out(task.split) for task in tasks)
+    agent = parts.agent(
+        model,
+        suite.environment,
+        name=label,
+        recaller=parts.memory if uses_memory else None,
+        recorder=Recorder(parts.ledger, parts.hooks),
+        scope=parts.settings.memory.scope.model_copy(update={"app": suite.name}),
+        changes={} if uses_memory else {"recall": "off"},
+    )
+    return run_tasks(
+        agent,
+        tasks,
+        suite=suite,
+        ledger=parts.ledger,
+        hooks=parts.hooks,
+        run_id=run_id,
+        attempts=attempts,
+        workers=parts.settings.run.workers,
+        progress=parts.progress,
+        keep_expected=not held_out,
+    )
+
+
+def distill_stage(parts: Parts, trajectories: Sequence[Trajectory]) -> StageResult:
+    """Distil trajectories and their corrections into memories and admit them."""
+    from agentkd.distill import distill_all
+
+    leaked = [t.id for t in trajectories if is_held_out(t.task.split)]
+    if leaked:
+        raise DataError(f"trajectory `{leaked[0]}` belongs to a held-out split and is never distilled")
+    corrections = corrections_of(parts, trajectories)
+    flat = [c for group in corrections.values() for c in group]
+    candidates = distill_all(trajectories, flat, parts.distillers(), parts, parts.settings.distill)
+    admissions = parts.memory.admit(candidates)
+    parts.memory.sync()
+    counts: dict[str, int] = {}
+    for admission in admissions:
+        counts[admission.outcome] = counts.get(admission.outcome, 0) + 1
+    return StageResult(
+        f"{len(trajectories)} trajectories and {len(flat)} corrections gave {len(candidates)} candidates: "
+        + (", ".join(f"{n} {outcome}" for outcome, n in sorted(counts.items())) or "none"),
+        {"candidates": len(candidates), "corrections": len(flat), **counts},
+    )
+
+
+def corrections_of(parts: Parts, trajectories: Sequence[Trajectory]) -> dict[str, list[Correction]]:
+    """Return the corrections of each trajectory that has any, oldest first."""
+    wanted = {t.id for t in trajectories}
+    found: dict[str, list[Correction]] = {}
+    for correction in parts.ledger.corrections.list():
+        if correction.trajectory_id in wanted:
+            found.setdefault(correction.trajectory_id, []).append(correction)
+    return found
+
+
+def needs_teacher(parts: Parts) -> bool:
+    """Whether one of the configured objectives asks for teacher signals."""
+    names = parts.settings.train.objective
+    built = [
+        parts.registry.build("objective", name, {k: v for k, v in options.items() if k != "weight"}, parts)
+        for name, options in names.items()
+    ]
+    return any(objective.requires for objective in built)
+
+
+def compile_stage(parts: Parts, trajectories: Sequence[Trajectory]) -> DatasetCard:
+    """Compile trajectories and memories into a dataset of training rows."""
+    from agentkd.compiler import CompileInputs, compile_dataset
+
+    memories = parts.ledger.memories.list()
+    own: dict[str, set[str]] = {}
+    for memory in memories:
+        for trajectory_id in memory.evidence.trajectories:
+            own.setdefault(trajectory_id, set()).add(memory.id)
+    teacher = needs_teacher(parts)
+    hits = _hits_for(parts, trajectories, own) if teacher or parts.settings.compile.memory_share else {}
+    inputs = CompileInputs(
+        trajectories=trajectories,
+        corrections=corrections_of(parts, trajectories),
+        memories=memories,
+        recall=lambda trajectory: hits.get(trajectory.id, []),
+        render=parts.memory.render,
+        views=parts.views(),
+        tools_of=_tools_of(parts),
+        tokenizer=parts.student_files.path,
+        base_id=parts.student_files.base_id,
+        teacher="base",
+        embed=parts.embedder().embed,
+    )
+    return compile_dataset(
+        inputs,
+        settings=parts.settings.compile,
+        selectors=parts.selectors(),
+        need_teacher=teacher,
+        hooks=parts.hooks,
+        out_root=parts.root / "datasets",
+        ledger=parts.ledger,
+        progress=parts.progress,
+    )
+
+
+def _hits_for(
+    parts: Parts, trajectories: Sequence[Trajectory], own: Mapping[str, set[str]]
+) -> dict[str, list[Hit]]:
+    """Recall for each trajectory's request, without the memories that rest on the same trajectory."""
+    found = {}
+    with parts.progress.bar("recall for the teacher view", len(trajectories), "tasks") as bar:
+        for trajectory in trajectories:
+            scope = parts.settings.memory.scope.model_copy(update={"app": trajectory.task.suite})
+            found[trajectory.id] = parts.memory.recall(
+                trajectory.task.prompt, scope=scope, exclude=own.get(trajectory.id, ())
+            )
+            bar.advance()
+    return found
+
+
+def _tools_of(parts: Parts) -> Any:
+    cache: dict[str, Any] = {}
+
+    def tools_of(task: Task) -> Any:
+        if task.tools:
+            return task.tools
+        if task.suite not in parts.registry.names("suite"):
+            return ()
+        if task.suite not in cache:
+            environment = parts.suite(task.suite).environment(task)
+            cache[task.suite] = tuple(environment.tools)
+            environment.close()
+        return cache[task.suite]
+
+    return tools_of
+
+
+def checkpoint_name(parts: Parts, key: str) -> str:
+    """Return the name under which the training with this key goes on, or the next free one."""
+    known = [name for name in parts.ledger.checkpoints.names() if name.endswith(key[-8:])]
+    folder = parts.root / "checkpoints"
+    begun = [p.name.removesuffix(".partial") for p in folder.glob(f"student@*-{key[-8:]}*")]
+    return [*known, *begun, f"student@{parts.ledger.checkpoints.next_number()}-{key[-8:]}"][0]
+
+
+def train_stage(parts: Parts, dataset_id: str, name: str, init: str = "") -> Checkpoint:
+    """Train a student on a dataset and register the checkpoint; a finished one is only read."""
+    folder = parts.root / "datasets" / dataset_id
+    if not (folder / "card.json").is_file():
+        raise NotFoundError(f"dataset `{dataset_id}` is not in `{folder.parent}`", hint="run `agentkd compile`")
+    job = TrainJob(
+        dataset=str(folder),
+        base=str(parts.student_files.path),
+        base_id=parts.student_files.base_id,
+        output=str(parts.root / "checkpoints" / name),
+        init_adapter=str(parts.checkpoint_folder(init)) if init else "",
+        settings=parts.train_settings(),
+        plugins=parts.settings.plugins.modules,
+        signals=str(parts.root / "signals"),
+    )
+    checkpoint = parts.trainer().train(job, parts.progress)
+    checkpoint = checkpoint.model_copy(update={"base": parts.settings.roles.student, "parent": init})
+    parts.ledger.checkpoints.add(checkpoint)
+    return checkpoint
+
+
+def evaluate_stage(
+    parts: Parts, *, suite: Suite, split: str, n: int | None, seed: int, candidate: str, serving: str
+) -> Evaluation:
+    """Run every arm on the same held-out tasks and compare them pairwise."""
+    from agentkd.evaluate import make_evaluation
+
+    tasks = suite.tasks(split, n, seed)
+    snapshot = memory_snapshot(parts)
+    names = list(parts.settings.evaluate.arms)
+    if serving != "base" and candidate and "serving" not in names:
+        names.append("serving")
+    arms = [arm for name in names if (arm := arm_of(name, candidate, serving)) is not None]
+    results = [_arm_result(parts, arm, suite, tasks, snapshot, seed) for arm in arms]
+    baselines = _baseline_results(parts, suite, tasks, split)
+    evaluation = make_evaluation(
+        suite=suite.name,
+        split=split,
+        arms=[*results, *baselines],
+        candidate="student" if candidate else "",
+        checkpoint=candidate,
+        seed=seed,
+        settings=parts.settings.evaluate,
+    )
+    parts.ledger.evaluations.add(evaluation)
+    return evaluation
+
+
+def _arm_result(
+    parts: Parts, arm: Arm, suite: Suite, tasks: Sequence[Task], snapshot: str, seed: int
+) -> ArmResult:
+    from agentkd.evaluate import arm_result
+
+    run_id = content_id(
+        "run", "evaluate", suite.name, [t.id for t in tasks], arm.model, parts.student_files.base_id,
+        parts.settings.agent, parts.settings.models.max_new_tokens,
+        (snapshot, parts.settings.memory) if arm.uses_memory else "no memory", seed,
+    )  # fmt: skip
+    run_stage(
+        parts, suite=suite, tasks=tasks, run_id=run_id, model=arm.model, uses_memory=arm.uses_memory,
+        label=arm.name,
+    )  # fmt: skip
+    trajectories = parts.ledger.trajectories.list(run_id=run_id)
+    model = parts.model(arm.model).name
+    return arm_result(
+        arm.name, model, arm.uses_memory, tasks, trajectories, level=parts.settings.evaluate.level
+    )
+
+
+def _baseline_results(parts: Parts, suite: Suite, tasks: Sequence[Task], split: str) -> list[ArmResult]:
+    from agentkd.evaluate import baseline_result
+
+    train = suite.tasks(parts.settings.cycle.split, parts.settings.cycle.n, parts.settings.cycle.seed)
+    return [
+        baseline_result(baseline, suite, tasks, level=parts.settings.evaluate.level)
+        for baseline in suite.baselines(train, parts)
+    ]
+
+
+def memory_snapshot(parts: Parts, checkpoint: str = "base") -> str:
+    """Return a hash of the memories that recall can see."""
+    visible: list[Memory] = parts.ledger.memories.list(status="active", checkpoint=checkpoint)
+    return content_id("snp", sorted(memory.id for memory in visible))

@@ -1,0 +1,170 @@
+"""Distillers without a language model: `case` keeps what was accepted, `correction` what a person said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import Field
+
+from agentkd.distill.candidate import candidate
+from agentkd.distill.source import state_text
+from agentkd.hf import call_text
+from agentkd.protocols import Kit
+from agentkd.schema import Correction, Memory, Scope, ToolCall, Trajectory, Value
+
+__all__ = ["CaseDistiller", "CaseSettings", "CorrectionDistiller", "build_case", "build_correction"]
+
+_ACCEPTED_BY_AUTHORITY = 0.9  # a grader or a person said that it is right
+_ACCEPTED_BY_OPINION = 0.6  # a judge model or a tool said so
+
+_KINDS = {"parameter": "parameter", "preference": "preference"}
+
+
+class CaseSettings(Value):
+    """`[distiller.case]`."""
+
+    max_steps: int = Field(default=8, ge=1)
+    """Cases that one trajectory of many steps may give; the first calls go first."""
+    max_result_chars: int = Field(default=160, ge=16)
+    """Longest part of an earlier result in the text of a state."""
+    max_answer_chars: int = Field(default=800, ge=1)
+    """Longer final answers without a call are no exemplar."""
+
+
+class CaseDistiller:
+    """Keep accepted calls as exemplars: `Request: ...` and `Call: {...}` (no model needed)."""
+
+    name = "case"
+
+    def __init__(self, settings: CaseSettings | None = None) -> None:
+        self.settings = settings or CaseSettings()
+
+    def distill(
+        self, trajectories: Sequence[Trajectory], corrections: Sequence[Correction], kit: Kit
+    ) -> Iterator[Memory]:
+        """Yield one case per correction with an accepted answer, and per call of a success."""
+        given = by_trajectory(corrections)
+        for trajectory in trajectories:
+            scope = kit.settings.memory.scope
+            for correction in given.get(trajectory.id, ()):
+                yield from corrected_case(trajectory, correction, scope, self.name, self.settings)
+            if trajectory.success:
+                yield from self._successes(trajectory, scope)
+
+    def _successes(self, trajectory: Trajectory, scope: Scope) -> Iterator[Memory]:
+        steps = [step for step in trajectory.steps if step.accepted_calls and all(r.ok for r in step.results)]
+        for step in steps[: self.settings.max_steps]:
+            state = state_text(trajectory, step.index, limit=self.settings.max_result_chars)
+            yield _case(trajectory, state, step.accepted_calls, "", step.index, (), scope, self.name)
+        if not any(step.accepted_calls for step in trajectory.steps) and (
+            0 < len(trajectory.answer) <= self.settings.max_answer_chars
+        ):
+            yield _case(
+                trajectory, state_text(trajectory, 0), (), trajectory.answer, None, (), scope, self.name
+            )
+
+
+class CorrectionDistiller:
+    """Keep what a person said: an accepted call as a case, a sentence as a constraint (no model needed)."""
+
+    name = "correction"
+
+    def distill(
+        self, trajectories: Sequence[Trajectory], corrections: Sequence[Correction], kit: Kit
+    ) -> Iterator[Memory]:
+        """Yield one memory per correction that says what to do."""
+        known = {trajectory.id: trajectory for trajectory in trajectories}
+        for correction in corrections:
+            trajectory = known.get(correction.trajectory_id)
+            if trajectory is None:
+                continue
+            scope = kit.settings.memory.scope
+            if correction.accepted or correction.accepted_answer:
+                yield from corrected_case(trajectory, correction, scope, self.name, CaseSettings())
+            elif correction.source == "person" and correction.text.strip():
+                yield _constraint(trajectory, correction, scope)
+
+
+def by_trajectory(corrections: Sequence[Correction]) -> Mapping[str, list[Correction]]:
+    """Group corrections by what they correct."""
+    groups: dict[str, list[Correction]] = {}
+    for correction in corrections:
+        groups.setdefault(correction.trajectory_id, []).append(correction)
+    return groups
+
+
+def corrected_case(
+    trajectory: Trajectory, correction: Correction, scope: Scope, origin: str, settings: CaseSettings
+) -> Iterator[Memory]:
+    """Yield the case of a correction; nothing where it accepted neither calls nor a short answer."""
+    answer = correction.accepted_answer
+    if not correction.accepted and not 0 < len(answer) <= settings.max_answer_chars:
+        return
+    state = state_text(trajectory, correction.step or 0, limit=settings.max_result_chars)
+    yield _case(trajectory, state, correction.accepted, answer, correction.step, (correction,), scope, origin)
+
+
+def _case(
+    trajectory: Trajectory,
+    state: str,
+    calls: Sequence[ToolCall],
+    answer: str,
+    step: int | None,
+    corrections: Sequence[Correction],
+    scope: Scope,
+    origin: str,
+) -> Memory:
+    ordered = tuple(_in_schema_order(call, trajectory) for call in calls)
+    said = "\n".join(f"Call: {call_text(call)}" for call in ordered) or f"Answer: {answer.strip()}"
+    trusted = all(correction.source in ("person", "grader") for correction in corrections)
+    return candidate(
+        "case",
+        state,
+        f"Request: {state}\n{said}",
+        trajectories=[trajectory],
+        scope=scope,
+        origin=origin,
+        confidence=_ACCEPTED_BY_AUTHORITY if trusted else _ACCEPTED_BY_OPINION,
+        step=step,
+        calls=ordered,
+        corrections=corrections,
+    )
+
+
+def _constraint(trajectory: Trajectory, correction: Correction, scope: Scope) -> Memory:
+    return candidate(
+        _KINDS.get(correction.kind, "constraint"),
+        state_text(trajectory, 0),
+        correction.text.strip(),
+        trajectories=[trajectory],
+        scope=scope,
+        origin=CorrectionDistiller.name,
+        confidence=_ACCEPTED_BY_AUTHORITY,
+        step=correction.step,
+        corrections=[correction],
+    )
+
+
+def _in_schema_order(call: ToolCall, trajectory: Trajectory) -> ToolCall:
+    """Order arguments as the tool's schema does where the task names its tools, without the call's id.
+
+    A provider's call id differs from run to run and must not change what is remembered.
+    """
+    properties: Mapping[str, Any] = {}
+    for spec in trajectory.task.tools:
+        if spec.name == call.name:
+            properties = spec.parameters.get("properties", {})
+    keys = [key for key in properties if key in call.arguments]
+    keys += [key for key in call.arguments if key not in properties]
+    return ToolCall(name=call.name, arguments={key: call.arguments[key] for key in keys})
+
+
+def build_case(settings: CaseSettings, kit: Kit) -> CaseDistiller:
+    """Build the component `case`."""
+    return CaseDistiller(settings)
+
+
+def build_correction(settings: Any, kit: Kit) -> CorrectionDistiller:
+    """Build the component `correction`, which has no settings."""
+    return CorrectionDistiller()

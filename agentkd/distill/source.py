@@ -1,0 +1,138 @@
+"""What a lesson may rest on: the request, the calls and shortened results; never recalled text.
+
+Nothing here reads `Trajectory.messages`: memories are rendered into them, and a lesson made from
+another lesson would corroborate itself. Tool results are kept as data on one line, so that they
+cannot imitate the layout around them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from agentkd.hf import call_text
+from agentkd.schema import Correction, Scope, Task, ToolCall, Trajectory
+
+__all__ = ["generalise", "memory_scope", "shorten", "state_text", "tool_names", "transcript"]
+
+_MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
+_INSTANCE = re.compile(
+    rf"""
+    "[^"]{{1,200}}" | “[^”]{{1,200}}” | (?<!\w)'[^']{{1,200}}'(?!\w)   # quoted text
+    | \b\S+@\S+\.\w+\b | \bhttps?://\S+                                # addresses
+    | \b\d{{4}}-\d\d?-\d\d?(?:[T ]\d\d:\d\d\S*)? | \b\d\d?[./]\d\d?[./]\d{{2,4}}\b
+    | \b{_MONTH}\s+\d\d?(?:st|nd|rd|th)?(?:,?\s+\d{{4}})?\b            # March 3rd, 2024
+    | \b\d\d?(?:st|nd|rd|th)?\s+(?:of\s+)?{_MONTH}(?:,?\s+\d{{4}})?\b  # 3rd of March 2024
+    | \b\d\d?:\d\d(?:\s*[ap]\.?m\.?)?\b | [-+$€£]?\b\d[\d.,]*\b%?      # times and numbers
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+
+
+def generalise(request: str) -> str:
+    """Return a request without quoted text, dates, addresses and numbers: what kind of thing is asked."""
+    general = re.sub(r"\s+([,.;:?!])", r"\1", " ".join(_INSTANCE.sub(" ", request).split()))
+    return general if any(letter.isalpha() for letter in general) else " ".join(request.split())
+
+
+def shorten(text: str, limit: int) -> str:
+    """Return a text on one line and at most `limit` characters long."""
+    line = " ".join(text.split())
+    return line if len(line) <= limit else line[: max(limit - 3, 0)] + "..."
+
+
+def tool_names(calls: Sequence[ToolCall]) -> str:
+    """Return the distinct tool names of some calls, first use first."""
+    return " ".join(dict.fromkeys(call.name for call in calls))
+
+
+def memory_scope(task: Task, scope: Scope) -> Scope:
+    """Return the workspace's scope narrowed to the task's suite; ad-hoc requests keep it as it is."""
+    if scope.app or task.suite == "adhoc":
+        return scope
+    return scope.model_copy(update={"app": task.suite})
+
+
+def state_text(trajectory: Trajectory, index: int, *, limit: int = 160) -> str:
+    """Return what was known before step `index`: the request, then each earlier call and its result."""
+    lines = [" ".join(trajectory.task.prompt.split())]
+    for step in trajectory.steps[:index]:
+        for call, result in zip(step.accepted_calls, step.results, strict=False):
+            lines.append(f"{call_text(call)} -> {shorten(result.error or result.content, limit)}")
+    return "\n".join(lines)
+
+
+def transcript(trajectory: Trajectory, corrections: Sequence[Correction], *, limit: int = 6000) -> str:
+    """Return a trajectory as numbered lines for a language model.
+
+    Args:
+        trajectory: What happened.
+        corrections: Corrections of this trajectory, told after the steps.
+        limit: Longest text in characters; the middle steps give way first.
+    """
+    lines = [line for step in trajectory.steps for line in _step_lines(trajectory, step.index)]
+    if trajectory.answer:
+        lines.append(f"Final answer: {shorten(trajectory.answer, 600)}")
+    lines.extend(_ending(trajectory))
+    lines.extend(_correction_line(correction) for correction in corrections)
+    return _neutral(_middle_out(lines, limit))
+
+
+def _step_lines(trajectory: Trajectory, index: int) -> list[str]:
+    step = trajectory.steps[index]
+    lines = []
+    if step.reply.content and not step.reply.tool_calls:
+        lines.append(f"Step {index}, the agent says: {shorten(step.reply.content, 600)}")
+    if step.reply.tool_calls and step.reply.tool_calls != step.accepted_calls:
+        proposed = "; ".join(call_text(call) for call in step.reply.tool_calls)
+        lines.append(f"Step {index}, proposed but not executed: {shorten(proposed, 600)}")
+    for number, call in enumerate(step.accepted_calls):
+        lines.append(f"Step {index}, call: {shorten(call_text(call), 600)}")
+        if number < len(step.results):
+            result = step.results[number]
+            word = "error" if result.error else "result"
+            lines.append(f"Step {index}, {word}: {shorten(result.error or result.content, 400)}")
+    return lines
+
+
+def _ending(trajectory: Trajectory) -> list[str]:
+    lines = []
+    if trajectory.failure is not None:
+        lines.append(f"The run broke off ({trajectory.failure.kind}): {trajectory.failure.message}")
+    if trajectory.outcome is not None:
+        word = "done" if trajectory.outcome.success else "not done"
+        lines.append(f"Outcome: {word}. {shorten(trajectory.outcome.feedback, 400)}".rstrip())
+    return lines
+
+
+def _correction_line(correction: Correction) -> str:
+    where = "" if correction.step is None else f" of step {correction.step}"
+    accepted = "; ".join(call_text(call) for call in correction.accepted) or correction.accepted_answer
+    line = f"Correction{where} by the {correction.source}: {shorten(correction.text, 400)}"
+    return f"{line} Accepted: {shorten(accepted, 600)}" if accepted else line
+
+
+def _middle_out(lines: Sequence[str], limit: int) -> str:
+    """Keep the first and the last lines: how it began and how it ended say most."""
+    if sum(len(line) + 1 for line in lines) <= limit:
+        return "\n".join(lines)
+    head: list[str] = []
+    tail: list[str] = []
+    room, i, j = limit, 0, len(lines) - 1
+    while i <= j:
+        line = lines[j] if len(tail) <= len(head) else lines[i]
+        if len(line) + 1 > room:
+            break
+        room -= len(line) + 1
+        if len(tail) <= len(head):
+            tail.append(line)
+            j -= 1
+        else:
+            head.append(line)
+            i += 1
+    return "\n".join([*head, f"({j - i + 1} lines left out)", *reversed(tail)])
+
+
+def _neutral(text: str) -> str:
+    """Break tags inside data, so that data cannot close the element that it stands in."""
+    return text.replace("</", "< /")

@@ -1,0 +1,25 @@
+"""What every embedder does with text and vectors: encodable text in, unit length out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["clean_text", "unit"]
+
+
+def clean_text(text: str) -> str:
+    """Replace what UTF-8 cannot hold (lone surrogates), so that no tokenizer or server trips over it."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale the rows of `[n, d]` to length one; a zero row becomes the first axis."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    scaled = vectors / np.where(norms > 0, norms, 1.0)
+    scaled[norms[:, 0] == 0, 0] = 1.0
+    return scaled.astype(np.float32)

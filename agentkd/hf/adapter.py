@@ -1,0 +1,174 @@
+"""Adapters from disk: checked before they touch a model, read as safetensors alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agentkd.errors import CheckpointError
+from agentkd.hf.fingerprint import file_sha256
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+__all__ = ["Adapter", "attach_adapter", "read_adapter"]
+
+CONFIG, WEIGHTS, MANIFEST = "adapter_config.json", "adapter_model.safetensors", "checkpoint.json"
+
+# What a LoRA file may decide. peft knows further keys that import modules or load other weights
+# (`auto_mapping`, `megatron_core`, `lora_ga_config`, ...): those must be absent, empty or peft's default.
+_DECIDES = ("r", "lora_alpha", "target_modules", "use_rslora", "lora_dropout")
+_INFORMS: tuple[str, ...] = (
+    "peft_type",
+    "task_type",
+    "base_model_name_or_path",
+    "revision",
+    "inference_mode",
+    "peft_version",
+)
+_INFORMS += ("init_lora_weights",)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A checked LoRA adapter in memory."""
+
+    folder: Path
+    """Where it was read from."""
+    r: int
+    """Rank."""
+    scale: float
+    """Factor of B @ A: alpha / r, or alpha / sqrt(r) for rank-stabilised adapters."""
+    config: dict[str, Any]
+    """The allowed keys of its configuration."""
+    tensors: dict[str, torch.Tensor]
+    """Weights by peft's names, such as `base_model.model....q_proj.lora_A.weight`."""
+
+    def pairs(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """Return (A `[r, in]`, B `[out, r]`) by module name as in the base model."""
+        found: dict[str, dict[str, torch.Tensor]] = {}
+        for name, tensor in self.tensors.items():
+            module, _, rest = name.removeprefix("base_model.model.").partition(".lora_")
+            if rest not in {"A.weight", "B.weight"}:
+                raise _broken(
+                    self.folder / WEIGHTS, f"holds `{name}`, which is no LoRA weight of a linear layer"
+                )
+            found.setdefault(module, {})[rest[0]] = tensor
+        for module, pair in found.items():
+            if set(pair) != {"A", "B"} or pair["A"].shape[0] != self.r or pair["B"].shape[1] != self.r:
+                raise _broken(self.folder / WEIGHTS, f"has an incomplete or misshapen pair for `{module}`")
+        return {module: (pair["A"], pair["B"]) for module, pair in found.items()}
+
+
+def read_adapter(folder: str | Path) -> Adapter:
+    """Read and check the adapter in `folder`; raises CheckpointError that names the file at fault.
+
+    Where `checkpoint.json` holds a manifest, every file in it must have its sha256.
+    """
+    folder = Path(folder)
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise _broken(folder / name, "is missing", hint="only adapters saved as safetensors are read")
+    _check_manifest(folder)
+    config = _checked_config(folder / CONFIG)
+    try:
+        from safetensors.torch import load_file
+
+        tensors = load_file(str(folder / WEIGHTS))
+    except Exception as error:  # safetensors has its own error class per release
+        raise _broken(folder / WEIGHTS, f"cannot be read: {error}") from error
+    r, alpha = int(config["r"]), float(config["lora_alpha"])
+    scale = alpha / r**0.5 if config.get("use_rslora") else alpha / r
+    adapter = Adapter(folder, r, scale, config, tensors)
+    adapter.pairs()
+    return adapter
+
+
+def attach_adapter(
+    model: PreTrainedModel | PeftModel, folder: str | Path, name: str = "default"
+) -> PeftModel:
+    """Attach a checked adapter under `name` and switch it on; raises CheckpointError if it does not fit.
+
+    A plain model comes back wrapped; a wrapped one gets a further adapter (`model.set_adapter` switches).
+    """
+    from peft import LoraConfig, PeftModel, set_peft_model_state_dict
+
+    adapter = read_adapter(folder)
+    settings = {key: value for key, value in adapter.config.items() if key in _DECIDES}
+    config = LoraConfig(**settings, task_type="CAUSAL_LM", inference_mode=True)
+    if isinstance(model, PeftModel):
+        model.add_adapter(name, config)
+    else:
+        model = PeftModel(model, config, adapter_name=name)
+    try:
+        outcome = set_peft_model_state_dict(model, adapter.tensors, adapter_name=name)
+    except RuntimeError as error:
+        raise _broken(adapter.folder / WEIGHTS, f"does not fit this base model: {error}") from error
+    lost = [key for key in outcome.missing_keys if f".{name}." in key and ".lora_" in key]
+    if outcome.unexpected_keys or lost:
+        raise _broken(adapter.folder / WEIGHTS, "does not fit this base model: its layers differ")
+    model.set_adapter(name)
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def _broken(file: Path, what: str, hint: str = "train or fetch the adapter again") -> CheckpointError:
+    return CheckpointError(f"adapter file `{file}` {what}", hint=hint, path=str(file))
+
+
+def _check_manifest(folder: Path) -> None:
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        return
+    try:
+        files = json.loads(manifest.read_text(encoding="utf-8")).get("files", {})
+        wanted = {str(name): str(digest) for name, digest in files.items()}
+    except (ValueError, AttributeError) as error:
+        raise _broken(manifest, f"is not valid: {error}") from error
+    for name in (CONFIG, WEIGHTS):
+        if wanted and name not in wanted:
+            raise _broken(folder / name, "is not in the manifest of `checkpoint.json`")
+    for name, digest in wanted.items():
+        file = folder / name
+        if Path(name).name != name or not file.is_file():
+            raise _broken(file, "is named in the manifest but is not there")
+        if file_sha256(file) != digest:
+            raise _broken(file, "differs from its sha256 in `checkpoint.json`: it is corrupt or was changed")
+
+
+def _checked_config(file: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise _broken(file, f"is not valid JSON: {error}") from error
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        raise _broken(file, "is not the configuration of a LoRA adapter")
+    for key, value in config.items():
+        if key not in (*_DECIDES, *_INFORMS) and not _is_idle(key, value):
+            raise _broken(file, f"sets `{key}`, which agentkd does not load")
+    targets = config.get("target_modules")
+    names = [targets] if isinstance(targets, str) else targets
+    if not isinstance(names, list) or not names or not all(_is_module_name(name) for name in names):
+        raise _broken(file, "must name its `target_modules` one by one")
+    if not isinstance(config.get("r"), int) or not 0 < config["r"] <= 4096:
+        raise _broken(file, "has no usable rank `r`")
+    if not isinstance(config.get("lora_alpha"), int | float):
+        raise _broken(file, "has no usable `lora_alpha`")
+    return {key: value for key, value in config.items() if key in (*_DECIDES, *_INFORMS)}
+
+
+def _is_module_name(name: Any) -> bool:
+    # A plain string is a regular expression to peft; only names (and `all-linear`) are let through.
+    return isinstance(name, str) and name.replace("_", "").replace(".", "").replace("-", "").isalnum()
+
+
+def _is_idle(key: str, value: Any) -> bool:
+    return not value or (key, value) in {
+        ("bias", "none"),
+        ("megatron_core", "megatron.core"),
+        ("qalora_group_size", 16),
+    }

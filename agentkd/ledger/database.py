@@ -1,0 +1,320 @@
+"""One SQL database behind the ledger: connections, transactions, portable upserts, errors in our words.
+
+SQLite runs in WAL mode with `synchronous=FULL`: a committed fact survives a power cut. There is one
+writer at a time on every database: SQLite through `BEGIN IMMEDIATE`, PostgreSQL through an advisory
+lock of the transaction, so that event numbers are seen in the order in which they were given.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import sqlalchemy as sa
+from pydantic import BaseModel, ValidationError
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.pool import QueuePool, StaticPool
+
+from agentkd.errors import AgentkdError, DataError, LockedError, MissingExtraError, NotFoundError, StoreError
+
+__all__ = ["Database", "chunks", "dump", "insert_many", "insert_once", "known", "load", "upsert"]
+
+BUSY_SECONDS = 30.0
+WRITER_LOCK = 0x61676B64  # "agkd": the advisory lock of the one writer on PostgreSQL
+CHUNK = 500  # ids in one IN (...) list; SQLite allows 32766 variables, older builds 999
+
+V = TypeVar("V", bound=BaseModel)
+T = TypeVar("T")
+
+_TROUBLE = (
+    ("disk is full", "free some space and run the same command again; nothing was half-written"),
+    ("could not extend file", "free some space on the database server; nothing was half-written"),
+    ("no space left", "free some space and run the same command again; nothing was half-written"),
+    ("disk i/o error", "check the disk and its mount; nothing was half-written"),
+    ("readonly database", "the file or its folder is not writable; open it read-only or fix the permissions"),
+    ("read-only transaction", "this ledger was opened read-only"),
+    ("unable to open", "check that the path exists and that you may read and write its folder"),
+    ("malformed", "the file is damaged: restore `ledger.db` from a backup, the index can be rebuilt from it"),
+    ("not a database", "the file is no SQLite database: move it away or name another path"),
+)
+
+
+class Database:
+    """Hands out read and write transactions; safe to use from several threads."""
+
+    def __init__(self, engine: sa.Engine, where: str, *, read_only: bool = False) -> None:
+        self.engine = engine
+        self.where = where
+        self.read_only = read_only
+        self.is_sqlite = engine.dialect.name == "sqlite"
+        self._writer = threading.RLock()
+        self._shares_connection = isinstance(engine.pool, StaticPool)
+        self._local = threading.local()
+
+    @classmethod
+    def open(cls, url_or_path: str | Path, *, read_only: bool = False) -> Database:
+        """Connect to a file (created with its folder when missing), `sqlite://` (memory) or a URL."""
+        text = str(url_or_path)
+        if text in ("sqlite://", ":memory:"):
+            return cls(_memory_engine(), "memory", read_only=read_only)
+        if "://" not in text or text.startswith("sqlite:///"):
+            path = Path(text.removeprefix("sqlite:///")).expanduser().absolute()
+            return cls(_file_engine(path, read_only=read_only), str(path), read_only=read_only)
+        engine = _server_engine(text)
+        return cls(engine, engine.url.render_as_string(hide_password=True), read_only=read_only)
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """Open a transaction that sees one state of the database; joins a running write of this thread."""
+        joined = getattr(self._local, "connection", None)
+        if joined is not None:
+            with self.translated():
+                yield joined
+            return
+        with self._guard(self._shares_connection), self.translated(), self.engine.connect() as connection:
+            if not self.is_sqlite:
+                connection = connection.execution_options(isolation_level="REPEATABLE READ")
+            with connection.begin():
+                yield connection
+
+    @contextmanager
+    def write(self, *, lasting: bool = True) -> Iterator[sa.Connection]:
+        """Open a write transaction: all of it is stored, or none; joins a running one of this thread.
+
+        `lasting=False` is for what a resumed run would write again: it survives the death of the
+        process, and a power cut only together with the next lasting commit.
+        """
+        joined = getattr(self._local, "connection", None)
+        if joined is not None:
+            with self.translated(), joined.begin_nested():  # a caught error undoes this fact alone
+                yield joined
+            return
+        if self.read_only:
+            raise StoreError(
+                f"the ledger `{self.where}` was opened read-only", hint="open it without read_only to write"
+            )
+        with self._guard(True), self.translated(), self.engine.connect() as connection:
+            connection = connection.execution_options(agentkd_write="FULL" if lasting else "NORMAL")
+            with connection.begin():
+                if not self.is_sqlite:
+                    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(WRITER_LOCK)))
+                self._local.connection = connection
+                try:
+                    yield connection
+                finally:
+                    self._local.connection = None
+
+    @contextmanager
+    def _guard(self, locked: bool) -> Iterator[None]:
+        """Queue the threads of this process fairly instead of letting them poll SQLite's lock."""
+        if not locked:
+            yield
+            return
+        with self._writer:
+            yield
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """Turn errors of the database into StoreError, LockedError or DataError with a hint."""
+        try:
+            yield
+        except sa.exc.IntegrityError as error:
+            raise _contradiction(error, self.where) from error
+        except sa.exc.DBAPIError as error:
+            raise self.trouble(error) from error
+
+    def trouble(self, error: sa.exc.DBAPIError) -> AgentkdError:
+        """Name what a database error means for the caller."""
+        text = str(error.orig).strip().partition("\n")[0]
+        if "locked" in text or "lock timeout" in text:
+            return LockedError(
+                f"the ledger `{self.where}` is in use by another process: {text}",
+                hint="wait for the other command to end, then run this one again",
+                path=self.where,
+            )
+        hint = next((hint for sign, hint in _TROUBLE if sign in text.lower()), "is the database reachable?")
+        return StoreError(f"the ledger `{self.where}` refused: {text}", hint=hint, path=self.where)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+
+def _contradiction(error: sa.exc.IntegrityError, where: str) -> DataError:
+    text = str(error.orig).strip().partition("\n")[0]
+    if "foreign key" in text.lower():
+        return DataError(
+            f"a fact refers to something that the ledger `{where}` does not hold: {text}",
+            hint="store trajectories, memories and datasets before what refers to them",
+        )
+    return DataError(f"a fact contradicts one that the ledger `{where}` holds: {text}")
+
+
+def _file_engine(path: Path, *, read_only: bool) -> sa.Engine:
+    if path.is_dir():
+        raise StoreError(
+            f"the ledger path `{path}` is a folder", hint="name a file, such as `ledger.db` in it"
+        )
+    if read_only and not path.exists():
+        raise NotFoundError(f"there is no ledger at `{path}`", hint="check the path of the workspace")
+    if not read_only:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot make the folder `{path.parent}`: {error.strerror}") from error
+    address = f"file:{quote(str(path))}?mode={'ro' if read_only else 'rwc'}"
+
+    def connect() -> sqlite3.Connection:
+        return sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
+
+    engine = sa.create_engine("sqlite://", creator=connect, poolclass=QueuePool, pool_size=8, max_overflow=64)
+    return _prepared(engine, wal=not read_only)
+
+
+def _memory_engine() -> sa.Engine:
+    engine = sa.create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+    return _prepared(engine, wal=False)
+
+
+def _prepared(engine: sa.Engine, *, wal: bool) -> sa.Engine:
+    """Take transactions out of the driver's hands and set the pragmas of every new connection."""
+
+    def connected(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver begins nothing by itself
+        connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
+        connection.execute("PRAGMA foreign_keys = ON")
+        if wal:
+            _switch_to_wal(connection)
+
+    def begun(connection: sa.Connection) -> None:
+        synchronous = connection.get_execution_options().get("agentkd_write")
+        if synchronous is not None:
+            connection.exec_driver_sql(f"PRAGMA synchronous = {synchronous}")
+        connection.exec_driver_sql("BEGIN" if synchronous is None else "BEGIN IMMEDIATE")
+
+    sa.event.listen(engine, "connect", connected)
+    sa.event.listen(engine, "begin", begun)
+    return engine
+
+
+def _switch_to_wal(connection: Any) -> None:
+    """Set WAL mode; SQLite does not wait on its busy timeout for this one statement, so we do."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            return  # a file system without shared memory stays in its old mode: slower, still correct
+        except Exception as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
+def _server_engine(url: str) -> sa.Engine:
+    try:
+        parsed = sa.make_url(url)
+    except sa.exc.ArgumentError as error:
+        raise StoreError(
+            "the URL of the ledger cannot be read", hint="use postgresql://user@host/database"
+        ) from error
+    if parsed.get_backend_name() != "postgresql":
+        raise StoreError(
+            f"the ledger cannot live in `{parsed.get_backend_name()}`",
+            hint="use a path for SQLite or postgresql://user@host/database",
+        )
+    if parsed.drivername == "postgresql":
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    try:
+        return sa.create_engine(parsed, pool_size=8, max_overflow=64, pool_pre_ping=True)
+    except ImportError as error:
+        raise MissingExtraError.of("psycopg", "postgres", "a ledger on PostgreSQL") from error
+
+
+def insert_once(connection: sa.Connection, table: sa.Table, row: Mapping[str, Any]) -> bool:
+    """Insert a row unless its primary key is there, and return whether it is new."""
+    statement = _insert(connection.dialect.name, table).on_conflict_do_nothing()
+    return connection.execute(statement, dict(row)).rowcount > 0
+
+
+def insert_many(connection: sa.Connection, table: sa.Table, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Insert rows and skip those whose primary key is there."""
+    batch = [dict(row) for row in rows]
+    if batch:
+        connection.execute(_insert(connection.dialect.name, table).on_conflict_do_nothing(), batch)
+
+
+def upsert(
+    connection: sa.Connection, table: sa.Table, rows: Mapping[str, Any] | Sequence[Mapping[str, Any]]
+) -> None:
+    """Insert rows or replace those with the same primary key."""
+    batch = [dict(rows)] if isinstance(rows, Mapping) else [dict(row) for row in rows]
+    if not batch:
+        return
+    connection.execute(_upsert(connection.dialect.name, table, tuple(batch[0])), batch)
+
+
+@cache
+def _upsert(dialect: str, table: sa.Table, columns: tuple[str, ...]) -> sqlite.Insert | postgresql.Insert:
+    statement = _insert(dialect, table)
+    key = [column.name for column in table.primary_key]
+    changed = {name: statement.excluded[name] for name in columns if name not in key}
+    return statement.on_conflict_do_update(index_elements=key, set_=changed)
+
+
+def _insert(dialect: str, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+    return sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
+
+
+def chunks(items: Iterable[T], size: int = CHUNK) -> Iterator[list[T]]:
+    """Cut a collection into lists that fit into one `IN (...)`."""
+    batch = list(items)
+    for start in range(0, len(batch), size):
+        yield batch[start : start + size]
+
+
+def known(connection: sa.Connection, column: sa.Column[str], ids: Iterable[str]) -> set[str]:
+    """Return those ids that the column holds."""
+    found: set[str] = set()
+    for batch in chunks(dict.fromkeys(ids)):
+        found.update(connection.execute(sa.select(column).where(column.in_(batch))).scalars())
+    return found
+
+
+def dump(data: BaseModel | Mapping[str, Any] | Sequence[Any]) -> str:
+    """Render a value as ASCII JSON: lone surrogates, NUL and infinities survive in every database."""
+    plain = data.model_dump(mode="json") if isinstance(data, BaseModel) else data
+    return json.dumps(plain, separators=(",", ":"))
+
+
+def load(model: type[V], body: str | None, /, **overlay: Any) -> V:
+    """Read a value back; `overlay` holds the columns that are newer than the body."""
+    try:
+        return model.model_validate({**_parse(body), **overlay})
+    except ValidationError as error:
+        raise _unreadable(model.__name__, error) from error
+
+
+def _parse(body: str | None) -> dict[str, Any]:
+    """Read a stored JSON object; raises StoreError for a damaged one."""
+    try:
+        data = json.loads(body or "")
+    except ValueError as error:
+        raise _unreadable("record", error) from error
+    if not isinstance(data, dict):
+        raise _unreadable("record", TypeError("not an object"))
+    return data
+
+
+def _unreadable(what: str, error: Exception) -> StoreError:
+    return StoreError(
+        f"a stored {what} cannot be read: {str(error).partition(chr(10))[0]}",
+        hint="the ledger is damaged or was written by a newer agentkd: `agentkd doctor` checks it",
+    )

@@ -1,0 +1,126 @@
+"""The ledger: one object that holds the repositories of all facts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import sqlalchemy as sa
+
+from agentkd.errors import AgentkdError, StoreError
+from agentkd.ledger import tables as t
+from agentkd.ledger.call import Calls
+from agentkd.ledger.checkpoint import Checkpoints
+from agentkd.ledger.correction import Corrections
+from agentkd.ledger.cycle import Cycles
+from agentkd.ledger.database import Database
+from agentkd.ledger.dataset import Datasets
+from agentkd.ledger.evaluation import Evaluations
+from agentkd.ledger.lineage import Lineage
+from agentkd.ledger.memory import Memories
+from agentkd.ledger.migration import prepare
+from agentkd.ledger.redact import Redact, redact_secrets
+from agentkd.ledger.trajectory import Trajectories
+
+__all__ = ["Ledger"]
+
+_FACTS = {
+    "trajectories": t.trajectories,
+    "steps": t.steps,
+    "corrections": t.corrections,
+    "memories": t.memories,
+    "memory_events": t.memory_events,
+    "recalls": t.recalls,
+    "datasets": t.datasets,
+    "dataset_rows": t.dataset_rows,
+    "checkpoints": t.checkpoints,
+    "promotions": t.serving,
+    "evaluations": t.evaluations,
+    "cycles": t.cycles,
+    "phases": t.phases,
+}
+
+
+class Ledger:
+    """The system of record: every fact is one transaction and idempotent by its id."""
+
+    def __init__(self, database: Database, redact: Redact = redact_secrets) -> None:
+        self._database = database
+        self.trajectories = Trajectories(database, redact)
+        self.corrections = Corrections(database, redact)
+        self.memories = Memories(database, redact)
+        self.datasets = Datasets(database)
+        self.checkpoints = Checkpoints(database)
+        self.evaluations = Evaluations(database)
+        self.cycles = Cycles(database)
+        self.calls = Calls(database, redact)
+        self.lineage = Lineage(database)
+
+    @classmethod
+    def open(
+        cls, url_or_path: str | Path, *, read_only: bool = False, redact: Redact = redact_secrets
+    ) -> Ledger:
+        """Open a ledger, created when missing and migrated when older.
+
+        A path is an SQLite file, `sqlite://` one in memory, `postgresql://user@host/database` a server.
+        `redact` takes secrets out of text before it is stored. Raises StoreError for a damaged, foreign
+        or newer file, NotFoundError for a missing one when `read_only`.
+        """
+        database = Database.open(url_or_path, read_only=read_only)
+        try:
+            prepare(database)
+        except AgentkdError:
+            database.close()
+            raise
+        return cls(database, redact)
+
+    @property
+    def where(self) -> str:
+        """Path or URL (without its password) of the database."""
+        return self._database.where
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Group several facts into one transaction of this thread: all are stored, or none."""
+        with self._database.write():
+            yield
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of facts by kind.
+
+        Model calls are left out: a call that a killed process repeats costs again and is booked again.
+        """
+        with self._database.read() as connection:
+            return {
+                name: connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
+                for name, table in _FACTS.items()
+            }
+
+    def check(self) -> None:
+        """Read the whole file and raise StoreError where it is damaged (SQLite; a server checks itself)."""
+        if not self._database.is_sqlite:
+            return
+        with self._database.read() as connection:
+            for statement in ("PRAGMA integrity_check(1)", "PRAGMA foreign_key_check"):
+                found = connection.exec_driver_sql(statement).first()
+                if found is not None and found[0] != "ok":
+                    raise StoreError(
+                        f"the ledger `{self.where}` is damaged: {found[0]}",
+                        hint="restore it from a backup; the index can be rebuilt from it",
+                        path=self.where,
+                    )
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

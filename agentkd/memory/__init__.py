@@ -1,0 +1,33 @@
+"""MEMORY: admit, index, recall, render, refine and audit what was learnt.
+
+The ledger holds the memories; the index is a projection of it that may be deleted at any time, and
+what may be recalled is decided by the ledger's status, never by what the index happens to hold.
+"""
+
+from __future__ import annotations
+
+from agentkd.memory.admission import Admission
+from agentkd.memory.audit import Audit, MemoryPair
+from agentkd.memory.index_chroma import ChromaIndex, ChromaSettings
+from agentkd.memory.index_exact import ExactIndex
+from agentkd.memory.lock import IndexLock
+from agentkd.memory.refine import Edit, TtlRefiner, TtlSettings, UtilityPruneRefiner, UtilityPruneSettings
+from agentkd.memory.render import render
+from agentkd.memory.store import MemoryStore
+
+__all__ = [
+    "Admission",
+    "Audit",
+    "ChromaIndex",
+    "ChromaSettings",
+    "Edit",
+    "ExactIndex",
+    "IndexLock",
+    "MemoryPair",
+    "MemoryStore",
+    "TtlRefiner",
+    "TtlSettings",
+    "UtilityPruneRefiner",
+    "UtilityPruneSettings",
+    "render",
+]

@@ -1,0 +1,152 @@
+"""An exact vector index in memory: the reference in tests, and quick enough below ten thousand vectors.
+
+Nothing is written to disk; the memory store fills it from the ledger when it is opened.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from agentkd.errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from agentkd.plugins import NoSettings
+    from agentkd.protocols import IndexHit, Kit
+
+__all__ = ["ExactIndex", "VectorHit", "build"]
+
+
+@dataclass(slots=True)
+class VectorHit:
+    """One vector that a query found."""
+
+    memory_id: str
+    """Memory that it belongs to."""
+    key: str
+    """Name of the memory's key that was embedded."""
+    score: float
+    """Cosine similarity in [-1, 1]."""
+
+
+class _Partition:
+    """Vectors of one scope in a matrix that grows by doubling; freed rows are used again."""
+
+    def __init__(self, dimensions: int) -> None:
+        self.vectors = np.zeros((16, dimensions), np.float32)
+        self.owners: list[tuple[str, str] | None] = []
+        self.rows: dict[str, int] = {}
+        self.free: list[int] = []
+
+    def put(self, id_: str, vector: NDArray[np.float32], owner: tuple[str, str]) -> None:
+        row = self.rows.get(id_)
+        if row is None:
+            if self.free:
+                row = self.free.pop()
+            else:
+                row = len(self.owners)
+                self.owners.append(None)
+                if row == len(self.vectors):
+                    self.vectors = np.concatenate([self.vectors, np.zeros_like(self.vectors)])
+            self.rows[id_] = row
+        self.vectors[row] = vector
+        self.owners[row] = owner
+
+    def drop(self, memory_ids: set[str]) -> None:
+        for id_, row in list(self.rows.items()):
+            owner = self.owners[row]
+            if owner is not None and owner[0] in memory_ids:
+                self.owners[row] = None
+                del self.rows[id_]
+                self.free.append(row)
+
+    def query(self, vectors: NDArray[np.float32], k: int) -> list[list[IndexHit]]:
+        alive = np.fromiter((owner is not None for owner in self.owners), bool, len(self.owners))
+        rows = np.flatnonzero(alive)
+        scores = vectors @ self.vectors[rows].T
+        return [self._best(line, rows, k) for line in scores]
+
+    def _best(self, scores: NDArray[np.float32], rows: NDArray[np.intp], k: int) -> list[IndexHit]:
+        if k < len(scores):
+            edge = np.partition(scores, len(scores) - k)[len(scores) - k]
+            near = np.flatnonzero(scores >= edge)
+        else:
+            near = np.arange(len(scores))
+        hits: list[IndexHit] = []
+        for column in near:
+            owner = self.owners[rows[column]]
+            if owner is not None:
+                hits.append(VectorHit(owner[0], owner[1], float(np.clip(scores[column], -1.0, 1.0))))
+        hits.sort(key=lambda hit: (-hit.score, hit.memory_id, hit.key))
+        return hits[:k]
+
+
+class ExactIndex:
+    """Compares a query with every vector of a partition; vectors must have unit length."""
+
+    identity = ""  # nothing outlives the process
+
+    def __init__(self) -> None:
+        self._partitions: dict[str, _Partition] = {}
+        self._lock = threading.RLock()
+
+    def add(
+        self,
+        ids: Sequence[str],
+        vectors: NDArray[np.float32],
+        memory_ids: Sequence[str],
+        keys: Sequence[str],
+        partition: str,
+    ) -> None:
+        """Insert or replace vectors `[len(ids), d]`; raises DataError where `d` differs from before."""
+        if not len(ids):
+            return
+        with self._lock:
+            part = self._partitions.setdefault(partition, _Partition(vectors.shape[1]))
+            if part.vectors.shape[1] != vectors.shape[1]:
+                raise DataError(
+                    f"vectors of length {vectors.shape[1]} do not fit an index of {part.vectors.shape[1]}",
+                    hint="rebuild the index after a change of the embedder",
+                )
+            for id_, vector, memory_id, key in zip(ids, vectors, memory_ids, keys, strict=True):
+                part.put(id_, vector, (memory_id, key))
+
+    def query(self, vectors: NDArray[np.float32], k: int, partition: str) -> list[list[IndexHit]]:
+        """Return the `k` nearest of each query `[n, d]`, best first; equal scores by memory id."""
+        with self._lock:
+            part = self._partitions.get(partition)
+            if part is None or not part.rows or k < 1:
+                return [[] for _ in range(len(vectors))]
+            return part.query(vectors, k)
+
+    def delete(self, memory_ids: Sequence[str], partition: str) -> None:
+        """Remove all vectors of these memories."""
+        with self._lock:
+            part = self._partitions.get(partition)
+            if part is not None:
+                part.drop(set(memory_ids))
+
+    def count(self) -> int:
+        """Return the number of vectors."""
+        with self._lock:
+            return sum(len(part.rows) for part in self._partitions.values())
+
+    def clear(self) -> None:
+        """Remove everything."""
+        with self._lock:
+            self._partitions.clear()
+
+    def close(self) -> None:
+        """Forget the vectors; there is no file and no lock."""
+        self.clear()
+
+
+def build(settings: NoSettings, kit: Kit | Any) -> ExactIndex:
+    """Make an empty index."""
+    return ExactIndex()

@@ -1,0 +1,130 @@
+"""Book every model call, and refuse one that would pass a ceiling on tokens or money before it is made."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from agentkd.config import ModelSettings
+from agentkd.errors import BudgetError
+from agentkd.protocols import Model
+from agentkd.schema import Message, Reply, ToolSpec, Usage
+
+if TYPE_CHECKING:
+    from agentkd.ledger import Ledger
+
+__all__ = ["Booked", "Meter", "Priced"]
+
+
+@runtime_checkable
+class Priced(Protocol):
+    """A model whose calls cost tokens and money of somebody else."""
+
+    def estimate(
+        self, messages: Sequence[Message], tools: Sequence[ToolSpec] = (), max_new_tokens: int | None = None
+    ) -> Usage:
+        """Return the most that a call may cost; `usd` is None where the price is unknown."""
+
+
+class Meter:
+    """What one command has spent on remote models, and what calls in flight may still spend."""
+
+    def __init__(self, max_usd: float | None = None, max_tokens: int | None = None) -> None:
+        self.max_usd = max_usd
+        self.max_tokens = max_tokens
+        self.usd = 0.0
+        self.tokens = 0
+        self._lock = threading.Lock()
+
+    @property
+    def is_capped(self) -> bool:
+        """Whether there is a ceiling at all."""
+        return self.max_usd is not None or self.max_tokens is not None
+
+    @contextmanager
+    def reserve(self, expected: Usage, model: str) -> Iterator[list[Usage]]:
+        """Hold back what a call may cost while it runs; put what it did cost into the list.
+
+        Raises BudgetError before anything is spent. A call whose price is unknown is refused where money
+        has a ceiling, because a ceiling that nobody can check is none.
+        """
+        tokens = expected.prompt_tokens + expected.completion_tokens
+        with self._lock:
+            self._check(tokens, expected.usd, model)
+            self.tokens += tokens
+            self.usd += expected.usd or 0.0
+        spent: list[Usage] = []
+        try:
+            yield spent
+        finally:
+            cost = sum(spent, Usage(usd=0.0))
+            with self._lock:
+                self.tokens += cost.prompt_tokens + cost.completion_tokens - tokens
+                self.usd += (cost.usd or 0.0) - (expected.usd or 0.0)
+
+    def _check(self, tokens: int, usd: float | None, model: str) -> None:
+        if self.max_tokens is not None and self.tokens + tokens > self.max_tokens:
+            raise BudgetError(
+                f"a call of `{model}` may take {tokens} tokens; {self.tokens} of {self.max_tokens} are spent",
+                hint="raise `[models] max_tokens`",
+            )
+        if self.max_usd is None:
+            return
+        if usd is None:
+            raise BudgetError(
+                f"the price of `{model}` is unknown, so `[models] max_usd` cannot be kept",
+                hint="unset `max_usd` and set `max_tokens`, or take a model with a known price",
+            )
+        if self.usd + usd > self.max_usd:
+            raise BudgetError(
+                f"a call of `{model}` may cost ${usd:.4f}; ${self.usd:.4f} of ${self.max_usd:.4f} are spent",
+                hint="raise `[models] max_usd`",
+            )
+
+
+class Booked:
+    """A model whose calls are booked in the ledger; hand one `Meter` to all models of a command."""
+
+    def __init__(
+        self, model: Model, ledger: Ledger, settings: ModelSettings, *, meter: Meter | None = None
+    ) -> None:
+        self.name = model.name
+        self.model = model
+        self.reads_tools = bool(getattr(model, "reads_tools", False))
+        self._ledger = ledger
+        self._meter = meter or Meter(settings.max_usd, settings.max_tokens)
+        self._max_new_tokens = settings.max_new_tokens
+
+    def reply(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = (), **sampling: Any) -> Reply:
+        """Answer a conversation and book it under `purpose`; raises BudgetError before the call is made."""
+        purpose = str(sampling.get("purpose", "other"))
+        if not (self._meter.is_capped and isinstance(self.model, Priced)):
+            return self._call(messages, tools, sampling, purpose)
+        limit = sampling.get("max_new_tokens") or self._max_new_tokens
+        expected = self.model.estimate(messages, tools, limit)
+        with self._meter.reserve(expected, self.name) as spent:
+            reply = self._call(messages, tools, sampling, purpose)
+            spent.append(reply.usage)
+        return reply
+
+    def close(self) -> None:
+        """Release what the model holds."""
+        close = getattr(self.model, "close", None)
+        if close is not None:
+            close()
+
+    def _call(
+        self, messages: Sequence[Message], tools: Sequence[ToolSpec], sampling: dict[str, Any], purpose: str
+    ) -> Reply:
+        started = time.monotonic()
+        try:
+            reply = self.model.reply(messages, tools, **sampling)
+        except Exception as error:
+            usage = Usage(seconds=time.monotonic() - started)
+            self._ledger.calls.book(purpose, self.name, usage, ok=False, error=str(error))
+            raise
+        self._ledger.calls.book(purpose, reply.model or self.name, reply.usage)
+        return reply

@@ -1,0 +1,16 @@
+"""Skills: folders with a `SKILL.md`, read by the open Agent Skills format."""
+
+from __future__ import annotations
+
+from agentkd.skills.library import SkillCard, SkillLibrary, find_skills, skill_cards, skill_dirs
+from agentkd.skills.parse import Skill, read_skill_file
+
+__all__ = [
+    "Skill",
+    "SkillCard",
+    "SkillLibrary",
+    "find_skills",
+    "read_skill_file",
+    "skill_cards",
+    "skill_dirs",
+]

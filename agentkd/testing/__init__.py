@@ -1,0 +1,42 @@
+"""Public fakes and conformance checks: for your tests and for those of plugins.
+
+The fakes keep the promises of `agentkd.protocols`; the checks raise an AssertionError that says which
+promise a component breaks and how.
+"""
+
+from __future__ import annotations
+
+from agentkd.embedders.hashing import HashingEmbedder
+from agentkd.models.scripted import ScriptedModel
+from agentkd.testing.checks import (
+    check_distiller,
+    check_embedder,
+    check_index,
+    check_model,
+    check_objective,
+    check_plugin,
+    check_suite,
+)
+from agentkd.testing.clock import FixedClock
+from agentkd.testing.kit import FakeKit
+from agentkd.testing.student import tiny_student
+from agentkd.testing.suite import FakeSuite
+from agentkd.testing.trajectory import example_correction, example_trajectory
+
+__all__ = [
+    "FakeKit",
+    "FakeSuite",
+    "FixedClock",
+    "HashingEmbedder",
+    "ScriptedModel",
+    "check_distiller",
+    "check_embedder",
+    "check_index",
+    "check_model",
+    "check_objective",
+    "check_plugin",
+    "check_suite",
+    "example_correction",
+    "example_trajectory",
+    "tiny_student",
+]

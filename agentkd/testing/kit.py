@@ -1,0 +1,64 @@
+"""A kit for components under test: settings, a cache folder, models by role and an embedder."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agentkd.config import Settings
+from agentkd.errors import ConfigError, ModelError
+from agentkd.protocols import Embedder, Model, Progress, SilentProgress
+
+if TYPE_CHECKING:
+    from agentkd.protocols import Kit
+
+__all__ = ["FakeKit"]
+
+
+class FakeKit:
+    """Implements `agentkd.protocols.Kit` with what it is given; the embedder defaults to hashing."""
+
+    def __init__(
+        self,
+        *,
+        models: Mapping[str, Model] | None = None,
+        embedder: Embedder | None = None,
+        settings: Settings | None = None,
+        sources: Mapping[str, Path] | None = None,
+        cache_dir: Path | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.settings = settings or Settings()
+        self.cache_dir = cache_dir or Path(tempfile.mkdtemp(prefix="agentkd-kit-"))
+        self.progress: Progress = progress or SilentProgress()
+        self._models = dict(models or {})
+        self._sources = dict(sources or {})
+        self._embedder = embedder
+
+    def fetch(self, source: str, sha256: str | None = None) -> Path:
+        """Return the folder that was given for `source`, or that a `path:` names; nothing is downloaded."""
+        if source in self._sources:
+            return self._sources[source]
+        if source.startswith("path:"):
+            return Path(source.removeprefix("path:"))
+        raise ModelError(f"the test gave no folder for `{source}`", hint="pass it in `sources`")
+
+    def model(self, role: str) -> Model:
+        """Return the model of a role."""
+        if role not in self._models:
+            raise ConfigError(f"no model plays the role `{role}`", hint="pass it in `models`", role=role)
+        return self._models[role]
+
+    def embedder(self) -> Embedder:
+        """Return the embedder."""
+        if self._embedder is None:
+            from agentkd.embedders.hashing import HashingEmbedder
+
+            self._embedder = HashingEmbedder()
+        return self._embedder
+
+
+def _keeps_the_promise(kit: FakeKit) -> Kit:
+    return kit

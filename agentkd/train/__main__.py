@@ -1,0 +1,59 @@
+"""The training process: `python -m agentkd.train spec.json` (a `TrainJob` as JSON).
+
+Runs where torch, transformers, peft, safetensors, pydantic and pluggy are installed. With `--events` it
+writes JSON events on standard output for the process that started it; `--parent PID` ends it (saved, to go
+on later) when that process is gone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+from pydantic import ValidationError
+
+from agentkd.errors import AgentkdError, ConfigError
+from agentkd.schema import TrainJob
+from agentkd.train.reporter import Reporter
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a job; return the exit code of its error, or 0."""
+    parser = argparse.ArgumentParser(prog="python -m agentkd.train", description="Train a LoRA adapter.")
+    parser.add_argument("spec", type=Path, help="TrainJob as JSON")
+    parser.add_argument("--events", action="store_true", help="write JSON events on standard output")
+    parser.add_argument("--parent", type=int, default=0, help="stop when this process is gone")
+    options = parser.parse_args(arguments)
+    reporter = Reporter(is_machine=options.events)
+    asked: list[int] = []
+
+    def ask_to_stop(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+
+    signal.signal(signal.SIGTERM, ask_to_stop)
+    signal.signal(signal.SIGINT, ask_to_stop)
+    try:
+        job = _read(options.spec)
+        from agentkd.train.loop import train
+
+        checkpoint = train(job, reporter, lambda: bool(asked) or options.parent not in (0, os.getppid()))
+    except AgentkdError as error:
+        reporter.error(type(error).__name__, error.message, error.hint)
+        return error.exit_code
+    reporter.say(f"`{checkpoint.name}` is in {job.output}")
+    return 0
+
+
+def _read(spec: Path) -> TrainJob:
+    try:
+        return TrainJob.model_validate_json(spec.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise ConfigError(f"`{spec}` is no training job: {error}", path=str(spec)) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""The model as training sees it: packs in, states and logits at label positions out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from agentkd.errors import DataError, TrainError
+from agentkd.train.attention import Layout, packed_attention
+from agentkd.train.packing import Pack, make_packs
+from agentkd.train.rows import View
+
+__all__ = ["Body"]
+
+_ATTENTION = "agentkd-packed"
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
+
+
+class Body:
+    """A causal model with an adapter, split into its layers and its head."""
+
+    def __init__(self, model: Any) -> None:
+        """Take a peft-wrapped (or plain) causal model of transformers."""
+        from transformers import AttentionInterface
+
+        AttentionInterface.register(_ATTENTION, packed_attention)
+        self.model = model
+        self._causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._layers = self._causal.base_model
+        self._head = self._causal.get_output_embeddings()
+        config = self._causal.config.get_text_config()
+        self._softcap: float | None = getattr(config, "final_logit_softcapping", None)
+        self.n_vocabulary: int = self._head.weight.shape[0]
+        self.device: torch.device = self._head.weight.device
+        self.dtype: torch.dtype = self._head.weight.dtype
+
+    def hidden(self, pack: Pack) -> torch.Tensor:
+        """Return the states that predict the pack's labels, `[n, width]`."""
+        states = self._layers(
+            input_ids=torch.tensor([pack.tokens], device=self.device),
+            position_ids=torch.tensor([pack.positions], device=self.device),
+            attention_mask=None,
+            use_cache=False,
+            layout=Layout.of(pack, self.device),
+        ).last_hidden_state[0]
+        found: torch.Tensor = states.index_select(0, torch.tensor(pack.sources, device=self.device))
+        return found
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return float32 logits, `[n, v]`."""
+        logits: torch.Tensor = self._head(hidden).float()
+        return logits if self._softcap is None else torch.tanh(logits / self._softcap) * self._softcap
+
+    @contextmanager
+    def without_adapter(self) -> Iterator[None]:
+        """Be the base model: the teacher of self-distillation needs no second set of weights."""
+        with self.model.disable_adapter():
+            yield
+
+    def pack_for_training(self, views: Sequence[View]) -> None:
+        """Switch the packed attention on, after checking on two rows that it changes nothing.
+
+        Raises DataError for token ids outside the vocabulary, TrainError where the architecture cannot be
+        packed (recurrent layers, attention that drops keywords, extra scaling of the logits).
+        """
+        top = max(max(view.ids) for view in views)
+        if top >= self.n_vocabulary:
+            raise DataError(f"token id {top} is outside the model's vocabulary of {self.n_vocabulary}")
+        pair = sorted(views, key=lambda view: view.n_tokens)[:2]
+        with torch.inference_mode():
+            wanted = [self._alone(view) for view in pair]
+            self._causal.set_attn_implementation(_ATTENTION)
+            found: list[list[torch.Tensor]] = [[] for _ in pair]
+            for pack in make_packs(pair, sum(view.n_tokens for view in pair)):
+                for (number, _), row in zip(pack.labels, self.logits(self.hidden(pack)), strict=True):
+                    found[number].append(row)
+        for one, other in zip(wanted, found, strict=True):
+            error = float((one - torch.stack(other)).norm() / one.norm())
+            if not error < _TOLERANCE.get(self.dtype, 1e-3):
+                raise TrainError(
+                    f"`{type(self._causal).__name__}` cannot be trained packed: logits differ by {error:.2g}",
+                    hint="use a decoder with plain attention, such as Llama, Qwen2, Gemma or SmolLM",
+                )
+
+    def _alone(self, view: View) -> torch.Tensor:
+        logits = self._causal(input_ids=torch.tensor([view.ids[:-1]], device=self.device)).logits[0]
+        alone: torch.Tensor = logits[[label - 1 for label in view.labels]].float()
+        return alone

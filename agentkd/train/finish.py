@@ -1,0 +1,117 @@
+"""The finished checkpoint: written aside, described by a manifest, and published by one rename."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from agentkd import hf
+from agentkd.errors import CheckpointError, TrainError
+from agentkd.schema import Checkpoint, DatasetCard, TrainJob, TrainSettings, content_id
+
+__all__ = ["finished", "job_key", "publish"]
+
+_NOT_PART_OF_THE_RESULT = {"save_every_seconds", "loss_rows_logged"}
+_PACKAGES = ("agentkd", "peft", "safetensors", "torch", "transformers")
+
+
+def job_key(job: TrainJob, card: DatasetCard) -> str:
+    """Return the hash of all that decides the trained weights."""
+    adapter = Path(job.init_adapter) / "adapter_model.safetensors"
+    init = hf.file_sha256(adapter) if job.init_adapter else ""
+    return content_id("job", card.id, job.base_id, _decisive(job.settings), init, job.plugins)
+
+
+def _decisive(settings: TrainSettings) -> dict[str, Any]:
+    return settings.model_dump(mode="json", exclude=_NOT_PART_OF_THE_RESULT)
+
+
+def finished(job: TrainJob, card: DatasetCard) -> Checkpoint | None:
+    """Return the checkpoint in `job.output` if this job is done; None if there is none.
+
+    Raises TrainError where the folder holds something else, CheckpointError where a file is damaged.
+    """
+    folder = Path(job.output)
+    if not folder.exists():
+        return None
+    try:
+        checkpoint = Checkpoint.model_validate_json((folder / "checkpoint.json").read_bytes())
+    except (OSError, ValidationError) as error:
+        raise TrainError(
+            f"`{folder}` exists and is no checkpoint", hint="choose another output folder", path=str(folder)
+        ) from error
+    same = (checkpoint.dataset_id, checkpoint.base_id) == (card.id, job.base_id)
+    if not same or _decisive(checkpoint.settings) != _decisive(job.settings):
+        raise TrainError(
+            f"`{folder}` holds a checkpoint of another dataset, base or settings",
+            hint="choose another output folder",
+            path=str(folder),
+        )
+    for name, digest in checkpoint.files.items():
+        if not (folder / name).is_file() or hf.file_sha256(folder / name) != digest:
+            raise CheckpointError(
+                f"`{folder / name}` is missing or differs from its sha256 in `checkpoint.json`",
+                hint="delete the folder and train again",
+                path=str(folder / name),
+            )
+    return checkpoint
+
+
+def publish(
+    job: TrainJob, card: DatasetCard, work: Path, model: Any, metrics: Mapping[str, float]
+) -> Checkpoint:
+    """Write adapter, metrics and manifest below `work`, rename them to `job.output`, and drop `work`."""
+    from agentkd.train.lora import adapter_parameters, write_adapter
+    from agentkd.train.saves import sync_folder, write_text
+
+    ready = work / "finished"
+    shutil.rmtree(ready, ignore_errors=True)
+    ready.mkdir()
+    write_adapter(model, ready, job.base)
+    shutil.copyfile(work / "metrics.jsonl", ready / "metrics.jsonl")
+    output = Path(job.output)
+    checkpoint = Checkpoint(
+        name=output.name,
+        base=job.base,
+        base_id=job.base_id,
+        dataset_id=card.id,
+        parent=_name_of(job.init_adapter),
+        files={file.name: hf.file_sha256(file) for file in sorted(ready.iterdir())},
+        n_parameters=sum(parameter.numel() for _, parameter in adapter_parameters(model)),
+        metrics=dict(metrics),
+        settings=job.settings,
+        versions=_versions(),
+    )
+    write_text(ready / "checkpoint.json", checkpoint.model_dump_json(indent=2) + "\n")
+    sync_folder(ready)
+    os.rename(ready, output)
+    sync_folder(output.parent)
+    shutil.rmtree(work, ignore_errors=True)
+    return checkpoint
+
+
+def _name_of(adapter: str) -> str:
+    manifest = Path(adapter) / "checkpoint.json"
+    if not adapter or not manifest.is_file():
+        return ""
+    return str(json.loads(manifest.read_text(encoding="utf-8")).get("name", ""))
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            from agentkd import __version__
+
+            versions[package] = __version__  # a copied tree: only agentkd itself can lack metadata
+    return versions

@@ -1,0 +1,137 @@
+"""The adapter: made or read with peft, computed by one fused function per layer, saved as peft saves it."""
+
+from __future__ import annotations
+
+import functools
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name everyone knows
+
+from agentkd import hf
+from agentkd.schema import LoraSettings
+
+__all__ = ["FusedLora", "adapter_parameters", "add_adapter", "write_adapter"]
+
+NAME = "default"
+
+
+def add_adapter(model: Any, settings: LoraSettings, *, init_adapter: str, seed: int) -> Any:
+    """Return the model with a trainable float32 adapter: a new one, or a copy of `init_adapter`.
+
+    B starts at zero, so that the student starts as its base. The model stays in evaluation mode except
+    for the adapter's own dropout.
+    """
+    if init_adapter:
+        wrapped = hf.attach_adapter(model, init_adapter, NAME)
+    else:
+        from peft import LoraConfig, get_peft_model
+
+        targets = settings.target_modules
+        config = LoraConfig(
+            r=settings.r,
+            lora_alpha=settings.alpha,
+            lora_dropout=settings.dropout,
+            target_modules=targets if isinstance(targets, str) else list(targets),
+            task_type="CAUSAL_LM",
+        )
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # between peft and transformers
+            torch.manual_seed(seed)
+            wrapped = get_peft_model(model, config)
+    wrapped.eval()
+    for name, parameter in wrapped.named_parameters():
+        is_adapter = ".lora_" in name
+        parameter.requires_grad_(is_adapter)
+        if is_adapter:
+            parameter.data = parameter.data.float()
+    for module in wrapped.modules():
+        if hasattr(module, "lora_dropout"):
+            module.lora_dropout.train()
+            _fuse(module)
+    return wrapped
+
+
+def adapter_parameters(model: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """Yield the trained parameters by name, in a fixed order."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            yield name, parameter
+
+
+def write_adapter(model: Any, folder: Path, base: str) -> None:
+    """Write `adapter_model.safetensors` and `adapter_config.json` as peft reads them."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    state = get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)
+    tensors = {name: state[name].detach().cpu().contiguous() for name in sorted(state)}
+    save_file(tensors, str(folder / "adapter_model.safetensors"), metadata={"format": "pt"})
+    config = {key: _plain(value) for key, value in model.peft_config[NAME].to_dict().items()}
+    config |= {"base_model_name_or_path": base, "inference_mode": True}
+    text = json.dumps(config, indent=2, sort_keys=True)
+    (folder / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value) if isinstance(value, set) else value
+
+
+class FusedLora(torch.autograd.Function):
+    """`y = x W' + b + s (x A') B'` that keeps x once and makes no intermediate of y's size.
+
+    The products run in x's type; A and B stay float32 and get float32 gradients.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        lora_a: torch.Tensor,
+        lora_b: torch.Tensor,
+        scale: float,
+    ) -> torch.Tensor:
+        """Compute `[..., in]` -> `[..., out]`."""
+        flat = x.reshape(-1, x.shape[-1])
+        a, b = lora_a.to(x.dtype), (lora_b * scale).to(x.dtype)
+        low = flat @ a.t()
+        y = F.linear(flat, weight, bias).addmm_(low, b.t())
+        ctx.save_for_backward(flat, weight, a, b, low)
+        ctx.scale, ctx.shape = scale, x.shape
+        return y.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Return the gradients of x, A and B."""
+        flat, weight, a, b, low = ctx.saved_tensors
+        dy = grads[0].reshape(-1, grads[0].shape[-1])
+        dlow = dy @ b
+        da = (dlow.t() @ flat).to(torch.promote_types(flat.dtype, torch.float32))
+        db = (low.t() @ dy).t().to(da.dtype) * ctx.scale
+        dx = (dy @ weight).addmm_(dlow, a).view(ctx.shape) if ctx.needs_input_grad[0] else None
+        return dx, None, None, da, db, None
+
+
+def _fuse(layer: Any) -> None:
+    """Let a peft layer over a plain linear layer compute by `FusedLora`; others keep peft's own way."""
+    if type(layer.base_layer) is torch.nn.Linear and not _has_dropout(layer):
+        layer.forward = functools.partial(_forward, layer)
+
+
+def _forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
+    base = layer.base_layer
+    if layer.disable_adapters:
+        return F.linear(x, base.weight, base.bias)
+    a, b = layer.lora_A[NAME].weight, layer.lora_B[NAME].weight
+    y: torch.Tensor = FusedLora.apply(x, base.weight, base.bias, a, b, layer.scaling[NAME])  # type: ignore[no-untyped-call]
+    return y
+
+
+def _has_dropout(layer: Any) -> bool:
+    return any(getattr(dropout, "p", 0.0) > 0 for dropout in layer.lora_dropout.values())

@@ -1,0 +1,124 @@
+"""Packing: rows become steps, and the rows of a step become packs without padding or repeated prefixes.
+
+A pack is one sequence for every layer that works token by token. Rows that begin alike (the chat
+template's head, a system prompt, the earlier turns of a trajectory) share those tokens: they are computed
+once, which is exact because a causal model's state depends on the tokens before it alone. Attention alone
+needs whole rows back; `Pack.groups` says where their tokens lie.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from agentkd.train.rows import View
+
+__all__ = ["Pack", "make_packs", "plan_steps"]
+
+MAX_PAIRS = 1 << 20
+"""Query-key pairs of one pack that holds several rows; bounds the memory of attention."""
+
+
+def plan_steps(
+    sizes: Sequence[int], *, epochs: float, tokens_per_step: int, seed: int
+) -> tuple[tuple[int, ...], ...]:
+    """Return the rows of every optimiser step: each epoch a fresh shuffle, steps of equal size.
+
+    Args:
+        sizes: Tokens of each row.
+        epochs: Passes over the rows; a part of a pass takes the first rows of its shuffle.
+        tokens_per_step: Wanted tokens per step; the true mean differs so that no small step is left over.
+        seed: Seed of the shuffles; the same arguments give the same plan.
+    """
+    n_visits = max(1, round(epochs * len(sizes)))
+    visits: list[int] = []
+    for epoch in range(math.ceil(n_visits / len(sizes))):
+        order = list(range(len(sizes)))
+        random.Random(f"{seed}/{epoch}").shuffle(order)
+        visits += order
+    visits = visits[:n_visits]
+    total = sum(sizes[row] for row in visits)
+    n_steps = max(1, round(total / tokens_per_step))
+    steps: list[list[int]] = [[] for _ in range(n_steps)]
+    seen = 0
+    for row in visits:
+        middle = seen + sizes[row] / 2  # the step that holds the middle of a row gets the row
+        steps[min(n_steps - 1, int(middle * n_steps / total))].append(row)
+        seen += sizes[row]
+    return tuple(tuple(step) for step in steps if step)
+
+
+@dataclass
+class Pack:
+    """Rows in one sequence. Axes: `t` packed tokens, `n` labels of all rows."""
+
+    tokens: list[int] = field(default_factory=list)
+    """Token ids, `[t]`; tokens that rows share appear once."""
+    positions: list[int] = field(default_factory=list)
+    """Position of each token in its row, `[t]`."""
+    paths: list[list[int]] = field(default_factory=list)
+    """For each row, where its input tokens lie in the pack."""
+    sources: list[int] = field(default_factory=list)
+    """For each label, the packed token whose state predicts it, `[n]`."""
+    targets: list[int] = field(default_factory=list)
+    """For each label, the token id to predict, `[n]`."""
+    weights: list[float] = field(default_factory=list)
+    """For each label, its loss weight, `[n]`."""
+    labels: list[tuple[int, int]] = field(default_factory=list)
+    """For each label, (number of its view as given, its place among the labels of that view)."""
+
+    def add(self, number: int, view: View, path: list[int], n_shared: int) -> None:
+        """Append a row whose first `n_shared` input tokens lie at `path` already."""
+        path = path[:n_shared]
+        for position in range(n_shared, len(view.ids) - 1):
+            path.append(len(self.tokens))
+            self.tokens.append(view.ids[position])
+            self.positions.append(position)
+        self.paths.append(path)
+        for place, (label, weight) in enumerate(zip(view.labels, view.weights, strict=True)):
+            self.sources.append(path[label - 1])
+            self.targets.append(view.ids[label])
+            self.weights.append(weight)
+            self.labels.append((number, place))
+
+    def groups(self) -> Iterator[list[list[int]]]:
+        """Yield the paths in groups of similar length (a shorter row has at least half of the longest)."""
+        group: list[list[int]] = []
+        for path in sorted(self.paths, key=len, reverse=True):
+            if group and 2 * len(path) < len(group[0]):
+                yield group
+                group = []
+            group.append(path)
+        if group:
+            yield group
+
+
+def make_packs(views: Sequence[View], max_tokens: int) -> Iterator[Pack]:
+    """Pack rows so that no pack computes more than `max_tokens` (a longer row is alone in its pack)."""
+    pack, pairs = Pack(), 0
+    previous: tuple[int, ...] = ()
+    for number in sorted(range(len(views)), key=lambda i: views[i].ids):
+        view = views[number]
+        inputs = view.ids[:-1]
+        n_shared = _n_shared(previous, inputs) if pack.paths else 0
+        new_pairs = len(inputs) ** 2
+        if pack.paths and (
+            len(pack.tokens) + len(inputs) - n_shared > max_tokens or pairs + new_pairs > MAX_PAIRS
+        ):
+            yield pack
+            pack, pairs, n_shared = Pack(), 0, 0
+        pack.add(number, view, pack.paths[-1] if n_shared else [], n_shared)
+        previous, pairs = inputs, pairs + new_pairs
+    if pack.paths:
+        yield pack
+
+
+def _n_shared(first: Sequence[int], second: Sequence[int]) -> int:
+    n = 0
+    for a, b in zip(first, second, strict=False):
+        if a != b:
+            break
+        n += 1
+    return n

@@ -1,0 +1,48 @@
+"""What the training process says: JSON events for a parent, or plain lines for a person."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any, TextIO
+
+__all__ = ["Reporter"]
+
+_LINE_EVERY_SECONDS = 5.0
+
+
+class Reporter:
+    """Says how far training is, on standard output as events or on standard error as text."""
+
+    def __init__(self, *, is_machine: bool, out: TextIO | None = None) -> None:
+        """Write JSON events to `out` (standard output) if `is_machine`, else text (standard error)."""
+        self._is_machine = is_machine
+        self._out = out or (sys.stdout if is_machine else sys.stderr)
+        self._last = 0.0
+
+    def say(self, line: str) -> None:
+        """Say one line."""
+        self._write({"event": "say", "line": line}, line)
+
+    def error(self, kind: str, message: str, hint: str) -> None:
+        """Say why training stops."""
+        self._write({"event": "error", "kind": kind, "message": message, "hint": hint}, f"{message} ({hint})")
+
+    def progress(self, label: str, done: float, total: float, unit: str, note: str = "") -> None:
+        """Say how much of a part is done; people get a line every five seconds, or a line that moves."""
+        if self._is_machine:
+            facts = {"label": label, "done": done, "total": total, "unit": unit, "note": note}
+            self._write({"event": "progress", **facts}, "")
+            return
+        is_tty, is_last = self._out.isatty(), done >= total
+        if is_tty or is_last or time.monotonic() - self._last > _LINE_EVERY_SECONDS:
+            self._last = time.monotonic()
+            end = "\n" if is_last or not is_tty else ""
+            start = "\r\x1b[K" if is_tty else ""
+            self._out.write(f"{start}{label} {done:g}/{total:g} {unit} {note}{end}")
+            self._out.flush()
+
+    def _write(self, event: dict[str, Any], text: str) -> None:
+        self._out.write((json.dumps(event) if self._is_machine else text) + "\n")
+        self._out.flush()

@@ -1,0 +1,39 @@
+"""One whole cycle on real requests with a real model: `make demo` runs this; `SMALL=1 make demo` a short one.
+
+    python examples/demo/demo.py demo            # 491 requests to learn from, 200 held out
+    python examples/demo/demo.py demo --small    # fewer of both
+
+It is what `agentkd init`, `agentkd cycle` and `agentkd report` do, with the settings beside this file.
+Started again after an interruption it goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+from agentkd import Workspace
+from agentkd.cli.progress import RichProgress
+from agentkd.cli.report import print_report
+
+SMALL = ("cycle.n=160", "evaluate.n=60", "train.epochs=2")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="workspace of the demo")
+    parser.add_argument("--small", action="store_true", help="fewer tasks, under five minutes")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    if not (options.folder / "agentkd.toml").exists():
+        shutil.copy(Path(__file__).with_name("agentkd.toml"), options.folder / "agentkd.toml")
+    settings = SMALL if options.small else ()
+    with Workspace(options.folder, assignments=settings, progress=RichProgress()) as workspace:
+        report = workspace.cycle()
+        print_report(report)
+        print(f"\nThe readable report: {workspace.report_path(report.number)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+from collections import Counter
+
+from agentkd.compiler import SuccessOnlySelector, SupportSelector, SupportSettings
+from agentkd.compiler.turn import in_schema_order, turns_of
+from agentkd.schema import Message, Step, ToolCall, ToolResult, ToolSpec
+
+
+def said(turns):
+    return [turn.target.content for turn in turns]
+
+
+def test_every_turn_of_a_success_is_a_row_with_its_history(make, rows):
+    run = make.run(calls=(make.call("find"), make.call("book", city="Oslo")))
+    last = Step(index=2, reply=Message(role="assistant", content="Your table is booked."))
+    run = run.model_copy(update={"steps": (*run.steps, last)})
+    card = make.compile(make.inputs([run]))
+    first, second, third = rows(card)
+    assert [len(row.student_view) for row in (first, second, third)] == [2, 4, 6]
+    assert third.target.content == "Your table is booked."
+    roles = [(m.role, m.content) for m in third.student_view[2:4]]
+    assert roles == [("assistant", '{"name": "find", "arguments": {}}'), ("tool", "result 0")]
+    assert "result 1" in make.tokenizer.decode(third.student.ids)
+
+
+def test_parallel_calls_become_one_call_per_turn(make):
+    calls = (make.call("find"), make.call("book"))
+    reply = Message(role="assistant", tool_calls=calls)
+    step = Step(
+        index=0, reply=reply, accepted_calls=calls, results=(ToolResult(content="A"), ToolResult(content="B"))
+    )
+    run = make.run().model_copy(update={"steps": (step,)})
+    one, two = turns_of(run, (), (), Counter())
+    assert [m.content for m in two.history] == [one.target.content, "A"]
+
+
+def test_failed_calls_on_the_way_are_history_but_no_target(make):
+    run = make.run(calls=(make.call("find"), make.call("book")))
+    bad = run.steps[0].model_copy(update={"results": (ToolResult(error="no such place"),)})
+    dropped = Counter()
+    (turn,) = turns_of(run.model_copy(update={"steps": (bad, run.steps[1])}), (), (), dropped)
+    assert turn.history[-1].content == "error: no such place"
+    assert dropped == {"call that failed on the way": 1}
+
+
+def test_a_refused_proposal_is_neither_target_nor_history(make):
+    refused = Step(index=0, reply=Message(role="assistant", tool_calls=(make.call("cancel"),)))
+    good = make.run().steps[0].model_copy(update={"index": 1})
+    dropped = Counter()
+    (turn,) = turns_of(make.run().model_copy(update={"steps": (refused, good)}), (), (), dropped)
+    assert turn.history == ()
+    assert turn.step == 1
+    assert dropped == {"proposed call that was not accepted": 1}
+
+
+def test_a_corrected_step_of_a_failure_is_the_only_turn_of_it(make):
+    run = make.run(calls=(make.call("find"), make.call("find")), success=False)
+    right = make.correction(run, make.call("book"), step=1, source="person")
+    (turn,) = turns_of(run, [right], (), Counter())
+    assert turn.is_correction
+    assert turn.step == 1
+    assert len(turn.history) == 2
+    assert turn.rejected.content == '{"name": "find", "arguments": {}}'
+
+
+def test_an_edit_by_a_person_wins_over_a_grader_and_is_what_was_executed(make):
+    proposed, edited = make.call("find"), make.call("book", city="Oslo")
+    step = Step(
+        index=0,
+        reply=Message(role="assistant", tool_calls=(proposed,)),
+        accepted_calls=(edited,),
+        results=(ToolResult(content="ok"),),
+    )
+    run = make.run().model_copy(update={"steps": (step,)})
+    person = make.correction(run, edited, step=0, source="person", proposed=(proposed,))
+    grader = make.correction(run, make.call("other"), step=0, id="cor-g")
+    (turn,) = turns_of(run, [person, grader], (), Counter())
+    assert turn.target.tool_calls == (edited,)
+    assert turn.rejected.tool_calls == (proposed,)
+    assert turn.teacher == "person"
+
+
+def test_an_accepted_answer_in_words_is_a_target(make):
+    run = make.run(calls=(), success=False)
+    right = make.correction(run, accepted_answer="We close at five.", source="person")
+    assert said(turns_of(run, [right], (), Counter())) == ["We close at five."]
+
+
+def test_later_calls_of_a_correction_have_unknown_history_and_are_counted(make):
+    run = make.run(success=False)
+    dropped = Counter()
+    right = make.correction(run, make.call("find"), make.call("book"), make.call("book"))
+    assert said(turns_of(run, [right], (), dropped)) == ['{"name": "find", "arguments": {}}']
+    assert dropped == {"later call of a correction": 2}
+
+
+def test_a_call_of_a_tool_that_is_not_offered_is_left_out(make):
+    dropped = Counter()
+    assert not list(turns_of(make.run(), (), [ToolSpec(name="find")], dropped))
+    assert dropped == {"call of a tool that is not offered": 1}
+
+
+def test_keys_follow_the_schema_at_every_depth(make):
+    inner = {"type": "object", "properties": {"x": {}, "y": {}}}
+    schema = {"properties": {"a": {"type": "array", "items": inner}, "b": inner}}
+    call = ToolCall(name="t", arguments={"extra": 0, "b": {"y": 1, "x": 2}, "a": [{"y": 3, "x": 4}]}, id="7")
+    ordered = in_schema_order(call, ToolSpec(name="t", parameters=schema))
+    assert str(ordered.arguments) == "{'a': [{'x': 4, 'y': 3}], 'b': {'x': 2, 'y': 1}, 'extra': 0}"
+    assert ordered.id == ""
+
+
+def test_selectors_keep_own_work_and_supported_rows(make, rows):
+    good, bad = make.run("a"), make.run("b", success=False)
+    right = make.correction(bad, make.call("book"))
+    memories = [make.memory("m", good, bad)]
+    inputs = make.inputs([good, bad, make.run("c")], [right], memories)
+    card = make.compile(inputs, selectors=[SuccessOnlySelector()])
+    assert [row.task_id for row in rows(card)] == ["a", "c"]
+    assert card.dropped == {"selector success-only": 1}
+    card = make.compile(inputs, selectors=[SupportSelector(SupportSettings(min_support=2))])
+    assert [row.task_id for row in rows(card)] == ["a", "b"]
+    assert card.settings["selectors"] == ["support"]
+
+
+def test_weights_of_selectors_are_multiplied_and_belong_to_the_row(make, rows):
+    class Half:
+        name = "half"
+
+        def score(self, examples):
+            return [0.5] * len(examples)
+
+    inputs = make.inputs([make.run()])
+    (plain,) = rows(make.compile(inputs))
+    (row,) = rows(make.compile(inputs, selectors=[Half(), Half()]))
+    assert row.weight == 0.25
+    assert row.id != plain.id

@@ -1,0 +1,68 @@
+"""Importing is free: no heavy package at import, and help in under half a second of processor time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from .conftest import ROOT
+
+HEAVY = {
+    "torch", "transformers", "peft", "chromadb", "litellm", "langgraph", "onnxruntime", "sqlalchemy",
+    "llguidance", "gguf",
+}  # fmt: skip
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def imported_by(*arguments: str) -> set[str]:
+    """Return the top-level packages that a Python process imports."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *arguments],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = [line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if "import time:" in line]
+    return {line.partition(".")[0] for line in lines}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("-c", "import agentkd"),
+        ("-c", "import agentkd.builtins"),
+        ("-c", "import agentkd; agentkd.Workspace"),
+        ("-c", "import agentkd.testing"),
+        ("-m", "agentkd.cli", "--help"),
+        ("-m", "agentkd.cli", "cycle", "--help"),
+        ("-m", "agentkd.cli", "plugins", "list"),
+        ("-m", "agentkd.cli", "config", "show"),
+    ],
+    ids=" ".join,
+)
+def test_nothing_heavy_is_imported(arguments: tuple[str, ...]) -> None:
+    assert imported_by(*arguments) & HEAVY == set()
+
+
+def test_help_takes_less_than_half_a_second_of_processor_time() -> None:
+    tries = []
+    for _ in range(3):
+        before = os.times()
+        subprocess.run(
+            [sys.executable, "-m", "agentkd.cli", "--help"],
+            cwd=ROOT,
+            env=ENVIRONMENT,
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+        after = os.times()
+        used = after.children_user - before.children_user + after.children_system - before.children_system
+        if used < 0.5:
+            return
+        tries.append(round(used, 2))
+    pytest.fail(f"`agentkd --help` took {tries} CPU seconds")

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import pytest
+
+from agentkd.config import DistillSettings
+from agentkd.distill import CaseDistiller, CorrectionDistiller, candidate, distill_all, distill_report
+from agentkd.errors import PluginError
+from agentkd.schema import Scope
+
+
+class Giving:
+    name = "giving"
+
+    def __init__(self, make_memories):
+        self._make = make_memories
+
+    def distill(self, trajectories, corrections, kit):
+        return self._make(trajectories, corrections)
+
+
+def lesson(runs, content, confidence=0.5):
+    return candidate(
+        "insight", "whenever", content, trajectories=runs, scope=Scope(), origin="x", confidence=confidence
+    )
+
+
+def test_equal_lessons_are_one_memory_that_rests_on_both_runs(make):
+    one = make.trajectory("a", calls=(make.call("book"),))
+    two = make.trajectory("b", calls=(make.call("book"),))
+    (memory,) = distill_all([one, two], [], [CaseDistiller()], make.kit(), DistillSettings())
+    assert memory.evidence.trajectories == ("a", "b")
+    assert memory.support == 2
+
+
+def test_two_distillers_of_one_correction_agree_on_one_memory(make):
+    run = make.trajectory(success=False)
+    right = make.correction(run, accepted=(make.call("book"),))
+    distillers = [CaseDistiller(), CorrectionDistiller()]
+    report = distill_report([run], [right], distillers, make.kit(), DistillSettings())
+    assert len(report.memories) == 1
+    assert report.memories[0].support == 1
+    assert report.by_distiller == {"case": 1, "correction": 1}
+
+
+def test_the_least_confident_candidates_of_a_run_are_left_out(make):
+    run = make.trajectory()
+    giving = Giving(lambda runs, _: [lesson(runs, f"lesson {i}", i / 10) for i in range(5)])
+    kit = make.kit()
+    report = distill_report([run], [], [giving], kit, DistillSettings(max_memories_per_trajectory=2))
+    assert [m.content for m in report.memories] == ["lesson 3", "lesson 4"]
+    assert report.n_left_out == 3
+    assert "3 beyond the cap" in kit.progress.lines[-1]
+
+
+def test_held_out_tasks_and_their_corrections_are_never_read(make):
+    seen = []
+
+    def look(runs, corrections):
+        seen.extend([*runs, *corrections])
+        return []
+
+    train, held = make.trajectory("a"), make.trajectory("b", split="holdout-unseen")
+    report = distill_report(
+        [train, held], [make.correction(held)], [Giving(look)], make.kit(), DistillSettings()
+    )
+    assert seen == [train]
+    assert report.n_held_out == 1
+
+
+def test_a_distiller_that_raises_or_yields_rubbish_is_named(make):
+    def fail(runs, corrections):
+        raise ZeroDivisionError("oops")
+
+    for broken in (Giving(fail), Giving(lambda runs, corrections: ["text"])):
+        with pytest.raises(PluginError, match="giving"):
+            distill_all([make.trajectory()], [], [broken], make.kit(), DistillSettings())

@@ -1,0 +1,110 @@
+"""Secrets are gone before anything is stored for the first time."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentkd.ledger import Ledger, redact_secrets
+from agentkd.schema import Message, TokenTrace, ToolCall, ToolResult
+
+Make = Any
+
+SECRETS = {
+    "api-key": "sk-" + "proj-Ab12" * 5,
+    "aws-key": "AKIA" + "IOSFODNN7EXAMPLE",
+    "github-token": "ghp_" + "a1B2c3D4e5" * 4,
+    "google-key": "AIza" + "Sy0" * 11 + "ab",
+    "slack-token": "xoxb-" + "123456789012-abcdef",
+    "hub-token": "hf_" + "AbCdEfGhIj" * 4,
+    "jwt": "eyJhbGciOiJIUzI1" + "." + "eyJzdWIiOiIxMjM0" + "." + "SflKxwRJSMeKKF2QT4",
+    "private-key": "-----BEGIN RSA PRIVATE KEY-----\nMIIEow\nAbc/+=\n-----END RSA PRIVATE KEY-----",
+}
+
+
+@pytest.mark.parametrize("kind", SECRETS)
+def test_a_secret_becomes_a_typed_placeholder(kind: str) -> None:
+    text = f"the key is {SECRETS[kind]}, keep it"
+    assert redact_secrets(text) == f"the key is [redacted:{kind}], keep it"
+
+
+def test_the_rest_of_a_url_and_a_header_stays_readable() -> None:
+    url = "postgresql://ada:hunter2@db.example.org/shop"
+    assert redact_secrets(url) == "postgresql://ada:[redacted:url-password]@db.example.org/shop"
+    header = "Authorization: Bearer 0123456789abcdef.0123"
+    assert redact_secrets(header) == "Authorization: Bearer [redacted:bearer-token]"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ask-for-the-long-address-first and risk-taking-is-not-needed",
+        "https://example.org:8080/a@b?c=d",
+        "mem-0123456789abcdef0123 trj-0123456789abcdef0123 skip-this-one-please-now",
+        "bearer of good news, AKIA is a prefix, ghp_ too",
+        "student@1-0123abcd",
+    ],
+)
+def test_ordinary_text_is_left_alone(text: str) -> None:
+    assert redact_secrets(text) == text
+
+
+def test_redaction_takes_linear_time() -> None:
+    started = time.perf_counter()
+    for text in (
+        "-----BEGIN PRIVATE KEY-----" * 20_000,
+        "sk-" * 200_000,
+        "://a:" * 100_000,
+        "eyJ." * 100_000,
+    ):
+        redact_secrets(text)
+    assert time.perf_counter() - started < 5
+
+
+def test_no_secret_reaches_the_disk(path: Path, make: Any) -> None:
+    secret = SECRETS["github-token"]
+    call = ToolCall(name="login", arguments={"token": secret, secret: [f"nested {secret}"]})
+    step = make.step(
+        0,
+        f"I use {secret}",
+        accepted_calls=(call,),
+        tokens=TokenTrace(prompt_ids=(1, 2), completion_ids=(3,)),
+    ).model_copy(update={"results": (ToolResult(error=f"denied {secret}", value={"echo": secret}),)})
+    message = Message(role="user", content=f"my token is {secret}")
+    with Ledger.open(path) as ledger:
+        ledger.trajectories.begin(make.trajectory(1, success=None, messages=(message,), steps=()))
+        ledger.trajectories.add_step("trj-1", step)
+        assert not is_on_disk(path, secret)
+        ledger.trajectories.finish(make.trajectory(1, messages=(message,), steps=(step, make.step(1))))
+        ledger.corrections.add(make.correction(1, "trj-1", f"never show {secret}"))
+        ledger.memories.admit([memory := make.memory(f"log in with {secret}", "trj-1")])
+        assert ledger.memories.get(memory.id).content == "log in with [redacted:github-token]"
+        assert ledger.corrections.get("cor-1").text == "never show [redacted:github-token]"
+        stored = ledger.trajectories.get("trj-1")
+        assert stored.steps[0].accepted_calls[0].arguments["token"] == "[redacted:github-token]"
+        assert [s.tokens for s in stored.steps] == [None, None], "token ids would spell the secret out"
+        assert not is_on_disk(path, secret)
+    assert not is_on_disk(path, secret)
+
+
+def test_a_step_after_a_secret_loses_its_tokens_too(ledger: Ledger, make: Any) -> None:
+    trace = TokenTrace(prompt_ids=(1,), completion_ids=(2,))
+    ledger.trajectories.begin(make.trajectory(1, success=None, steps=()))
+    ledger.trajectories.add_step("trj-1", make.step(0, tokens=trace))
+    ledger.trajectories.add_step("trj-1", make.step(1, SECRETS["api-key"], tokens=trace))
+    ledger.trajectories.add_step("trj-1", make.step(2, tokens=trace))
+    assert [s.tokens for s in ledger.trajectories.get("trj-1").steps] == [trace, None, None]
+
+
+def test_another_redaction_can_be_given(path: Path, make: Any) -> None:
+    with Ledger.open(path, redact=lambda text: re.sub("Ada", "[redacted:name]", text)) as ledger:
+        ledger.trajectories.finish(make.trajectory(1, answer="Hello Ada"))
+        assert ledger.trajectories.get("trj-1").answer == "Hello [redacted:name]"
+
+
+def is_on_disk(path: Path, text: str) -> bool:
+    return any(text.encode() in file.read_bytes() for file in path.parent.iterdir())

@@ -1,0 +1,147 @@
+"""The gradient of a step does not depend on how the step is cut up, and terms do not mix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from agentkd import hf
+from agentkd.errors import PluginError
+from agentkd.schema import LoraSettings
+from agentkd.train.body import Body
+from agentkd.train.lora import adapter_parameters, add_adapter
+from agentkd.train.loss import PackSignals, StepScale, Weighted, accumulate, evaluate, normalisers
+from agentkd.train.objectives import SelfContext, SelfContextSettings, Sft
+from agentkd.train.packing import make_packs
+from agentkd.train.rows import View
+
+SFT = Weighted(Sft(), 1.0, "test")
+SELF = Weighted(SelfContext(SelfContextSettings(top_k=3)), 1.0, "test")
+Gradient = dict[str, torch.Tensor]
+
+
+@pytest.fixture
+def body(base: Path) -> Body:
+    model = hf.load_model(base, dtype="float32", device="cpu")
+    adapted = add_adapter(model, LoraSettings(r=4, alpha=8), init_adapter="", seed=0)
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in adapter_parameters(adapted):
+        if ".lora_B." in name:
+            parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
+    return Body(adapted)
+
+
+@pytest.fixture
+def views(make_view: Callable[[list[int], int], View], body: Body) -> list[View]:
+    views = [make_view([1, 5, 6, *range(20 + n, 30 + 2 * n)], 4) for n in range(6)]
+    body.pack_for_training(views)
+    return views
+
+
+def signals_for(n: int, taught: Sequence[bool]) -> PackSignals:
+    generator = torch.Generator().manual_seed(3)
+    top = torch.randn(n, 50, generator=generator).mul(3).log_softmax(-1).topk(3)
+    return PackSignals(top.indices, top.values, torch.tensor(taught))
+
+
+def step(
+    body: Body,
+    views: list[View],
+    objectives: list[Weighted],
+    *,
+    chunk: int = 256,
+    max_tokens: int = 1000,
+    untaught: Sequence[int] = (),
+) -> tuple[dict[str, float], Gradient]:
+    body.model.zero_grad()
+    weights = [weight for view in views for weight in view.weights]
+    taught = [number not in untaught for number, view in enumerate(views) for _ in view.weights]
+    scale = StepScale(normalisers(objectives, weights, taught), 0, 1, chunk)
+    everything = signals_for(len(weights), taught)
+    starts = [0]
+    for view in views:
+        starts.append(starts[-1] + len(view.labels))
+    terms: dict[str, float] = {}
+    for pack in make_packs(views, max_tokens):
+        places = [starts[number] + place for number, place in pack.labels]
+        signals = PackSignals(*(t[places] for t in vars(everything).values()))
+        for name, value in accumulate(body, pack, signals, objectives, scale).items():
+            terms[name] = terms.get(name, 0.0) + value
+    return terms, {name: p.grad.clone() for name, p in adapter_parameters(body.model)}
+
+
+def assert_same(one: Gradient, other: Gradient) -> None:
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("objectives", [[SFT], [SELF], [SFT, SELF]], ids=["sft", "self-context", "both"])
+def test_chunks_and_packs_change_neither_loss_nor_gradient(
+    body: Body, views: list[View], objectives: list[Weighted]
+) -> None:
+    terms, whole = step(body, views, objectives, untaught=[1])
+    for cut in ({"chunk": 5}, {"max_tokens": 20}, {"chunk": 3, "max_tokens": 30}):
+        other_terms, parts = step(body, views, objectives, untaught=[1], **cut)
+        assert other_terms == pytest.approx(terms, rel=1e-5)
+        assert_same(parts, whole)
+
+
+def test_the_loss_is_the_weighted_mean_over_the_labels(body: Body, views: list[View]) -> None:
+    weighted = [View(v.ids, v.labels, (2.0, 1.0, 0.5, 0.25)) for v in views]
+    terms, _ = step(body, weighted, [SFT])
+    assert terms["sft"] == pytest.approx(evaluate(body, list(make_packs(weighted, 1000)), 7), rel=1e-5)
+
+
+def test_scaling_all_weights_changes_nothing(body: Body, views: list[View]) -> None:
+    _, once = step(body, views, [SFT])
+    _, tenfold = step(body, [View(v.ids, v.labels, (10.0,) * 4) for v in views], [SFT])
+    assert_same(once, tenfold)
+
+
+def test_a_label_without_weight_does_not_count(body: Body, views: list[View]) -> None:
+    _, some = step(body, [View(v.ids, v.labels, (1.0, 1.0, 0.0, 0.0)) for v in views], [SFT])
+    _, only = step(body, [View(v.ids, v.labels[:2], (1.0, 1.0)) for v in views], [SFT])
+    assert_same(some, only)
+
+
+def test_the_sum_of_objectives_has_the_sum_of_their_gradients(body: Body, views: list[View]) -> None:
+    _, sft = step(body, views, [SFT])
+    _, own = step(body, views, [SELF])
+    _, both = step(body, views, [SFT, Weighted(SELF.objective, 0.5, "test")])
+    assert_same(both, {name: sft[name] + 0.5 * own[name] for name in sft})
+
+
+def test_rows_without_a_teacher_do_not_dilute_the_divergence(body: Body, views: list[View]) -> None:
+    terms, mixed = step(body, views, [SELF], untaught=[4, 5])
+    body.model.zero_grad()
+    taught_terms, taught = step(body, views[:4], [Weighted(_Fixed(views), 1.0, "test")])
+    assert terms["self-context"] == pytest.approx(taught_terms["self-context"], rel=1e-5)
+    assert_same(mixed, taught)
+
+
+class _Fixed(SelfContext):
+    """The divergence on the signals that the first rows of all six get."""
+
+    def __init__(self, views: list[View]) -> None:
+        super().__init__(SelfContextSettings(top_k=3))
+        everything = signals_for(sum(len(v.labels) for v in views), [True] * 24)
+        order = next(make_packs(views[:4], 1000)).labels
+        places = [4 * number + place for number, place in order]
+        self._signals = everything.top_ids[places], everything.log_probs[places]
+
+    def forward(self, context: Any) -> Mapping[str, torch.Tensor]:
+        context.teacher_top_ids, context.teacher_top_log_probs = self._signals
+        return super().forward(context)
+
+
+def test_a_failing_objective_is_named(body: Body, views: list[View]) -> None:
+    class Broken(Sft):
+        def forward(self, context: Any) -> Mapping[str, torch.Tensor]:
+            raise KeyError("oops")
+
+    with pytest.raises(PluginError, match="plugin `their-plugin` failed in objective `sft`"):
+        step(body, views, [Weighted(Broken(), 1.0, "their-plugin")])

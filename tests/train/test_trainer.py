@@ -1,0 +1,93 @@
+"""The parent's side: a process of its own, progress, and errors that keep their class."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from agentkd.errors import ConfigError, TrainError
+from agentkd.plugins import PluginHost
+from agentkd.protocols import Objective, Trainer
+from agentkd.schema import TrainJob
+from agentkd.train import LoraTrainer, LoraTrainerSettings
+
+MakeJob = Callable[..., TrainJob]
+
+
+class Seen:
+    """A progress that remembers."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.bars: dict[str, float] = {}
+
+    @contextmanager
+    def bar(self, label: str, total: float | None = None, unit: str = "") -> Iterator[SeenBar]:
+        self.bars[label] = 0.0
+        yield SeenBar(self, label)
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+class SeenBar:
+    def __init__(self, seen: Seen, label: str) -> None:
+        self.seen, self.label = seen, label
+
+    def advance(self, n: float = 1, *, note: str = "") -> None:
+        self.seen.bars[self.label] += n
+
+
+def test_a_process_trains_and_its_progress_is_shown(make_job: MakeJob) -> None:
+    seen = Seen()
+    job = make_job()
+    trainer = LoraTrainer(LoraTrainerSettings(threads=1))
+    assert isinstance(trainer, Trainer)
+    checkpoint = trainer.train(job, seen)
+    assert (Path(job.output) / "adapter_model.safetensors").is_file()
+    assert seen.bars == {"train": checkpoint.metrics["steps"]}
+    assert any("optimiser steps" in line for line in seen.lines)
+
+
+def test_an_error_of_the_process_keeps_its_class(make_job: MakeJob, tmp_path: Path) -> None:
+    job = make_job().model_copy(update={"base": str(tmp_path / "absent")})
+    with pytest.raises(ConfigError, match="no objective is called `stf`"):
+        LoraTrainer().train(
+            job.model_copy(update={"settings": job.settings.model_copy(update={"objective": {"stf": {}}})})
+        )
+
+
+def test_a_process_that_dies_is_a_train_error_with_its_last_lines(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dies.py").write_text("import os, sys\nsys.stderr.write('farewell\\n')\nos.abort()\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(TrainError, match=r"killed by signal 6(.|\n)*farewell"):
+        LoraTrainer().train(make_job(plugins=("dies",)))
+
+
+def test_the_parents_side_and_the_objectives_import_nothing_heavy() -> None:
+    code = (
+        "import sys, agentkd.train\n"
+        "from agentkd.plugins import PluginHost\n"
+        "registry = PluginHost(auto=False, modules=['agentkd.train.objectives']).registry\n"
+        "for name in registry.names('objective'): registry.build('objective', name, {}, None)\n"
+        "assert not {'torch', 'transformers', 'peft'} & set(sys.modules), sys.modules.keys()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=dict(os.environ))
+
+
+def test_the_built_in_objectives_keep_their_promise() -> None:
+    registry = PluginHost(auto=False, modules=["agentkd.train.objectives"]).registry
+    assert registry.names("objective") == ["self-context", "sft"]
+    for name in registry.names("objective"):
+        objective = registry.build("objective", name, {}, None)
+        assert isinstance(objective, Objective)
+        assert objective.name == name
+        objective.load_state_dict(objective.state_dict())
