@@ -29,12 +29,16 @@ def components() -> Iterable[Component[Any]]:
 def _models() -> Iterable[Component[Any]]:
     from agentkd.models import litellm, local, scripted
 
-    yield Component("model", "litellm", "Any provider that LiteLLM knows.", litellm.build, litellm.LiteLLMSettings)
+    yield Component(
+        "model", "litellm", "Any provider that LiteLLM knows.", litellm.build, litellm.LiteLLMSettings
+    )
     yield Component(
         "model", "local", "A transformers model on this machine, base or with an adapter; grammar-constrained.",
         local.build, local.LocalSettings,
     )  # fmt: skip
-    yield Component("model", "scripted", "Fixed answers, for tests.", scripted.build, scripted.ScriptedSettings)
+    yield Component(
+        "model", "scripted", "Fixed answers, for tests.", scripted.build, scripted.ScriptedSettings
+    )
 
 
 def _stores() -> Iterable[Component[Any]]:
@@ -42,21 +46,37 @@ def _stores() -> Iterable[Component[Any]]:
     from agentkd.memory import index_chroma, index_exact, refine
 
     yield Component(
-        "embedder", "minilm-onnx", "all-MiniLM-L6-v2 (int8) through onnxruntime.", minilm.build, minilm.MiniLmSettings
+        "embedder",
+        "minilm-onnx",
+        "all-MiniLM-L6-v2 (int8) through onnxruntime.",
+        minilm.build,
+        minilm.MiniLmSettings,
     )
     yield Component(
-        "embedder", "hashing", "Hashed words: no model, no meaning; for tests.", hashing.build, hashing.HashingSettings
+        "embedder",
+        "hashing",
+        "Hashed words: no model, no meaning; for tests.",
+        hashing.build,
+        hashing.HashingSettings,
     )
     yield Component("embedder", "litellm", "Embeddings of a provider.", remote.build, remote.RemoteSettings)
     yield Component(
-        "index", "chroma", "Chroma, embedded or a server by URL.", index_chroma.build, index_chroma.ChromaSettings
+        "index",
+        "chroma",
+        "Chroma, embedded or a server by URL.",
+        index_chroma.build,
+        index_chroma.ChromaSettings,
     )
-    yield Component("index", "exact", "Exact search in memory, rebuilt at every start.", index_exact.build, NoSettings)
+    yield Component(
+        "index", "exact", "Exact search in memory, rebuilt at every start.", index_exact.build, NoSettings
+    )
     yield Component(
         "refiner", "utility-prune", "Quarantine memories that do not help.", refine.build_utility_prune,
         refine.UtilityPruneSettings,
     )  # fmt: skip
-    yield Component("refiner", "ttl", "Quarantine memories that have grown old.", refine.build_ttl, refine.TtlSettings)
+    yield Component(
+        "refiner", "ttl", "Quarantine memories that have grown old.", refine.build_ttl, refine.TtlSettings
+    )
 
 
 def _suites() -> Iterable[Component[Any]]:
@@ -75,15 +95,24 @@ def _distillers() -> Iterable[Component[Any]]:
     from agentkd import distill
 
     lesson = distill.LessonSettings
-    yield Component("distiller", "success", "What made runs succeed (needs a model).", distill.build_success, lesson)
-    yield Component("distiller", "failure", "The first wrong key step (needs a model).", distill.build_failure, lesson)
-    yield Component("distiller", "contrast", "Best run against worst (needs a model).", distill.build_contrast, lesson)
+    yield Component(
+        "distiller", "success", "What made runs succeed (needs a model).", distill.build_success, lesson
+    )
+    yield Component(
+        "distiller", "failure", "The first wrong key step (needs a model).", distill.build_failure, lesson
+    )
+    yield Component(
+        "distiller", "contrast", "Best run against worst (needs a model).", distill.build_contrast, lesson
+    )
     yield Component(
         "distiller", "case", "The accepted call of a run as an exemplar; needs no model.", distill.build_case,
         distill.CaseSettings,
     )  # fmt: skip
     yield Component(
-        "distiller", "correction", "A person's words as a constraint; needs no model.", distill.build_correction
+        "distiller",
+        "correction",
+        "A person's words as a constraint; needs no model.",
+        distill.build_correction,
     )
 
 
@@ -91,9 +120,7 @@ def _training() -> Iterable[Component[Any]]:
     from agentkd import compiler, train
     from agentkd.train import objectives
 
-    yield Component(
-        "selector", "success-only", "Rows of successful runs only.", compiler.build_success_only
-    )
+    yield Component("selector", "success-only", "Rows of successful runs only.", compiler.build_success_only)
     yield Component(
         "selector", "support", "Rows whose memories rest on enough runs.", compiler.build_support,
         compiler.SupportSettings,

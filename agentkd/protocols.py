@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from agentkd.config import Settings
 
 __all__ = [
-    "Baseline",
     "Bar",
+    "Baseline",
     "Distiller",
     "Embedder",
     "Environment",

@@ -22,7 +22,6 @@ from agentkd.schema import (
     ToolCall,
     Trajectory,
     content_id,
-    sortable_id,
 )
 
 if TYPE_CHECKING:
@@ -95,7 +94,9 @@ class Workspace:
         self.parts = Parts(self.root, loaded, host, progress or SilentProgress(), default_cache_dir())
 
     @classmethod
-    def create(cls, root: str | Path, *, suite: str = "", student: str = "", actor: str = "", force: bool = False) -> Workspace:
+    def create(
+        cls, root: str | Path, *, suite: str = "", student: str = "", actor: str = "", force: bool = False
+    ) -> Workspace:
         """Make a workspace folder with an `agentkd.toml`; refuses one that has it unless `force`."""
         folder = Path(root).expanduser().resolve()
         config = folder / CONFIG_NAME
@@ -163,16 +164,18 @@ class Workspace:
             interrupt_on: Names of tools whose calls wait for a person.
         """
         from agentkd.agents import Recorder
-        from agentkd.tools import ToolBox
+        from agentkd.tools import ToolBox, read_skill
 
         changes: dict[str, Any] = {}
         if instructions:
             changes["instructions"] = instructions
         if not recall:
             changes["recall"] = "off"
+        skills = self.parts.skills()
+        offered = [*tools, read_skill(skills)] if skills.names else list(tools)
         return self.parts.agent(
             model,
-            lambda task: ToolBox(tools),
+            lambda task: ToolBox(offered),
             name=name,
             recaller=self.memory if recall else None,
             recorder=Recorder(self.ledger, self.hooks),
@@ -218,7 +221,9 @@ class Workspace:
         """
         trajectory = run if isinstance(run, Trajectory) else self.ledger.trajectories.get(run)
         if not (text or call or answer):
-            raise DataError("a correction needs a text, a call or an answer", hint="say what should be different")
+            raise DataError(
+                "a correction needs a text, a call or an answer", hint="say what should be different"
+            )
         accepted = () if call is None else (call if isinstance(call, ToolCall) else ToolCall(**call),)
         proposed = trajectory.steps[step].reply.tool_calls if step is not None and trajectory.steps else ()
         correction = Correction(
@@ -240,11 +245,11 @@ class Workspace:
         """Distil the trajectories of a run, or of all training splits, into memories."""
         import time
 
-        from agentkd.cycle.stage import distill_stage, is_held_out
+        from agentkd.cycle.stage import distill_stage
 
         start = time.perf_counter()
         found = self.ledger.trajectories.list(run_id=run_id)
-        result = distill_stage(self.parts, [t for t in found if not is_held_out(t.task.split)])
+        result = distill_stage(self.parts, [t for t in found if not t.task.is_held_out])
         return PhaseReport(
             name="distill", key=content_id("pha", "distill", [t.id for t in found]), status="done",
             summary=result.summary, output=result.output, seconds=time.perf_counter() - start,
@@ -252,10 +257,10 @@ class Workspace:
 
     def compile(self, suite: str | None = None) -> DatasetCard:
         """Compile trajectories and memories into a dataset of training rows."""
-        from agentkd.cycle.stage import compile_stage, is_held_out
+        from agentkd.cycle.stage import compile_stage
 
         found = self.ledger.trajectories.list(suite=suite or self.settings.cycle.suite or None)
-        return compile_stage(self.parts, [t for t in found if not is_held_out(t.task.split)])
+        return compile_stage(self.parts, [t for t in found if not t.task.is_held_out])
 
     def train(self, dataset_id: str | None = None, *, go_on_from: str = "") -> Checkpoint:
         """Train a student on a dataset (the newest by default); a killed training goes on."""
@@ -269,7 +274,9 @@ class Workspace:
         key = content_id("trn", dataset_id, self.settings.train, self.parts.student_files.base_id, go_on_from)
         return train_stage(self.parts, dataset_id, checkpoint_name(self.parts, key), go_on_from)
 
-    def evaluate(self, checkpoint: str | None = None, split: str | None = None, n: int | None = None) -> Evaluation:
+    def evaluate(
+        self, checkpoint: str | None = None, split: str | None = None, n: int | None = None
+    ) -> Evaluation:
         """Compare base, memory and a checkpoint (the newest by default) on held-out tasks."""
         from agentkd.cycle.stage import evaluate_stage
 
@@ -308,7 +315,9 @@ class Workspace:
         """Return the path of `report.html`."""
         from agentkd.cycle.report import latest_number, report_folder
 
-        return report_folder(self.root, latest_number(self.root) if number is None else number) / "report.html"
+        return (
+            report_folder(self.root, latest_number(self.root) if number is None else number) / "report.html"
+        )
 
     def trajectories(self, **query: Any) -> list[Trajectory]:
         """Return trajectories, oldest first; keywords of `ledger.trajectories.list`."""
@@ -328,7 +337,8 @@ class Workspace:
         self.parts.checkpoint_folder(name)
         if checkpoint.status in ("rejected", "tainted") and not force:
             raise ConfigError(
-                f"checkpoint `{name}` is {checkpoint.status}", hint="pass `--force` to let it serve all the same"
+                f"checkpoint `{name}` is {checkpoint.status}",
+                hint="pass `--force` to let it serve all the same",
             )
         serving = self.ledger.checkpoints.serving()
         previous = serving.name if serving else "base"

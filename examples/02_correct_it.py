@@ -1,6 +1,6 @@
 """Correct an agent once; the next answer is different. A local model, no key.
 
-    python examples/02_correct_it.py
+python examples/02_correct_it.py
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from agentkd import hookspecs
@@ -74,8 +73,6 @@ class Agent:
         self.recorder = recorder or Recorder(None, self.hooks)
         self._environment = environment
         self._checkpointer = checkpointer
-        docs = self.settings.tool_docs
-        knows_tools = model_is_student or getattr(model, "reads_tools", False)
         self._loop = Loop(
             model=model,
             views=views,
@@ -85,10 +82,11 @@ class Agent:
             hooks=self.hooks,
             scope=scope,
             checkpoint=checkpoint,
-            shows_tools=docs == "all" or (docs == "auto" and not knows_tools),
+            shows_tools=_shows_tools(self.settings, model, model_is_student),
             interrupt_on=frozenset(interrupt_on),
             approve=approve,
         )
+        self._compiled: CompiledStateGraph[Any, Any, Any, Any] | None = None
         self._open: dict[str, Environment] = {}
         self._lock = threading.Lock()
 
@@ -97,7 +95,8 @@ class Agent:
     ) -> Trajectory:
         """Do a task and store what happened; a call that waits for a person gives a `PausedRun`.
 
-        With a checkpointer, a `thread_id` whose run was killed goes on from its last finished node.
+        With a checkpointer, a `thread_id` whose run was killed goes on from its last finished node; the
+        world of the task is made anew then.
         Raises BudgetError where a ceiling is met; another error of the model is a failure of the run.
         """
         return _last(self.stream(task, run_id=run_id, attempt=attempt, thread_id=thread_id))
@@ -117,7 +116,10 @@ class Agent:
 
     def attempt(self, task: Task, *, run_id: str, attempt: int = 0) -> Trajectory:
         """Do a task without storing its end: for a runner that grades it first."""
-        return _last(self._start(self._new_run(task, run_id, attempt, None)))
+        run = self._new_run(task, run_id, attempt, None)
+        trajectory = _last(self._start(run))
+        self._drop_state(run.thread_id)
+        return trajectory
 
     def resume(self, thread_id: str, decision: Decision | Mapping[str, Any]) -> Trajectory:
         """Go on with a run that waits for a person; gives a `PausedRun` where another call waits.
@@ -147,11 +149,19 @@ class Agent:
         for world in worlds:
             world.close()
 
-    @cached_property
+    @property
+    def may_pause(self) -> bool:
+        """Whether a run can stop to ask a person."""
+        return self._loop.may_pause
+
+    @property
     def _graph(self) -> CompiledStateGraph[Any, Any, Any, Any]:
-        if self._checkpointer is None and self._loop.may_pause:
-            self._checkpointer = memory_checkpointer()
-        return self._loop.compile(self._checkpointer)
+        with self._lock:
+            if self._compiled is None:
+                if self._checkpointer is None and self.may_pause:
+                    self._checkpointer = memory_checkpointer()
+                self._compiled = self._loop.compile(self._checkpointer)
+            return self._compiled
 
     def _new_run(self, task: Task | str, run_id: str | None, attempt: int, thread_id: str | None) -> Run:
         if isinstance(task, str):
@@ -222,16 +232,19 @@ class Agent:
         for event in events:
             if isinstance(event, Finished):
                 self.recorder.finish(event.trajectory)
-                if self._checkpointer is not None:
-                    self._checkpointer.delete_thread(thread_id)
+                self._drop_state(thread_id)
             yield event
+
+    def _drop_state(self, thread_id: str) -> None:
+        if self._checkpointer is not None:
+            self._checkpointer.delete_thread(thread_id)
 
     def _world(self, run: Run) -> Environment:
         """Return the world of a run: the one that it was paused in, or a new one."""
         with self._lock:
             world = self._open.pop(run.thread_id, None)
         world = world if world is not None else self._environment(run.task)
-        if self._loop.may_pause:
+        if self.may_pause:
             with self._lock:
                 self._open[run.thread_id] = world
         return world
@@ -252,6 +265,12 @@ class Agent:
             "configurable": {"thread_id": thread_id},
             "recursion_limit": 4 * self.settings.max_steps + 8,  # four nodes per turn at most
         }
+
+
+def _shows_tools(settings: AgentSettings, model: Model, is_student: bool) -> bool:
+    """Decide on tool docs: a student knows its tools, a remote model reads them from the request."""
+    knows_tools = is_student or bool(getattr(model, "reads_tools", False))
+    return settings.tool_docs == "all" or (settings.tool_docs == "auto" and not knows_tools)
 
 
 def _last(events: Iterator[AgentEvent]) -> Trajectory:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from agentkd.agents.agent import Agent
-from agentkd.errors import AgentkdError, DataError, ModelError
+from agentkd.errors import AgentkdError, ConfigError, DataError, ModelError
 from agentkd.plugins import Hooks, blaming
 from agentkd.protocols import Progress, SilentProgress, Suite
 from agentkd.schema import Correction, Outcome, Task, Trajectory, Usage, Value, content_id
@@ -62,8 +62,13 @@ def run_tasks(
     the accepted answer of a failed task is stored as a correction by the grader. `hooks` are those of the
     agent. A failed run is data; but where the first runs all fail at the model and none got an answer,
     nothing is stored and ModelError is raised. Raises BudgetError where a ceiling is met, and DataError
-    for a suite that hands out answers of held-out tasks.
+    for a suite that hands out answers of held-out tasks, and ConfigError for an agent that asks a person.
     """
+    if agent.may_pause:
+        raise ConfigError(
+            f"agent `{agent.name}` asks a person about some calls, so it cannot run a whole suite",
+            hint="leave out `approve` and `interrupt_on` here",
+        )
     started = time.monotonic()
     known = ledger.trajectories.done_tasks(run_id)
     jobs = [(task, attempt) for attempt in range(attempts) for task in tasks]

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+from pydantic import BaseModel
 
 from agentkd.cli.invocation import Invocation, pass_invocation
 from agentkd.cli.shared import Group
 from agentkd.errors import ConfigError
 from agentkd.plugins import nearest
-
-if TYPE_CHECKING:
-    from pydantic import BaseModel
 
 __all__ = ["command", "toml_lines"]
 
@@ -37,7 +35,7 @@ def show(invocation: Invocation, table: str | None, docs: bool) -> None:
         if part not in known:
             raise ConfigError(f"there is no table `{table}`", hint=nearest(part, known), key=table)
         settings, names = getattr(settings, part), [*names, part]
-    if invocation.is_json or not hasattr(settings, "model_fields"):
+    if invocation.is_json or not isinstance(settings, BaseModel):
         invocation.show(settings, lambda value, _: click.echo(json.dumps(value, default=str)))
         return
     click.echo("\n".join(toml_lines(settings, names, docs=docs)).strip())
@@ -76,7 +74,7 @@ def toml_lines(settings: BaseModel, path: list[str], *, docs: bool = False) -> I
         yield f"[{'.'.join(path)}]"
     for name, field in type(settings).model_fields.items():
         value = getattr(settings, name)
-        if hasattr(type(value), "model_fields"):
+        if isinstance(value, BaseModel):
             tables.append((name, value))
             continue
         if docs and field.description:

@@ -67,12 +67,19 @@ class Invocation:
 
         return Workspace(self.root, assignments=self.assignments, progress=self.progress())
 
-    def plugin_host(self) -> PluginHost:
-        """Load the plugins that the settings name."""
+    def plugin_host(self, *, with_builtins: bool = True) -> PluginHost:
+        """Load the plugins that a workspace with these settings would load.
+
+        The built-in one offers components and no commands: a caller who wants commands spares its import.
+        """
         from agentkd.plugins import PluginHost
 
         plugins = self.settings().plugins
-        return PluginHost(auto=plugins.auto, modules=plugins.modules, block=plugins.block)
+        block = plugins.block if with_builtins else (*plugins.block, "builtins")
+        host = PluginHost(auto=plugins.auto, modules=plugins.modules, block=block)
+        if with_builtins and "builtins" not in host.versions:  # a copied tree has no entry points
+            host.load_module("agentkd.builtins")
+        return host
 
     def progress(self) -> Progress:
         """Return progress on stderr, or silence after `--quiet`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from agentkd.cli.cost import spent_by
 from agentkd.cli.progress import clock_text
@@ -25,6 +25,8 @@ __all__ = [
     "print_verdict",
     "shortened",
 ]
+
+_SHORT = 22  # cells up to here are never folded: names and intervals stay whole
 
 
 def shortened(text: str, width: int = 72) -> str:
@@ -55,11 +57,19 @@ def print_table(
         return
     table: Table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for index, column in enumerate(columns):
-        is_number = all(isinstance(row[index], (int, float)) for row in cells)
-        table.add_column(column, justify="right" if is_number else "left", overflow="fold")
+        is_number = all(_is_number(row[index]) for row in cells)
+        is_short = max(len(str(row[index])) for row in cells) <= _SHORT
+        justify: Literal["left", "right"] = "right" if is_number else "left"
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=is_short)
     for row in cells:
         table.add_row(*(escape(f"{c:,}" if isinstance(c, int) else str(c)) for c in row))
     console.print(table)
+
+
+def _is_number(cell: Any) -> bool:
+    return isinstance(cell, (int, float)) or (
+        isinstance(cell, str) and cell.replace(",", "").replace(".", "", 1).isdigit()
+    )
 
 
 def print_facts(console: Console, facts: Iterable[tuple[str, Any]]) -> None:

@@ -43,6 +43,7 @@ COMMANDS: dict[str, _Lazy] = {
     "config": _Lazy("Show the settings, their file and their schema."),
     "lineage": _Lazy("Trace what a fact was made from and what was made from it."),
     "doctor": _Lazy("Prove on a scratch workspace that each stage works on this machine."),
+    "docs": _Lazy("Write the reference parts of a Markdown file from the code."),
 }
 """Commands in the order of the help, each with its summary: known before any module is imported."""
 
@@ -93,7 +94,7 @@ class LazyGroup(click.Group):
 
         homes = dict.fromkeys(COMMANDS, "agentkd")
         found: dict[str, click.Command] = {}
-        host = ctx.ensure_object(Invocation).plugin_host()
+        host = ctx.ensure_object(Invocation).plugin_host(with_builtins=False)
         for plugin, command in host.hooks.offers(hookspecs.commands):
             name = getattr(command, "name", None)
             if not isinstance(command, click.Command) or not name:

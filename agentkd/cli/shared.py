@@ -24,7 +24,8 @@ def _store(context: click.Context, parameter: click.Parameter, value: Any) -> No
 
 def global_options() -> list[click.Parameter]:
     """Return fresh options that fill the `Invocation`, wherever on the line they stand."""
-    keywords: dict[str, Any] = {"expose_value": False, "callback": _store}
+    # Eager, so that a folder given before `--help` is known when the help asks the plugins.
+    keywords: dict[str, Any] = {"expose_value": False, "callback": _store, "is_eager": True}
     return [
         click.Option(
             ["-C", "--workspace"],

@@ -67,7 +67,9 @@ def open_plan(parts: Parts) -> Plan:
     plan = _make_plan(parts, cycles.next_number())
     report = PhaseReport(name="plan", key=plan.key, status="done", output=plan.model_dump(mode="json"))
     with parts.ledger.transaction():
-        cycles.begin_cycle(CycleReport(id=plan.cycle_id, number=plan.number, suite=plan.suite, seed=plan.seed))
+        cycles.begin_cycle(
+            CycleReport(id=plan.cycle_id, number=plan.number, suite=plan.suite, seed=plan.seed)
+        )
         cycles.phase_done(report, plan.cycle_id)
     return plan
 

@@ -1,4 +1,4 @@
-"""The loop of self-improvement: run -> distill -> refine -> compile -> train -> evaluate -> promote -> retire."""
+"""The loop: run -> distill -> refine -> compile -> train -> evaluate -> promote -> retire."""
 
 from __future__ import annotations
 
@@ -83,16 +83,15 @@ def _run(parts: Parts, plan: Plan, key: str) -> StageResult:
     return StageResult(
         f"{summary.succeeded} of {summary.n} tasks done",
         {"run_id": run_id, "n": summary.n, "succeeded": summary.succeeded},
-        {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens},
+        usage.model_dump(include={"prompt_tokens", "completion_tokens", "usd"}, exclude_none=True),
     )
 
 
 def _learnt_from(parts: Parts, plan: Plan) -> Sequence[Trajectory]:
-    """Return every finished trajectory that may be learnt from: never a held-out task."""
-    from agentkd.cycle.stage import is_held_out
-
-    found = parts.ledger.trajectories.list(suite=plan.suite or None)
-    return [t for t in found if not is_held_out(t.task.split)]
+    """Return the finished trajectories of the split that is learnt from; without a suite, all but held-out."""
+    if plan.suite:
+        return parts.ledger.trajectories.list(suite=plan.suite, split=plan.split)
+    return [t for t in parts.ledger.trajectories.list() if not t.task.is_held_out]
 
 
 def _refine(parts: Parts) -> StageResult:
@@ -113,9 +112,9 @@ def is_due(parts: Parts, distilled: PhaseReport) -> bool:
 
 def _compile(parts: Parts, plan: Plan) -> StageResult:
     card = compile_stage(parts, _learnt_from(parts, plan))
-    left_out = ", ".join(f"{n} {reason}" for reason, n in sorted(card.dropped.items()))
+    left_out = "".join(f"; left out: {n} {reason}" for reason, n in sorted(card.dropped.items()))
     return StageResult(
-        f"{card.n_train} rows, {card.n_label_tokens} trained tokens" + (f"; left out: {left_out}" if left_out else ""),
+        f"{card.n_train} rows, {card.n_label_tokens} trained tokens{left_out}",
         {"dataset_id": card.id, "n_train": card.n_train, "n_dev": card.n_dev,
          "n_label_tokens": card.n_label_tokens, "dropped": card.dropped},
     )  # fmt: skip
@@ -127,7 +126,7 @@ def _train(parts: Parts, key: str, compiled: PhaseReport) -> StageResult:
     loss = checkpoint.metrics.get("loss", float("nan"))
     return StageResult(
         f"`{name}`: loss {loss:.3f} after {checkpoint.metrics.get('steps', 0):.0f} steps",
-        {"checkpoint": name, **{k: v for k, v in checkpoint.metrics.items()}},
+        {"checkpoint": name, **checkpoint.metrics},
     )
 
 
@@ -143,9 +142,9 @@ def _evaluate(parts: Parts, plan: Plan, candidate: str) -> StageResult:
         )
         for split in (settings.split, *settings.also)
     ]  # fmt: skip
-    student = evaluations[0].arm("student").success
+    done = evaluations[0].arm("student").success
     return StageResult(
-        f"student does {student.value:.3f} [{student.low:.3f}, {student.high:.3f}] of {evaluations[0].n} tasks",
+        f"student does {done.value:.3f} [{done.low:.3f}, {done.high:.3f}] of {evaluations[0].n} tasks",
         {"evaluations": [e.model_dump(mode="json") for e in evaluations]},
     )
 
@@ -166,9 +165,7 @@ def _promote(parts: Parts, plan: Plan, candidate: str, evaluations: Sequence[Eva
     return StageResult(f"`{candidate}` {word}", {"verdict": verdict.model_dump(mode="json")})
 
 
-def _retire(
-    parts: Parts, candidate: str, verdict: Verdict, evaluations: Sequence[Evaluation]
-) -> StageResult:
+def _retire(parts: Parts, candidate: str, verdict: Verdict, evaluations: Sequence[Evaluation]) -> StageResult:
     """Mark what the weights now hold, and drop it from the context where the student does not need it."""
     if not verdict.promote:
         return StageResult("nothing was promoted", {"compiled": 0, "retired": 0})
@@ -189,7 +186,7 @@ def _retire(
         )
         counts[status] += 1
     return StageResult(
-        f"{counts['compiled']} memories marked compiled, {counts['retired']} out of the context of `{candidate}`",
+        f"{counts['compiled']} memories compiled, {counts['retired']} out of the context of `{candidate}`",
         dict(counts),
     )
 

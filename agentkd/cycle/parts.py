@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from agentkd.agents import Agent
     from agentkd.ledger import Ledger
     from agentkd.memory import MemoryStore
+    from agentkd.models.booking import Meter
     from agentkd.models.gguf import ModelFiles
+    from agentkd.skills import SkillLibrary
 
 __all__ = ["LOCAL_PREFIXES", "Parts"]
 
@@ -135,6 +137,13 @@ class Parts:
         return self.settings.train
 
     @cached_property
+    def _meter(self) -> Meter:
+        """One ceiling for all models of a command."""
+        from agentkd.models.booking import Meter
+
+        return Meter(self.settings.models.max_usd, self.settings.models.max_tokens)
+
+    @cached_property
     def student_files(self) -> ModelFiles:
         """Files of the student's base model, fetched and converted on first use."""
         from agentkd.models.gguf import resolve_model
@@ -151,7 +160,9 @@ class Parts:
             role, spec = spec, getattr(roles, spec)
             if not spec:
                 raise ConfigError(
-                    f"no model plays the role `{role}`", hint=f"set `[roles] {role}` in agentkd.toml", role=role
+                    f"no model plays the role `{role}`",
+                    hint=f"set `[roles] {role}` in agentkd.toml",
+                    role=role,
                 )
         if spec == "student":
             serving = self.ledger.checkpoints.serving()
@@ -183,7 +194,7 @@ class Parts:
             model = self.build("model", "scripted", script=spec.removeprefix("scripted:"))
         else:
             model = self.build("model", "litellm", model=spec)
-        return Booked(cast(Model, model), self.ledger, self.settings.models)
+        return Booked(cast(Model, model), self.ledger, self.settings.models, meter=self._meter)
 
     def checkpoint(self, name: str) -> Checkpoint:
         """Return a checkpoint of the registry; raises NotFoundError."""
@@ -203,16 +214,14 @@ class Parts:
     def views(self, **changes: Any) -> Any:
         """Return the prompt builder that agents and the compile step share."""
         from agentkd.agents import PromptBuilder
-        from agentkd.skills import skill_cards
 
-        cards = skill_cards([self.root / "skills", *self.skill_folders()])
-        return PromptBuilder(self.agent_settings(**changes), skills=cards)
+        return PromptBuilder(self.agent_settings(**changes), skills=self.skills().cards)
 
-    def skill_folders(self) -> list[Path]:
-        """Return the skill folders that plugins offer."""
-        from agentkd import hookspecs
+    def skills(self) -> SkillLibrary:
+        """Return the skills in the workspace's folder and those that plugins offer."""
+        from agentkd.skills import SkillLibrary, find_skills, skill_dirs
 
-        return [folder for offer in self.hooks.ask(hookspecs.skills) for folder in offer]
+        return SkillLibrary(find_skills(skill_dirs(self.hooks, [self.root / "skills"])))
 
     def agent_settings(self, **changes: Any) -> AgentSettings:
         """Return the loop's settings with some fields changed."""

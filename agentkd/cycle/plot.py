@@ -21,7 +21,9 @@ def bars_with_intervals(rows: Sequence[tuple[str, Interval]], label: str, strong
     for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
         x = _LEFT + tick * _WIDTH
         parts.append(f'<line x1="{x:.1f}" y1="4" x2="{x:.1f}" y2="{height - 26}" class="grid"/>')
-        parts.append(f'<text x="{x:.1f}" y="{height - 10}" class="tick" text-anchor="middle">{tick:.2f}</text>')
+        parts.append(
+            f'<text x="{x:.1f}" y="{height - 10}" class="tick" text-anchor="middle">{tick:.2f}</text>'
+        )
     for number, (name, interval) in enumerate(rows):
         y = 6 + number * _ROW
         middle = y + _ROW / 2 - 3

@@ -131,7 +131,9 @@ def read_report(root: Path, number: int | None = None) -> CycleReport:
     number = latest_number(root) if number is None else number
     path = report_folder(root, number) / "report.json"
     if not path.is_file():
-        raise NotFoundError(f"cycle {number} has no report in `{path.parent}`", hint="see `agentkd report --list`")
+        raise NotFoundError(
+            f"cycle {number} has no report in `{path.parent}`", hint="see `agentkd report --list`"
+        )
     try:
         data: Any = json.loads(path.read_text(encoding="utf-8"))
         return CycleReport.model_validate(data)

@@ -34,12 +34,9 @@ __all__ = [
     "compile_stage",
     "distill_stage",
     "evaluate_stage",
-    "is_held_out",
     "run_stage",
     "train_stage",
 ]
-
-HELD_OUT = ("holdout", "test")
 
 
 @dataclass(frozen=True)
@@ -60,18 +57,15 @@ class Arm:
     uses_memory: bool
 
 
-def is_held_out(split: str) -> bool:
-    """Whether a split is for `evaluate` alone."""
-    return split.startswith(HELD_OUT)
-
-
 def arm_of(name: str, candidate: str, serving: str) -> Arm | None:
     """Return the arm of a name; None where it needs a candidate or a serving student that is not there."""
     who, _, memory = name.partition(" + ")
     model = {"base": "base", "student": candidate and f"agentkd/{candidate}",
              "serving": serving if serving == "base" else f"agentkd/{serving}"}.get(who)  # fmt: skip
     if model is None:
-        raise DataError(f"unknown arm `{name}`", hint="arms are base, student, serving, each with ` + memory`")
+        raise DataError(
+            f"unknown arm `{name}`", hint="arms are base, student, serving, each with ` + memory`"
+        )
     if not model or (who == "serving" and serving == "base"):
         return None
     return Arm(name, model, memory == "memory")
@@ -91,7 +85,7 @@ def run_stage(
     """Run an agent over tasks; finished tasks of the same `run_id` are not run again."""
     from agentkd.agents import Recorder, run_tasks
 
-    held_out = any(is_held_out(task.split) for task in tasks)
+    held_out = any(task.is_held_out for task in tasks)
     agent = parts.agent(
         model,
         suite.environment,
@@ -117,23 +111,28 @@ def run_stage(
 
 def distill_stage(parts: Parts, trajectories: Sequence[Trajectory]) -> StageResult:
     """Distil trajectories and their corrections into memories and admit them."""
-    from agentkd.distill import distill_all
+    from agentkd.distill import distill_report
 
-    leaked = [t.id for t in trajectories if is_held_out(t.task.split)]
+    leaked = [t.id for t in trajectories if t.task.is_held_out]
     if leaked:
         raise DataError(f"trajectory `{leaked[0]}` belongs to a held-out split and is never distilled")
     corrections = corrections_of(parts, trajectories)
     flat = [c for group in corrections.values() for c in group]
-    candidates = distill_all(trajectories, flat, parts.distillers(), parts, parts.settings.distill)
+    distilled = distill_report(trajectories, flat, parts.distillers(), parts, parts.settings.distill)
+    candidates = distilled.memories
     admissions = parts.memory.admit(candidates)
-    parts.memory.sync()
     counts: dict[str, int] = {}
     for admission in admissions:
         counts[admission.outcome] = counts.get(admission.outcome, 0) + 1
     return StageResult(
         f"{len(trajectories)} trajectories and {len(flat)} corrections gave {len(candidates)} candidates: "
         + (", ".join(f"{n} {outcome}" for outcome, n in sorted(counts.items())) or "none"),
-        {"candidates": len(candidates), "corrections": len(flat), **counts},
+        {
+            "candidates": len(candidates),
+            "corrections": len(flat),
+            "failures": len(distilled.failures),
+            **counts,
+        },
     )
 
 
@@ -190,6 +189,7 @@ def compile_stage(parts: Parts, trajectories: Sequence[Trajectory]) -> DatasetCa
         out_root=parts.root / "datasets",
         ledger=parts.ledger,
         progress=parts.progress,
+        max_tokens=parts.settings.train.max_tokens_per_row,
     )
 
 
@@ -237,7 +237,9 @@ def train_stage(parts: Parts, dataset_id: str, name: str, init: str = "") -> Che
     """Train a student on a dataset and register the checkpoint; a finished one is only read."""
     folder = parts.root / "datasets" / dataset_id
     if not (folder / "card.json").is_file():
-        raise NotFoundError(f"dataset `{dataset_id}` is not in `{folder.parent}`", hint="run `agentkd compile`")
+        raise NotFoundError(
+            f"dataset `{dataset_id}` is not in `{folder.parent}`", hint="run `agentkd compile`"
+        )
     job = TrainJob(
         dataset=str(folder),
         base=str(parts.student_files.path),

@@ -40,7 +40,7 @@ class RemoteSettings(Value):
     timeout_seconds: float = Field(default=60.0, gt=0)
     """Limit of one request."""
     retries: int = Field(default=3, ge=0)
-    """Further tries after a passing fault."""
+    """Further tries after a passing fault; its OpenAI client adds two quick ones to each."""
     max_cached: int = Field(default=200_000, ge=0)
     """Vectors kept on disk; 0 keeps none."""
 
@@ -91,7 +91,7 @@ class RemoteEmbedder:
             options["dimensions"] = self._settings.dimensions
         for attempt in range(self._settings.retries + 1):
             try:
-                answer = litellm.embedding(model=self._settings.model, input=batch, max_retries=0, **options)
+                answer = litellm.embedding(model=self._settings.model, input=batch, **options)
                 return _vectors(answer, len(batch), self._settings.model)
             except ModelError:
                 raise

@@ -51,9 +51,9 @@ class ChromaSettings(Value):
     """Keeps workspaces on one server apart; empty derives it from the place of the ledger."""
     ef_search: int = Field(default=200, ge=10, le=10_000)
     """Candidates that a query looks at: more is slower and finds more."""
-    ef_construction: int = Field(default=200, ge=10, le=10_000)
+    ef_construction: int = Field(default=100, ge=10, le=10_000)
     """Candidates looked at while inserting."""
-    max_neighbors: int = Field(default=32, ge=4, le=256)
+    max_neighbors: int = Field(default=16, ge=4, le=256)
     """Edges per vector (M)."""
 
 

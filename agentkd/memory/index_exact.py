@@ -40,6 +40,7 @@ class _Partition:
 
     def __init__(self, dimensions: int) -> None:
         self.vectors = np.zeros((16, dimensions), np.float32)
+        self.dead = np.ones(16, bool)
         self.owners: list[tuple[str, str] | None] = []
         self.rows: dict[str, int] = {}
         self.free: list[int] = []
@@ -54,8 +55,10 @@ class _Partition:
                 self.owners.append(None)
                 if row == len(self.vectors):
                     self.vectors = np.concatenate([self.vectors, np.zeros_like(self.vectors)])
+                    self.dead = np.concatenate([self.dead, np.ones_like(self.dead)])
             self.rows[id_] = row
         self.vectors[row] = vector
+        self.dead[row] = False
         self.owners[row] = owner
 
     def drop(self, memory_ids: set[str]) -> None:
@@ -63,26 +66,23 @@ class _Partition:
             owner = self.owners[row]
             if owner is not None and owner[0] in memory_ids:
                 self.owners[row] = None
+                self.dead[row] = True
                 del self.rows[id_]
                 self.free.append(row)
 
     def query(self, vectors: NDArray[np.float32], k: int) -> list[list[IndexHit]]:
-        alive = np.fromiter((owner is not None for owner in self.owners), bool, len(self.owners))
-        rows = np.flatnonzero(alive)
-        scores = vectors @ self.vectors[rows].T
-        return [self._best(line, rows, k) for line in scores]
+        n = len(self.owners)
+        scores = vectors @ self.vectors[:n].T
+        scores[:, self.dead[:n]] = -np.inf
+        return [self._best(line, min(k, len(self.rows))) for line in np.clip(scores, None, 1.0)]
 
-    def _best(self, scores: NDArray[np.float32], rows: NDArray[np.intp], k: int) -> list[IndexHit]:
-        if k < len(scores):
-            edge = np.partition(scores, len(scores) - k)[len(scores) - k]
-            near = np.flatnonzero(scores >= edge)
-        else:
-            near = np.arange(len(scores))
+    def _best(self, scores: NDArray[np.float32], k: int) -> list[IndexHit]:
+        edge = np.partition(scores, len(scores) - k)[len(scores) - k]
         hits: list[IndexHit] = []
-        for column in near:
-            owner = self.owners[rows[column]]
+        for row in np.flatnonzero(scores >= edge):
+            owner = self.owners[row]
             if owner is not None:
-                hits.append(VectorHit(owner[0], owner[1], float(np.clip(scores[column], -1.0, 1.0))))
+                hits.append(VectorHit(owner[0], owner[1], float(scores[row])))
         hits.sort(key=lambda hit: (-hit.score, hit.memory_id, hit.key))
         return hits[:k]
 

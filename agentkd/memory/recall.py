@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from agentkd.errors import ConfigError
-from agentkd.memory.projection import INDEXED
+from agentkd.memory.projection import EMBEDDED, INDEXED
 from agentkd.memory.scope import sees, visible_partitions
 from agentkd.protocols import Embedder, Index
 from agentkd.schema import Hit, MemoryStatus, Scope
@@ -28,7 +28,7 @@ __all__ = ["RECALLED", "Search"]
 RECALLED: tuple[MemoryStatus, ...] = ("active", "compiled")
 """Statuses that are recalled unless asked otherwise: a compiled memory stays until it is retired."""
 
-_KEYS = 4  # a memory is in the index up to this many times
+_KEYS = len(EMBEDDED)  # a memory is in the index up to this many times
 _WIDER = 8  # growth of a search that found too few allowed memories
 
 Best = dict[str, tuple[float, str]]  # memory id -> (score, key) of its best key

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 
 from agentkd.models.network import Head, Piece
 
 __all__ = ["Plan", "Rows", "attend"]
 
 _ROOM = 64  # rows grow in steps of this many tokens, and short rows are attended to in such steps
+_MIN_QUERIES = 8  # the kernel adds in another order for fewer: a row's result would depend on its batch
 _KEEP_TOKENS = 64 * 1024  # an empty cache larger than this is given back
 
 
@@ -164,10 +166,11 @@ class Rows:
 
     def _together(self, slots: Sequence[int], pieces: Sequence[Piece], n_groups: int) -> _Together:
         low, high = min(slots), max(slots) + 1
-        width = max(len(piece.ids) for piece in pieces)
+        width = max(-(-_MIN_QUERIES // n_groups), *(len(piece.ids) for piece in pieces))
         longest = max(self._lengths[slot] + len(p.ids) for slot, p in zip(slots, pieces, strict=True))
         n_columns = min(-(-longest // _ROOM) * _ROOM, self.keys.shape[3])
-        padded, back = [0] * ((high - low) * width), []
+        padded = [0] * ((high - low) * width)
+        back: list[int] = []
         sees = [[0] * width for _ in range(low, high)]  # last column that each query sees
         for slot, piece in zip(slots, pieces, strict=True):
             for i in range(len(piece.ids)):
@@ -279,7 +282,9 @@ def _attend_apart(
 def _attend_head(q_nkgd: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     n, n_kv, n_groups, size = q_nkgd.shape
     q = q_nkgd.transpose(0, 1).reshape(1, n_kv, n * n_groups, size)
-    mixed, lse = _weigh(q, state[0].unsqueeze(0), state[1].unsqueeze(0), None)
+    n_missing = max(0, _MIN_QUERIES - n * n_groups)
+    mixed, lse = _weigh(F.pad(q, (0, 0, 0, n_missing)), state[0].unsqueeze(0), state[1].unsqueeze(0), None)
+    mixed, lse = mixed[:, :, : n * n_groups], lse[:, :, : n * n_groups]
     return (
         mixed.reshape(n_kv, n, n_groups, size).transpose(0, 1),
         lse.reshape(n_kv, n, n_groups).transpose(0, 1),

@@ -1,16 +1,16 @@
-"""Gather requests of many threads into one batch: callers wait, one thread decodes for all."""
+"""Gather requests of many threads into batches: callers wait, a few threads decode for all."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import Any
 
 from agentkd.errors import AgentkdError, ModelError
-from agentkd.models.decode import Job, Output
+from agentkd.models.decode import Decoder, Job, Output
 
 __all__ = ["Batcher"]
 
@@ -18,101 +18,104 @@ _QUIET_SECONDS = 0.004  # a first batch waits until nobody has come for so long 
 _GATHER_SECONDS = 0.03  # ... but no longer than this
 _IDLE_SECONDS = 5.0
 
-
-class _Steps(Protocol):
-    """What the batcher needs of `agentkd.models.decode.Decoder`."""
-
-    @property
-    def jobs(self) -> list[Job]: ...
-    def has_room_for(self, job: Job) -> bool: ...
-    def admit(self, job: Job) -> None: ...
-    def step(self) -> list[tuple[Job, Output]]: ...
-    def reset(self) -> list[Job]: ...
+Work = Callable[[Decoder], Any]
 
 
 class Batcher:
-    """Runs a decoder in a thread that starts with the first request and ends after some idle seconds.
+    """Runs each decoder in a thread that starts with the first request and ends after some idle seconds.
 
-    Requests join between two steps, in the order in which they came. `call` runs other work of the network in
-    the same thread, while no row is open. Every method is safe to call from any thread.
+    Requests join between two steps, in the order in which they came; the decoders share them evenly. `call`
+    runs other work with a decoder that has no open row. Every method is safe to call from any thread.
     """
 
-    def __init__(self, decoder: _Steps) -> None:
-        self._decoder = decoder
-        self._waiting: deque[tuple[Job | Callable[[], Any], Future[Any]]] = deque()
-        self._running: dict[int, Future[Output]] = {}
+    def __init__(self, decoders: Sequence[Decoder], *, n_threads: int = 0) -> None:
+        """Take decoders that may run side by side, with `n_threads` kernel threads each (0: all)."""
+        self._decoders = decoders
+        self._n_threads = n_threads
+        self._waiting: deque[tuple[Job | Work, Future[Any]]] = deque()
         self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
+        self._threads: dict[int, threading.Thread] = {}
+        self._running: list[dict[int, Future[Output]]] = [{} for _ in decoders]
 
     def submit(self, job: Job) -> Future[Output]:
         """Queue a job and return its future output."""
         return self._queue(job)
 
-    def call(self, work: Callable[[], Any]) -> Future[Any]:
-        """Queue work that needs the network for itself."""
+    def call(self, work: Work) -> Future[Any]:
+        """Queue work that needs a decoder for itself."""
         return self._queue(work)
 
-    def _queue(self, item: Job | Callable[[], Any]) -> Future[Any]:
+    def _queue(self, item: Job | Work) -> Future[Any]:
         future: Future[Any] = Future()
         with self._changed:
             self._waiting.append((item, future))
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="agentkd-decode", daemon=True)
-                self._thread.start()
+            for place in range(len(self._decoders)):
+                if place not in self._threads:
+                    name = f"agentkd-decode-{place}"
+                    thread = threading.Thread(target=self._run, args=(place,), name=name, daemon=True)
+                    self._threads[place] = thread
+                    thread.start()
             self._changed.notify_all()
         return future
 
-    def _run(self) -> None:
-        while self._await_work():
-            try:
-                self._admit()
-                if self._running:
-                    for job, output in self._decoder.step():
-                        self._running.pop(id(job)).set_result(output)
-            except BaseException as error:  # callers wait: they must hear of every fault
-                self._fail(error)
+    def _run(self, place: int) -> None:
+        if self._n_threads:
+            import torch
 
-    def _await_work(self) -> bool:
+            torch.set_num_threads(self._n_threads)
+        decoder, running = self._decoders[place], self._running[place]
+        while self._await_work(place):
+            try:
+                self._admit(place)
+                if running:
+                    for job, output in decoder.step():
+                        running.pop(id(job)).set_result(output)
+            except BaseException as error:  # callers wait: they must hear of every fault
+                decoder.reset()
+                for future in running.values():
+                    future.set_exception(_as_model_error(error))
+                running.clear()
+
+    def _await_work(self, place: int) -> bool:
         """Wait for requests; return False when the thread should end."""
         with self._changed:
-            if self._running:
+            if self._running[place]:
                 return True
-            self._changed.wait_for(lambda: bool(self._waiting), timeout=_IDLE_SECONDS)
-            if not self._waiting:
-                self._thread = None
+            if not self._waiting and not self._changed.wait_for(lambda: bool(self._waiting), _IDLE_SECONDS):
+                del self._threads[place]
                 return False
             deadline, n_seen = time.monotonic() + _GATHER_SECONDS, 0
             while len(self._waiting) > n_seen and time.monotonic() < deadline:
                 n_seen = len(self._waiting)
-                self._changed.wait_for(lambda n=n_seen: len(self._waiting) > n, timeout=_QUIET_SECONDS)  # type: ignore[misc]
+                self._changed.wait(_QUIET_SECONDS)
             return True
 
-    def _admit(self) -> None:
+    def _admit(self, place: int) -> None:
+        decoder, running = self._decoders[place], self._running[place]
         while True:
             with self._changed:
-                if not self._waiting:
+                if not self._waiting or len(running) >= self._fair_share():
                     return
                 item, future = self._waiting[0]
-                is_job = isinstance(item, Job)
-                if (is_job and not self._decoder.has_room_for(item)) or (not is_job and self._running):
+                if running and (not isinstance(item, Job) or not decoder.has_room_for(item)):
                     return
                 self._waiting.popleft()
-            if not future.set_running_or_notify_cancel():
-                continue
+                if not future.set_running_or_notify_cancel():
+                    continue
+                if isinstance(item, Job):
+                    running[id(item)] = future
             try:
                 if isinstance(item, Job):
-                    self._decoder.admit(item)
-                    self._running[id(item)] = future
+                    decoder.admit(item)
                 else:
-                    future.set_result(item())
+                    future.set_result(item(decoder))
             except Exception as error:
+                running.pop(id(item), None)
                 future.set_exception(_as_model_error(error))
 
-    def _fail(self, error: BaseException) -> None:
-        self._decoder.reset()
-        running, self._running = self._running, {}
-        for future in running.values():
-            future.set_exception(_as_model_error(error))
+    def _fair_share(self) -> int:
+        n_all = len(self._waiting) + sum(len(running) for running in self._running)
+        return -(-n_all // len(self._decoders))
 
 
 def _as_model_error(error: BaseException) -> BaseException:

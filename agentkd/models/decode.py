@@ -132,7 +132,8 @@ class Decoder:
         left = self._network.n_positions - len(job.prompt)
         if left < 1:
             raise ModelError(
-                f"a prompt of {len(job.prompt)} tokens does not fit the context of {self._network.n_positions}",
+                f"a prompt of {len(job.prompt)} tokens does not fit the context of"
+                f" {self._network.n_positions} tokens",
                 hint="recall fewer memories, describe fewer tools, or shorten the conversation",
                 n_tokens=len(job.prompt),
             )
@@ -159,8 +160,8 @@ class Decoder:
         start = time.perf_counter()
         rows = self._rows
         logits = self._network.extend([Piece(row.row, row.pending, row.n_wanted) for row in rows])
-        totals = logits.logsumexp(-1).cpu().numpy()
         values: NDArray[np.float32] = logits.cpu().numpy()
+        totals = _log_sum_exp(values)
         lasts, going, at = [], [], 0
         for row in rows:
             last = at + row.n_wanted - 1
@@ -245,6 +246,13 @@ class Decoder:
             _draw(row, logits) if row.job.temperature > 0 else token
             for row, logits, token in zip(rows, values, best, strict=True)
         ]
+
+
+def _log_sum_exp(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    # numpy adds every row in the same order however many there are; torch does not.
+    highest = values.max(axis=1, keepdims=True)
+    total: NDArray[np.float32] = np.log(np.exp(values - highest).sum(axis=1)) + highest[:, 0]
+    return total
 
 
 def _book_forced(row: _Row, values: NDArray[np.float32], totals: NDArray[np.float32]) -> None:

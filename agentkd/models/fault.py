@@ -27,7 +27,9 @@ _KINDS = (
 )
 
 
-def as_model_error(litellm: Any, error: Exception, model: str, api_base: str = "") -> ModelError:
+def as_model_error(
+    litellm: Any, error: Exception, model: str, api_base: str = "", api_key_env: str = ""
+) -> ModelError:
     """Return a ModelError whose context has the `kind` of fault; LiteLLM's own text is cut to a line."""
     said = _one_line(error)
     kind = next((k for name, k in _KINDS if isinstance(error, _class(litellm, name))), "other")
@@ -39,7 +41,7 @@ def as_model_error(litellm: Any, error: Exception, model: str, api_base: str = "
         kind = "connection"
     elif "llm provider not provided" in low:
         kind = "name"
-    what, hint = _words(litellm, kind, model, api_base)
+    what, hint = _words(litellm, kind, model, api_base, api_key_env)
     return ModelError(f"{what}: {said}" if said else what, hint=hint, kind=kind, model=model)
 
 
@@ -48,10 +50,10 @@ def is_unsupported(litellm: Any, error: Exception) -> bool:
     return isinstance(error, _class(litellm, "UnsupportedParamsError"))
 
 
-def _words(litellm: Any, kind: str, model: str, api_base: str) -> tuple[str, str]:
+def _words(litellm: Any, kind: str, model: str, api_base: str, api_key_env: str) -> tuple[str, str]:
     place = f" at `{api_base}`" if api_base else ""
     hints = {
-        "key": (f"model `{model}` refused the key", _key_hint(litellm, model)),
+        "key": (f"model `{model}` refused the key", _key_hint(litellm, model, api_key_env)),
         "busy": (f"model `{model}` is over its rate limit", "lower `[run] workers` or wait a while"),
         "timeout": (f"model `{model}`{place} did not answer in time", "raise `[models] timeout_seconds`"),
         "connection": (
@@ -72,7 +74,9 @@ def _words(litellm: Any, kind: str, model: str, api_base: str) -> tuple[str, str
     return hints.get(kind, (f"the call of model `{model}`{place} failed", "see what the provider says"))
 
 
-def _key_hint(litellm: Any, model: str) -> str:
+def _key_hint(litellm: Any, model: str, api_key_env: str) -> str:
+    if api_key_env:
+        return f"check the key in `{api_key_env}`"
     try:
         missing = litellm.validate_environment(model)["missing_keys"]
     except Exception:  # only a hint

@@ -10,7 +10,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import Field
@@ -166,7 +166,9 @@ class LiteLLMModel:
             except Exception as error:
                 if is_unsupported(litellm, error) and _simplify(request, str(error)):
                     continue
-                fault = as_model_error(litellm, error, self.name, self._options.api_base)
+                fault = as_model_error(
+                    litellm, error, self.name, self._options.api_base, self._options.api_key_env
+                )
                 if fault.context.get("kind") not in PASSING or tries >= self._settings.retries:
                     raise fault from error
                 self._sleep(_wait_seconds(error, tries, self._options.backoff_seconds))
@@ -218,8 +220,23 @@ def _simplify(request: dict[str, Any], said: str) -> bool:
 
 
 def _wait_seconds(error: Exception, tries: int, first: float) -> float:
-    headers = getattr(getattr(error, "response", None), "headers", None) or {}
-    try:
-        return min(60.0, float(headers["retry-after"]))
-    except (KeyError, ValueError, TypeError):
-        return float(min(30.0, first * 2**tries) * random.uniform(0.75, 1.25))  # apart from each other
+    """Return the time that the server names, else an exponential one that keeps callers apart."""
+    for named in _headers(error):
+        try:
+            return min(60.0, max(0.0, float(named["retry-after"])))
+        except (KeyError, ValueError, TypeError):
+            continue
+    return float(min(30.0, first * 2**tries) * random.uniform(0.75, 1.25))
+
+
+def _headers(error: BaseException | None) -> Iterator[Mapping[str, str]]:
+    """Yield the response headers of an error and of those that it came from; LiteLLM hides them there."""
+    for _ in range(6):
+        if error is None:
+            return
+        for holder in (error, getattr(error, "response", None)):
+            for name in ("headers", "litellm_response_headers"):
+                found = getattr(holder, name, None)
+                if found:
+                    yield found
+        error = error.__cause__ or error.__context__

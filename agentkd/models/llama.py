@@ -9,6 +9,7 @@ that, which those of bfloat16 on x86 do), so a run can be repeated.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,12 @@ class LlamaNetwork:
         self._low: _Low | None = None
         self._rows = Rows(self)
 
+    def twin(self) -> LlamaNetwork:
+        """Return a network with rows of its own on the same weights and adapters, for another thread."""
+        other = copy.copy(self)
+        other._rows = Rows(other)
+        return other
+
     @staticmethod
     def fits(model: PreTrainedModel) -> bool:
         """Tell whether this class computes exactly what `model` does."""
@@ -138,7 +145,8 @@ class LlamaNetwork:
             parts = [piece for _, piece in chunk]
             plan = self._rows.plan(parts, is_short, self._n_heads // self._n_kv)
             logits = self._forward(torch.tensor([i for p in parts for i in p.ids], device=self.device), plan)
-            for (order, _), block in zip(chunk, logits.split(plan.n_logits), strict=True):
+            blocks = torch.split(logits, list(plan.n_logits))
+            for (order, _), block in zip(chunk, blocks, strict=True):
                 found[order, len(found)] = block
             self._rows.advance(parts)
         return torch.cat([found[key] for key in sorted(found)])
@@ -251,7 +259,7 @@ def _fuse_pairs(
     dtype: torch.dtype,
     device: torch.device,
 ) -> _Delta | None:
-    """Stack the A of the site's modules and put their scaled B on a block diagonal; takes them out of `pairs`."""
+    """Stack the A of the site's modules and put their scaled B on a block diagonal; empties `pairs`."""
     a_parts, b_parts = [], []
     for module, size in zip(site.modules, site.sizes, strict=True):
         pair = pairs.pop(module, None)
@@ -269,7 +277,8 @@ def _fuse_pairs(
         b_parts.append(b.float() * adapter.scale)
     if not a_parts:
         return None
-    return torch.cat(a_parts).to(device, dtype), torch.block_diag(*b_parts).to(device, dtype)
+    diagonal: torch.Tensor = torch.block_diag(*b_parts)  # type: ignore[no-untyped-call]
+    return torch.cat(a_parts).to(device, dtype), diagonal.to(device, dtype)
 
 
 def _chunks(pieces: Sequence[Piece]) -> Iterator[tuple[list[tuple[int, Piece]], bool]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from weakref import WeakValueDictionary
 
 from pydantic import Field, ValidationError
@@ -58,7 +59,7 @@ class Sampling(Value):
     """What the call is booked under."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class LocalRequest:
     """One call of `reply_many`."""
 
@@ -158,7 +159,7 @@ class LocalModel:
         ]
 
     def score(self, messages: Sequence[Message], completions: Sequence[str]) -> list[float]:
-        """Return the natural-log probability of each completion with its stop token after the conversation."""
+        """Return the natural-log probability of each completion, its stop token included."""
         from agentkd.hf import render_example
         from agentkd.models.decode import Job
 
@@ -172,9 +173,7 @@ class LocalModel:
         name, folder = self._adapter or ("", None)
         job = Job(rows[0].ids[:n_prompt], adapter=name, adapter_folder=folder)
         texts = [row.ids[n_prompt:] for row in rows]
-        scores: list[float] = self._engine.batcher.call(
-            lambda: self._engine.decoder.score(job, texts)
-        ).result()
+        scores: list[float] = self._engine.batcher.call(lambda decoder: decoder.score(job, texts)).result()
         return scores
 
     def _job(self, request: Request) -> Job:
@@ -249,10 +248,21 @@ def _sampling(keywords: Mapping[str, Any]) -> Sampling:
         ) from None
 
 
+def _n_workers(batch_size: int) -> tuple[int, int]:
+    """Return how many threads decode, and with how many kernel threads each.
+
+    Small matrices gain little from threads inside a kernel, and on a busy machine each such kernel waits for
+    the slowest thread; rows, however, are independent.
+    """
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    n_workers = max(1, min(n_cores, batch_size // 8))
+    return n_workers, max(1, n_cores // n_workers)
+
+
 class _Engine:
     """One set of base weights with what decoding needs; shared by every model that runs on it."""
 
-    _open: WeakValueDictionary[tuple[Any, ...], _Engine] = WeakValueDictionary()
+    _open: ClassVar[WeakValueDictionary[tuple[Any, ...], _Engine]] = WeakValueDictionary()
     _lock = threading.Lock()
 
     def __init__(self, path: Path, dtype: str, device: str, batch_size: int, prefix_cache: int) -> None:
@@ -266,8 +276,13 @@ class _Engine:
         self.end_ids = hf.end_ids(self.tokenizer)
         self.template_hash = hf.template_hash(self.tokenizer)
         network = open_network(path, dtype, device)
-        self.decoder = Decoder(network, self.end_ids, max_rows=batch_size, n_heads=prefix_cache)
-        self.batcher = Batcher(self.decoder)
+        n_workers, n_threads = _n_workers(batch_size) if hf.pick_device(device) == "cpu" else (1, 0)
+        twins = [network, *(twin for _ in range(n_workers - 1) if (twin := network.twin()))]
+        n_rows = -(-batch_size // len(twins))
+        self.batcher = Batcher(
+            [Decoder(one, self.end_ids, max_rows=n_rows, n_heads=prefix_cache) for one in twins],
+            n_threads=n_threads if len(twins) > 1 else 0,
+        )
         self.grammars = GrammarCompiler(self.tokenizer, network.n_vocab, sorted(self.end_ids))
 
     @classmethod

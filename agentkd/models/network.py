@@ -52,6 +52,9 @@ class Network(Protocol):
     n_vocab: int
     """Size of the logits."""
 
+    def twin(self) -> Network | None:
+        """Return a network with rows of its own on the same weights, or None if that cannot be."""
+
     def use_adapter(self, name: str | None, folder: Path | None = None) -> None:
         """Switch to the adapter `name`, loading it from `folder` on first use; None is the bare base."""
 
@@ -90,6 +93,9 @@ class ModuleNetwork:
         text_config = model.config.get_text_config()
         self.n_positions = int(text_config.max_position_embeddings)
         self.n_vocab = int(model.get_output_embeddings().weight.shape[0])
+
+    def twin(self) -> None:
+        """Return None: peft switches adapters inside the model's modules."""
 
     def use_adapter(self, name: str | None, folder: Path | None = None) -> None:
         """Switch adapters through peft."""

@@ -38,7 +38,7 @@ def register(resolve: Resolve) -> Callable[[], None]:
     with _LOCK:
         _RESOLVERS.append(resolve)
         if not any(entry["provider"] == PROVIDER for entry in litellm.custom_provider_map):
-            entry = {"provider": PROVIDER, "custom_handler": _make_handler(litellm)}
+            entry = {"provider": PROVIDER, "custom_handler": _custom_llm(litellm)}
             litellm.custom_provider_map = [*litellm.custom_provider_map, entry]
 
     def unregister() -> None:
@@ -176,7 +176,7 @@ def _chunks(reply: Reply) -> Iterator[dict[str, Any]]:
         }
 
 
-def _make_handler(litellm: Any) -> Any:
+def _custom_llm(litellm: Any) -> Any:
     from litellm.llms.custom_llm import CustomLLM, CustomLLMError
 
     def answer(kwargs: dict[str, Any]) -> Reply:
@@ -189,7 +189,7 @@ def _make_handler(litellm: Any) -> Any:
         except (ValueError, KeyError, TypeError) as error:
             raise CustomLLMError(status_code=400, message=f"this request cannot be read: {error}") from error
 
-    class Handler(CustomLLM):  # type: ignore[misc]
+    class StudentProvider(CustomLLM):  # type: ignore[misc]
         """Answers for the checkpoints of all registered workspaces."""
 
         def completion(self, *args: Any, **kwargs: Any) -> Any:
@@ -206,4 +206,4 @@ def _make_handler(litellm: Any) -> Any:
             for chunk in _chunks(await asyncio.to_thread(answer, kwargs)):
                 yield chunk
 
-    return Handler()
+    return StudentProvider()

@@ -12,6 +12,10 @@ from agentkd.schema.base import Value, now
 __all__ = ["Checkpoint", "LoraSettings", "TrainJob", "TrainSettings"]
 
 
+def _sft() -> dict[str, dict[str, Any]]:
+    return {"sft": {}}
+
+
 class LoraSettings(Value):
     """Shape of the adapter."""
 
@@ -28,7 +32,7 @@ class LoraSettings(Value):
 class TrainSettings(Value):
     """How to train; every field is a key of the config table `[train]`."""
 
-    objective: dict[str, dict[str, Any]] = {"sft": {}}
+    objective: dict[str, dict[str, Any]] = Field(default_factory=_sft)
     """Objectives by component name with their settings; each may hold a `weight` (default 1.0)."""
     lora: LoraSettings = LoraSettings()
     """Shape of the adapter."""

@@ -44,7 +44,8 @@ class Example(Value):
     schema_version: int = 1
     """Version of this value's shape."""
     id: str
-    """Content hash over views, target, weights and provenance."""
+    """Content hash over views, target, tokens, weight, memories and base; trajectory and correction ids
+    are left out, so that the same lesson from a repeated run is the same row."""
     kind: Literal["trajectory", "internalise", "correction", "negative"]
     """What the row teaches."""
     task_id: str

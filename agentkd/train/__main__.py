@@ -16,7 +16,7 @@ from types import FrameType
 
 from pydantic import ValidationError
 
-from agentkd.errors import AgentkdError, ConfigError
+from agentkd.errors import AgentkdError, ConfigError, MissingExtraError
 from agentkd.schema import TrainJob
 from agentkd.train.reporter import Reporter
 
@@ -38,8 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGINT, ask_to_stop)
     try:
         job = _read(options.spec)
-        from agentkd.train.loop import train
-
+        try:
+            from agentkd.train.loop import train
+        except ImportError as error:
+            raise MissingExtraError.of(error.name or "torch", "train", "training") from error
         checkpoint = train(job, reporter, lambda: bool(asked) or options.parent not in (0, os.getppid()))
     except AgentkdError as error:
         reporter.error(type(error).__name__, error.message, error.hint)

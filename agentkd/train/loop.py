@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import resource
@@ -25,7 +26,7 @@ from agentkd.train.body import Body
 from agentkd.train.lock import exclusive
 from agentkd.train.lora import adapter_parameters, add_adapter
 from agentkd.train.loss import TEACHER, StepScale, Weighted, accumulate, evaluate, normalisers
-from agentkd.train.packing import make_packs, plan_steps
+from agentkd.train.packing import MAX_PAIRS, make_packs, plan_steps
 from agentkd.train.reporter import Reporter
 from agentkd.train.rows import Dataset, Row, load_dataset, preflight
 from agentkd.train.signals import TeacherSignals
@@ -33,7 +34,8 @@ from agentkd.train.signals import TeacherSignals
 __all__ = ["build_objectives", "learning_rate", "train"]
 
 BUILT_IN = "agentkd.train.objectives"
-_MAX_PACK_TOKENS = {"cpu": 3072, "cuda": 32768}
+_CPU_PACK = (3072, MAX_PAIRS)  # tokens, query-key pairs
+_GPU_PACK = (32768, 1 << 26)
 _DEFAULT_TOP_K = 20
 
 
@@ -95,7 +97,8 @@ class _Training:
         settings = job.settings
         self.job, self.dataset, self.work, self.reporter = job, dataset, work, reporter
         self.objectives = build_objectives(job)
-        sizes = [row.student.n_tokens for row in dataset.train]
+        self.rows = self._useful_rows()
+        sizes = [row.student.n_tokens for row in self.rows]
         self.steps = plan_steps(
             sizes, epochs=settings.epochs, tokens_per_step=settings.tokens_per_step, seed=settings.seed
         )
@@ -107,10 +110,11 @@ class _Training:
         model = hf.load_model(job.base, dtype=plan["dtype"], device=plan["device"])
         self.model = add_adapter(model, settings.lora, init_adapter=job.init_adapter, seed=settings.seed)
         self.body = Body(self.model)
-        rows = [*dataset.train, *dataset.dev]
+        rows = [*self.rows, *dataset.dev]
         teachers = [row.teacher for row in rows if row.teacher]
         self.body.pack_for_training([*(row.student for row in rows), *teachers])
-        self.max_pack = _MAX_PACK_TOKENS.get(self.body.device.type, 3072)
+        max_tokens, max_pairs = _CPU_PACK if self.body.device.type == "cpu" else _GPU_PACK
+        self.pack = functools.partial(make_packs, max_tokens=max_tokens, max_pairs=max_pairs)
         parameters = [parameter for _, parameter in adapter_parameters(self.model)]
         self.optimizer = torch.optim.AdamW(
             parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
@@ -119,6 +123,20 @@ class _Training:
         self.signals = self._prepare_signals(plan["template_hash"])
         for weighted in self.objectives:
             weighted.objective.prepare(len(self.steps))
+
+    def _useful_rows(self) -> tuple[Row, ...]:
+        """Return the rows that some objective learns from."""
+        rows, taught = self.dataset.train, tuple(row for row in self.dataset.train if row.teacher)
+        wanting = [weighted.objective.name for weighted in self.objectives if weighted.needs_teacher]
+        if wanting and not taught:
+            raise TrainError(
+                f"objective `{wanting[0]}` needs rows with a teacher view, and the dataset has none",
+                hint="compile with memories that are recalled for the rows, or train with `sft`",
+            )
+        if len(wanting) < len(self.objectives) or len(taught) == len(rows):
+            return rows
+        self.reporter.say(f"{len(rows) - len(taught)} rows without a teacher view are left out")
+        return taught
 
     def _plan(self) -> dict[str, Any]:
         """Return what a resumed run must repeat; choices that depend on the machine are made once."""
@@ -145,12 +163,7 @@ class _Training:
         wanted = [weighted.objective for weighted in self.objectives if weighted.needs_teacher]
         if not wanted:
             return None
-        rows = [row for row in self.dataset.train if row.teacher]
-        if not rows:
-            raise TrainError(
-                f"objective `{wanted[0].name}` needs rows with a teacher view, and the dataset has none",
-                hint="compile with memories that are recalled for the rows, or train with `sft`",
-            )
+        rows = [row for row in self.rows if row.teacher]
         signals = TeacherSignals(
             Path(self.job.signals or Path(self.job.dataset) / "signals"),
             base_id=self.job.base_id,
@@ -167,7 +180,7 @@ class _Training:
         signals.prepare(
             rows,
             self.body,
-            max_tokens=self.max_pack,
+            pack=self.pack,
             chunk_tokens=self.job.settings.chunk_tokens,
             on_rows=on_rows,
         )
@@ -221,7 +234,7 @@ class _Training:
 
     def _step(self, step: int) -> _StepResult:
         settings = self.job.settings
-        rows = [self.dataset.train[number] for number in self.steps[step]]
+        rows = [self.rows[number] for number in self.steps[step]]
         weights = [weight for row in rows for weight in row.student.weights]
         taught = [bool(row.teacher) for row in rows for _ in row.student.weights]
         scale = StepScale(
@@ -235,7 +248,7 @@ class _Training:
         self.optimizer.zero_grad()
         terms: dict[str, float] = defaultdict(float)
         n_computed = 0
-        for pack in make_packs([row.student for row in rows], self.max_pack):
+        for pack in self.pack([row.student for row in rows]):
             signals = self.signals.of_pack(pack, rows, self.body.device) if self.signals else None
             for name, value in accumulate(self.body, pack, signals, self.objectives, scale).items():
                 terms[name] += value
@@ -298,12 +311,12 @@ class _Training:
     def _ends_epoch(self, step: int) -> bool:
         """Whether a whole pass over the rows, or the training, ends with this step."""
         visits = [len(rows) for rows in self.steps]
-        before, after, n = sum(visits[:step]), sum(visits[: step + 1]), len(self.dataset.train)
+        before, after, n = sum(visits[:step]), sum(visits[: step + 1]), len(self.rows)
         return before // n != after // n or step + 1 == len(self.steps)
 
     def _watch_dev(self, step: int) -> None:
         if self.dataset.dev:
-            packs = list(make_packs([row.student for row in self.dataset.dev], self.max_pack))
+            packs = list(self.pack([row.student for row in self.dataset.dev]))
             loss = evaluate(self.body, packs, self.job.settings.chunk_tokens)
             self._append({"step": step + 1, "dev_loss": loss})
             self.reporter.say(f"step {step + 1}: loss of the dev rows {loss:.4f}")

@@ -15,10 +15,12 @@ from dataclasses import dataclass, field
 
 from agentkd.train.rows import View
 
-__all__ = ["Pack", "make_packs", "plan_steps"]
+__all__ = ["BLOCK", "MAX_PAIRS", "Pack", "make_packs", "plan_steps"]
 
-MAX_PAIRS = 1 << 20
-"""Query-key pairs of one pack that holds several rows; bounds the memory of attention."""
+BLOCK = 256
+"""Queries that attend together where attention keeps its scores."""
+MAX_PAIRS = 1 << 21
+"""Query-key pairs of one pack on a CPU: bounds the memory of attention where it keeps its scores."""
 
 
 def plan_steps(
@@ -95,17 +97,20 @@ class Pack:
             yield group
 
 
-def make_packs(views: Sequence[View], max_tokens: int) -> Iterator[Pack]:
-    """Pack rows so that no pack computes more than `max_tokens` (a longer row is alone in its pack)."""
+def make_packs(views: Sequence[View], max_tokens: int, max_pairs: int = MAX_PAIRS) -> Iterator[Pack]:
+    """Pack rows so that no pack computes more than `max_tokens` or `max_pairs` query-key pairs.
+
+    A row that is larger by itself is alone in its pack.
+    """
     pack, pairs = Pack(), 0
     previous: tuple[int, ...] = ()
     for number in sorted(range(len(views)), key=lambda i: views[i].ids):
         view = views[number]
         inputs = view.ids[:-1]
         n_shared = _n_shared(previous, inputs) if pack.paths else 0
-        new_pairs = len(inputs) ** 2
+        new_pairs = len(inputs) * min(len(inputs), (len(inputs) + BLOCK) // 2)
         if pack.paths and (
-            len(pack.tokens) + len(inputs) - n_shared > max_tokens or pairs + new_pairs > MAX_PAIRS
+            len(pack.tokens) + len(inputs) - n_shared > max_tokens or pairs + new_pairs > max_pairs
         ):
             yield pack
             pack, pairs, n_shared = Pack(), 0, 0

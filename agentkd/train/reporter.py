@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 import time
@@ -40,9 +41,14 @@ class Reporter:
             self._last = time.monotonic()
             end = "\n" if is_last or not is_tty else ""
             start = "\r\x1b[K" if is_tty else ""
-            self._out.write(f"{start}{label} {done:g}/{total:g} {unit} {note}{end}")
-            self._out.flush()
+            self._emit(f"{start}{label} {done:g}/{total:g} {unit} {note}{end}")
 
     def _write(self, event: dict[str, Any], text: str) -> None:
-        self._out.write((json.dumps(event) if self._is_machine else text) + "\n")
-        self._out.flush()
+        self._emit((json.dumps(event) if self._is_machine else text) + "\n")
+
+    def _emit(self, text: str) -> None:
+        try:
+            self._out.write(text)
+            self._out.flush()
+        except BrokenPipeError:  # whoever listened is gone; the loop notices that and saves
+            self._out = io.StringIO()

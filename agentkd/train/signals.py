@@ -12,7 +12,7 @@ import contextlib
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -20,13 +20,14 @@ import torch
 from agentkd.schema import content_id
 from agentkd.train.body import Body
 from agentkd.train.loss import PackSignals
-from agentkd.train.packing import Pack, make_packs
+from agentkd.train.packing import Pack
 from agentkd.train.rows import Row, View
 
 __all__ = ["TeacherSignals", "row_key"]
 
 _ROWS_PER_SHARD = 64
 
+Packer = Callable[[Sequence[View]], Iterable[Pack]]
 RowSignals = tuple[torch.Tensor, torch.Tensor]
 """Top ids int32 `[label, k]` and log-probabilities float16 `[label, k]`."""
 
@@ -50,13 +51,13 @@ class TeacherSignals:
         rows: Sequence[Row],
         body: Body,
         *,
-        max_tokens: int,
+        pack: Packer,
         chunk_tokens: int,
         on_rows: Callable[[int], None],
     ) -> int:
         """Load what is cached, compute and store the rest; return the number of rows computed.
 
-        `on_rows` is called with the number of rows that each shard adds.
+        `pack` makes packs of views; `on_rows` is called with the number of rows that each shard adds.
         """
         views = {row_key(row.teacher): row.teacher for row in rows if row.teacher is not None}
         if self.folder.is_dir():
@@ -65,7 +66,7 @@ class TeacherSignals:
         missing = sorted((key for key in views if key not in self._found), key=lambda key: views[key].ids)
         for start in range(0, len(missing), _ROWS_PER_SHARD):
             keys = missing[start : start + _ROWS_PER_SHARD]
-            computed = _compute([views[key] for key in keys], body, self.top_k, max_tokens, chunk_tokens)
+            computed = _compute([views[key] for key in keys], body, self.top_k, pack, chunk_tokens)
             shard_rows = dict(zip(keys, computed, strict=True))
             _write_shard(self.folder, shard_rows)
             self._found.update(shard_rows)
@@ -89,12 +90,12 @@ class TeacherSignals:
 
 @torch.inference_mode()
 def _compute(
-    views: Sequence[View], body: Body, top_k: int, max_tokens: int, chunk_tokens: int
+    views: Sequence[View], body: Body, top_k: int, make: Packer, chunk_tokens: int
 ) -> list[RowSignals]:
     k = min(top_k, body.n_vocabulary)
     ids = [torch.zeros(len(view.labels), top_k, dtype=torch.int32) for view in views]
     log_probs = [torch.full((len(view.labels), top_k), -torch.inf, dtype=torch.float16) for view in views]
-    for pack in make_packs(views, max_tokens):
+    for pack in make(views):
         with body.without_adapter():
             hidden = body.hidden(pack)
         for start in range(0, len(pack.labels), chunk_tokens):

@@ -19,7 +19,7 @@ from agentkd.tools import ToolBox
 
 sys.path.insert(0, str(Path(__file__).parent))  # test files share `agent_parts`
 
-from agent_parts import Build, add, refund  # noqa: E402
+from agent_parts import Build, add, refund
 
 
 @pytest.fixture

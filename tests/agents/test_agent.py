@@ -248,11 +248,13 @@ def test_the_same_run_is_stored_once(build: Build, ledger: Ledger) -> None:
 
 def test_nothing_heavy_is_imported_before_an_agent_runs() -> None:
     code = (
-        "import sys; from agentkd.agents import Agent, PromptBuilder; from agentkd.config import AgentSettings;"
+        "import sys; from agentkd.agents import Agent, PromptBuilder;"
+        "from agentkd.config import AgentSettings;"
         "from agentkd.models.scripted import ScriptedModel; from agentkd.tools import ToolBox;"
         "import agentkd.models.litellm, agentkd.models.provider, agentkd.models.booking, agentkd.skills;"
         "Agent('a', ScriptedModel(['x']), lambda t: ToolBox(), PromptBuilder(AgentSettings()));"
-        "print([m for m in ('langgraph', 'litellm', 'torch', 'chromadb', 'langchain_core') if m in sys.modules])"
+        "heavy = ('langgraph', 'litellm', 'torch', 'chromadb', 'langchain_core');"
+        "print([m for m in heavy if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

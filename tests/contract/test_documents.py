@@ -142,3 +142,10 @@ def test_the_summaries_of_the_help_are_those_of_the_commands() -> None:
         assert command is not None
         first = (command.help or "").strip().splitlines()[0]
         assert first == lazy.summary, f"`agentkd {name}` says {first!r}, the table says {lazy.summary!r}"
+
+
+@pytest.mark.skipif("<!-- /" not in TEXT, reason="README.md has no reference part")
+def test_the_reference_parts_of_the_readme_are_up_to_date() -> None:
+    from agentkd.cli.docs import filled
+
+    assert filled(TEXT, Invocation()) == TEXT, "run `make docs`"

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 import agentkd
-from agentkd.cycle.stage import is_held_out
 
 NAMES = ["run", "distill", "refine", "compile", "train", "evaluate", "promote", "retire"]
 
@@ -53,7 +52,7 @@ def test_lineage_leads_from_the_checkpoint_to_trajectories_and_back(cycled: Path
 
 def test_held_out_tasks_reach_neither_memories_nor_rows(cycled: Path) -> None:
     with agentkd.Workspace(cycled) as workspace:
-        held_out = {t.id for t in workspace.trajectories() if is_held_out(t.task.split)}
+        held_out = {t.id for t in workspace.trajectories() if t.task.is_held_out}
         assert held_out
         for memory in workspace.ledger.memories.list():
             assert not held_out & set(memory.evidence.trajectories)
@@ -90,7 +89,7 @@ def test_a_second_cycle_takes_a_new_number_and_learns_from_all(cycled: Path) -> 
     with agentkd.Workspace(cycled) as workspace:
         report = workspace.cycle()
         assert report.number == 2
-        assert [phase.name for phase in report.phases][0] == "run"
+        assert report.phases[0].name == "run"
 
 
 def test_the_hooks_of_a_cycle_are_heard_and_may_veto(new_workspace: Callable[[str], Path]) -> None:

@@ -111,4 +111,3 @@ def happened(ledger: Ledger) -> Callable[[str], str]:
         return id_
 
     return happen
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agentkd import hookimpl
-from agentkd.errors import ConfigError, NotFoundError
+from agentkd.errors import NotFoundError
 from agentkd.schema import Scope, ToolCall, Utility
 
 CALL = ToolCall(name="find_order", arguments={"email": "a@b.c", "n": 1})
@@ -72,7 +72,9 @@ def test_near_copies_are_found_among_what_was_stored_before(make_store, lesson, 
     store = make_store(merge_above=0.7)
     first = lesson("asks for a refund of shoes", "Check the ORDER date.")
     store.admit([first])
-    [answer] = make_store(merge_above=0.7).admit([lesson("asks for a refund of shoes now", "check the order date")])
+    [answer] = make_store(merge_above=0.7).admit(
+        [lesson("asks for a refund of shoes now", "check the order date")]
+    )
     assert (answer.outcome, answer.memory_id) == ("merged", first.id)
 
 

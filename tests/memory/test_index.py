@@ -1,4 +1,4 @@
-"""Both indexes keep their promise; Chroma has one owner, no code in its files, and agrees with exact search."""
+"""Both indexes keep their promise; Chroma has one owner, runs no stored code, agrees with exact search."""
 
 from __future__ import annotations
 
@@ -142,7 +142,8 @@ def test_a_collection_that_brings_an_embedding_function_is_refused(chroma, tmp_p
             else:
                 config = json.dumps({"embedding_function": function})
                 base.execute(
-                    "UPDATE collections SET schema_str = NULL, config_json_str = ? WHERE id = ?", (config, id_)
+                    "UPDATE collections SET schema_str = NULL, config_json_str = ? WHERE id = ?",
+                    (config, id_),
                 )
     base.close()
     with pytest.raises(StoreError, match="embedding function"):

@@ -46,11 +46,15 @@ def test_excluded_memories_make_room_for_the_next(any_store, lesson):
     memories = [lesson(f"book a table number {i}") for i in range(12)]
     any_store.admit(memories)
     own = {m.id for m in memories[:10]}
-    assert set(ids(any_store.recall("book a table number", k=4, exclude=own))) == {m.id for m in memories[10:]}
+    assert set(ids(any_store.recall("book a table number", k=4, exclude=own))) == {
+        m.id for m in memories[10:]
+    }
 
 
 def test_many_states_get_what_each_would_get_alone(any_store, lesson):
-    any_store.admit([lesson(f"{verb} a {noun}") for verb in ("book", "sell") for noun in ("car", "boat", "ring")])
+    any_store.admit(
+        [lesson(f"{verb} a {noun}") for verb in ("book", "sell") for noun in ("car", "boat", "ring")]
+    )
     states = ["book a car", "sell a ring", "prove a theorem", "book a boat"]
     exclude = [(), any_store.recall("sell a ring", k=1)[0].memory.id, (), ()]
     exclude = [(), [exclude[1]], (), ()]
@@ -63,7 +67,13 @@ def test_many_states_get_what_each_would_get_alone(any_store, lesson):
 
 
 def test_a_memory_is_seen_where_every_set_field_of_its_scope_is_equal(any_store, lesson):
-    scopes = [Scope(), Scope(app="shop"), Scope(app="shop", user="ann"), Scope(tenant="acme"), Scope(user="bob")]
+    scopes = [
+        Scope(),
+        Scope(app="shop"),
+        Scope(app="shop", user="ann"),
+        Scope(tenant="acme"),
+        Scope(user="bob"),
+    ]
     memories = {scope: lesson("book a table", f"note {i}", scope=scope) for i, scope in enumerate(scopes)}
     any_store.admit(memories.values())
 

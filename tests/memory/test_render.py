@@ -33,8 +33,13 @@ def test_other_kinds_say_when_and_what(lesson):
 
 
 def test_a_case_without_calls_shows_its_answer(lesson):
-    memory = lesson("capital of France?", "Request: capital of France?\nAnswer: Paris\nof course", kind="case")
-    assert render(hits(memory), 400).splitlines()[1:-1] == ["Request: capital of France?", "Answer: Paris of course"]
+    memory = lesson(
+        "capital of France?", "Request: capital of France?\nAnswer: Paris\nof course", kind="case"
+    )
+    assert render(hits(memory), 400).splitlines()[1:-1] == [
+        "Request: capital of France?",
+        "Answer: Paris of course",
+    ]
 
 
 def test_nothing_recalled_renders_as_nothing(store):

@@ -61,7 +61,12 @@ def test_a_skill_is_read_as_written(tmp_path: Path) -> None:
         ("name: make-tea", "name: brew-tea", 2, "lies in the folder `make-tea`"),
         ("name: make-tea", "name: [a, b]", 2, "is not a text"),
         ("description: Make tea.", "description: " + "x" * 1025, 3, "1024 are allowed"),
-        ("description: Make tea. Use it when somebody is thirsty.", "description:", 3, "has no `description`"),
+        (
+            "description: Make tea. Use it when somebody is thirsty.",
+            "description:",
+            3,
+            "has no `description`",
+        ),
         ("license: Apache-2.0", "name: make-tea", 4, "twice"),
         ("license: Apache-2.0", "license: 'open", 8, "not valid YAML"),
         ("metadata:\n  version: 1.0\n  author: a friend", "metadata: none", 6, "is not a mapping"),
@@ -136,15 +141,17 @@ def test_files_inside_are_read(library: SkillLibrary) -> None:
 
 @pytest.mark.parametrize(
     "file",
-    ["../../secret.txt", "/etc/passwd", "link.txt", "references/../../../secret.txt", "..\\..\\secret.txt", "C:\\x",
-     "", ".", "references", "a\0b", "none.md"],
+    ["../../secret.txt", "/etc/passwd", "link.txt", "references/../../../secret.txt",
+     "..\\..\\secret.txt", "C:\\x", "", ".", "references", "a\0b", "none.md"],
 )  # fmt: skip
 def test_nothing_outside_is_read(library: SkillLibrary, file: str) -> None:
     with pytest.raises(NotFoundError, match="has no file"):
         library.read("make-tea", file)
 
 
-@given(st.lists(st.sampled_from(["..", ".", "references", "/", "secret.txt", "link.txt", "\\", "~"]), max_size=6))
+@given(
+    st.lists(st.sampled_from(["..", ".", "references", "/", "secret.txt", "link.txt", "\\", "~"]), max_size=6)
+)
 def test_no_combination_of_parts_leaves_the_folder(parts: list[str]) -> None:
     import tempfile
 

@@ -33,7 +33,8 @@ def with_adapter(model: Any, **fields: Any) -> Any:
 def some_views(make_view: MakeView) -> list[View]:
     head = [1, 5, 6, 7]
     tails = [[20, 21], [20, 22, 23, 24, 25], list(range(30, 60)), [20, 22, 23, 90, 91, 92], [61, 62, 63]]
-    return [make_view(head + tail, 2) for tail in tails] + [make_view([9, 8, 7, 6, 5], 3)]
+    long = [200 + n % 90 for n in range(600)]  # more than two blocks of attention
+    return [make_view(head + tail, 2) for tail in [*tails, long]] + [make_view([9, 8, 7, 6, 5], 3)]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

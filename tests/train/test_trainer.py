@@ -16,6 +16,7 @@ from agentkd.plugins import PluginHost
 from agentkd.protocols import Objective, Trainer
 from agentkd.schema import TrainJob
 from agentkd.train import LoraTrainer, LoraTrainerSettings
+from agentkd.train.reporter import Reporter
 
 MakeJob = Callable[..., TrainJob]
 
@@ -55,12 +56,9 @@ def test_a_process_trains_and_its_progress_is_shown(make_job: MakeJob) -> None:
     assert any("optimiser steps" in line for line in seen.lines)
 
 
-def test_an_error_of_the_process_keeps_its_class(make_job: MakeJob, tmp_path: Path) -> None:
-    job = make_job().model_copy(update={"base": str(tmp_path / "absent")})
+def test_an_error_of_the_process_keeps_its_class(make_job: MakeJob) -> None:
     with pytest.raises(ConfigError, match="no objective is called `stf`"):
-        LoraTrainer().train(
-            job.model_copy(update={"settings": job.settings.model_copy(update={"objective": {"stf": {}}})})
-        )
+        LoraTrainer().train(make_job(objective={"stf": {}}))
 
 
 def test_a_process_that_dies_is_a_train_error_with_its_last_lines(
@@ -91,3 +89,17 @@ def test_the_built_in_objectives_keep_their_promise() -> None:
         assert isinstance(objective, Objective)
         assert objective.name == name
         objective.load_state_dict(objective.state_dict())
+
+
+def test_a_listener_that_is_gone_does_not_end_the_training() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    reporter = Reporter(is_machine=True, out=os.fdopen(writing, "w"))
+    reporter.say("still here")
+    reporter.progress("train", 1, 2, "steps")
+
+
+def test_people_get_lines_of_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = Reporter(is_machine=False)
+    reporter.progress("train", 2, 2, "steps", "loss 0.500")
+    assert capsys.readouterr().err == "train 2/2 steps loss 0.500\n"

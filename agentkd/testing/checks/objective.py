@@ -60,7 +60,7 @@ def check_objective(objective: Objective, *, seed: int = 0) -> None:
     halves = _total(objective, context.chunk(0, 3)) + _total(objective, context.chunk(3, _N))
     claim(
         torch.allclose(halves, whole, rtol=1e-4, atol=1e-6),
-        f"two chunks give {float(halves):.6f}, the whole gives {float(whole):.6f}: divide the weighted sum "
+        f"two chunks give {halves.item():.6f}, the whole gives {whole.item():.6f}: divide the weighted sum "
         "by `normaliser`, not by the chunk's own weight",
     )
     _check_state(objective, context, whole)
@@ -92,7 +92,7 @@ def _total(objective: Objective, context: _Context) -> torch.Tensor:
     claim(terms, "`forward` returned no loss")
     for name, loss in terms.items():
         claim(isinstance(loss, torch.Tensor) and loss.ndim == 0, f"the loss `{name}` is no scalar tensor")
-        claim(torch.isfinite(loss), f"the loss `{name}` is {float(loss)}")
+        claim(torch.isfinite(loss), f"the loss `{name}` is {loss.item()}")
     return torch.stack(list(terms.values())).sum()
 
 

@@ -1,4 +1,4 @@
-"""Does a suite keep its promise? Fixed order, no leaks between splits, fresh environments, silent holdouts."""
+"""Does a suite keep its promise? Fixed order, splits without leaks, fresh environments, a silent holdout."""
 
 from __future__ import annotations
 
