@@ -33,7 +33,7 @@ def _models() -> Iterable[Component[Any]]:
         "model", "litellm", "Any provider that LiteLLM knows.", litellm.build, litellm.LiteLLMSettings
     )
     yield Component(
-        "model", "local", "A transformers model on this machine, base or with an adapter; grammar-constrained.",
+        "model", "local", "A transformers model on this machine, bare or with an adapter.",
         local.build, local.LocalSettings,
     )  # fmt: skip
     yield Component(

@@ -88,7 +88,7 @@ def _run(parts: Parts, plan: Plan, key: str) -> StageResult:
 
 
 def _learnt_from(parts: Parts, plan: Plan) -> Sequence[Trajectory]:
-    """Return the finished trajectories of the split that is learnt from; without a suite, all but held-out."""
+    """Return the finished runs of the split that is learnt from; without a suite, all but held-out."""
     if plan.suite:
         return parts.ledger.trajectories.list(suite=plan.suite, split=plan.split)
     return [t for t in parts.ledger.trajectories.list() if not t.task.is_held_out]

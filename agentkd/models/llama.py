@@ -30,7 +30,7 @@ __all__ = ["LlamaNetwork"]
 
 _CHUNK_TOKENS = 512  # activations of this many tokens stay in the second-level cache
 _SHORT = 16  # rows that grow by fewer tokens are attended to together
-_MIN_MATRIX_ROWS = 8  # float32 kernels for fewer rows add in another order
+_MIN_MATRIX_ROWS = {torch.float32: 8, torch.bfloat16: 2}  # kernels for fewer rows add in another order
 
 _SITES = {
     "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -220,10 +220,10 @@ class LlamaNetwork:
 
 
 def _matrix(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    n = x.shape[0]
-    if n >= _MIN_MATRIX_ROWS or x.dtype != torch.float32:
+    n_missing = _MIN_MATRIX_ROWS.get(x.dtype, 1) - len(x)
+    if n_missing <= 0:
         return F.linear(x, weight, bias)
-    return F.linear(F.pad(x, (0, 0, 0, _MIN_MATRIX_ROWS - n)), weight, bias)[:n]
+    return F.linear(F.pad(x, (0, 0, 0, n_missing)), weight, bias)[: len(x)]
 
 
 def _turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

