@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from agentkd.schema import Checkpoint, CycleReport, Evaluation, Interval, PhaseReport, Verdict
+    from agentkd.schema import Checkpoint, CycleReport, Evaluation, PhaseReport, Verdict
 
 __all__ = [
     "bytes_text",
@@ -95,34 +95,18 @@ def print_phase(report: PhaseReport, console: Console) -> None:
         console.print(f"{clock_text(report.seconds)}, no model was called", style="dim")
 
 
-def interval_text(interval: Interval) -> str:
-    """Return `0.412 [0.35, 0.48]`."""
-    return f"{interval.value:.3f} [{interval.low:.2f}, {interval.high:.2f}]"
-
-
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     """Print a row per arm, then the paired comparisons of the candidate."""
     from rich.markup import escape
 
-    parts = list(dict.fromkeys(name for arm in evaluation.arms for name in arm.parts))
+    from agentkd.evaluate import evaluation_table, interval_text
+
     console.print(
         f"[bold]{escape(evaluation.suite)} / {escape(evaluation.split)}[/]: {evaluation.n} tasks, "
         f"seed {evaluation.seed}"
     )
-    print_table(
-        console,
-        ["arm", *(p.replace("_", " ") for p in parts), "success", "prompt tokens", "s/task"],
-        [
-            [
-                arm.name,
-                *(f"{arm.parts[p].value:.3f}" if p in arm.parts else "" for p in parts),
-                interval_text(arm.success),
-                round(arm.prompt_tokens),
-                f"{arm.seconds:.2f}",
-            ]
-            for arm in evaluation.arms
-        ],
-    )
+    table = evaluation_table(evaluation)
+    print_table(console, table.columns, table.rows)
     if evaluation.paired:
         console.print()
         print_table(

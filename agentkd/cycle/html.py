@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 
 from agentkd.cycle.plot import bars_with_intervals, line_plot
-from agentkd.schema import ArmResult, CycleReport, Evaluation, Interval
+from agentkd.schema import CycleReport, Evaluation
 
 __all__ = ["render_html"]
 
@@ -15,11 +15,12 @@ def render_html(report: CycleReport) -> str:
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
+    from agentkd.evaluate import evaluation_table, interval_text
+
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["share"] = _share
-    environment.filters["interval"] = _interval
+    environment.filters["interval"] = interval_text
     template = environment.from_string(
         (files("agentkd.cycle") / "report.html.j2").read_text(encoding="utf-8")
     )
@@ -27,7 +28,7 @@ def render_html(report: CycleReport) -> str:
         report=report,
         plots=[Markup(_arms_plot(e)) for e in report.evaluations],
         loss=Markup(line_plot(report.loss_curve, "training loss per step")),
-        parts=[_part_names(e) for e in report.evaluations],
+        tables=[evaluation_table(e) for e in report.evaluations],
         seconds=sum(phase.seconds for phase in report.phases),
         cpu_seconds=sum(phase.cpu_seconds for phase in report.phases),
     )
@@ -36,19 +37,3 @@ def render_html(report: CycleReport) -> str:
 def _arms_plot(evaluation: Evaluation) -> str:
     rows = [(arm.name, arm.success) for arm in evaluation.arms]
     return bars_with_intervals(rows, f"share of tasks done on {evaluation.split}", strong=("student",))
-
-
-def _part_names(evaluation: Evaluation) -> list[str]:
-    names: dict[str, None] = {}
-    for arm in evaluation.arms:
-        names.update(dict.fromkeys(arm.parts))
-    return list(names)
-
-
-def _share(arm: ArmResult, part: str) -> str:
-    interval = arm.parts.get(part)
-    return "" if interval is None else f"{interval.value:.3f}"
-
-
-def _interval(interval: Interval) -> str:
-    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"

@@ -9,7 +9,7 @@ from agentkd.evaluate.gate import gate, refuse
 from agentkd.evaluate.paired import arm_result, baseline_result, compare, make_evaluation
 from agentkd.evaluate.scorer import CallsScorer, ContainsScorer, ExactScorer, RegexScorer
 from agentkd.evaluate.suite_jsonl import JsonlSettings, JsonlSuite, build_jsonl_suite
-from agentkd.evaluate.table import Table, evaluation_table
+from agentkd.evaluate.table import Table, evaluation_table, interval_text
 
 __all__ = [
     "CallsScorer",
@@ -25,6 +25,7 @@ __all__ = [
     "compare",
     "evaluation_table",
     "gate",
+    "interval_text",
     "make_evaluation",
     "refuse",
 ]

@@ -237,7 +237,8 @@ def attend(q_nkgd: torch.Tensor, plan: Plan, layer: int) -> torch.Tensor:
 
 
 def _merge(a: torch.Tensor, a_lse: torch.Tensor, b: torch.Tensor, b_lse: torch.Tensor) -> torch.Tensor:
-    share = torch.sigmoid(b_lse - a_lse).unsqueeze(-1)
+    # Spread over the head size first: the kernels treat the last few elements of a tensor in another way.
+    share = torch.sigmoid((b_lse - a_lse).unsqueeze(-1).expand(a.shape).contiguous())
     return torch.lerp(a.float(), b.float(), share.float()).to(a.dtype)
 
 

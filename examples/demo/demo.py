@@ -13,9 +13,11 @@ import argparse
 import shutil
 from pathlib import Path
 
+from rich.console import Console
+
 from agentkd import Workspace
 from agentkd.cli.progress import RichProgress
-from agentkd.cli.report import print_report
+from agentkd.cli.render import print_cycle
 
 SMALL = ("cycle.n=160", "evaluate.n=60", "train.epochs=2")
 
@@ -31,7 +33,7 @@ def main() -> None:
     settings = SMALL if options.small else ()
     with Workspace(options.folder, assignments=settings, progress=RichProgress()) as workspace:
         report = workspace.cycle()
-        print_report(report)
+        print_cycle(report, Console())
         print(f"\nThe readable report: {workspace.report_path(report.number)}")
 
 

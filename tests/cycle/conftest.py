@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from agentkd.hf import tiny_model
+import agentkd
+from agentkd.testing import tiny_student
 
 CITIES = ("Rome", "Oslo", "Lima", "Cairo", "Quito", "Delhi", "Paris", "Tunis", "Accra", "Hanoi")
 TOOLS = [
@@ -42,24 +44,9 @@ def write_tasks(path: Path) -> None:
     path.write_text("\n".join(json.dumps(row) for row in rows) + "\n", encoding="utf-8")
 
 
-@pytest.fixture(scope="session")
-def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("student"), seed=0)
-
-
-@pytest.fixture
-def new_workspace(tmp_path: Path, student: Path) -> Callable[[str], Path]:
-    """Return a function that makes a workspace folder with its settings."""
-    tasks = tmp_path / "tasks.jsonl"
-    write_tasks(tasks)
-
-    def make(name: str) -> Path:
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "agentkd.toml").write_text(
-            f"""
+SETTINGS = """
 [roles]
-student = "path:{student}"
+student = "{student}"
 
 [agent]
 max_steps = 1
@@ -80,7 +67,7 @@ embedder = "hashing"
 min_score = 0.05
 
 [train]
-epochs = 2
+epochs = 3
 tokens_per_step = 512
 dtype = "float32"
 device = "cpu"
@@ -100,9 +87,42 @@ split = "train"
 
 [suite.jsonl]
 path = "{tasks}"
-""",
-            encoding="utf-8",
-        )
+"""
+
+
+@pytest.fixture(scope="session")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the text of an `agentkd.toml` over the small world."""
+    world = tmp_path_factory.mktemp("world")
+    write_tasks(world / "tasks.jsonl")
+    return SETTINGS.format(student=tiny_student(world / "student"), tasks=world / "tasks.jsonl")
+
+
+@pytest.fixture
+def new_workspace(tmp_path: Path, settings: str) -> Callable[[str], Path]:
+    """Return a function that makes a workspace folder with its settings."""
+
+    def make(name: str) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "agentkd.toml").write_text(settings, encoding="utf-8")
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def calm(tmp_path_factory: pytest.TempPathFactory, settings: str) -> Path:
+    """Return a workspace after one undisturbed cycle, for reading only: all tests share it."""
+    folder = tmp_path_factory.mktemp("calm") / "workspace"
+    folder.mkdir()
+    (folder / "agentkd.toml").write_text(settings, encoding="utf-8")
+    with agentkd.Workspace(folder) as workspace:
+        workspace.cycle()
+    return folder
+
+
+@pytest.fixture
+def cycled(calm: Path, tmp_path: Path) -> Path:
+    """Return a copy of the cycled workspace that a test may change."""
+    return Path(shutil.copytree(calm, tmp_path / "cycled"))
