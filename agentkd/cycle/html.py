@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
 from agentkd.cycle.plot import bars_with_intervals, line_plot
 from agentkd.schema import CycleReport, Evaluation
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 __all__ = ["render_html"]
 
@@ -21,6 +26,7 @@ def render_html(report: CycleReport) -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["interval"] = interval_text
+    environment.filters["marked"] = _marked
     template = environment.from_string(
         (files("agentkd.cycle") / "report.html.j2").read_text(encoding="utf-8")
     )
@@ -32,6 +38,13 @@ def render_html(report: CycleReport) -> str:
         seconds=sum(phase.seconds for phase in report.phases),
         cpu_seconds=sum(phase.cpu_seconds for phase in report.phases),
     )
+
+
+def _marked(text: str) -> Markup:
+    """Escape a sentence and set what stands in backticks as code."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _arms_plot(evaluation: Evaluation) -> str:

@@ -134,6 +134,7 @@ def _evaluate(parts: Parts, plan: Plan, candidate: str) -> StageResult:
     settings = parts.settings.evaluate
     if not plan.suite:
         return StageResult("no suite, so nothing to judge on", {"evaluations": []})
+    before = parts.spent_usd
     suite = parts.suite(plan.suite)
     evaluations = [
         evaluate_stage(
@@ -146,7 +147,16 @@ def _evaluate(parts: Parts, plan: Plan, candidate: str) -> StageResult:
     return StageResult(
         f"student does {done.value:.3f} [{done.low:.3f}, {done.high:.3f}] of {evaluations[0].n} tasks",
         {"evaluations": [e.model_dump(mode="json") for e in evaluations]},
+        {**_tokens_of(evaluations), "usd": parts.spent_usd - before},
     )
+
+
+def _tokens_of(evaluations: Sequence[Evaluation]) -> dict[str, float]:
+    arms = [arm for evaluation in evaluations for arm in evaluation.arms]
+    return {
+        "prompt_tokens": sum(arm.prompt_tokens * arm.n for arm in arms),
+        "completion_tokens": sum(arm.completion_tokens * arm.n for arm in arms),
+    }
 
 
 def _promote(parts: Parts, plan: Plan, candidate: str, evaluations: Sequence[Evaluation]) -> StageResult:

@@ -143,6 +143,11 @@ class Parts:
 
         return Meter(self.settings.models.max_usd, self.settings.models.max_tokens)
 
+    @property
+    def spent_usd(self) -> float:
+        """Money that this command has spent on models so far."""
+        return self._meter.usd
+
     @cached_property
     def student_files(self) -> ModelFiles:
         """Files of the student's base model, fetched and converted on first use."""

@@ -17,7 +17,9 @@ from agentkd.models.network import Head, Piece
 __all__ = ["Plan", "Rows", "attend"]
 
 _ROOM = 64  # rows grow in steps of this many tokens, and short rows are attended to in such steps
-_MIN_QUERIES = 8  # the kernel adds in another order for fewer: a row's result would depend on its batch
+_QUERY_STEP = (
+    8  # the kernel adds in another order for the last odd queries: results would depend on the batch
+)
 _KEEP_TOKENS = 64 * 1024  # an empty cache larger than this is given back
 
 
@@ -43,7 +45,7 @@ class _Together:
     back: torch.Tensor
     """Where each flat token lies among (row, query), `[n]`."""
     mask: torch.Tensor
-    """0 where a query sees a column, else -inf, `[rows, 1, width * g, columns]`."""
+    """0 where a query sees a column, else -inf, `[rows, 1, width * g (and some more), columns]`."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ class Rows:
 
     def _together(self, slots: Sequence[int], pieces: Sequence[Piece], n_groups: int) -> _Together:
         low, high = min(slots), max(slots) + 1
-        width = max(-(-_MIN_QUERIES // n_groups), *(len(piece.ids) for piece in pieces))
+        width = max(len(piece.ids) for piece in pieces)
         longest = max(self._lengths[slot] + len(p.ids) for slot, p in zip(slots, pieces, strict=True))
         n_columns = min(-(-longest // _ROOM) * _ROOM, self.keys.shape[3])
         padded = [0] * ((high - low) * width)
@@ -181,7 +183,7 @@ class Rows:
         is_seen = torch.arange(n_columns, device=self._network.device) <= self._tensor(sees).unsqueeze(-1)
         mask = torch.zeros(is_seen.shape, dtype=self._network.dtype, device=self._network.device)
         mask.masked_fill_(~is_seen, float("-inf"))
-        mask = mask.repeat_interleave(n_groups, dim=1).unsqueeze(1)
+        mask = _even(mask.repeat_interleave(n_groups, dim=1).unsqueeze(1))
         return _Together(low, high, width, n_columns, self._tensor(padded), self._tensor(back), mask)
 
     def _apart(self, slots: Sequence[int], pieces: Sequence[Piece], n_groups: int) -> tuple[_Apart, ...]:
@@ -250,9 +252,11 @@ def _attend_together(
     q = q_nkgd[layout.padded].view(n_rows, width, n_kv, n_groups, size).transpose(1, 2)
     keys = rows.keys[layer, layout.low : layout.high, :, : layout.n_columns]
     values = rows.values[layer, layout.low : layout.high, :, : layout.n_columns]
-    mixed, lse = _weigh(q.reshape(n_rows, n_kv, width * n_groups, size), keys, values, layout.mask)
-    mixed = mixed.reshape(n_rows, n_kv, width, n_groups, size).transpose(1, 2)
-    lse = lse.reshape(n_rows, n_kv, width, n_groups).transpose(1, 2)
+    n_queries = width * n_groups
+    q = _even(q.reshape(n_rows, n_kv, n_queries, size))
+    mixed, lse = _weigh(q, keys, values, layout.mask)
+    mixed = mixed[:, :, :n_queries].reshape(n_rows, n_kv, width, n_groups, size).transpose(1, 2)
+    lse = lse[:, :, :n_queries].reshape(n_rows, n_kv, width, n_groups).transpose(1, 2)
     flat = n_rows * width
     return (
         mixed.reshape(flat, n_kv, n_groups, size)[layout.back],
@@ -282,14 +286,17 @@ def _attend_apart(
 
 def _attend_head(q_nkgd: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     n, n_kv, n_groups, size = q_nkgd.shape
-    q = q_nkgd.transpose(0, 1).reshape(1, n_kv, n * n_groups, size)
-    n_missing = max(0, _MIN_QUERIES - n * n_groups)
-    mixed, lse = _weigh(F.pad(q, (0, 0, 0, n_missing)), state[0].unsqueeze(0), state[1].unsqueeze(0), None)
+    q = _even(q_nkgd.transpose(0, 1).reshape(1, n_kv, n * n_groups, size))
+    mixed, lse = _weigh(q, state[0].unsqueeze(0), state[1].unsqueeze(0), None)
     mixed, lse = mixed[:, :, : n * n_groups], lse[:, :, : n * n_groups]
     return (
         mixed.reshape(n_kv, n, n_groups, size).transpose(0, 1),
         lse.reshape(n_kv, n, n_groups).transpose(0, 1),
     )
+
+
+def _even(x_qd: torch.Tensor) -> torch.Tensor:
+    return F.pad(x_qd, (0, 0, 0, -x_qd.shape[-2] % _QUERY_STEP))
 
 
 def _weigh(

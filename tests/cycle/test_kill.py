@@ -3,72 +3,104 @@
 from __future__ import annotations
 
 import os
-import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
 import agentkd
+from agentkd.ledger import Ledger
 
-COMMAND = [sys.executable, "-m", "agentkd.cli", "-C"]
+N_TRAIN, LIMIT_SECONDS = 28, 120
+Moment = Callable[[Path], bool]
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [*COMMAND, str(folder), "cycle"], env=environment, stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE, start_new_session=True,
+        [sys.executable, "-m", "agentkd.cli", "-q", "-C", str(folder), "cycle"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL,
     )  # fmt: skip
 
 
-def kill_when(folder: Path, is_time: Callable[[Path], bool]) -> bool:
-    """Start a cycle and kill its whole process group when the moment has come; False if it ended before."""
+def wait_until(is_time: Callable[[], bool], process: subprocess.Popen[bytes] | None = None) -> None:
+    """Wait for a state of the files; fails where the process ends first or the state never comes."""
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while not is_time():
+        assert time.monotonic() < deadline, "the moment did not come"
+        assert process is None or process.poll() is None, "the cycle ended before its moment"
+        time.sleep(0.01)
+
+
+def kill_when(folder: Path, is_time: Moment) -> None:
+    """Start a cycle, kill -9 its main process at a moment."""
     process = start(folder)
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        if is_time(folder):
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            return True
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
-    return False
-
-
-def n_runs(folder: Path) -> int:
-    """Count finished trajectories from outside, read-only."""
-    import sqlite3
-
     try:
-        with sqlite3.connect(f"file:{folder / 'ledger.db'}?mode=ro", uri=True, timeout=1) as db:
-            return int(db.execute("select count(*) from trajectories where is_finished").fetchone()[0])
-    except sqlite3.Error:
-        return 0
+        wait_until(lambda: is_time(folder), process)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def phase_at_work(folder: Path) -> str:
+    with Ledger.open(folder / "ledger.db", read_only=True) as ledger:
+        cycle = ledger.cycles.unfinished()
+        assert cycle is not None
+        return next(p.name for p in ledger.cycles.phases(cycle.id) if p.status == "running")
+
+
+def has_run(n: int) -> Moment:
+    """Whether `n` trajectories are in the ledger, asked from outside."""
+
+    def is_time(folder: Path) -> bool:
+        with suppress(sqlite3.Error):  # it is not there yet
+            with closing(sqlite3.connect(f"file:{folder / 'ledger.db'}?mode=ro", uri=True)) as ledger:
+                return bool(ledger.execute("select count(*) from trajectories").fetchone()[0] >= n)
+        return False
+
+    return is_time
+
+
+def is_training(folder: Path) -> bool:
+    return any(folder.glob("checkpoints/*.partial/step-??????"))
+
+
+def trainers(folder: Path) -> list[int]:
+    """Return the processes that hold a training of this workspace."""
+    texts = [lock.read_text(encoding="utf-8") for lock in folder.glob("checkpoints/*.lock")]
+    return [pid for text in texts if text and is_alive(pid := int(text))]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def facts(folder: Path) -> tuple[str, str, dict[str, int]]:
     with agentkd.Workspace(folder) as workspace:
-        report = workspace.report()
-        return workspace.datasets()[0].id, report.checkpoint, workspace.ledger.counts()
+        return workspace.datasets()[0].id, workspace.report().checkpoint, workspace.ledger.counts()
 
 
-@pytest.mark.timeout(280)
-def test_a_killed_cycle_ends_like_an_undisturbed_one(new_workspace: Callable[[str], Path]) -> None:
-    calm = new_workspace("calm")
-    assert start(calm).wait(timeout=150) == 0
+@pytest.mark.timeout(400)
+def test_a_killed_cycle_ends_like_an_undisturbed_one(
+    calm: Path, new_workspace: Callable[[str], Path]
+) -> None:
     killed = new_workspace("killed")
-    moments: dict[str, Callable[[Path], bool]] = {
-        "run": lambda f: n_runs(f) >= 5,
-        "train": lambda f: bool(list(f.glob("checkpoints/*.partial/step-*"))),
-        "evaluate": lambda f: n_runs(f) >= 28 + 6,
-    }
-    for moment, is_time in moments.items():
-        assert kill_when(killed, is_time), f"the cycle ended before it could be killed in {moment}"
-    assert start(killed).wait(timeout=150) == 0
+    kill_when(killed, has_run(5))
+    assert phase_at_work(killed) == "run"
+    kill_when(killed, is_training)
+    assert phase_at_work(killed) == "train"
+    orphans = trainers(killed)  # killing their parent is all we did: the next command meets them
+    kill_when(killed, has_run(N_TRAIN + 6))
+    assert phase_at_work(killed) == "evaluate"
+    assert not any(is_alive(pid) for pid in orphans)
+    assert start(killed).wait(timeout=LIMIT_SECONDS) == 0
     assert facts(killed) == facts(calm)
     assert not list(killed.glob("**/*.partial"))
