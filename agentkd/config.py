@@ -202,7 +202,7 @@ class CycleSettings(Value):
     min_new_memories: int = 8
     """Fewer compilable memories end the cycle before `compile`."""
     seed: int = 0
-    """Seed of sampling, training and bootstrap."""
+    """Seed of sampling and bootstrap; `[train] seed` is that of training."""
 
 
 class PluginSettings(Value):
@@ -260,8 +260,6 @@ class Settings(Value):
     """Options of distiller components by name."""
     refiner: Options = Field(default_factory=dict)
     """Options of refiner components by name."""
-    recaller: Options = Field(default_factory=dict)
-    """Options of recaller components by name."""
     selector: Options = Field(default_factory=dict)
     """Options of selector components by name."""
     trainer: Options = Field(default_factory=dict)

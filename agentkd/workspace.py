@@ -143,6 +143,16 @@ class Workspace:
         """Return the model of a role or model string."""
         return self.parts.model(spec)
 
+    def litellm_provider(self) -> Callable[[], None]:
+        """Let `litellm.completion(model="agentkd/<checkpoint>")` reach the students of this workspace.
+
+        `agentkd/student` is what serves, `agentkd/base` the bare base. Returns a function that takes the
+        provider away again.
+        """
+        from agentkd.models.provider import register
+
+        return register(lambda name: self.model(name if name in ("student", "base") else f"agentkd/{name}"))
+
     def agent(
         self,
         tools: Sequence[Tool | Callable[..., Any]] = (),

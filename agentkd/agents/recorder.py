@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from agentkd import hookspecs
+from agentkd.agents.feedback import tool_corrections
 from agentkd.plugins import Hooks
 from agentkd.schema import Correction, Hit, Step, Trajectory
 
@@ -13,8 +14,6 @@ if TYPE_CHECKING:
     from agentkd.ledger import Ledger
 
 __all__ = ["Recorder"]
-
-HELD_OUT = ("holdout", "test")
 
 
 class Recorder:
@@ -49,7 +48,7 @@ class Recorder:
                 if step.index == 0:
                     self.begin(trajectory)
                 self._ledger.trajectories.add_step(trajectory.id, step)
-                if hits and not trajectory.task.split.startswith(HELD_OUT):
+                if hits and not trajectory.task.is_held_out:
                     self._ledger.memories.record_recall(trajectory.id, step.index, hits)
                 fresh = [c for c in corrections if self._ledger.corrections.add(c)]
         else:
@@ -59,8 +58,12 @@ class Recorder:
             self._hooks.ask(hookspecs.after_correction, correction=correction)
 
     def finish(self, trajectory: Trajectory, corrections: Sequence[Correction] = ()) -> None:
-        """Store a finished trajectory and corrections of it in one transaction; once however often called."""
-        is_new, fresh = True, list(corrections)
+        """Store a finished trajectory and its corrections in one transaction; once however often called.
+
+        Corrections that the run holds within itself (a tool refused, the agent mended it) are added.
+        """
+        corrections = [*corrections, *tool_corrections(trajectory)]
+        is_new, fresh = True, corrections
         if self._ledger is not None:
             with self._ledger.transaction():
                 is_new = self._ledger.trajectories.finish(trajectory)

@@ -24,7 +24,7 @@ from agentkd.protocols import (
     Suite,
     Trainer,
 )
-from agentkd.schema import Checkpoint, Scope, Task, TrainSettings
+from agentkd.schema import Checkpoint, Scope, Task
 
 if TYPE_CHECKING:
     from agentkd.agents import Agent
@@ -131,10 +131,6 @@ class Parts:
     def trainer(self) -> Trainer:
         """Return the trainer."""
         return cast(Trainer, self.build("trainer", "lora"))
-
-    def train_settings(self) -> TrainSettings:
-        """Return the training settings with the cycle's seed and device in place."""
-        return self.settings.train
 
     @cached_property
     def _meter(self) -> Meter:

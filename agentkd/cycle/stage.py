@@ -246,7 +246,7 @@ def train_stage(parts: Parts, dataset_id: str, name: str, init: str = "") -> Che
         base_id=parts.student_files.base_id,
         output=str(parts.root / "checkpoints" / name),
         init_adapter=str(parts.checkpoint_folder(init)) if init else "",
-        settings=parts.train_settings(),
+        settings=parts.settings.train,
         plugins=parts.settings.plugins.modules,
         signals=str(parts.root / "signals"),
     )

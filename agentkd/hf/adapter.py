@@ -33,6 +33,9 @@ _INFORMS: tuple[str, ...] = (
 _INFORMS += ("init_lora_weights",)
 
 
+_DEFAULTS = (["bias", "none"], ["megatron_core", "megatron.core"], ["qalora_group_size", 16])
+
+
 @dataclass(frozen=True)
 class Adapter:
     """A checked LoRA adapter in memory."""
@@ -167,8 +170,6 @@ def _is_module_name(name: Any) -> bool:
 
 
 def _is_idle(key: str, value: Any) -> bool:
-    return not value or (key, value) in {
-        ("bias", "none"),
-        ("megatron_core", "megatron.core"),
-        ("qalora_group_size", 16),
-    }
+    if key == "auto_mapping" and isinstance(value, dict):  # written by peft; agentkd never follows it
+        return str(value.get("parent_library", "")).startswith("transformers.models.")
+    return not value or [key, value] in _DEFAULTS

@@ -42,7 +42,7 @@ class TrainSettings(Value):
     """Share of the steps with a linear warm-up; then cosine decay to a tenth of the peak."""
     epochs: float = 3.0
     """Passes over the rows."""
-    tokens_per_step: int = 2048
+    tokens_per_step: int = 1024
     """Real tokens in one optimiser step, gathered by packing rows."""
     max_tokens_per_row: int = 2048
     """Longer rows are refused by the compiler, never cut."""

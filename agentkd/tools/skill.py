@@ -25,7 +25,7 @@ class SkillReader(Protocol):
 
 
 class ReadSkillSettings(Value):
-    """`[tool.read_skill]`: how much of a skill goes back to the model."""
+    """How much of a skill goes back to the model."""
 
     max_chars: int = 20_000
     """Longest text that one call returns; the rest is cut with a note."""
