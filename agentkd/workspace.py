@@ -342,9 +342,14 @@ class Workspace:
         return self.ledger.checkpoints.list()
 
     def promote(self, name: str, *, force: bool = False) -> str:
-        """Let a checkpoint serve; one that the gate refused needs `force`. Returns what served before."""
+        """Let a checkpoint serve; one that the gate refused needs `force`. Returns what served before.
+
+        Raises CheckpointError where its files are damaged or not safe, whatever `force` says.
+        """
+        from agentkd.hf import check_files
+
         checkpoint = self.parts.checkpoint(name)
-        self.parts.checkpoint_folder(name)
+        check_files(self.parts.checkpoint_folder(name))
         if checkpoint.status in ("rejected", "tainted") and not force:
             raise ConfigError(
                 f"checkpoint `{name}` is {checkpoint.status}",

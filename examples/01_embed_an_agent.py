@@ -21,15 +21,18 @@ def find_order(email: str) -> list[str]:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder, agentkd.Workspace(folder) as shop:
-        agent = shop.agent(tools=[find_order], instructions="You help customers. Look up the order first.")
-        run = agent.run("Where is my parcel? I ordered as ann@example.com.")
+    # A model of 135 million parameters does not decide well when to call a tool, so here it must.
+    settings = {"agent": {"force_tool_call": True, "max_steps": 1}}
+    with tempfile.TemporaryDirectory() as folder, agentkd.Workspace(folder, settings=settings) as shop:
+        agent = shop.agent(tools=[find_order])
+        for event in agent.stream("Find the order of ann@example.com"):
+            print(type(event).__name__)
+        run = shop.trajectories()[0]
         for step in run.steps:
-            print("model: ", step.reply.content)
+            print("model:", step.reply.content)
             for result in step.results:
-                print("tool:  ", result.content)
-        print("answer:", run.answer)
-        print("stored:", shop.ledger.counts()["trajectories"], "trajectory")
+                print("tool: ", result.content)
+        print("read:", run.usage.prompt_tokens, "tokens; written:", run.usage.completion_tokens)
 
 
 if __name__ == "__main__":

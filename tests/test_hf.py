@@ -51,7 +51,8 @@ def test_a_row_is_the_prompt_then_the_target_and_its_stop_token(tokenizer: Any) 
         row = hf.render_example(tokenizer, [USER], target)
         prompt = hf.render(tokenizer, [USER])
         assert list(row.ids[: len(prompt)]) == prompt
-        assert set(row.weights[: len(prompt)]) == {0.0} and set(row.weights[len(prompt) :]) == {1.0}
+        assert set(row.weights[: len(prompt)]) == {0.0}
+        assert set(row.weights[len(prompt) :]) == {1.0}
         assert tokenizer.decode(list(row.ids[len(prompt) :])) == hf.as_text(target) + "<|im_end|>"
 
 
@@ -109,7 +110,8 @@ def test_an_adapter_with_a_sound_manifest_attaches_and_switches(tiny: Path, adap
     _manifest(adapter)
     model = hf.attach_adapter(hf.load_model(tiny, "float32"), adapter, "first")
     model = hf.attach_adapter(model, adapter, "second")
-    assert model.active_adapter == "second" and not any(p.requires_grad for p in model.parameters())
+    assert model.active_adapter == "second"
+    assert not any(p.requires_grad for p in model.parameters())
 
 
 def test_a_flipped_bit_is_named(adapter: Path) -> None:

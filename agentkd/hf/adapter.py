@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-__all__ = ["Adapter", "attach_adapter", "read_adapter"]
+__all__ = ["Adapter", "attach_adapter", "check_files", "read_adapter"]
 
 CONFIG, WEIGHTS, MANIFEST = "adapter_config.json", "adapter_model.safetensors", "checkpoint.json"
+
+PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
+"""Endings of files that run code when they are loaded."""
 
 # What a LoRA file may decide. peft knows further keys that import modules or load other weights
 # (`auto_mapping`, `megatron_core`, `lora_ga_config`, ...): those must be absent, empty or peft's default.
@@ -73,10 +76,7 @@ def read_adapter(folder: str | Path) -> Adapter:
     Where `checkpoint.json` holds a manifest, every file in it must have its sha256.
     """
     folder = Path(folder)
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            raise _broken(folder / name, "is missing", hint="only adapters saved as safetensors are read")
-    _check_manifest(folder)
+    check_files(folder)
     config = _checked_config(folder / CONFIG)
     try:
         from safetensors.torch import load_file
@@ -89,6 +89,22 @@ def read_adapter(folder: str | Path) -> Adapter:
     adapter = Adapter(folder, r, scale, config, tensors)
     adapter.pairs()
     return adapter
+
+
+def check_files(folder: Path) -> None:
+    """Refuse a folder with a pickle in it, a missing file, or one that differs from the manifest.
+
+    Reads no weights; raises CheckpointError that names the file at fault.
+    """
+    pickles = sorted(file for file in folder.iterdir() if file.suffix.lower() in PICKLES)
+    if pickles:
+        raise _broken(
+            pickles[0], "is a pickle, which can run code", hint="delete it: only safetensors are read"
+        )
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise _broken(folder / name, "is missing", hint="only adapters saved as safetensors are read")
+    _check_manifest(folder)
 
 
 def attach_adapter(

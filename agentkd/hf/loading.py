@@ -129,8 +129,8 @@ def _loading(path: str | Path, what: str) -> Iterator[Any]:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         import transformers
-    except ImportError:
-        raise MissingExtraError.of("transformers", "train", f"loading `{path}`") from None
+    except ImportError as error:
+        raise MissingExtraError.of(error.name or "transformers", "train", f"loading `{path}`") from None
     transformers.utils.logging.disable_progress_bar()
     logger = logging.getLogger("transformers")
     level = logger.level
@@ -139,6 +139,8 @@ def _loading(path: str | Path, what: str) -> Iterator[Any]:
         yield transformers
     except ModelError:
         raise
+    except ImportError as error:
+        raise MissingExtraError.of(error.name or "transformers", "train", f"loading `{path}`") from error
     except Exception as error:  # transformers raises whatever its parsers raise
         first = (str(error).splitlines() or [""])[0]
         raise ModelError(

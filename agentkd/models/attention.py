@@ -34,18 +34,17 @@ class _Shaped(Protocol):
 
 @dataclass(frozen=True)
 class _Together:
-    """Short rows `low:high`, padded to one width of queries."""
+    """Slots `low:high` in which rows grow by one token each; slots between that do not grow are ignored."""
 
     low: int
     high: int
-    width: int
     n_columns: int
-    padded: torch.Tensor
-    """Flat token of each (row, query), 0 where there is none, `[rows * width]`."""
+    tokens: torch.Tensor
+    """Flat token of each slot, 0 where there is none, `[slots]`."""
     back: torch.Tensor
-    """Where each flat token lies among (row, query), `[n]`."""
+    """Slot (from `low`) of each flat token."""
     mask: torch.Tensor
-    """0 where a query sees a column, else -inf, `[rows, 1, width * g (and some more), columns]`."""
+    """0 where a slot's query sees a column, else -inf, `[slots, 1, g (and some more), columns]`."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +73,10 @@ class Plan:
     """Flat tokens whose logits are wanted."""
     n_logits: tuple[int, ...]
     """How many of them belong to each piece."""
-    local: _Together | tuple[_Apart, ...]
-    """How tokens see their own row."""
+    together: _Together | None
+    """How the first tokens see their own rows: those of rows that grow by one."""
+    apart: tuple[_Apart, ...]
+    """How the other tokens see their own rows."""
     heads: tuple[tuple[Head, torch.Tensor | None], ...]
     """Heads and the flat tokens behind each; None stands for all tokens."""
 
@@ -133,8 +134,11 @@ class Rows:
         for piece in pieces:
             self._lengths[self._slots[piece.row]] += len(piece.ids)
 
-    def plan(self, pieces: Sequence[Piece], is_short: bool, n_groups: int) -> Plan:
-        """Lay out one forward pass over the pieces; `n_groups` query heads share a key-value head."""
+    def plan(self, pieces: Sequence[Piece], n_groups: int) -> Plan:
+        """Lay out one forward pass over the pieces, those of one token first.
+
+        `n_groups` query heads share a key-value head.
+        """
         slots = [self._slots[piece.row] for piece in pieces]
         for slot, piece in zip(slots, pieces, strict=True):
             self._grow(slot + 1, self._lengths[slot] + len(piece.ids))
@@ -151,7 +155,7 @@ class Rows:
             wanted.extend(range(start + n - piece.n_logits, start + n))
             if head:
                 behind.setdefault(head, []).extend(range(start, start + n))
-        layout = self._together if is_short else self._apart
+        n_single = sum(len(piece.ids) == 1 for piece in pieces)
         return Plan(
             rows=self,
             positions=self._tensor(positions),
@@ -159,35 +163,32 @@ class Rows:
             columns=self._tensor(columns),
             wanted=self._tensor(wanted),
             n_logits=tuple(piece.n_logits for piece in pieces),
-            local=layout(slots, pieces, n_groups),
+            together=self._together(slots[:n_single], n_groups) if n_single else None,
+            apart=self._apart(n_single, slots[n_single:], pieces[n_single:], n_groups),
             heads=tuple(
                 (head, None if len(tokens) == len(columns) else self._tensor(tokens))
                 for head, tokens in behind.items()
             ),
         )
 
-    def _together(self, slots: Sequence[int], pieces: Sequence[Piece], n_groups: int) -> _Together:
+    def _together(self, slots: Sequence[int], n_groups: int) -> _Together:
         low, high = min(slots), max(slots) + 1
-        width = max(len(piece.ids) for piece in pieces)
-        longest = max(self._lengths[slot] + len(p.ids) for slot, p in zip(slots, pieces, strict=True))
+        longest = max(self._lengths[slot] for slot in slots) + 1
         n_columns = min(-(-longest // _ROOM) * _ROOM, self.keys.shape[3])
-        padded = [0] * ((high - low) * width)
-        back: list[int] = []
-        sees = [[0] * width for _ in range(low, high)]  # last column that each query sees
-        for slot, piece in zip(slots, pieces, strict=True):
-            for i in range(len(piece.ids)):
-                place = (slot - low) * width + i
-                padded[place] = len(back)
-                back.append(place)
-                sees[slot - low][i] = self._lengths[slot] + i
-        is_seen = torch.arange(n_columns, device=self._network.device) <= self._tensor(sees).unsqueeze(-1)
-        mask = torch.zeros(is_seen.shape, dtype=self._network.dtype, device=self._network.device)
-        mask.masked_fill_(~is_seen, float("-inf"))
-        mask = _even(mask.repeat_interleave(n_groups, dim=1).unsqueeze(1))
-        return _Together(low, high, width, n_columns, self._tensor(padded), self._tensor(back), mask)
+        tokens, last = [0] * (high - low), [0] * (high - low)
+        for token, slot in enumerate(slots):
+            tokens[slot - low], last[slot - low] = token, self._lengths[slot]
+        columns = torch.arange(n_columns, device=self._network.device)
+        mask = torch.zeros((high - low, n_columns), dtype=self._network.dtype, device=self._network.device)
+        mask.masked_fill_(columns > self._tensor(last).unsqueeze(1), float("-inf"))
+        mask = _even(mask[:, None, None].expand(-1, 1, n_groups, -1))
+        back = self._tensor([slot - low for slot in slots])
+        return _Together(low, high, n_columns, self._tensor(tokens), back, mask)
 
-    def _apart(self, slots: Sequence[int], pieces: Sequence[Piece], n_groups: int) -> tuple[_Apart, ...]:
-        found, start = [], 0
+    def _apart(
+        self, start: int, slots: Sequence[int], pieces: Sequence[Piece], n_groups: int
+    ) -> tuple[_Apart, ...]:
+        found = []
         for slot, piece in zip(slots, pieces, strict=True):
             before, n = self._lengths[slot], len(piece.ids)
             mask = None
@@ -222,12 +223,10 @@ class Rows:
 
 def attend(q_nkgd: torch.Tensor, plan: Plan, layer: int) -> torch.Tensor:
     """Return the attention of each token over its row and its head, `[n, k, g, d]`."""
-    if isinstance(plan.local, _Together):
-        mixed, weight = _attend_together(q_nkgd, plan.rows, plan.local, layer)
-    else:
-        parts = [_attend_apart(q_nkgd[a.start : a.stop], plan.rows, a, layer) for a in plan.local]
-        mixed = torch.cat([part[0] for part in parts])
-        weight = torch.cat([part[1] for part in parts])
+    parts = [_attend_together(q_nkgd, plan.rows, plan.together, layer)] if plan.together else []
+    parts += [_attend_apart(q_nkgd[a.start : a.stop], plan.rows, a, layer) for a in plan.apart]
+    mixed = torch.cat([part[0] for part in parts])
+    weight = torch.cat([part[1] for part in parts])
     for head, tokens in plan.heads:
         behind = q_nkgd if tokens is None else q_nkgd[tokens]
         other, other_weight = _attend_head(behind, head.state[layer])
@@ -247,21 +246,11 @@ def _merge(a: torch.Tensor, a_lse: torch.Tensor, b: torch.Tensor, b_lse: torch.T
 def _attend_together(
     q_nkgd: torch.Tensor, rows: Rows, layout: _Together, layer: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    n_rows, width = layout.high - layout.low, layout.width
-    _, n_kv, n_groups, size = q_nkgd.shape
-    q = q_nkgd[layout.padded].view(n_rows, width, n_kv, n_groups, size).transpose(1, 2)
+    n_groups = q_nkgd.shape[2]
     keys = rows.keys[layer, layout.low : layout.high, :, : layout.n_columns]
     values = rows.values[layer, layout.low : layout.high, :, : layout.n_columns]
-    n_queries = width * n_groups
-    q = _even(q.reshape(n_rows, n_kv, n_queries, size))
-    mixed, lse = _weigh(q, keys, values, layout.mask)
-    mixed = mixed[:, :, :n_queries].reshape(n_rows, n_kv, width, n_groups, size).transpose(1, 2)
-    lse = lse[:, :, :n_queries].reshape(n_rows, n_kv, width, n_groups).transpose(1, 2)
-    flat = n_rows * width
-    return (
-        mixed.reshape(flat, n_kv, n_groups, size)[layout.back],
-        lse.reshape(flat, n_kv, n_groups)[layout.back],
-    )
+    mixed, lse = _weigh(_even(q_nkgd[layout.tokens]), keys, values, layout.mask)
+    return mixed[layout.back, :, :n_groups], lse[layout.back, :, :n_groups]
 
 
 def _attend_apart(

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["LlamaNetwork"]
 
 _CHUNK_TOKENS = 512  # activations of this many tokens stay in the second-level cache
-_SHORT = 16  # rows that grow by fewer tokens are attended to together
 _MIN_MATRIX_ROWS = {torch.float32: 8, torch.bfloat16: 2}  # kernels for fewer rows add in another order
 
 _SITES = {
@@ -139,11 +138,11 @@ class LlamaNetwork:
 
     @torch.inference_mode()
     def extend(self, pieces: Sequence[Piece]) -> torch.Tensor:
-        """Append the pieces: short ones all together, long ones in chunks that fit the processor's cache."""
+        """Append the pieces in chunks that fit the processor's cache; see `Network.extend`."""
         found: dict[tuple[int, int], torch.Tensor] = {}
-        for chunk, is_short in _chunks(pieces):
+        for chunk in _chunks(pieces):
             parts = [piece for _, piece in chunk]
-            plan = self._rows.plan(parts, is_short, self._n_heads // self._n_kv)
+            plan = self._rows.plan(parts, self._n_heads // self._n_kv)
             logits = self._forward(torch.tensor([i for p in parts for i in p.ids], device=self.device), plan)
             blocks = torch.split(logits, list(plan.n_logits))
             for (order, _), block in zip(chunk, blocks, strict=True):
@@ -281,24 +280,21 @@ def _fuse_pairs(
     return torch.cat(a_parts).to(device, dtype), diagonal.to(device, dtype)
 
 
-def _chunks(pieces: Sequence[Piece]) -> Iterator[tuple[list[tuple[int, Piece]], bool]]:
-    """Yield (pieces with their order, whether they are short); a very long piece comes in parts."""
-    short = [(i, piece) for i, piece in enumerate(pieces) if len(piece.ids) < _SHORT]
-    if short:
-        yield short, True
-    chunk: list[tuple[int, Piece]] = []
-    n = 0
+def _chunks(pieces: Sequence[Piece]) -> Iterator[list[tuple[int, Piece]]]:
+    """Yield pieces with their order, single tokens first; a very long piece comes in parts."""
+    chunk = [(i, piece) for i, piece in enumerate(pieces) if len(piece.ids) == 1]
+    n = len(chunk)
     for i, piece in enumerate(pieces):
-        if len(piece.ids) < _SHORT:
+        if len(piece.ids) == 1:
             continue
         for part in _parts(piece):
             if chunk and n + len(part.ids) > _CHUNK_TOKENS:
-                yield chunk, False
+                yield chunk
                 chunk, n = [], 0
             chunk.append((i, part))
             n += len(part.ids)
     if chunk:
-        yield chunk, False
+        yield chunk
 
 
 def _parts(piece: Piece) -> list[Piece]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from types import FrameType
 
 from pydantic import ValidationError
 
-from agentkd.errors import AgentkdError, ConfigError, MissingExtraError
+from agentkd.errors import AgentkdError, ConfigError, MissingExtraError, StoreError
 from agentkd.schema import TrainJob
 from agentkd.train.reporter import Reporter
 
@@ -43,9 +44,12 @@ def main(arguments: list[str] | None = None) -> int:
         except ImportError as error:
             raise MissingExtraError.of(error.name or "torch", "train", "training") from error
         checkpoint = train(job, reporter, lambda: bool(asked) or options.parent not in (0, os.getppid()))
-    except AgentkdError as error:
-        reporter.error(type(error).__name__, error.message, error.hint)
-        return error.exit_code
+    except Exception as error:
+        named = error if isinstance(error, AgentkdError) else _disk_trouble(error)
+        if named is None:
+            raise
+        reporter.error(type(named).__name__, named.message, named.hint)
+        return named.exit_code
     reporter.say(f"`{checkpoint.name}` is in {job.output}")
     return 0
 
@@ -55,6 +59,21 @@ def _read(spec: Path) -> TrainJob:
         return TrainJob.model_validate_json(spec.read_bytes())
     except (OSError, ValidationError) as error:
         raise ConfigError(f"`{spec}` is no training job: {error}", path=str(spec)) from error
+
+
+def _disk_trouble(error: Exception) -> StoreError | None:
+    """Return what the system said about a file; safetensors has it only in the text of its own error."""
+    code = re.search(r"\(os error (\d+)\)", str(error))
+    if isinstance(error, OSError):
+        said = error.strerror or str(error)
+    elif code is not None:
+        said = os.strerror(int(code[1]))
+    else:
+        return None
+    return StoreError(
+        f"the training could not write its files: {said}",
+        hint="see to the disk and run the same command again: it goes on from its last save",
+    )
 
 
 if __name__ == "__main__":

@@ -101,8 +101,10 @@ def test_every_required_call_parses_and_carries_its_tokens(model: LocalModel, ti
     replies = model.reply_many([LocalRequest(_ask(i), TOOLS, sampling) for i in range(8)])
     tokenizer = hf.load_tokenizer(tiny)
     for reply in replies:
-        assert reply.finish_reason == "tool_calls" and len(reply.tool_calls) == 1
-        assert reply.tokens is not None and reply.tokens.template_hash == hf.template_hash(tokenizer)
+        assert reply.finish_reason == "tool_calls"
+        assert len(reply.tool_calls) == 1
+        assert reply.tokens is not None
+        assert reply.tokens.template_hash == hf.template_hash(tokenizer)
         assert tokenizer.decode(list(reply.tokens.completion_ids)) == reply.text
         assert (
             len(reply.tokens.log_probs) == len(reply.tokens.completion_ids) == reply.usage.completion_tokens
@@ -159,7 +161,9 @@ def test_schema_choice_and_no_tools(model: LocalModel) -> None:
     assert model.reply(_ask(1), choices=("left", "right")).text in ("left", "right")
     assert model.reply(_ask(1), TOOLS, tool_choice="none").tool_calls == ()
     cut = model.reply(_ask(1), TOOLS, tool_choice="required", max_new_tokens=5)
-    assert cut.finish_reason == "length" and cut.tool_calls == () and cut.usage.completion_tokens == 5
+    assert cut.finish_reason == "length"
+    assert cut.tool_calls == ()
+    assert cut.usage.completion_tokens == 5
 
 
 def test_score_is_the_log_likelihood_of_a_reply(model: LocalModel) -> None:
