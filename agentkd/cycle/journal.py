@@ -1,7 +1,8 @@
 """The journal of a cycle: a phase whose key is already done is not done again.
 
 A key hashes the cycle's plan, the phase's inputs and the settings it reads. The plan is frozen when
-the cycle begins, so a killed cycle, started again with the same command, meets the same keys.
+the cycle begins, so a killed cycle, started again, meets the same keys: what is done is not done again,
+and a changed setting costs only the phases that read it and those after them.
 """
 
 from __future__ import annotations
@@ -39,8 +40,6 @@ class Plan(Value):
     """Fingerprint of the student's base model."""
     memories: str = ""
     """Hash of the memories that recall could see."""
-    settings: str = ""
-    """Hash of the settings."""
 
     @property
     def cycle_id(self) -> str:
@@ -49,22 +48,29 @@ class Plan(Value):
 
     @property
     def key(self) -> str:
-        """Content hash of the plan."""
-        return content_id("pln", self)
+        """Content hash of what was planned; the number is left out."""
+        return content_id("pln", self.model_dump(exclude={"number"}))
+
+    def is_same_work(self, other: Plan) -> bool:
+        """Whether both set out to learn the same; what happened in between does not count."""
+        mine, theirs = self.model_dump(), other.model_dump()
+        return all(mine[name] == theirs[name] for name in ("suite", "split", "n", "seed", "base_id"))
 
 
 def open_plan(parts: Parts) -> Plan:
-    """Return the plan of the cycle that was cut off under the same settings, else freeze a new one."""
+    """Return the plan of the cycle that was cut off if it set out for the same, else freeze a new one."""
     cycles = parts.ledger.cycles
+    fresh = _make_plan(parts, cycles.next_number())
     unfinished = cycles.unfinished()
     if unfinished is not None:
         plans = [p for p in cycles.phases(unfinished.id) if p.name == "plan"]
         plan = Plan.model_validate(plans[0].output) if plans else None
-        if plan is not None and plan.settings == settings_hash(parts):
+        if plan is not None and plan.is_same_work(fresh):
             parts.progress.say(f"going on with {plan.cycle_id}")
             return plan
+        parts.progress.say(f"{unfinished.id} was cut off under other settings: it is not gone on with")
         cycles.finish_cycle(unfinished, "failed")
-    plan = _make_plan(parts, cycles.next_number())
+    plan = fresh
     report = PhaseReport(name="plan", key=plan.key, status="done", output=plan.model_dump(mode="json"))
     with parts.ledger.transaction():
         cycles.begin_cycle(
@@ -86,16 +92,7 @@ def _make_plan(parts: Parts, number: int) -> Plan:
         serving=serving.name if serving else "base",
         base_id=parts.student_files.base_id,
         memories=memory_snapshot(parts),
-        settings=settings_hash(parts),
     )
-
-
-def settings_hash(parts: Parts) -> str:
-    """Return the hash of what decides a cycle's result: all settings but the number of rounds."""
-    settings = parts.settings.model_dump(mode="json")
-    settings["cycle"].pop("rounds")
-    settings["run"].pop("workers")
-    return content_id("set", settings)
 
 
 def journalled(

@@ -11,6 +11,7 @@ from agentkd.cycle.parts import Parts
 from agentkd.cycle.report import make_report, write_report
 from agentkd.cycle.stage import (
     StageResult,
+    arm_of,
     checkpoint_name,
     compile_stage,
     distill_stage,
@@ -18,6 +19,8 @@ from agentkd.cycle.stage import (
     run_stage,
     train_stage,
 )
+from agentkd.errors import ConfigError
+from agentkd.plugins import nearest
 from agentkd.schema import (
     CycleReport,
     Evaluation,
@@ -36,7 +39,12 @@ def run_cycle(parts: Parts) -> CycleReport:
 
     Returns:
         The report; `verdict` is None where there was nothing to compile.
+
+    Raises ConfigError, before anything is done, for arms or splits that a later phase would stumble over,
+    and LockedError where another process works on the memories.
     """
+    _check_settings(parts)
+    _ = parts.memory  # takes the index's lock: a second cycle must not touch the plan of the first
     plan = open_plan(parts)
     phases: list[PhaseReport] = []
     evaluations: list[Evaluation] = []
@@ -47,21 +55,58 @@ def run_cycle(parts: Parts) -> CycleReport:
         phases.append(report)
         return report
 
-    ran = do("run", [parts.settings.agent, parts.settings.run.attempts], lambda key: _run(parts, plan, key))
-    distilled = do("distill", ran.key, lambda _: distill_stage(parts, _learnt_from(parts, plan)))
-    refined = do("refine", distilled.key, lambda _: _refine(parts))
+    reads = phase_settings(parts)
+    ran = do("run", reads["run"], lambda key: _run(parts, plan, key))
+    distilled = do(
+        "distill", [ran.key, reads["distill"]], lambda _: distill_stage(parts, _learnt_from(parts, plan))
+    )
+    refined = do("refine", [distilled.key, reads["refine"]], lambda _: _refine(parts))
     if not is_due(parts, distilled):
         return _finish(parts, plan, phases, evaluations, None)
-    compiled = do("compile", refined.key, lambda _: _compile(parts, plan))
+    compiled = do("compile", [refined.key, reads["compile"]], lambda _: _compile(parts, plan))
     if compiled.output["n_train"]:
-        trained = do("train", compiled.key, lambda key: _train(parts, key, compiled))
+        trained = do("train", [compiled.key, reads["train"]], lambda key: _train(parts, key, compiled))
         candidate = trained.output["checkpoint"]
-        judged = do("evaluate", trained.key, lambda _: _evaluate(parts, plan, candidate))
+        judged = do("evaluate", [trained.key, reads["evaluate"]], lambda _: _evaluate(parts, plan, candidate))
         evaluations = [Evaluation.model_validate(e) for e in judged.output["evaluations"]]
-        decided = do("promote", judged.key, lambda _: _promote(parts, plan, candidate, evaluations))
+        decided = do(
+            "promote", [judged.key, reads["promote"]], lambda _: _promote(parts, plan, candidate, evaluations)
+        )
         verdict = Verdict.model_validate(decided.output["verdict"])
         do("retire", decided.key, lambda _: _retire(parts, candidate, verdict, evaluations))
     return _finish(parts, plan, phases, evaluations, verdict)
+
+
+def phase_settings(parts: Parts) -> dict[str, Any]:
+    """Return what each phase reads of the settings: a change there means that it is done again."""
+    settings = parts.settings
+    acting = [settings.agent, settings.models, settings.model, settings.suite]
+    return {
+        "run": [*acting, settings.roles.actor, settings.run.attempts, settings.memory],
+        "distill": [settings.distill, settings.distiller, settings.memory],
+        "refine": [settings.memory.refiners, settings.refiner],
+        "compile": [settings.compile, settings.selector, sorted(settings.train.objective)],
+        "train": [settings.train, settings.trainer],
+        "evaluate": [*acting, settings.evaluate, settings.memory],
+        "promote": [settings.gate],
+    }
+
+
+def _check_settings(parts: Parts) -> None:
+    cycle, evaluate = parts.settings.cycle, parts.settings.evaluate
+    for name in evaluate.arms:
+        arm_of(name, "candidate", "base")
+    if "student" not in evaluate.arms:
+        raise ConfigError(
+            "`evaluate.arms` lacks `student`, the arm that the gate judges", key="evaluate.arms"
+        )
+    if cycle.suite:
+        splits = parts.suite(cycle.suite).splits()
+        for split in (cycle.split, evaluate.split, *evaluate.also):
+            if split not in splits:
+                raise ConfigError(
+                    f"suite `{cycle.suite}` has no split `{split}`", hint=nearest(split, splits), split=split
+                )
 
 
 def _run(parts: Parts, plan: Plan, key: str) -> StageResult:
@@ -162,14 +207,17 @@ def _tokens_of(evaluations: Sequence[Evaluation]) -> dict[str, float]:
 def _promote(parts: Parts, plan: Plan, candidate: str, evaluations: Sequence[Evaluation]) -> StageResult:
     from agentkd.evaluate import gate, refuse
 
-    if evaluations:
+    is_tainted = parts.checkpoint(candidate).status == "tainted"
+    if is_tainted:
+        verdict = refuse(candidate, plan.serving, "a memory that it was trained on was revoked since")
+    elif evaluations:
         verdict = gate(evaluations[0], parts.settings.gate, plan.serving, parts.hooks)
     else:
         verdict = refuse(candidate, plan.serving, "there is no held-out split to judge on")
     if verdict.promote:
         parts.ledger.checkpoints.promote(candidate)
         parts.hooks.ask(hookspecs.after_promote, checkpoint=candidate, previous=plan.serving)
-    else:
+    elif not is_tainted:
         parts.ledger.checkpoints.set_status(candidate, "rejected")
     word = "promoted" if verdict.promote else "not promoted"
     return StageResult(f"`{candidate}` {word}", {"verdict": verdict.model_dump(mode="json")})

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 from agentkd.config import AgentSettings, Settings
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["LOCAL_PREFIXES", "Parts"]
 
 LOCAL_PREFIXES = ("wheel:", "hf:", "path:")
+BUILT_IN = "agentkd.builtins"
 
 
 class Parts:
@@ -128,6 +130,12 @@ class Parts:
         """Return the configured selectors in order."""
         return [cast(Selector, self.build("selector", n)) for n in self.settings.compile.selectors]
 
+    def plugin_modules(self, kind: str, names: Iterable[str]) -> tuple[str, ...]:
+        """Return the plugin modules that another process must load to build these components."""
+        plugins = [self.host.manager.get_plugin(self.registry.get(kind, name).plugin) for name in names]
+        found = [p.__name__ for p in plugins if isinstance(p, ModuleType) and p.__name__ != BUILT_IN]
+        return tuple(dict.fromkeys([*self.settings.plugins.modules, *found]))
+
     def trainer(self) -> Trainer:
         """Return the trainer."""
         return cast(Trainer, self.build("trainer", "lora"))
@@ -193,6 +201,8 @@ class Parts:
             model = self.build("model", "local", source=spec)
         elif spec.startswith("scripted:"):
             model = self.build("model", "scripted", script=spec.removeprefix("scripted:"))
+        elif spec in self.registry.names("model"):
+            model = self.build("model", spec)
         else:
             model = self.build("model", "litellm", model=spec)
         return Booked(cast(Model, model), self.ledger, self.settings.models, meter=self._meter)

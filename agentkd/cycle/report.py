@@ -16,7 +16,14 @@ from agentkd.cycle.parts import Parts
 from agentkd.errors import DataError, NotFoundError
 from agentkd.schema import CycleReport, Evaluation, PhaseReport, Verdict
 
-__all__ = ["latest_number", "make_report", "read_report", "report_folder", "write_report"]
+__all__ = [
+    "latest_number",
+    "make_report",
+    "read_report",
+    "report_folder",
+    "write_report",
+    "write_whole",
+]
 
 PACKAGES = (
     "agentkd", "chromadb", "langgraph", "litellm", "llguidance", "onnxruntime", "peft", "pluggy",
@@ -111,13 +118,14 @@ def write_report(parts: Parts, report: CycleReport) -> Path:
     """Write `report.json` and `report.html` aside and rename them into place; returns the HTML's path."""
     folder = report_folder(parts.root, report.number)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "report.json", report.model_dump_json(indent=1))
+    write_whole(folder / "report.json", report.model_dump_json(indent=1))
     html = folder / "report.html"
-    _write(html, render_html(report))
+    write_whole(html, render_html(report))
     return html
 
 
-def _write(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file aside, wait until it is on disk, and rename it into place."""
     aside = path.with_suffix(path.suffix + ".partial")
     with aside.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -132,7 +140,7 @@ def read_report(root: Path, number: int | None = None) -> CycleReport:
     path = report_folder(root, number) / "report.json"
     if not path.is_file():
         raise NotFoundError(
-            f"cycle {number} has no report in `{path.parent}`", hint="see `agentkd report --list`"
+            f"cycle {number} has no report in `{path.parent}`", hint="`agentkd report` shows the newest"
         )
     try:
         data: Any = json.loads(path.read_text(encoding="utf-8"))

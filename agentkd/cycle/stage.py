@@ -34,6 +34,8 @@ __all__ = [
     "compile_stage",
     "distill_stage",
     "evaluate_stage",
+    "memory_snapshot",
+    "run_key",
     "run_stage",
     "train_stage",
 ]
@@ -235,7 +237,7 @@ def checkpoint_name(parts: Parts, key: str) -> str:
 
 def train_stage(parts: Parts, dataset_id: str, name: str, init: str = "") -> Checkpoint:
     """Train a student on a dataset and register the checkpoint; a finished one is only read."""
-    folder = parts.root / "datasets" / dataset_id
+    folder = parts.root / "datasets" / parts.ledger.datasets.get(dataset_id).id
     if not (folder / "card.json").is_file():
         raise NotFoundError(
             f"dataset `{dataset_id}` is not in `{folder.parent}`", hint="run `agentkd compile`"
@@ -247,7 +249,7 @@ def train_stage(parts: Parts, dataset_id: str, name: str, init: str = "") -> Che
         output=str(parts.root / "checkpoints" / name),
         init_adapter=str(parts.checkpoint_folder(init)) if init else "",
         settings=parts.settings.train,
-        plugins=parts.settings.plugins.modules,
+        plugins=parts.plugin_modules("objective", parts.settings.train.objective),
         signals=str(parts.root / "signals"),
     )
     checkpoint = parts.trainer().train(job, parts.progress)
@@ -263,12 +265,11 @@ def evaluate_stage(
     from agentkd.evaluate import make_evaluation
 
     tasks = suite.tasks(split, n, seed)
-    snapshot = memory_snapshot(parts)
     names = list(parts.settings.evaluate.arms)
     if serving != "base" and candidate and "serving" not in names:
         names.append("serving")
     arms = [arm for name in names if (arm := arm_of(name, candidate, serving)) is not None]
-    results = [_arm_result(parts, arm, suite, tasks, snapshot, seed) for arm in arms]
+    results = [_arm_result(parts, arm, suite, tasks, seed) for arm in arms]
     baselines = _baseline_results(parts, suite, tasks, split)
     evaluation = make_evaluation(
         suite=suite.name,
@@ -283,16 +284,24 @@ def evaluate_stage(
     return evaluation
 
 
-def _arm_result(
-    parts: Parts, arm: Arm, suite: Suite, tasks: Sequence[Task], snapshot: str, seed: int
-) -> ArmResult:
+def run_key(
+    parts: Parts, purpose: str, suite: str, tasks: Sequence[Task], model: str, uses_memory: bool, seed: int
+) -> str:
+    """Return the id of a run: what was cut off goes on under it; other tasks or settings are another run."""
+    spec, settings = parts.resolve(model), parts.settings
+    is_local = spec == "base" or spec.startswith("agentkd/")
+    checkpoint = spec.removeprefix("agentkd/") if is_local else "base"
+    return content_id(
+        "run", purpose, suite, tasks, spec, parts.student_files.base_id if is_local else "", settings.agent,
+        settings.models.model_dump(include={"max_new_tokens", "temperature", "dtype"}), settings.model,
+        (memory_snapshot(parts, checkpoint), settings.memory) if uses_memory else "no memory", seed,
+    )  # fmt: skip
+
+
+def _arm_result(parts: Parts, arm: Arm, suite: Suite, tasks: Sequence[Task], seed: int) -> ArmResult:
     from agentkd.evaluate import arm_result
 
-    run_id = content_id(
-        "run", "evaluate", suite.name, [t.id for t in tasks], arm.model, parts.student_files.base_id,
-        parts.settings.agent, parts.settings.models.max_new_tokens,
-        (snapshot, parts.settings.memory) if arm.uses_memory else "no memory", seed,
-    )  # fmt: skip
+    run_id = run_key(parts, "evaluate", suite.name, tasks, arm.model, arm.uses_memory, seed)
     run_stage(
         parts, suite=suite, tasks=tasks, run_id=run_id, model=arm.model, uses_memory=arm.uses_memory,
         label=arm.name,
@@ -315,6 +324,6 @@ def _baseline_results(parts: Parts, suite: Suite, tasks: Sequence[Task], split: 
 
 
 def memory_snapshot(parts: Parts, checkpoint: str = "base") -> str:
-    """Return a hash of the memories that recall can see."""
+    """Return a hash of the memories that recall can see where `checkpoint` serves."""
     visible: list[Memory] = parts.ledger.memories.list(status="active", checkpoint=checkpoint)
     return content_id("snp", sorted(memory.id for memory in visible))
