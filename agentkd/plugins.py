@@ -15,10 +15,11 @@ import pluggy
 from pydantic import BaseModel, ValidationError
 
 from agentkd import hookspecs
+from agentkd.config import Settings
 from agentkd.errors import AgentkdError, ConfigError, PluginError
 from agentkd.schema import Value
 
-__all__ = ["KINDS", "Component", "Hooks", "NoSettings", "PluginHost", "Registry", "nearest"]
+__all__ = ["KINDS", "Component", "Hooks", "NoSettings", "PluginHost", "Registry", "nearest", "open_host"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,11 +49,13 @@ class Component(Generic[S]):
     name: str
     """kebab-case name, unique within the kind."""
     summary: str
-    """One sentence for `agentkd plugins`."""
+    """One sentence for `agentkd plugins list`."""
     build: Callable[[Any, Any], Any]
     """Factory: `build(settings, kit)`."""
     settings: type[S] = field(default=NoSettings)  # type: ignore[assignment]
     """pydantic class of its options; field docstrings are the help."""
+    suggests: Mapping[str, Any] = field(default_factory=dict)
+    """For a suite: settings of a workspace that suit it; file, environment and keywords overrule them."""
     plugin: str = ""
     """Name of the plugin that offered it; filled by the host."""
 
@@ -213,6 +216,24 @@ def _culprit(caller: pluggy.HookCaller, trace: TracebackType | None) -> str:
             return codes[trace.tb_frame.f_code]
         trace = trace.tb_next
     return "unknown"
+
+
+def open_host(read: Callable[[Mapping[str, Any]], Settings]) -> tuple[Settings, PluginHost]:
+    """Load settings and the plugins that they name, the built-in ones always among them.
+
+    `read` reads the settings over what is suggested; it is called a second time where the chosen suite
+    suggests something.
+    """
+    settings = read({})
+    chosen = settings.plugins
+    host = PluginHost(auto=chosen.auto, modules=chosen.modules, block=chosen.block)
+    if "builtins" not in host.versions:  # a copied tree has no entry points
+        host.load_module("agentkd.builtins")
+    suite = settings.cycle.suite
+    if suite in host.registry.names("suite"):
+        suggested = host.registry.get("suite", suite).suggests
+        settings = read(suggested) if suggested else settings
+    return settings, host
 
 
 class PluginHost:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from agentkd import hookspecs
 from agentkd.config import CONFIG_NAME, Settings, load_settings
 from agentkd.errors import ConfigError, DataError, NotFoundError
-from agentkd.plugins import Hooks, PluginHost, Registry
+from agentkd.plugins import Hooks, Registry, open_host
 from agentkd.protocols import Model, Progress, SilentProgress, Tool
 from agentkd.schema import (
     Checkpoint,
@@ -38,11 +39,11 @@ TEMPLATE = """\
 # Settings of this workspace; `agentkd config show` prints all of them with their defaults.
 
 [roles]
-student = "{student}"
-actor = "{actor}"
+student = {student}
+actor = {actor}
 
 [cycle]
-suite = "{suite}"
+suite = {suite}
 """
 
 
@@ -79,12 +80,12 @@ class Workspace:
         from agentkd.models.source import default_cache_dir
 
         self.root = Path(root).expanduser().resolve()
-        loaded = load_settings(self.root, assignments=assignments, overrides=settings)
-        host = PluginHost(
-            auto=loaded.plugins.auto, modules=loaded.plugins.modules, block=loaded.plugins.block
+        told = list(assignments)
+        loaded, host = open_host(
+            lambda suggested: load_settings(
+                self.root, assignments=told, overrides=settings, suggested=suggested
+            )
         )
-        if "builtins" not in host.versions and "agentkd.builtins" not in host.versions:
-            host.load_module("agentkd.builtins")
         for plugin in plugins:
             host.add(plugin, getattr(plugin, "__name__", type(plugin).__name__))
         try:
@@ -99,14 +100,17 @@ class Workspace:
     ) -> Workspace:
         """Make a workspace folder with an `agentkd.toml`; refuses one that has it unless `force`."""
         folder = Path(root).expanduser().resolve()
+        from agentkd.cycle.report import write_whole
+
         config = folder / CONFIG_NAME
         if config.exists() and not force:
             raise ConfigError(f"`{config}` exists already", hint="choose another folder or pass `--force`")
         for name in FOLDERS:
             (folder / name).mkdir(parents=True, exist_ok=True)
         roles = Settings().roles
-        text = TEMPLATE.format(student=student or roles.student, actor=actor or roles.actor, suite=suite)
-        config.write_text(text, encoding="utf-8")
+        named = {"student": student or roles.student, "actor": actor or roles.actor, "suite": suite}
+        quoted = {key: json.dumps(value, ensure_ascii=False) for key, value in named.items()}
+        write_whole(config, TEMPLATE.format(**quoted))
         return cls(folder)
 
     @property
@@ -162,6 +166,7 @@ class Workspace:
         model: str | Model = "actor",
         recall: bool = True,
         interrupt_on: Sequence[str] = (),
+        checkpointer: Any = None,
     ) -> Agent:
         """Make an agent over your own tools.
 
@@ -172,6 +177,7 @@ class Workspace:
             model: Role, model string such as `openai/gpt-5-mini`, or a Model object.
             recall: Whether memories are recalled.
             interrupt_on: Names of tools whose calls wait for a person.
+            checkpointer: Keeps waiting runs over restarts, such as `agents.open_checkpointer(file)`.
         """
         from agentkd.agents import Recorder
         from agentkd.tools import ToolBox, read_skill
@@ -191,21 +197,20 @@ class Workspace:
             recorder=Recorder(self.ledger, self.hooks),
             changes=changes,
             interrupt_on=interrupt_on,
+            checkpointer=checkpointer,
         )
 
     def run(
         self, suite: str | None = None, split: str | None = None, n: int | None = None, model: str = "actor"
     ) -> RunSummary:
         """Run the actor over a split of a suite; calling it again goes on where it was cut off."""
-        from agentkd.cycle.stage import memory_snapshot, run_stage
+        from agentkd.cycle.stage import run_key, run_stage
 
         cycle = self.settings.cycle
         chosen = self.parts.suite(suite or cycle.suite)
         tasks = chosen.tasks(split or cycle.split, n if n is not None else cycle.n, cycle.seed)
-        name = self.parts.model(model).name
         uses_memory = self.settings.agent.recall != "off"
-        snapshot = memory_snapshot(self.parts) if uses_memory else ""
-        run_id = content_id("run", chosen.name, [t.id for t in tasks], name, self.settings.agent, snapshot)
+        run_id = run_key(self.parts, "run", chosen.name, tasks, model, uses_memory, cycle.seed)
         return run_stage(
             self.parts, suite=chosen, tasks=tasks, run_id=run_id, model=model, uses_memory=uses_memory,
             label="run", attempts=self.settings.run.attempts,

@@ -51,9 +51,15 @@ class Invocation:
 
     def settings(self) -> Settings:
         """Return the settings of the folder; defaults where it holds no `agentkd.toml`."""
-        from agentkd.config import load_settings
+        return self._open_host()[0]
 
-        return load_settings(self.root, assignments=self.assignments)
+    def _open_host(self) -> tuple[Settings, PluginHost]:
+        from agentkd.config import load_settings
+        from agentkd.plugins import open_host
+
+        return open_host(
+            lambda suggested: load_settings(self.root, assignments=self.assignments, suggested=suggested)
+        )
 
     def workspace(self) -> Workspace:
         """Open the workspace; raises ConfigError where the folder is none."""
@@ -72,14 +78,13 @@ class Invocation:
 
         The built-in one offers components and no commands: a caller who wants commands spares its import.
         """
+        if with_builtins:
+            return self._open_host()[1]
+        from agentkd.config import load_settings
         from agentkd.plugins import PluginHost
 
-        plugins = self.settings().plugins
-        block = plugins.block if with_builtins else (*plugins.block, "builtins")
-        host = PluginHost(auto=plugins.auto, modules=plugins.modules, block=block)
-        if with_builtins and "builtins" not in host.versions:  # a copied tree has no entry points
-            host.load_module("agentkd.builtins")
-        return host
+        plugins = load_settings(self.root, assignments=self.assignments).plugins
+        return PluginHost(auto=plugins.auto, modules=plugins.modules, block=(*plugins.block, "builtins"))
 
     def progress(self) -> Progress:
         """Return progress on stderr, or silence after `--quiet`."""

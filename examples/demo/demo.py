@@ -3,14 +3,13 @@
     python examples/demo/demo.py demo            # 491 requests to learn from, 200 held out
     python examples/demo/demo.py demo --small    # fewer of both
 
-It is what `agentkd init`, `agentkd cycle` and `agentkd report` do, with the settings beside this file.
+It is what `agentkd init demo --suite bfcl-live`, `agentkd -C demo cycle` and `agentkd -C demo report` do.
 Started again after an interruption it goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 
 from rich.console import Console
@@ -19,7 +18,7 @@ from agentkd import Workspace
 from agentkd.cli.progress import RichProgress
 from agentkd.cli.render import print_cycle
 
-SMALL = ("cycle.n=160", "evaluate.n=60", "train.epochs=2")
+SMALL = ("cycle.n=160", "evaluate.n=60", "train.epochs=3")
 
 
 def main() -> None:
@@ -27,9 +26,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="workspace of the demo")
     parser.add_argument("--small", action="store_true", help="fewer tasks, under five minutes")
     options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
     if not (options.folder / "agentkd.toml").exists():
-        shutil.copy(Path(__file__).with_name("agentkd.toml"), options.folder / "agentkd.toml")
+        Workspace.create(options.folder, suite="bfcl-live").close()
     settings = SMALL if options.small else ()
     with Workspace(options.folder, assignments=settings, progress=RichProgress()) as workspace:
         report = workspace.cycle()

@@ -17,6 +17,16 @@ __all__ = ["BfclLiveSettings", "build_suite", "components"]
 
 __version__ = "0.1.0"
 
+SUGGESTED = {
+    "agent": {"max_steps": 1, "force_tool_call": True, "tool_detail": "brief", "recall": "start"},
+    "memory": {"k": 4, "min_score": 0.2},
+    "distill": {"distillers": ["case"]},
+    "compile": {"dev_share": 0.02},
+    "train": {"epochs": 5, "learning_rate": 0.001, "tokens_per_step": 512},
+    "gate": {"against": ["base", "base + memory", "nearest neighbour copied"]},
+}
+"""One call ends a task, a grammar spells it, and the rows are short: many small steps, tuned on `dev`."""
+
 
 def build_suite(settings: BfclLiveSettings, kit: Kit) -> BfclLive:
     """Fetch the pinned data wheel and lay out the suite."""
@@ -34,4 +44,5 @@ def components() -> Iterator[Component[Any]]:
         "Requests that call for one tool out of 26 (Berkeley Function Calling Leaderboard, live).",
         build_suite,
         BfclLiveSettings,
+        suggests=SUGGESTED,
     )
