@@ -26,7 +26,7 @@ __all__ = [
     "shortened",
 ]
 
-_SHORT = 22  # cells up to here are never folded: names and intervals stay whole
+_SHORT = 24  # cells up to here are never folded: names and intervals stay whole
 
 
 def shortened(text: str, width: int = 72) -> str:

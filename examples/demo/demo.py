@@ -12,9 +12,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-
 from agentkd import Workspace
+from agentkd.cli.invocation import stdout_console
 from agentkd.cli.progress import RichProgress
 from agentkd.cli.render import print_cycle
 
@@ -31,7 +30,7 @@ def main() -> None:
     settings = SMALL if options.small else ()
     with Workspace(options.folder, assignments=settings, progress=RichProgress()) as workspace:
         report = workspace.cycle()
-        print_cycle(report, Console())
+        print_cycle(report, stdout_console())
         print(f"\nThe readable report: {workspace.report_path(report.number)}")
 
 
