@@ -1,8 +1,8 @@
 """The only door to torch, transformers and peft; nothing heavy is imported before a function is called.
 
-Loading (`load_tokenizer`, `load_model`, `convert_gguf`), adapters (`check_files`, `read_adapter`, `attach_adapter`),
-fingerprints (`base_id`, `template_hash`), chat rendering (`render`, `render_example`) and a tiny random
-model for tests.
+Loading (`load_tokenizer`, `load_model`, `convert_gguf`), adapters (`check_files`, `read_adapter`,
+`attach_adapter`), fingerprints (`base_id`, `template_hash`), chat rendering (`render`, `render_example`) and
+a tiny random model for tests.
 """
 
 from __future__ import annotations

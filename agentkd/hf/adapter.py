@@ -96,14 +96,14 @@ def check_files(folder: Path) -> None:
 
     Reads no weights; raises CheckpointError that names the file at fault.
     """
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise _broken(folder / name, "is missing", hint="only adapters saved as safetensors are read")
     pickles = sorted(file for file in folder.iterdir() if file.suffix.lower() in PICKLES)
     if pickles:
         raise _broken(
             pickles[0], "is a pickle, which can run code", hint="delete it: only safetensors are read"
         )
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            raise _broken(folder / name, "is missing", hint="only adapters saved as safetensors are read")
     _check_manifest(folder)
 
 

@@ -88,8 +88,8 @@ class _Normaliser:
         return self._typed(schema, self._kind(kind, schema), depth)
 
     def _kind(self, kind: Any, schema: Mapping[str, Any]) -> str:
-        if kind is None and "properties" in schema:
-            return "object"
+        if kind is None:
+            return "object" if "properties" in schema else "any"
         word = str(kind).lower()
         word = _TYPES.get(word, word)
         return word if word in _JSON_TYPES else "any"

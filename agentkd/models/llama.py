@@ -282,19 +282,21 @@ def _fuse_pairs(
 
 def _chunks(pieces: Sequence[Piece]) -> Iterator[list[tuple[int, Piece]]]:
     """Yield pieces with their order, single tokens first; a very long piece comes in parts."""
-    chunk = [(i, piece) for i, piece in enumerate(pieces) if len(piece.ids) == 1]
-    n = len(chunk)
-    for i, piece in enumerate(pieces):
-        if len(piece.ids) == 1:
-            continue
+    chunk: list[tuple[int, Piece]] = []
+    n = 0
+    for i, piece in sorted(enumerate(pieces), key=_is_longer):
         for part in _parts(piece):
             if chunk and n + len(part.ids) > _CHUNK_TOKENS:
-                yield chunk
+                yield sorted(chunk, key=_is_longer)
                 chunk, n = [], 0
             chunk.append((i, part))
             n += len(part.ids)
     if chunk:
-        yield chunk
+        yield sorted(chunk, key=_is_longer)
+
+
+def _is_longer(numbered: tuple[int, Piece]) -> bool:
+    return len(numbered[1].ids) > 1
 
 
 def _parts(piece: Piece) -> list[Piece]:

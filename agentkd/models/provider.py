@@ -58,7 +58,7 @@ def _find(name: str) -> Model:
         except NotFoundError:
             continue
     raise NotFoundError(
-        f"no open workspace has the checkpoint `{name}`", hint="`agentkd checkpoints` lists them"
+        f"no open workspace has the checkpoint `{name}`", hint="`agentkd checkpoints list` shows them"
     )
 
 

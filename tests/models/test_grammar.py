@@ -156,6 +156,7 @@ def test_schemas_with_references_unions_and_foreign_types_compile(bench: _Bench)
         '{"node": {"next": {"v": [1, "a"]}}, "pair": [1], "s": null}', grammar.schema_grammar(schema)
     )
     assert grammar.normalise({"type": "tuple"})["maxItems"] == grammar.MAX_ITEMS
+    assert bench.accepts('"x"', grammar.schema_grammar({"description": "a property that states no type"}))
     with pytest.raises(ModelError, match="cannot be compiled"):
         bench.compiler.constraint(grammar.schema_grammar({"type": "string", "pattern": "(" * 5}))
 

@@ -179,7 +179,7 @@ def test_score_is_the_log_likelihood_of_a_reply(model: LocalModel) -> None:
 
 def test_wrong_use_is_one_clear_error(model: LocalModel, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="does not fit the context"):
-        model.reply([Message(role="user", content="parcel " * 3000)])
+        model.reply([Message(role="user", content="parcel " * 7000)])
     with pytest.raises(ConfigError, match="temprature"):
         model.reply(_ask(1), temprature=1)
     with pytest.raises(ConfigError, match="no tools"):
@@ -193,14 +193,40 @@ def test_an_unknown_architecture_runs_through_its_own_modules(tiny: Path, tiny_a
     from agentkd.models.network import ModuleNetwork, Piece, open_network
 
     slow, fast = ModuleNetwork(hf.load_model(tiny, "float32")), open_network(tiny, "float32")
-    texts = [list(range(10, 90)), list(range(100, 103))]
+    texts = [[3 + i * 7 % 300 for i in range(513)], list(range(100, 103))]  # 513 tokens: a chunk and one more
     for name in (None, "a.b"):
         outputs = []
         for network in (slow, fast):
             network.use_adapter(name, tiny_adapter)
             head = network.head(list(range(200, 270)))
-            rows = [network.open(head, 100), network.open(None, 100)]
+            rows = [network.open(head, 600), network.open(None, 100)]
             parts = [Piece(row, ids, 2) for row, ids in zip(rows, texts, strict=True)]
             outputs.append(network.extend(parts))
             outputs[-1] = outputs[-1].sum(-1) + network.extend([Piece(rows[1], [5])]).max()
         assert outputs[0].tolist() == pytest.approx(outputs[1].tolist(), rel=1e-4)
+
+
+def test_the_component_is_built_from_settings(tiny: Path, tiny_adapter: Path, tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    from agentkd.config import ModelSettings, Settings
+    from agentkd.models.local import LocalSettings, build
+    from agentkd.protocols import Model, SilentProgress
+
+    options = Settings(models=ModelSettings(dtype="float32", max_new_tokens=3, batch_size=4))
+    kit: Any = SimpleNamespace(settings=options, cache_dir=tmp_path, progress=SilentProgress())
+    source = f"path:{tiny}"
+    base = build(LocalSettings(source=source), kit)
+    student = build(
+        LocalSettings(source=source, adapter=str(tiny_adapter), adapter_name="student@1-abc"), kit
+    )
+    assert isinstance(base, Model)
+    assert base.reply(_ask(1)).usage.completion_tokens <= 3
+    assert student.reply(_ask(1)).model == f"{source}@student@1-abc"
+
+
+def test_a_long_prompt_is_read_in_parts(model: LocalModel, tiny: Path) -> None:
+    reply = model.reply([Message(role="user", content="parcel " * 700)], max_new_tokens=6)
+    assert reply.tokens is not None
+    assert len(reply.tokens.prompt_ids) > 600
+    assert _same(reply, *_plainly(tiny, reply.tokens.prompt_ids, 6))
