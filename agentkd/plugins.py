@@ -121,8 +121,8 @@ class Registry:
             return component.build(settings, kit)
 
 
-def check_options(component: Component[Any], options: Mapping[str, Any]) -> BaseModel:
-    """Validate options; the error names the component, the key and the nearest known key."""
+def check_keys(component: Component[Any], options: Iterable[str]) -> None:
+    """Refuse an option that the component does not have, with the nearest one that it has."""
     known = component.settings.model_fields
     for key in options:
         if key not in known:
@@ -131,6 +131,11 @@ def check_options(component: Component[Any], options: Mapping[str, Any]) -> Base
                 hint=nearest(key, known),
                 key=key,
             )
+
+
+def check_options(component: Component[Any], options: Mapping[str, Any]) -> BaseModel:
+    """Validate options; the error names the component, the key and the nearest known key."""
+    check_keys(component, options)
     try:
         settings: BaseModel = component.settings.model_validate(dict(options))
         return settings

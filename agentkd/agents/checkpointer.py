@@ -26,7 +26,11 @@ def require_strict_reader() -> None:
 
 
 def open_checkpointer(path: str | Path) -> SqliteSaver:
-    """Open a checkpointer in an SQLite file; it may be used from several threads."""
+    """Open a checkpointer in an SQLite file; it may be used from several threads.
+
+    A waiting run is kept as it is, secrets included, because it must go on as it was: only the owner may
+    read the file, and what a finished run left in it is overwritten.
+    """
     require_strict_reader()
     import sqlite3
 
@@ -36,7 +40,9 @@ def open_checkpointer(path: str | Path) -> SqliteSaver:
     file = Path(path).expanduser()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
         connection = sqlite3.connect(file, check_same_thread=False)
+        connection.execute("PRAGMA secure_delete=ON")
         saver = SqliteSaver(connection, serde=JsonPlusSerializer(allowed_msgpack_modules=ALLOWED))
         saver.setup()
     except (OSError, sqlite3.Error) as error:

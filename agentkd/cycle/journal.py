@@ -40,6 +40,8 @@ class Plan(Value):
     """Fingerprint of the student's base model."""
     memories: str = ""
     """Hash of the memories that recall could see."""
+    switches: int = 0
+    """Promotions and roll-backs before it began; only the phase `promote` looks at them."""
 
     @property
     def cycle_id(self) -> str:
@@ -49,7 +51,7 @@ class Plan(Value):
     @property
     def key(self) -> str:
         """Content hash of what was planned; the number is left out."""
-        return content_id("pln", self.model_dump(exclude={"number"}))
+        return content_id("pln", self.model_dump(exclude={"number", "switches"}))
 
     def is_same_work(self, other: Plan) -> bool:
         """Whether both set out to learn the same; what happened in between does not count."""
@@ -91,7 +93,8 @@ def _make_plan(parts: Parts, number: int) -> Plan:
         seed=cycle.seed,
         serving=serving.name if serving else "base",
         base_id=parts.student_files.base_id,
-        memories=memory_snapshot(parts),
+        memories=memory_snapshot(parts, serving.name if serving else "base"),
+        switches=len(parts.ledger.checkpoints.history()),
     )
 
 

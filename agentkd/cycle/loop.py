@@ -14,6 +14,7 @@ from agentkd.cycle.stage import (
     arm_of,
     checkpoint_name,
     compile_stage,
+    corrections_of,
     distill_stage,
     evaluate_stage,
     run_stage,
@@ -58,7 +59,9 @@ def run_cycle(parts: Parts) -> CycleReport:
     reads = phase_settings(parts)
     ran = do("run", reads["run"], lambda key: _run(parts, plan, key))
     distilled = do(
-        "distill", [ran.key, reads["distill"]], lambda _: distill_stage(parts, _learnt_from(parts, plan))
+        "distill",
+        [ran.key, reads["distill"], _evidence(parts, plan)],
+        lambda _: distill_stage(parts, _learnt_from(parts, plan)),
     )
     refined = do("refine", [distilled.key, reads["refine"]], lambda _: _refine(parts))
     if not is_due(parts, distilled):
@@ -70,7 +73,9 @@ def run_cycle(parts: Parts) -> CycleReport:
         judged = do("evaluate", [trained.key, reads["evaluate"]], lambda _: _evaluate(parts, plan, candidate))
         evaluations = [Evaluation.model_validate(e) for e in judged.output["evaluations"]]
         decided = do(
-            "promote", [judged.key, reads["promote"]], lambda _: _promote(parts, plan, candidate, evaluations)
+            "promote",
+            [judged.key, reads["promote"], plan.switches],
+            lambda _: _promote(parts, plan, candidate, evaluations),
         )
         verdict = Verdict.model_validate(decided.output["verdict"])
         do("retire", decided.key, lambda _: _retire(parts, candidate, verdict, evaluations))
@@ -83,9 +88,14 @@ def phase_settings(parts: Parts) -> dict[str, Any]:
     acting = [settings.agent, settings.models, settings.model, settings.suite]
     return {
         "run": [*acting, settings.roles.actor, settings.run.attempts, settings.memory],
-        "distill": [settings.distill, settings.distiller, settings.memory],
+        "distill": [settings.distill, settings.distiller, settings.roles.distiller, settings.memory],
         "refine": [settings.memory.refiners, settings.refiner],
-        "compile": [settings.compile, settings.selector, sorted(settings.train.objective)],
+        "compile": [
+            settings.compile,
+            settings.selector,
+            sorted(settings.train.objective),
+            settings.train.max_tokens_per_row,
+        ],
         "train": [settings.train, settings.trainer],
         "evaluate": [*acting, settings.evaluate, settings.memory],
         "promote": [settings.gate],
@@ -137,6 +147,13 @@ def _learnt_from(parts: Parts, plan: Plan) -> Sequence[Trajectory]:
     if plan.suite:
         return parts.ledger.trajectories.list(suite=plan.suite, split=plan.split)
     return [t for t in parts.ledger.trajectories.list() if not t.task.is_held_out]
+
+
+def _evidence(parts: Parts, plan: Plan) -> str:
+    """Return a hash of what there is to learn from: a new run or correction is distilled, whoever made it."""
+    learnt = _learnt_from(parts, plan)
+    corrections = [c.id for group in corrections_of(parts, learnt).values() for c in group]
+    return content_id("evd", sorted((t.id, t.success) for t in learnt), sorted(corrections))
 
 
 def _refine(parts: Parts) -> StageResult:
@@ -207,9 +224,9 @@ def _tokens_of(evaluations: Sequence[Evaluation]) -> dict[str, float]:
 def _promote(parts: Parts, plan: Plan, candidate: str, evaluations: Sequence[Evaluation]) -> StageResult:
     from agentkd.evaluate import gate, refuse
 
-    is_tainted = parts.checkpoint(candidate).status == "tainted"
-    if is_tainted:
-        verdict = refuse(candidate, plan.serving, "a memory that it was trained on was revoked since")
+    obstacle = _obstacle(parts, candidate)
+    if obstacle:
+        verdict = refuse(candidate, plan.serving, obstacle)
     elif evaluations:
         verdict = gate(evaluations[0], parts.settings.gate, plan.serving, parts.hooks)
     else:
@@ -217,10 +234,20 @@ def _promote(parts: Parts, plan: Plan, candidate: str, evaluations: Sequence[Eva
     if verdict.promote:
         parts.ledger.checkpoints.promote(candidate)
         parts.hooks.ask(hookspecs.after_promote, checkpoint=candidate, previous=plan.serving)
-    elif not is_tainted:
+    elif not obstacle:
         parts.ledger.checkpoints.set_status(candidate, "rejected")
     word = "promoted" if verdict.promote else "not promoted"
     return StageResult(f"`{candidate}` {word}", {"verdict": verdict.model_dump(mode="json")})
+
+
+def _obstacle(parts: Parts, candidate: str) -> str:
+    """Return what happened to a candidate since it was trained that forbids to promote it; else nothing."""
+    if parts.checkpoint(candidate).status == "tainted":
+        return "a memory that it was trained on was revoked since"
+    events = [event for event in parts.ledger.checkpoints.history() if event.name == candidate]
+    if events and events[-1].action == "rollback":
+        return "it was rolled back; `agentkd checkpoints promote` lets it serve again"
+    return ""
 
 
 def _retire(parts: Parts, candidate: str, verdict: Verdict, evaluations: Sequence[Evaluation]) -> StageResult:

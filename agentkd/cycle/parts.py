@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from agentkd.config import AgentSettings, Settings
 from agentkd.errors import ConfigError, NotFoundError
-from agentkd.plugins import Hooks, PluginHost, Registry
+from agentkd.plugins import KINDS, Hooks, PluginHost, Registry, check_keys
 from agentkd.protocols import (
     Distiller,
     Embedder,
@@ -55,6 +55,15 @@ class Parts:
         self._models: dict[str, Model] = {}
         self._suites: dict[str, Suite] = {}
         self._lock = threading.RLock()
+        self._check_tables()
+
+    def _check_tables(self) -> None:
+        """Refuse a table such as `[suite.x]` that no component would ever read, and unknown keys in one."""
+        for kind in KINDS:
+            for name, options in getattr(self.settings, kind, {}).items():
+                check_keys(self.registry.get(kind, name), options)
+        for name, options in self.settings.train.objective.items():
+            check_keys(self.registry.get("objective", name), options.keys() - {"weight"})
 
     @property
     def hooks(self) -> Hooks:

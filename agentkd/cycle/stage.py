@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from agentkd.cycle.parts import Parts
-from agentkd.errors import DataError, NotFoundError
+from agentkd.errors import ConfigError, DataError, NotFoundError
 from agentkd.protocols import Suite
 from agentkd.schema import (
     ArmResult,
@@ -32,6 +32,7 @@ __all__ = [
     "arm_of",
     "checkpoint_name",
     "compile_stage",
+    "corrections_of",
     "distill_stage",
     "evaluate_stage",
     "memory_snapshot",
@@ -61,16 +62,16 @@ class Arm:
 
 def arm_of(name: str, candidate: str, serving: str) -> Arm | None:
     """Return the arm of a name; None where it needs a candidate or a serving student that is not there."""
-    who, _, memory = name.partition(" + ")
+    who, plus, memory = name.partition(" + ")
     model = {"base": "base", "student": candidate and f"agentkd/{candidate}",
              "serving": serving if serving == "base" else f"agentkd/{serving}"}.get(who)  # fmt: skip
-    if model is None:
-        raise DataError(
+    if model is None or (plus and memory != "memory"):
+        raise ConfigError(
             f"unknown arm `{name}`", hint="arms are base, student, serving, each with ` + memory`"
         )
     if not model or (who == "serving" and serving == "base"):
         return None
-    return Arm(name, model, memory == "memory")
+    return Arm(name, model, bool(plus))
 
 
 def run_stage(

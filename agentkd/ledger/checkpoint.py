@@ -154,7 +154,7 @@ def taint_from_memory(connection: sa.Connection, memory_id: str) -> None:
 
 
 def _number(name: str) -> int:
-    match = re.fullmatch(r"[^@\s]+@(\d+)(?:-.+)?", name)
+    match = re.fullmatch(r"[^@\s/\\]+@(\d+)(?:-[^\s/\\]+)?", name)  # it names a folder
     if match is None:
         raise DataError(f"`{name}` is no checkpoint name", hint="names look like `student@3-1f2e3d4c`")
     return int(match.group(1))
@@ -198,5 +198,5 @@ def _found(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> Fo
 def _get(connection: sa.Connection, name: str) -> Checkpoint:
     found = _found(connection, t.checkpoints.c.name == name)
     if not found:
-        raise NotFoundError(f"there is no checkpoint `{name}`", hint="`agentkd checkpoints` lists them")
+        raise NotFoundError(f"there is no checkpoint `{name}`", hint="`agentkd checkpoints list` shows them")
     return found[0]

@@ -33,7 +33,7 @@ class Corrections:
             if not known(connection, t.trajectories.c.id, [correction.trajectory_id]):
                 raise NotFoundError(
                     f"correction `{correction.id}` is about `{correction.trajectory_id}`, which is unknown",
-                    hint="`agentkd runs` lists them",
+                    hint="`agentkd runs list` shows them",
                 )
             row = {
                 "id": correction.id,

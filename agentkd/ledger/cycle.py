@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from agentkd.errors import NotFoundError
 from agentkd.ledger import tables as t
 from agentkd.ledger.database import Database, dump, insert_once, load, upsert
+from agentkd.ledger.redact import Redact
 from agentkd.schema import CycleReport, PhaseReport
 
 __all__ = ["Cycles"]
@@ -19,8 +20,9 @@ Found = list[CycleReport]  # inside the class, `list` is the method
 class Cycles:
     """The journal of cycles. A phase outside a cycle has the empty cycle id."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, redact: Redact) -> None:
         self._database = database
+        self._redact = redact
 
     def next_number(self) -> int:
         """Return the number that the next cycle gets, from 1."""
@@ -46,7 +48,7 @@ class Cycles:
         """Return a cycle's report, a running one as it was begun; raises NotFoundError."""
         found = self._where(t.cycles.c.id == cycle_id)
         if not found:
-            raise NotFoundError(f"there is no cycle `{cycle_id}`", hint="`agentkd report` lists them")
+            raise NotFoundError(f"there is no cycle `{cycle_id}`", hint="`agentkd report` shows the newest")
         return found[0]
 
     def list(self, status: Literal["running", "done", "failed"] | None = None) -> Found:
@@ -65,6 +67,8 @@ class Cycles:
 
     def phase_done(self, report: PhaseReport, cycle: str = "") -> None:
         """Store how a phase ended; the report of a phase that is done stays as it is."""
+        # a failed phase quotes its error, and a provider's error may quote the key
+        report = report.model_copy(update={"summary": self._redact(report.summary)})
         with self._database.write() as connection:
             before = _phase(connection, report, cycle)
             if before is None or before.status != "done":

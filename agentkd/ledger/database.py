@@ -38,7 +38,7 @@ _TROUBLE = (
     ("disk is full", "free some space and run the same command again; nothing was half-written"),
     ("could not extend file", "free some space on the database server; nothing was half-written"),
     ("no space left", "free some space and run the same command again; nothing was half-written"),
-    ("disk i/o error", "check the disk and its mount; nothing was half-written"),
+    ("disk i/o error", "check the disk: its free space, its mount; nothing was half-written"),
     ("readonly database", "the file or its folder is not writable; open it read-only or fix the permissions"),
     ("read-only transaction", "this ledger was opened read-only"),
     ("unable to open", "check that the path exists and that you may read and write its folder"),
@@ -133,7 +133,7 @@ class Database:
 
     def trouble(self, error: sa.exc.DBAPIError) -> AgentkdError:
         """Name what a database error means for the caller."""
-        text = str(error.orig).strip().partition("\n")[0]
+        text = str(_first_trouble(error).orig).strip().partition("\n")[0]
         if "locked" in text or "lock timeout" in text:
             return LockedError(
                 f"the ledger `{self.where}` is in use by another process: {text}",
@@ -146,6 +146,16 @@ class Database:
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
+
+
+def _first_trouble(error: sa.exc.DBAPIError) -> sa.exc.DBAPIError:
+    """Return the error behind a savepoint that is gone: SQLite drops all of them when its disk fails."""
+    before: BaseException | None = error
+    while before is not None:
+        if isinstance(before, sa.exc.DBAPIError) and "no such savepoint" not in str(before.orig):
+            return before
+        before = before.__context__
+    return error
 
 
 def _contradiction(error: sa.exc.IntegrityError, where: str) -> DataError:

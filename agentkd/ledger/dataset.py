@@ -64,7 +64,7 @@ class Datasets:
         with self._database.read() as connection:
             body = connection.execute(query).scalar_one_or_none()
         if body is None:
-            raise NotFoundError(f"there is no dataset `{dataset_id}`", hint="`agentkd datasets` lists them")
+            raise NotFoundError(f"there is no dataset `{dataset_id}`", hint="see `agentkd datasets list`")
         return load(DatasetCard, body)
 
     def rows(self, dataset_id: str, split: Split | None = None) -> Sequence[DatasetRow]:

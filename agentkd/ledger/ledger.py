@@ -55,7 +55,7 @@ class Ledger:
         self.datasets = Datasets(database)
         self.checkpoints = Checkpoints(database)
         self.evaluations = Evaluations(database)
-        self.cycles = Cycles(database)
+        self.cycles = Cycles(database, redact)
         self.calls = Calls(database, redact)
         self.lineage = Lineage(database)
 

@@ -251,4 +251,4 @@ def _fetch(
 
 
 def _unknown(trajectory_id: str) -> NotFoundError:
-    return NotFoundError(f"there is no trajectory `{trajectory_id}`", hint="`agentkd runs` lists them")
+    return NotFoundError(f"there is no trajectory `{trajectory_id}`", hint="`agentkd runs list` shows them")

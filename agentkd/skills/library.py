@@ -27,7 +27,7 @@ class SkillCard(Value):
 
 def skill_dirs(hooks: Hooks, extra: Iterable[Path] = ()) -> list[Path]:
     """Return the folders that hold skills: `extra` first, then those that plugins offer, each once."""
-    offered = [Path(folder) for answer in hooks.ask(hookspecs.skills) for folder in answer]
+    offered = [Path(folder) for _, folder in hooks.offers(hookspecs.skills)]
     return list(dict.fromkeys([*map(Path, extra), *offered]))
 
 
