@@ -217,7 +217,7 @@ class Suite(Protocol):
         """Make the world of a task."""
 
     def grade(self, trajectory: Trajectory) -> Outcome:
-        """Judge a trajectory; `expected` is filled for training splits only."""
+        """Judge a trajectory; `expected` and `expected_answer` are filled for training splits only."""
 
     def baselines(self, train: Sequence[Task], kit: Kit) -> Sequence[Baseline]:
         """Return the baselines that belong into every report of this suite; may be empty."""

@@ -158,10 +158,10 @@ class _Work:
             return trajectory
         with blaming(self._suite.name, f"the grader of suite `{self._suite.name}`"):
             outcome = self._suite.grade(trajectory)
-        if outcome.expected and not self._keep_expected:
+        if (outcome.expected or outcome.expected_answer) and not self._keep_expected:
             raise DataError(
                 f"suite `{self._suite.name}` gave the answer of the held-out task `{trajectory.task.id}`",
-                hint="`grade` must leave `expected` empty outside training splits",
+                hint="`grade` must leave `expected` and `expected_answer` empty outside training splits",
             )
         graded = trajectory.model_copy(update={"outcome": outcome})
         self._agent.recorder.finish(graded, _corrections(graded, outcome))
@@ -174,17 +174,19 @@ def _failed_at_model(trajectory: Trajectory) -> bool:
 
 def _corrections(trajectory: Trajectory, outcome: Outcome) -> list[Correction]:
     """Return the grader's correction of a failed run whose answer may be known."""
-    if outcome.success or not outcome.expected:
+    if outcome.success or not (outcome.expected or outcome.expected_answer):
         return []
     text = outcome.feedback or "The accepted answer is another one."
+    answer = "" if outcome.expected else outcome.expected_answer
     return [
         Correction(
-            id=content_id("cor", trajectory.id, None, "grader", text, outcome.expected),
+            id=content_id("cor", trajectory.id, None, "grader", text, answer or outcome.expected),
             trajectory_id=trajectory.id,
             text=text,
             source="grader",
             kind="answer",
             proposed=tuple(call for step in trajectory.steps for call in step.accepted_calls),
             accepted=outcome.expected,
+            accepted_answer=answer,
         )
     ]

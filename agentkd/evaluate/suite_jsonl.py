@@ -9,7 +9,7 @@ Keys of a line::
     group     tasks of one group never straddle a split; without it, equal requests form a group
     tools     tools that a `calls` task offers: [{"name", "description", "parameters"}]
     extras    anything else that a plugin wants to see
-    answer    accepted text, or a list of them
+    answer    accepted text, or a list of them; a failed training task is corrected with the first
     contains  text, or a list of texts, that must occur in the answer
     regex     pattern that must match somewhere in the answer
     calls     wanted calls in order: [{"name", "arguments"}]; needs `tools`
@@ -125,6 +125,7 @@ class JsonlSuite:
             parts=parts,
             feedback=text,
             expected=line.calls if may_tell else (),
+            expected_answer=wanted[0].strip() if may_tell and rule == "exact" else "",
             grader=rule,
         )
 

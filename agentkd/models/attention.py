@@ -109,6 +109,7 @@ class Rows:
         self._heads.append(head)
         return self._next_row
 
+    @torch.inference_mode()  # the cache may have grown, and so been made, inside of it
     def close(self, row: int) -> None:
         """Give a row back; the last slot moves into the gap."""
         slot, last = self._slots.pop(row), len(self._owners) - 1

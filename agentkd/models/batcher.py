@@ -71,10 +71,10 @@ class Batcher:
                     for job, output in decoder.step():
                         running.pop(id(job)).set_result(output)
             except BaseException as error:  # callers wait: they must hear of every fault
-                decoder.reset()
                 for future in running.values():
                     future.set_exception(_as_model_error(error))
                 running.clear()
+                decoder.reset()
 
     def _await_work(self, place: int) -> bool:
         """Wait for requests; return False when the thread should end."""

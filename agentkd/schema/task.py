@@ -60,5 +60,7 @@ class Outcome(Value):
     """What was wrong, in words that may be shown to the agent."""
     expected: tuple[ToolCall, ...] = ()
     """Accepted calls, given for training splits only; always empty on a holdout."""
+    expected_answer: str = ""
+    """Accepted text of a task without calls, given for training splits only; always empty on a holdout."""
     grader: str = ""
     """Name of the grader."""

@@ -18,6 +18,7 @@ from agentkd.errors import BudgetError, ConfigError, DataError, ModelError, Plug
 from agentkd.ledger import Ledger
 from agentkd.plugins import PluginHost
 from agentkd.schema import Correction, Outcome, Task, ToolCall, Trajectory
+from agentkd.tools import ToolBox
 
 
 class Sums:
@@ -94,6 +95,34 @@ def test_held_out_answers_stay_with_the_suite(work: Any, ledger: Ledger) -> None
     assert ledger.corrections.list() == []
     with pytest.raises(DataError, match="gave the answer of the held-out task `holdout-"):
         work(split="holdout", suite=Sums(leaks=True), run_id="leaky")
+
+
+class Words(Sums):
+    """The same tasks, answered in words: task `n` wants its number doubled."""
+
+    def environment(self, task: Task) -> Any:
+        return ToolBox([])
+
+    def grade(self, trajectory: Trajectory) -> Outcome:
+        right = str(2 * int(trajectory.task.prompt))
+        shows = trajectory.task.split == "train" or self.leaks
+        return Outcome(success=trajectory.answer == right, expected_answer=right if shows else "")
+
+
+def test_an_accepted_text_corrects_failed_training_tasks_and_stays_away_from_a_holdout(
+    work: Any, ledger: Ledger
+) -> None:
+    def says_four(messages: Any, tools: Any) -> str:
+        return "4"
+
+    assert work(says_four, suite=Words(), n=4).succeeded == 1
+    corrections = ledger.corrections.list(source="grader")
+    assert sorted(c.accepted_answer for c in corrections) == ["0", "2", "6"]
+    assert {(c.kind, c.step, c.accepted, c.proposed) for c in corrections} == {("answer", None, (), ())}
+    work(says_four, suite=Words(), split="holdout", run_id="held")
+    assert len(ledger.corrections.list()) == 3
+    with pytest.raises(DataError, match="gave the answer of the held-out task `holdout-"):
+        work(says_four, suite=Words(leaks=True), split="holdout", run_id="leaky")
 
 
 def test_a_run_goes_on_where_it_was_cut_off(work: Any, ledger: Ledger) -> None:

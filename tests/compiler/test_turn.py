@@ -87,6 +87,16 @@ def test_an_accepted_answer_in_words_is_a_target(make):
     assert said(turns_of(run, [right], (), Counter())) == ["We close at five."]
 
 
+def test_the_wrong_text_is_what_an_accepted_answer_is_preferred_to(make):
+    wrong = Step(index=0, reply=Message(role="assistant", content="We close at nine."))
+    run = make.run(calls=(), success=False).model_copy(update={"steps": (wrong,)})
+    right = make.correction(run, accepted_answer="We close at five.", kind="answer")
+    (turn,) = turns_of(run, [right], (), Counter())
+    assert (turn.target.content, turn.target.tool_calls) == ("We close at five.", ())
+    assert turn.rejected.content == "We close at nine."
+    assert (turn.teacher, turn.is_correction, turn.history) == ("grader", True, ())
+
+
 def test_later_calls_of_a_correction_have_unknown_history_and_are_counted(make):
     run = make.run(success=False)
     dropped = Counter()

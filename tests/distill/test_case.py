@@ -97,6 +97,16 @@ def test_an_answer_without_a_call_is_a_case_too(make):
     assert case.calls == ()
 
 
+@pytest.mark.parametrize("source", ["grader", "person"])
+def test_the_accepted_text_of_a_failure_is_a_case(make, source):
+    run = make.trajectory(success=False, answer="At nine.")
+    right = make.correction(run, source=source, kind="answer", accepted_answer="At five.")
+    (case,) = CaseDistiller().distill([run], [right], make.kit())
+    assert case.content == f"Request: {run.task.prompt}\nAnswer: At five."
+    assert (case.kind, case.calls, case.confidence) == ("case", (), 0.9)
+    assert case.evidence.corrections == (right.id,)
+
+
 def test_what_a_person_says_becomes_a_constraint_without_a_model(make):
     run = make.trajectory(success=None)
     said = make.correction(run, "Ask for the e-mail address first.")

@@ -74,9 +74,18 @@ def test_what_is_right_is_told_for_training_alone(suite):
     assert "Accepted: 5; five" in suite.grade(done(found["sum"], "6")).feedback
     held = suite.grade(done(found["secret"], "6"))
     assert "7" not in held.feedback
-    assert held.expected == ()
+    assert (held.expected, held.expected_answer) == ((), "")
     disguised = found["secret"].model_copy(update={"split": "train"})
     assert "7" not in suite.grade(done(disguised, "6")).feedback
+
+
+def test_the_first_accepted_answer_is_told_where_the_whole_text_is_graded(suite):
+    found = tasks(suite)
+    assert suite.grade(done(found["sum"], "6")).expected_answer == "5"
+    for id in ("city", "year", "call", "secret"):
+        assert suite.grade(done(found[id], "6")).expected_answer == ""
+    disguised = found["secret"].model_copy(update={"split": "train"})
+    assert suite.grade(done(disguised, "6")).expected_answer == ""
 
 
 def test_a_task_carries_its_line_but_no_answer(suite):

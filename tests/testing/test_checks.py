@@ -177,6 +177,8 @@ class Leaky(FakeSuite):
         outcome = super().grade(trajectory)
         if self.fault == "answers":
             return outcome.model_copy(update={"expected": (ToolCall(name="book"),)})
+        if self.fault == "words":
+            return outcome.model_copy(update={"expected_answer": "a table"})
         return outcome.model_copy(update={"success": True}) if self.fault == "lenient" else outcome
 
     def tasks(self, split: str, n: int | None = None, seed: int = 0) -> Sequence[Task]:
@@ -189,6 +191,7 @@ class Leaky(FakeSuite):
     [
         ("group", "both on the training and on the held-out side"),
         ("answers", "gave away the answer of held-out task"),
+        ("words", "gave away the answer of held-out task"),
         ("lenient", "was graded as a success"),
         ("count", "`splits` says 5 tasks"),
     ],

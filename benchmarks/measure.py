@@ -1,0 +1,88 @@
+"""What every benchmark shares: rows of a result, the table they print, and the file they are written to."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).with_name("results")
+WORK = Path(__file__).with_name(".work")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure: ours, what it is measured against, and the bar that it has to hold."""
+
+    metric: str
+    ours: float
+    bar: str = ""
+    holds: bool | None = None
+    peer: float | None = None
+    peer_name: str = ""
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """Return ours / peer; None without a peer, or with a peer of 0."""
+        return self.ours / self.peer if self.peer else None
+
+
+def at_least(metric: str, ours: float, bar: float, **rest: Any) -> Row:
+    """Return a row that holds where `ours` reaches the bar."""
+    return Row(metric, ours, f">= {bar:g}", ours >= bar, **rest)
+
+
+def above(metric: str, ours: float, low: float, bar: float, **rest: Any) -> Row:
+    """Return a row that holds where the lower bound `low` is above the bar."""
+    return Row(metric, ours, f"lower bound > {bar:g}", low > bar, low=low, **rest)
+
+
+def at_most(metric: str, ours: float, bar: float, **rest: Any) -> Row:
+    """Return a row that holds where `ours` stays under the bar."""
+    return Row(metric, ours, f"<= {bar:g}", ours <= bar, **rest)
+
+
+def children_cpu_seconds() -> float:
+    """Return the CPU seconds of all processes that this one started and waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def publish(name: str, rows: Sequence[Row], facts: Mapping[str, Any]) -> int:
+    """Print the table, write `results/<name>.json`, and return 1 where a bar is not held."""
+    RESULTS.mkdir(exist_ok=True)
+    machine = {"cores": os.cpu_count(), "system": platform.platform(terse=True), "load": os.getloadavg()}
+    result = {
+        "name": name,
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine,
+        **facts,
+        "rows": [{**asdict(row), "ratio": row.ratio} for row in rows],
+    }
+    file = RESULTS / f"{name}.json"
+    file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    width = max(len(row.metric) for row in rows)
+    print(f"{'':{width}}  {'ours':>10}  {'interval':>16}  {'peer':>10}  {'ratio':>6}  bar")
+    for row in rows:
+        between = f"[{row.low:.3f}, {row.high:.3f}]" if row.low is not None and row.high is not None else ""
+        ratio = f"{row.ratio:.2f}" if row.ratio is not None else ""
+        held = {None: "", True: "  holds", False: "  NOT HELD"}[row.holds]
+        print(
+            f"{row.metric:{width}}  {_text(row.ours):>10}  {between:>16}  {_text(row.peer):>10}  {ratio:>6}  "
+            f"{row.bar}{held}"
+        )
+    print(f"\nwritten to {file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file}")
+    return int(any(row.holds is False for row in rows))
+
+
+def _text(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}" if abs(value) < 100 else f"{value:.0f}"

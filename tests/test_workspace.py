@@ -1,0 +1,102 @@
+"""The workspace as an application holds it: made, refused, run, corrected, served and taken back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import agentkd
+from agentkd.errors import ConfigError, DataError, NotFoundError
+from agentkd.schema import ToolCall
+from agentkd.testing import ScriptedModel
+
+SETTINGS: dict[str, Any] = {
+    "memory": {"index": "exact", "embedder": "hashing", "min_score": 0.05},
+    "plugins": {"auto": False},
+}
+
+
+@agentkd.tool
+def find_order(email: str) -> list[str]:
+    """List the orders placed with this e-mail address."""
+    return [f"A-17 of {email}"]
+
+
+def test_opening_is_cheap_and_makes_nothing_but_the_folder(tmp_path: Path) -> None:
+    with agentkd.Workspace(tmp_path / "shop", settings=SETTINGS):
+        pass
+    assert list((tmp_path / "shop").iterdir()) == []
+
+
+def test_create_writes_a_settings_file_that_loads_and_never_overwrites_one(tmp_path: Path) -> None:
+    with agentkd.Workspace.create(tmp_path, suite="jsonl") as workspace:
+        assert workspace.settings.cycle.suite == "jsonl"
+    file = tmp_path / "agentkd.toml"
+    file.write_text("# mine\n")
+    with pytest.raises(ConfigError, match="exists already"):
+        agentkd.Workspace.create(tmp_path)
+    assert file.read_text() == "# mine\n"
+    agentkd.Workspace.create(tmp_path, force=True).close()
+    assert "[roles]" in file.read_text()
+
+
+def test_two_workspaces_may_differ_in_their_plugins(tmp_path: Path) -> None:
+    class Quiet:
+        __name__ = "quiet"
+
+        @agentkd.hookimpl
+        def admit_memory(self, memory: object) -> bool:
+            return False
+
+    with agentkd.Workspace(tmp_path / "a", settings=SETTINGS, plugins=[Quiet()]) as one:
+        with agentkd.Workspace(tmp_path / "b", settings=SETTINGS) as other:
+            assert "quiet" in one.plugins
+            assert "quiet" not in other.plugins
+
+
+def test_a_run_is_kept_corrected_distilled_and_recalled(tmp_path: Path) -> None:
+    call = ToolCall(name="find_order", arguments={"email": "ann@example.com"})
+    with agentkd.Workspace(tmp_path, settings=SETTINGS) as shop:
+        agent = shop.agent(tools=[find_order], model=ScriptedModel([call, "It is on its way."]))
+        run = agent.run("Where is my parcel? I am ann@example.com.")
+        assert run.answer == "It is on its way."
+        assert run.steps[0].results[0].content == json.dumps(["A-17 of ann@example.com"])
+        assert shop.ledger.trajectories.get(run.id).answer == run.answer
+        with pytest.raises(DataError, match="needs a text, a call or an answer"):
+            shop.correct(run)
+        correction = shop.correct(run, "Say the number of the order when a customer asks for a parcel.")
+        assert shop.distill().output["stored"] >= 1
+        hits = shop.memory.recall("A customer asks where the parcel is")
+        assert any("number of the order" in hit.memory.content for hit in hits)
+        down = shop.lineage(hits[0].memory.id)["down"]
+        assert {run.id, correction.id} <= {node.id for node in down.nodes}
+    with agentkd.Workspace(tmp_path, settings=SETTINGS) as again:
+        assert again.memory.recall("A customer asks where the parcel is")
+
+
+def test_what_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
+    with agentkd.Workspace(tmp_path, settings=SETTINGS) as workspace:
+        with pytest.raises(NotFoundError, match="no cycle report"):
+            workspace.report()
+        with pytest.raises(NotFoundError, match="no dataset yet"):
+            workspace.train()
+        with pytest.raises(NotFoundError, match="student@9"):
+            workspace.promote("student@9")
+        with pytest.raises(ConfigError, match="no suite is set"):
+            workspace.run()
+        with pytest.raises(ConfigError, match="no model plays the role `judge`"):
+            workspace.model("judge")
+        with pytest.raises(ConfigError, match="at least 1"):
+            workspace.cycle(rounds=0)
+
+
+def test_closing_twice_is_safe_and_a_closed_workspace_opens_its_parts_again(tmp_path: Path) -> None:
+    workspace = agentkd.Workspace(tmp_path, settings=SETTINGS)
+    assert workspace.memory.recall("nothing is known yet") == []
+    workspace.close()
+    workspace.close()
+    assert workspace.trajectories() == []
+    workspace.close()
