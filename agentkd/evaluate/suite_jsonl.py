@@ -39,9 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = ["JsonlSettings", "JsonlSuite", "TakenCalls", "build_jsonl_suite"]
 
-HELD_OUT = ("holdout", "test")
-"""Splits whose names begin so never tell their answers."""
-
 _SCORERS: dict[str, Scorer] = {
     scorer.name: scorer for scorer in (ExactScorer(), ContainsScorer(), RegexScorer(), CallsScorer())
 }
@@ -116,7 +113,7 @@ class JsonlSuite:
         made = [call for step in trajectory.steps for call in step.accepted_calls]
         output = made if rule == "calls" else trajectory.answer
         value, parts, text = _SCORERS[rule].score(wanted, output, {"tools": line.tools})
-        may_tell = not self._tasks[line.id].split.startswith(HELD_OUT)
+        may_tell = not self._tasks[line.id].is_held_out
         if may_tell and value < 1.0 and rule in {"exact", "contains"}:
             text = f"{text} Accepted: {'; '.join(wanted)}"
         return Outcome(

@@ -26,7 +26,7 @@ from agentkd.schema.report import (
     TaskResult,
     Verdict,
 )
-from agentkd.schema.task import Failure, Outcome, Task
+from agentkd.schema.task import Failure, Outcome, Task, is_held_out
 from agentkd.schema.trajectory import Correction, Step, Trajectory
 
 __all__ = [
@@ -69,6 +69,7 @@ __all__ = [
     "Verdict",
     "canonical_json",
     "content_id",
+    "is_held_out",
     "memory_id",
     "now",
     "sortable_id",

@@ -9,7 +9,12 @@ from pydantic import Field
 from agentkd.schema.base import Value
 from agentkd.schema.message import ToolCall, ToolSpec
 
-__all__ = ["Failure", "Outcome", "Task"]
+__all__ = ["Failure", "Outcome", "Task", "is_held_out"]
+
+
+def is_held_out(split: str) -> bool:
+    """Whether a split is for `evaluate` alone: its name begins with `holdout` or `test`."""
+    return split.startswith(("holdout", "test"))
 
 
 class Task(Value):
@@ -35,7 +40,7 @@ class Task(Value):
     @property
     def is_held_out(self) -> bool:
         """Whether nothing may be learnt from the task: its split is `holdout...` or `test...`."""
-        return self.split.startswith(("holdout", "test"))
+        return is_held_out(self.split)
 
 
 class Failure(Value):

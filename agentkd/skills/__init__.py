@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentkd.skills.library import SkillCard, SkillLibrary, find_skills, skill_cards, skill_dirs
+from agentkd.skills.library import SkillCard, SkillLibrary, find_skills, skill_dirs
 from agentkd.skills.parse import Skill, read_skill_file
 
 __all__ = [
@@ -11,6 +11,5 @@ __all__ = [
     "SkillLibrary",
     "find_skills",
     "read_skill_file",
-    "skill_cards",
     "skill_dirs",
 ]

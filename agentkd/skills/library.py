@@ -11,7 +11,7 @@ from agentkd.plugins import Hooks, nearest
 from agentkd.schema import Value
 from agentkd.skills.parse import MAX_FILE_BYTES, Skill, read_skill_file
 
-__all__ = ["SkillCard", "SkillLibrary", "find_skills", "skill_cards", "skill_dirs"]
+__all__ = ["SkillCard", "SkillLibrary", "find_skills", "skill_dirs"]
 
 BRIEF_CHARS = 200
 
@@ -48,11 +48,6 @@ def find_skills(dirs: Iterable[Path]) -> list[Skill]:
                 )
             found.setdefault(skill.name, skill)
     return [found[name] for name in sorted(found)]
-
-
-def skill_cards(dirs: Iterable[Path]) -> list[SkillCard]:
-    """Return one short card per skill of these folders, for the prompt of an agent."""
-    return SkillLibrary(find_skills(dirs)).cards
 
 
 class SkillLibrary:

@@ -75,7 +75,7 @@ class FakeSuite:
             is_tool = said is not None and said.name == wanted.name
             success = is_tool and said is not None and said.arguments == wanted.arguments
             parts = {"tool_choice": float(is_tool)}
-        teaches = not trajectory.task.split.startswith(("holdout", "test"))
+        teaches = not trajectory.task.is_held_out
         return Outcome(
             success=success,
             reward=float(success),

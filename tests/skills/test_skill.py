@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from agentkd import hookimpl
 from agentkd.errors import DataError, NotFoundError
 from agentkd.plugins import PluginHost
-from agentkd.skills import SkillLibrary, find_skills, read_skill_file, skill_cards, skill_dirs
+from agentkd.skills import SkillLibrary, find_skills, read_skill_file, skill_dirs
 from agentkd.tools import read_skill
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,7 +109,7 @@ def test_two_skills_of_one_name_are_refused(tmp_path: Path) -> None:
 
 def test_cards_are_brief(tmp_path: Path) -> None:
     write(tmp_path, text=GOOD.replace("somebody is thirsty", "x" * 400))
-    (card,) = skill_cards([tmp_path])
+    (card,) = SkillLibrary(find_skills([tmp_path])).cards
     assert (card.name, card.description) == ("make-tea", "Make tea.")
 
 

@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agentkd.protocols import Kit, Suite
-from agentkd.schema import Failure, Outcome, Task, ToolCall, ToolResult, ToolSpec, Trajectory, canonical_json
+from agentkd.schema import (
+    Failure,
+    Outcome,
+    Task,
+    ToolCall,
+    ToolResult,
+    ToolSpec,
+    Trajectory,
+    canonical_json,
+    is_held_out,
+)
 from agentkd.testing.checks.claim import claim
 
 __all__ = ["check_suite"]
-
-_HELD_OUT = ("holdout", "test")
 
 
 def check_suite(suite: Suite, kit: Kit | None = None, *, n: int = 20) -> None:
@@ -29,7 +37,7 @@ def check_suite(suite: Suite, kit: Kit | None = None, *, n: int = 20) -> None:
     for found in tasks.values():
         for task in found[:n]:
             _check_task(suite, task)
-    train = [task for split, found in tasks.items() if not split.startswith(_HELD_OUT) for task in found]
+    train = [task for split, found in tasks.items() if not is_held_out(split) for task in found]
     _check_baselines(suite, train, [t for found in tasks.values() for t in found[:3]], kit or FakeKit())
 
 
@@ -49,7 +57,7 @@ def _check_split(suite: Suite, split: str, count: int, found: list[Task]) -> Non
 def _check_no_leak(tasks: dict[str, list[Task]]) -> None:
     homes: dict[str, str] = {}
     for split, found in tasks.items():
-        side = "held out" if split.startswith(_HELD_OUT) else "training"
+        side = "held out" if is_held_out(split) else "training"
         for task in found:
             for mark in (f"group `{task.group}`" if task.group else "", f"request {task.prompt[:60]!r}"):
                 claim(
@@ -80,7 +88,7 @@ def _check_task(suite: Suite, task: Task) -> None:
         claim(
             all(0.0 <= v <= 1.0 for v in outcome.parts.values()), f"parts {outcome.parts} are not in [0, 1]"
         )
-        if task.split.startswith(_HELD_OUT):
+        if task.is_held_out:
             gave_away = outcome.expected or outcome.expected_answer
             claim(not gave_away, f"the grader gave away the answer of held-out task `{task.id}`")
         for call in outcome.expected:
