@@ -56,6 +56,8 @@ class RoleSettings(Value):
     """Model that words lessons; distillers that need none work without it."""
     judge: str = ""
     """Model that judges answers where a suite asks for one."""
+    recaller: str = ""
+    """Model that re-ranks and rewrites what was recalled, where `[memory] recallers` ask for it."""
 
 
 class ModelSettings(Value):
@@ -104,6 +106,9 @@ class AgentSettings(Value):
 class RunSettings(Value):
     """`[run]`: running an agent over a suite."""
 
+    retries: int = Field(default=0, ge=0, le=3)
+    """Further tries of a failed training task with lessons from the failure; at most 3."""
+
     workers: int = 32
     """Tasks in flight; a local model batches what waits."""
     attempts: int = 1
@@ -127,7 +132,19 @@ class MemorySettings(Value):
     """Longest rendered recall."""
     scope: Scope = Scope()
     """Scope of what this workspace learns."""
-    refiners: tuple[str, ...] = ("utility-prune",)
+    hybrid: bool = True
+    """Whether words (BM25) are searched beside meanings and the two orders are fused."""
+    diversity: float = 0.0
+    """Weight in [0, 1] of being unlike what was chosen before (maximal marginal relevance); 0 is off."""
+    recallers: tuple[str, ...] = ()
+    """Components of kind `recaller` that re-rank or rewrite what was found, in order."""
+    max_rendered_tokens: int = 0
+    """Longest rendered recall in tokens of the embedder's tokenizer; 0 leaves it to the characters."""
+    trial_share: float = 0.05
+    """Share of the tasks on which a memory, or all of them, is withheld to measure what it is worth."""
+    trial_level: float = 0.95
+    """Certainty with which lift must be negative before recall is switched off or a memory quarantined."""
+    refiners: tuple[str, ...] = ("utility-prune", "supersede", "merge", "ttl")
     """Components of kind `refiner`, in order."""
 
 
@@ -261,6 +278,8 @@ class Settings(Value):
     """Options of distiller components by name."""
     refiner: Options = Field(default_factory=dict)
     """Options of refiner components by name."""
+    recaller: Options = Field(default_factory=dict)
+    """Options of recaller components by name."""
     selector: Options = Field(default_factory=dict)
     """Options of selector components by name."""
     trainer: Options = Field(default_factory=dict)

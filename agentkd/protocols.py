@@ -17,6 +17,7 @@ from agentkd.schema import (
     Example,
     Hit,
     Memory,
+    MemoryEdit,
     Message,
     Outcome,
     Reply,
@@ -241,8 +242,8 @@ class Refiner(Protocol):
 
     name: str
 
-    def refine(self, memories: Sequence[Memory], kit: Kit) -> Iterable[tuple[str, str, str]]:
-        """Yield edits `(memory id, new status, reason)`."""
+    def refine(self, memories: Sequence[Memory], kit: Kit) -> Iterable[MemoryEdit]:
+        """Yield edits: a new status, a merge of several memories, or a new version of one."""
 
 
 @runtime_checkable
@@ -367,3 +368,9 @@ class Kit(Protocol):
 
     def embedder(self) -> Embedder:
         """Return the workspace's embedder."""
+
+    def suite(self, name: str) -> Suite:
+        """Return a suite by name, such as that of a task; raises ConfigError for an unknown one."""
+
+    def trajectories(self, ids: Iterable[str]) -> Sequence[Trajectory]:
+        """Return stored trajectories in the order of their ids; unknown ids are left out."""

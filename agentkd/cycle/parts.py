@@ -25,7 +25,7 @@ from agentkd.protocols import (
     Suite,
     Trainer,
 )
-from agentkd.schema import Checkpoint, Scope, Task
+from agentkd.schema import Checkpoint, Scope, Task, Trajectory
 
 if TYPE_CHECKING:
     from agentkd.agents import Agent
@@ -117,6 +117,10 @@ class Parts:
         )
         store.sync()
         return store
+
+    def trajectories(self, ids: Iterable[str]) -> Sequence[Trajectory]:
+        """Return stored trajectories in the order of their ids; unknown ids are left out."""
+        return self.ledger.trajectories.get_many(ids)
 
     def suite(self, name: str) -> Suite:
         """Return a suite by name; built once."""

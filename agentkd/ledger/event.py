@@ -14,7 +14,7 @@ __all__ = ["EventKind", "MemoryEvent", "append", "find", "kind_of_status"]
 
 EventKind = Literal[
     "admitted", "corroborated", "merged", "superseded", "quarantined", "activated", "compiled",
-    "retired", "revoked", "reactivated",
+    "retired", "tombstone", "revoked", "reactivated",
 ]  # fmt: skip
 
 

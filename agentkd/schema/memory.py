@@ -10,13 +10,27 @@ from pydantic import Field
 from agentkd.schema.base import Value, content_id, now
 from agentkd.schema.message import ToolCall
 
-__all__ = ["Evidence", "Hit", "Memory", "MemoryKeys", "MemoryStatus", "Scope", "Utility", "memory_id"]
+__all__ = [
+    "Evidence",
+    "Hit",
+    "Memory",
+    "MemoryEdit",
+    "MemoryKeys",
+    "MemoryStatus",
+    "Scope",
+    "Span",
+    "Utility",
+    "memory_id",
+]
 
 MemoryKind = Literal[
     "insight", "pitfall", "contrast", "constraint", "parameter", "preference", "strategy",
     "tool-note", "fact", "case",
 ]  # fmt: skip
-MemoryStatus = Literal["candidate", "quarantined", "active", "compiled", "retired", "revoked"]
+MemoryStatus = Literal[
+    "candidate", "quarantined", "active", "compiled", "retired", "tombstone", "revoked"
+]  # fmt: skip
+SpanOrigin = Literal["user", "tool", "model", "person", "memory", "system"]
 
 
 class Scope(Value):
@@ -49,6 +63,19 @@ class MemoryKeys(Value):
         return {name: text for name, text in self.model_dump().items() if text}
 
 
+class Span(Value):
+    """A piece of a trajectory that a memory rests on, and who said it."""
+
+    trajectory: str
+    """Id of the trajectory."""
+    origin: SpanOrigin
+    """Who said it; what was recalled (`memory`) or instructed (`system`) is never a source."""
+    step: int = -1
+    """Index of the step; -1 for the request or the run as a whole."""
+    quote: str = ""
+    """The words themselves, shortened."""
+
+
 class Evidence(Value):
     """What a memory rests on."""
 
@@ -58,6 +85,8 @@ class Evidence(Value):
     """Ids of the supporting corrections."""
     steps: tuple[str, ...] = ()
     """`trajectory:index` of the key steps."""
+    spans: tuple[Span, ...] = ()
+    """The words that it was read from."""
 
 
 class Utility(Value):
@@ -119,6 +148,19 @@ class Memory(Value):
 def memory_id(kind: str, when_to_use: str, content: str, scope: Scope) -> str:
     """Return the content id of a memory: equal lessons in one scope have one id."""
     return content_id("mem", kind, when_to_use, content, scope)
+
+
+class MemoryEdit(Value):
+    """A change that a refiner proposes. Nothing is deleted: every edit can be undone."""
+
+    ids: tuple[str, ...]
+    """Memories that are changed."""
+    reason: str
+    """Why, with figures; kept in the ledger."""
+    status: MemoryStatus | None = None
+    """New status of the memories; None for a merge or a new version."""
+    replacement: Memory | None = None
+    """Memory that takes the place of all `ids`: a new version of one, or the union of several."""
 
 
 class Hit(Value):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agentkd.config import Settings
 from agentkd.errors import ConfigError, ModelError
-from agentkd.protocols import Embedder, Model, Progress, SilentProgress
+from agentkd.protocols import Embedder, Model, Progress, SilentProgress, Suite
+from agentkd.schema import Trajectory
 
 if TYPE_CHECKING:
     from agentkd.protocols import Kit
@@ -29,6 +30,8 @@ class FakeKit:
         sources: Mapping[str, Path] | None = None,
         cache_dir: Path | None = None,
         progress: Progress | None = None,
+        suites: Mapping[str, Suite] | None = None,
+        trajectories: Sequence[Trajectory] = (),
     ) -> None:
         self.settings = settings or Settings()
         self.cache_dir = cache_dir or Path(tempfile.mkdtemp(prefix="agentkd-kit-"))
@@ -36,6 +39,8 @@ class FakeKit:
         self._models = dict(models or {})
         self._sources = dict(sources or {})
         self._embedder = embedder
+        self._suites = dict(suites or {})
+        self._trajectories = {trajectory.id: trajectory for trajectory in trajectories}
 
     def fetch(self, source: str, sha256: str | None = None) -> Path:
         """Return the folder that was given for `source`, or that a `path:` names; nothing is downloaded."""
@@ -58,6 +63,16 @@ class FakeKit:
 
             self._embedder = HashingEmbedder()
         return self._embedder
+
+    def suite(self, name: str) -> Suite:
+        """Return a suite."""
+        if name not in self._suites:
+            raise ConfigError(f"there is no suite `{name}`", hint="pass it in `suites`")
+        return self._suites[name]
+
+    def trajectories(self, ids: Iterable[str]) -> Sequence[Trajectory]:
+        """Return the trajectories that were given."""
+        return [self._trajectories[id_] for id_ in ids if id_ in self._trajectories]
 
 
 def _keeps_the_promise(kit: FakeKit) -> Kit:
