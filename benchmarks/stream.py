@@ -1,0 +1,204 @@
+"""A stream of real requests: does memory earn its place, and does what harms or idles lose it?
+
+    python benchmarks/stream.py                # 200 requests that come back in six rounds
+    python benchmarks/stream.py --small        # 60 requests, three rounds, fewer planted memories
+    python benchmarks/stream.py --teacher      # with the distillers that ask a model; its replies are recorded
+
+Users come back: the same requests of `bfcl-live` (training split) arrive in every round, in another order.
+SmolLM2-135M-Instruct acts. Before the first round harmful memories (a wrong call for three requests that
+will come) and useless ones (a remark without content) are planted; trials withhold memories on half of the
+tasks, and the refiner `utility-prune` alone decides what leaves. Nothing tells it what was planted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from measure import WORK, Row, above, at_least, at_most, publish
+
+from agentkd import Workspace
+from agentkd.cycle.stage import run_stage
+from agentkd.evaluate.statistics import paired_bootstrap
+from agentkd.schema import Memory, MemoryKeys, Scope, Task, ToolCall, memory_id
+
+SUITE, SPLIT, SEED = "bfcl-live", "train-inner", 11
+REMARKS = (
+    "Stay polite and friendly.", "Read the whole request before you begin.", "Work with care.",
+    "Good answers make users happy.", "Remember that every request matters.", "Be concise and clear.",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a stream is."""
+
+    tasks: int
+    rounds: int
+    planted: int
+    best: int
+    batch: int
+
+
+FULL, SMALL = Size(200, 6, 20, 100, 50), Size(60, 4, 5, 25, 30)
+
+
+@dataclass
+class Stream:
+    """One stream over one workspace."""
+
+    workspace: Workspace
+    size: Size
+    accepted: dict[str, ToolCall] = field(default_factory=dict)
+    harmful: list[str] = field(default_factory=list)
+    useless: list[str] = field(default_factory=list)
+    pool: list[int] = field(default_factory=list)
+
+    @property
+    def tasks(self) -> Sequence[Task]:
+        """The requests."""
+        return self.workspace.parts.suite(SUITE).tasks(SPLIT, self.size.tasks, SEED)
+
+    def run(self, run_id: str, tasks: Sequence[Task], *, uses_memory: bool) -> dict[str, bool]:
+        """Run the actor over some requests and return what was done."""
+        parts = self.workspace.parts
+        run_stage(
+            parts, suite=parts.suite(SUITE), tasks=tasks, run_id=run_id, model="base",
+            uses_memory=uses_memory, label=run_id,
+        )  # fmt: skip
+        return {t.task.id: t.success for t in self.workspace.ledger.trajectories.list(run_id=run_id)}
+
+    def alone(self) -> dict[str, bool]:
+        """Run every request without memory; nothing is learnt from it, but the right calls are noted."""
+        done = self.run("alone", self.tasks, uses_memory=False)
+        for trajectory in self.workspace.ledger.trajectories.list(run_id="alone"):
+            if trajectory.outcome and trajectory.outcome.expected:
+                self.accepted[trajectory.task.id] = trajectory.outcome.expected[0]
+        return done
+
+    def plant(self) -> None:
+        """Plant harmful and useless memories among the requests that will come."""
+        order = [task for task in self.tasks if task.id in self.accepted]
+        random.Random(SEED).shuffle(order)
+        for n in range(self.size.planted):
+            three = order[3 * n : 3 * n + 3]
+            own = self.accepted[three[0].id].name
+            wrong = next(call for call in self.accepted.values() if call.name != own)
+            self.harmful.append(
+                self._plant("case", three, f"Request: {three[0].prompt}\nCall: {wrong.name}", wrong)
+            )
+        for n in range(self.size.planted):
+            start = 3 * (self.size.planted + n)
+            three = [order[(start + i) % len(order)] for i in range(3)]
+            self.useless.append(self._plant("insight", three, f"{REMARKS[n % len(REMARKS)]} ({n})", None))
+
+    def _plant(self, kind: Any, three: Sequence[Task], content: str, call: ToolCall | None) -> str:
+        scope = Scope(app=SUITE)
+        memory = Memory(
+            id=memory_id(kind, three[0].prompt, content, scope),
+            kind=kind,
+            when_to_use=three[0].prompt,
+            content=content,
+            keys=MemoryKeys(situation=three[0].prompt, query=three[1].prompt, task=three[2].prompt),
+            scope=scope,
+            calls=(call,) if call else (),
+            origin="planted",
+        )
+        answer = self.workspace.memory.admit([memory])[0]
+        if answer.outcome != "stored":
+            raise SystemExit(f"a planted memory was {answer.outcome}: {answer.reason}")
+        return answer.memory_id
+
+    def round(self, number: int) -> dict[str, bool]:
+        """Let every request arrive once, learn after each batch, and refine at the end."""
+        order = list(self.tasks)
+        random.Random(f"{SEED}-{number}").shuffle(order)
+        done: dict[str, bool] = {}
+        for start in range(0, len(order), self.size.batch):
+            run_id = f"round-{number}-{start}"
+            done |= self.run(run_id, order[start : start + self.size.batch], uses_memory=True)
+            self.workspace.distill(run_id)
+        parts = self.workspace.parts
+        edits = self.workspace.memory.refine(parts.refiners(), parts)
+        status = Counter(self.workspace.ledger.memories.status_for("base").values())
+        self.pool.append(status["active"])
+        print(
+            f"round {number}: {sum(done.values())} of {len(done)} done, {len(edits)} edits, "
+            f"{status['active']} active, {status['quarantined']} quarantined, harmful still active "
+            f"{self.active(self.harmful)}, useless still active {self.active(self.useless)}",
+            flush=True,
+        )
+        return done
+
+    def active(self, ids: Sequence[str]) -> int:
+        """Return how many of these memories are still recalled."""
+        return sum(memory.status == "active" for memory in self.workspace.ledger.memories.get_many(ids))
+
+    def best(self) -> list[Memory]:
+        """Return the learnt memories whose tasks were done most often while they were shown."""
+        planted = {*self.harmful, *self.useless}
+        learnt = [m for m in self.workspace.ledger.memories.list() if m.id not in planted]
+        return sorted(learnt, key=lambda m: (-m.utility.wins, m.id))[: self.size.best]
+
+
+def settings(with_teacher: bool) -> dict[str, Any]:
+    """Return the settings of the stream: two notes a prompt, and trials on half of the tasks."""
+    return {
+        "cycle": {"suite": SUITE},
+        "memory": {"k": 2, "trial_share": 0.5, "refiners": ["utility-prune"]},
+    }
+
+
+def measure(stream: Stream) -> list[Row]:
+    """Run the whole stream and return its figures."""
+    alone = stream.alone()
+    stream.plant()
+    rounds = [stream.round(number + 1) for number in range(stream.size.rounds)]
+    ids = sorted(alone)
+    rows = []
+    for name, chosen in (("first round", rounds[:1]), ("all rounds", rounds)):
+        ours = [sum(done[id_] for done in chosen) / len(chosen) for id_ in ids]
+        gain = paired_bootstrap(ours, [float(alone[id_]) for id_ in ids], seed=SEED)
+        rows.append(
+            above(
+                f"success with memory, {name}: gain over none", gain.value, gain.low, 0.0, high=gain.high,
+                n=len(ids), peer=sum(alone.values()) / len(ids), peer_name="success without memory",
+            )
+        )  # fmt: skip
+        rows.append(Row(f"success with memory, {name}", sum(ours) / len(ours), n=len(ids)))
+    size, best = stream.size, stream.best()
+    kept = sum(memory.status == "active" for memory in best)
+    return [
+        *rows,
+        at_least("harmful memories quarantined", size.planted - stream.active(stream.harmful), size.planted),
+        at_least("useless memories pruned", size.planted - stream.active(stream.useless), size.planted),
+        at_least(f"of the {len(best)} best, still active", kept, len(best)),
+        at_most("largest pool of active memories", max(stream.pool), size.tasks + 2 * size.planted),
+    ]
+
+
+def main() -> int:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--small", action="store_true", help="under five minutes")
+    parser.add_argument("--teacher", action="store_true", help="with distillers that ask a scripted teacher")
+    options = parser.parse_args()
+    size = SMALL if options.small else FULL
+    name = "stream" + ("-teacher" if options.teacher else "") + ("-small" if options.small else "")
+    folder = WORK / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(exist_ok=True)
+    with Workspace(folder, settings=settings(options.teacher)) as workspace:
+        stream = Stream(workspace, size)
+        rows = measure(stream)
+        facts = {"seed": SEED, "actor": workspace.model("base").name, "size": vars(size), "pool": stream.pool}
+    return publish(name, rows, facts)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
