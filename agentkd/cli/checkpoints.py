@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -69,6 +70,38 @@ def rollback(invocation: Invocation) -> None:
     invocation.show(
         {"from": before, "to": now},
         lambda v, console: console.print(f"{v['from']} -> {v['to']}", markup=False),
+    )
+
+
+@command.command("export")
+@click.argument("name")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--as", "shape", type=click.Choice(["peft", "merged", "gguf-adapter"]), default="merged",
+    show_default=True, help="A peft folder, a whole transformers model, or a LoRA for llama.cpp.",
+)  # fmt: skip
+@click.option(
+    "--dtype", type=click.Choice(["bfloat16", "float32"]), default="float32", show_default=True,
+    help="Type of a merged model's weights.",
+)  # fmt: skip
+@pass_invocation
+def export(invocation: Invocation, name: str, out: Path, shape: str, dtype: str) -> None:
+    """Write a student to OUT for other programs.
+
+    The export is read back and must answer like the student on prompts of its dataset; else nothing is
+    written.
+    """
+    from agentkd.cycle.export import export_checkpoint
+
+    with invocation.workspace() as workspace:
+        parity = export_checkpoint(workspace.parts, name, shape, out, dtype=dtype)
+    invocation.show(
+        {"out": str(out), "shape": shape, **parity.model_dump()},
+        lambda v, console: console.print(
+            f"{v['out']}: {v['shape']}; {v['agreement']:.2%} of {v['n_tokens']} tokens as in the student, "
+            f"largest difference of a logit {v['largest']:.4f}",
+            markup=False,
+        ),
     )
 
 

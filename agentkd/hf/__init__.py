@@ -8,6 +8,7 @@ a tiny random model for tests.
 from __future__ import annotations
 
 from agentkd.hf.adapter import Adapter, attach_adapter, check_files, read_adapter
+from agentkd.hf.export import EXPORTS, Parity, export_student
 from agentkd.hf.fingerprint import base_id, file_sha256, template_hash
 from agentkd.hf.loading import convert_gguf, fastest_dtype, load_model, load_tokenizer, pick_device
 from agentkd.hf.render import as_text, call_text, end_ids, render, render_example
@@ -15,6 +16,8 @@ from agentkd.hf.tiny import tiny_model
 
 __all__ = [
     "Adapter",
+    "EXPORTS",
+    "Parity",
     "as_text",
     "attach_adapter",
     "base_id",
@@ -22,6 +25,7 @@ __all__ = [
     "check_files",
     "convert_gguf",
     "end_ids",
+    "export_student",
     "fastest_dtype",
     "file_sha256",
     "load_model",

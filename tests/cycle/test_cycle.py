@@ -6,7 +6,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 import agentkd
+from agentkd.cli import main
 from agentkd.schema import Scope
 
 NAMES = ["run", "distill", "refine", "compile", "train", "evaluate", "promote", "retire"]
@@ -75,6 +78,19 @@ def test_a_promoted_checkpoint_serves_and_can_be_taken_back(cycled: Path) -> Non
         assert workspace.model("student").name != workspace.model("base").name
         assert workspace.rollback() == (name, "base")
         assert workspace.ledger.checkpoints.serving() is None
+
+
+def test_a_checkpoint_is_exported_from_the_command_line(
+    cycled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with agentkd.Workspace(cycled) as workspace:
+        name = workspace.checkpoints()[0].name
+    out = tmp_path / "student"
+    assert main(["-C", str(cycled), "--json", "checkpoints", "export", name, str(out), "--as", "merged"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["agreement"] >= said["bar"] == 0.999
+    assert (out / "model.safetensors").is_file()
+    assert main(["-C", str(cycled), "checkpoints", "export", name, str(out)]) != 0  # never overwritten
 
 
 def test_a_second_cycle_takes_a_new_number_and_learns_from_all(cycled: Path) -> None:
