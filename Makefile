@@ -18,9 +18,9 @@ DEMO := $(if $(SMALL),demo-small,demo)
 .PHONY: setup demo test check bench soak gpu docs clean
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt plugins/agentkd-bfcl/pyproject.toml
+$(STAMP): pyproject.toml constraints.txt plugins/agentkd-bfcl/pyproject.toml plugins/agentkd-llb/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev]' --editable plugins/agentkd-bfcl
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev]' --editable plugins/agentkd-bfcl --editable plugins/agentkd-llb
 	touch $(STAMP)
 
 demo: setup

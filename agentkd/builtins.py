@@ -21,6 +21,8 @@ def components() -> Iterable[Component[Any]]:
     """Offer every built-in component; nothing heavy is imported before one is built."""
     yield from _models()
     yield from _stores()
+    yield from _recallers()
+    yield from _refiners()
     yield from _suites()
     yield from _distillers()
     yield from _training()
@@ -43,7 +45,7 @@ def _models() -> Iterable[Component[Any]]:
 
 def _stores() -> Iterable[Component[Any]]:
     from agentkd.embedders import hashing, minilm, remote
-    from agentkd.memory import index_chroma, index_exact, refine
+    from agentkd.memory import index_chroma, index_exact
 
     yield Component(
         "embedder",
@@ -70,13 +72,42 @@ def _stores() -> Iterable[Component[Any]]:
     yield Component(
         "index", "exact", "Exact search in memory, rebuilt at every start.", index_exact.build, NoSettings
     )
+
+
+def _refiners() -> Iterable[Component[Any]]:
+    from agentkd.memory import corroborate, merge, prune, redistil, refine, supersede
+
     yield Component(
-        "refiner", "utility-prune", "Quarantine memories that do not help.", refine.build_utility_prune,
-        refine.UtilityPruneSettings,
+        "refiner", "utility-prune", "Quarantine memories that harm or idle.", prune.build,
+        prune.UtilityPruneSettings,
+    )  # fmt: skip
+    yield Component(
+        "refiner", "corroborate", "Let near copies become one memory with all their evidence.",
+        corroborate.build, corroborate.CorroborateSettings,
+    )  # fmt: skip
+    yield Component(
+        "refiner", "supersede", "Let the right one of two contradicting lessons take the other's place.",
+        supersede.build, supersede.SupersedeSettings,
+    )  # fmt: skip
+    yield Component(
+        "refiner", "merge", "Merge lessons of like situations; a model may word them, none is needed.",
+        merge.build, merge.MergeSettings,
+    )  # fmt: skip
+    yield Component(
+        "refiner", "redistil", "Let a teacher reword what many runs support (needs a model).",
+        redistil.build, redistil.RedistilSettings,
     )  # fmt: skip
     yield Component(
         "refiner", "ttl", "Quarantine memories that have grown old.", refine.build_ttl, refine.TtlSettings
     )
+
+
+def _recallers() -> Iterable[Component[Any]]:
+    from agentkd.memory import recaller
+
+    for stage in (recaller.LlmRerank, recaller.LlmRewrite):
+        summary = (stage.__doc__ or "").split("\n", maxsplit=1)[0]
+        yield Component("recaller", stage.name, summary, stage.build, stage.Settings)
 
 
 def _suites() -> Iterable[Component[Any]]:
@@ -102,8 +133,9 @@ def _distillers() -> Iterable[Component[Any]]:
         "distiller", "failure", "The first wrong key step (needs a model).", distill.build_failure, lesson
     )
     yield Component(
-        "distiller", "contrast", "Best run against worst (needs a model).", distill.build_contrast, lesson
-    )
+        "distiller", "contrast", "Best run against worst (needs a model).", distill.build_contrast,
+        distill.ContrastSettings,
+    )  # fmt: skip
     yield Component(
         "distiller", "case", "The accepted call of a run as an exemplar; needs no model.", distill.build_case,
         distill.CaseSettings,
@@ -111,9 +143,18 @@ def _distillers() -> Iterable[Component[Any]]:
     yield Component(
         "distiller",
         "correction",
-        "A person's words as a constraint; needs no model.",
+        "A person's words as a rule; a model may word it, none is needed.",
         distill.build_correction,
+        distill.CorrectionSettings,
     )
+    yield Component(
+        "distiller", "strategy", "Guidance that makes failing tasks succeed (needs a model).",
+        distill.build_strategy, distill.StrategySettings,
+    )  # fmt: skip
+    yield Component(
+        "distiller", "tool-notes", "How each tool is used and where it fails; needs no model.",
+        distill.build_tool_notes, distill.ToolNotesSettings,
+    )  # fmt: skip
 
 
 def _training() -> Iterable[Component[Any]]:
@@ -124,6 +165,10 @@ def _training() -> Iterable[Component[Any]]:
     yield Component(
         "selector", "support", "Rows whose memories rest on enough runs.", compiler.build_support,
         compiler.SupportSettings,
+    )  # fmt: skip
+    yield Component(
+        "selector", "lift", "Weights by what trials say of a row's memories.", compiler.build_lift,
+        compiler.LiftSettings,
     )  # fmt: skip
     yield from objectives.components()
     yield Component(

@@ -124,16 +124,25 @@ class MemorySettings(Value):
     """Component of kind `embedder`."""
     k: int = 4
     """Memories rendered into a prompt."""
-    min_score: float = 0.25
-    """Recall abstains below this cosine similarity."""
-    merge_above: float = 0.92
-    """A candidate at least this similar to a memory of its kind with the same lesson corroborates it."""
+    min_score: float | None = None
+    """Recall abstains below this cosine similarity; None takes what was calibrated for the embedder
+    (`agentkd memory calibrate`), else what ships for it, else 0.25."""
+    min_words: float | None = None
+    """Share of a state's words, weighted by rarity, that a memory must hold to be recalled by words alone,
+    below `min_score`; None as for `min_score`, else 0.5."""
+    merge_above: float | None = None
+    """A candidate at least this similar to a memory of its kind with the same lesson corroborates it;
+    None as for `min_score`, else 0.92."""
     max_rendered_chars: int = 4000
     """Longest rendered recall."""
     scope: Scope = Scope()
     """Scope of what this workspace learns."""
     hybrid: bool = True
     """Whether words (BM25) are searched beside meanings and the two orders are fused."""
+    lexical_weight: float = Field(default=0.8, ge=0.0)
+    """What the best match of words is worth against the span of the cosines found."""
+    lift_weight: float = Field(default=0.1, ge=0.0, le=1.0)
+    """What a measured lift of 1 adds to a memory's relevance, whose span is 1; unknown lift adds nothing."""
     diversity: float = 0.0
     """Weight in [0, 1] of being unlike what was chosen before (maximal marginal relevance); 0 is off."""
     recallers: tuple[str, ...] = ()
@@ -144,7 +153,15 @@ class MemorySettings(Value):
     """Share of the tasks on which a memory, or all of them, is withheld to measure what it is worth."""
     trial_level: float = 0.95
     """Certainty with which lift must be negative before recall is switched off or a memory quarantined."""
-    refiners: tuple[str, ...] = ("utility-prune", "supersede", "merge", "ttl")
+    trial_all: float = Field(default=0.2, ge=0.0, le=1.0)
+    """Share of the trials that withhold all memories, to measure recall as a whole; the others withhold one."""
+    trial_window: int = Field(default=1000, ge=1)
+    """Newest tasks of a scope that its lift is measured on, so that it can recover."""
+    trial_tasks: int = Field(default=20, ge=1)
+    """Graded tasks with and as many without memories before recall may be switched off."""
+    switch_off: bool = True
+    """Whether recall is switched off, but on trials, for a scope whose lift is credibly negative."""
+    refiners: tuple[str, ...] = ("utility-prune", "corroborate", "supersede", "merge", "ttl")
     """Components of kind `refiner`, in order."""
 
 
@@ -172,7 +189,7 @@ class CompileSettings(Value):
     """Whether the student view describes the tools."""
     teacher_tool_docs: bool = True
     """Whether the teacher view describes the tools; switch it off where their text makes rows too long."""
-    selectors: tuple[str, ...] = ()
+    selectors: tuple[str, ...] = ("lift",)
     """Components of kind `selector`, applied in order."""
 
 

@@ -22,6 +22,7 @@ from agentkd.schema import (
     Outcome,
     Reply,
     Scope,
+    Standing,
     Task,
     ToolCall,
     ToolResult,
@@ -50,6 +51,7 @@ __all__ = [
     "Model",
     "Objective",
     "Progress",
+    "RecallStage",
     "Recaller",
     "Refiner",
     "Request",
@@ -260,6 +262,19 @@ class Recaller(Protocol):
         """Return the text that goes into a prompt; empty for no hits."""
 
 
+@runtime_checkable
+class RecallStage(Protocol):
+    """A component of kind `recaller`: re-ranks, leaves out or rewords what a recall found.
+
+    An optional attribute `candidates: int` asks for more hits to choose from than will be rendered.
+    """
+
+    name: str
+
+    def apply(self, state: str, hits: Sequence[Hit], kit: Kit) -> Sequence[Hit]:
+        """Return some of the hits in a new order, each with its `text` set where it is reworded."""
+
+
 class Views(Protocol):
     """Builds prompts: the same builder serves the running agent and the compile step."""
 
@@ -369,8 +384,17 @@ class Kit(Protocol):
     def embedder(self) -> Embedder:
         """Return the workspace's embedder."""
 
+    def thresholds(self) -> Mapping[str, float]:
+        """Return what it calls similar: `min_score`, `related_above`, `merge_above`, and `min_words`."""
+
     def suite(self, name: str) -> Suite:
         """Return a suite by name, such as that of a task; raises ConfigError for an unknown one."""
 
+    def views(self) -> Views:
+        """Return the prompt builder that agents use."""
+
     def trajectories(self, ids: Iterable[str]) -> Sequence[Trajectory]:
         """Return stored trajectories in the order of their ids; unknown ids are left out."""
+
+    def standings(self, ids: Iterable[str]) -> Mapping[str, Standing]:
+        """Return since when memories have their status, by id; unknown ids are left out."""

@@ -1,13 +1,14 @@
 """A stream of real requests: does memory earn its place, and does what harms or idles lose it?
 
-    python benchmarks/stream.py                # 200 requests that come back in six rounds
-    python benchmarks/stream.py --small        # 60 requests, three rounds, fewer planted memories
-    python benchmarks/stream.py --teacher      # with the distillers that ask a model; its replies are recorded
+    python benchmarks/stream.py                # 200 requests that come and come back ten times
+    python benchmarks/stream.py --small        # 60 requests, four rounds, fewer planted memories
+    python benchmarks/stream.py --teacher      # with the distillers that ask a model; replies are recorded
 
-Users come back: the same requests of `bfcl-live` (training split) arrive in every round, in another order.
-SmolLM2-135M-Instruct acts. Before the first round harmful memories (a wrong call for three requests that
-will come) and useless ones (a remark without content) are planted; trials withhold memories on half of the
-tasks, and the refiner `utility-prune` alone decides what leaves. Nothing tells it what was planted.
+First every request of `bfcl-live` (training split) arrives once, and memory holds what came before it. Then
+users come back: the same requests arrive in every round, in another order. SmolLM2-135M-Instruct acts.
+Before they come back harmful memories (a wrong call for three requests) and useless ones (a remark without
+content) are planted. Trials withhold memories on most tasks, and the refiner `utility-prune` alone decides
+what leaves; nothing tells it what was planted.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from measure import WORK, Row, above, at_least, at_most, publish
+from stream_teacher import BAD_WORDS, record
 
 from agentkd import Workspace
 from agentkd.cycle.stage import run_stage
@@ -28,6 +31,7 @@ from agentkd.evaluate.statistics import paired_bootstrap
 from agentkd.schema import Memory, MemoryKeys, Scope, Task, ToolCall, memory_id
 
 SUITE, SPLIT, SEED = "bfcl-live", "train-inner", 11
+DISTILLERS = ("failure", "success", "contrast", "correction", "strategy", "tool-notes")
 REMARKS = (
     "Stay polite and friendly.", "Read the whole request before you begin.", "Work with care.",
     "Good answers make users happy.", "Remember that every request matters.", "Be concise and clear.",
@@ -45,7 +49,7 @@ class Size:
     batch: int
 
 
-FULL, SMALL = Size(200, 6, 20, 100, 50), Size(60, 4, 5, 25, 30)
+FULL, SMALL = Size(200, 10, 20, 100, 25), Size(60, 4, 5, 25, 20)
 
 
 @dataclass
@@ -54,6 +58,7 @@ class Stream:
 
     workspace: Workspace
     size: Size
+    replies: Path | None = None
     accepted: dict[str, ToolCall] = field(default_factory=dict)
     harmful: list[str] = field(default_factory=list)
     useless: list[str] = field(default_factory=list)
@@ -64,12 +69,14 @@ class Stream:
         """The requests."""
         return self.workspace.parts.suite(SUITE).tasks(SPLIT, self.size.tasks, SEED)
 
-    def run(self, run_id: str, tasks: Sequence[Task], *, uses_memory: bool) -> dict[str, bool]:
+    def run(
+        self, run_id: str, tasks: Sequence[Task], *, uses_memory: bool, has_trials: bool = False
+    ) -> dict[str, bool]:
         """Run the actor over some requests and return what was done."""
         parts = self.workspace.parts
         run_stage(
             parts, suite=parts.suite(SUITE), tasks=tasks, run_id=run_id, model="base",
-            uses_memory=uses_memory, label=run_id,
+            uses_memory=uses_memory, label=run_id, has_trials=has_trials,
         )  # fmt: skip
         return {t.task.id: t.success for t in self.workspace.ledger.trajectories.list(run_id=run_id)}
 
@@ -79,6 +86,8 @@ class Stream:
         for trajectory in self.workspace.ledger.trajectories.list(run_id="alone"):
             if trajectory.outcome and trajectory.outcome.expected:
                 self.accepted[trajectory.task.id] = trajectory.outcome.expected[0]
+        if self.replies is not None:
+            record(self.replies, self.tasks, self.accepted)
         return done
 
     def plant(self) -> None:
@@ -114,15 +123,15 @@ class Stream:
             raise SystemExit(f"a planted memory was {answer.outcome}: {answer.reason}")
         return answer.memory_id
 
+    def arrive(self) -> dict[str, bool]:
+        """Let every request arrive for the first time; each batch learns from those before it."""
+        return self._learn("first", self.tasks, has_trials=False)
+
     def round(self, number: int) -> dict[str, bool]:
-        """Let every request arrive once, learn after each batch, and refine at the end."""
+        """Let every request come back once, with trials, and refine at the end."""
         order = list(self.tasks)
         random.Random(f"{SEED}-{number}").shuffle(order)
-        done: dict[str, bool] = {}
-        for start in range(0, len(order), self.size.batch):
-            run_id = f"round-{number}-{start}"
-            done |= self.run(run_id, order[start : start + self.size.batch], uses_memory=True)
-            self.workspace.distill(run_id)
+        done = self._learn(f"round-{number}", order, has_trials=True)
         parts = self.workspace.parts
         edits = self.workspace.memory.refine(parts.refiners(), parts)
         status = Counter(self.workspace.ledger.memories.status_for("base").values())
@@ -133,6 +142,14 @@ class Stream:
             f"{self.active(self.harmful)}, useless still active {self.active(self.useless)}",
             flush=True,
         )
+        return done
+
+    def _learn(self, name: str, order: Sequence[Task], *, has_trials: bool) -> dict[str, bool]:
+        done: dict[str, bool] = {}
+        for start in range(0, len(order), self.size.batch):
+            run_id, part = f"{name}-{start}", order[start : start + self.size.batch]
+            done |= self.run(run_id, part, uses_memory=True, has_trials=has_trials)
+            self.workspace.distill(run_id)
         return done
 
     def active(self, ids: Sequence[str]) -> int:
@@ -146,39 +163,59 @@ class Stream:
         return sorted(learnt, key=lambda m: (-m.utility.wins, m.id))[: self.size.best]
 
 
-def settings(with_teacher: bool) -> dict[str, Any]:
-    """Return the settings of the stream: two notes a prompt, and trials on half of the tasks."""
-    return {
+def largest_pool(size: Size, replies: Path | None) -> int:
+    """Return the bound of the pool: one memory a request, or two with a teacher, and what was planted."""
+    return size.tasks * (2 if replies else 1) + 2 * size.planted
+
+
+def settings(size: Size, replies: Path | None) -> dict[str, Any]:
+    """Return the settings of the stream: two notes a prompt, trials on most tasks, a pool with an end."""
+    prune = {
+        "min_recalls": 3, "useless_tasks": 9, "useless_withheld": 3, "useless_above": 0.5, "band": 0.1,
+        "keep": size.best, "max_pool": largest_pool(size, replies), "unused_days": 0.0,
+    }  # fmt: skip
+    chosen: dict[str, Any] = {
         "cycle": {"suite": SUITE},
-        "memory": {"k": 2, "trial_share": 0.5, "refiners": ["utility-prune"]},
+        "memory": {"k": 2, "trial_share": 0.65, "trial_all": 0.05, "refiners": ["utility-prune"]},
+        "refiner": {"utility-prune": prune},
     }
+    if replies is not None:
+        chosen["roles"] = {"distiller": "scripted:teacher"}
+        chosen["model"] = {"scripted": {"replies": str(replies)}}
+        chosen["distill"] = {"distillers": list(DISTILLERS), "max_memories_per_trajectory": 2}
+        chosen["distiller"] = {"strategy": {"max_scenarios": 1, "max_probes": 3, "rounds": 1}}
+    return chosen
 
 
 def measure(stream: Stream) -> list[Row]:
     """Run the whole stream and return its figures."""
     alone = stream.alone()
+    first = stream.arrive()
     stream.plant()
     rounds = [stream.round(number + 1) for number in range(stream.size.rounds)]
     ids = sorted(alone)
     rows = []
-    for name, chosen in (("first round", rounds[:1]), ("all rounds", rounds)):
+    for name, chosen in (("requests that are new", [first]), ("requests that come back", rounds)):
         ours = [sum(done[id_] for done in chosen) / len(chosen) for id_ in ids]
         gain = paired_bootstrap(ours, [float(alone[id_]) for id_ in ids], seed=SEED)
         rows.append(
             above(
-                f"success with memory, {name}: gain over none", gain.value, gain.low, 0.0, high=gain.high,
+                f"{name}: gain in success over no memory", gain.value, gain.low, 0.0, high=gain.high,
                 n=len(ids), peer=sum(alone.values()) / len(ids), peer_name="success without memory",
             )
         )  # fmt: skip
-        rows.append(Row(f"success with memory, {name}", sum(ours) / len(ours), n=len(ids)))
+        rows.append(Row(f"{name}: success with memory", sum(ours) / len(ours), n=len(ids)))
     size, best = stream.size, stream.best()
     kept = sum(memory.status == "active" for memory in best)
+    if stream.replies is not None:
+        bad = [m for m in stream.workspace.ledger.memories.list() if BAD_WORDS in f"{m.content} {m.calls}"]
+        rows.append(at_most("memories from the teacher's bad replies", len(bad), 0))
     return [
         *rows,
         at_least("harmful memories quarantined", size.planted - stream.active(stream.harmful), size.planted),
         at_least("useless memories pruned", size.planted - stream.active(stream.useless), size.planted),
         at_least(f"of the {len(best)} best, still active", kept, len(best)),
-        at_most("largest pool of active memories", max(stream.pool), size.tasks + 2 * size.planted),
+        at_most("largest pool of active memories", max(stream.pool), largest_pool(size, stream.replies)),
     ]
 
 
@@ -193,8 +230,9 @@ def main() -> int:
     folder = WORK / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(exist_ok=True)
-    with Workspace(folder, settings=settings(options.teacher)) as workspace:
-        stream = Stream(workspace, size)
+    replies = folder.with_suffix(".replies.jsonl") if options.teacher else None
+    with Workspace(folder, settings=settings(size, replies)) as workspace:
+        stream = Stream(workspace, size, replies)
         rows = measure(stream)
         facts = {"seed": SEED, "actor": workspace.model("base").name, "size": vars(size), "pool": stream.pool}
     return publish(name, rows, facts)

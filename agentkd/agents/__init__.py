@@ -7,12 +7,24 @@ from __future__ import annotations
 
 from agentkd.agents.agent import Agent
 from agentkd.agents.checkpointer import open_checkpointer
-from agentkd.agents.event import Acted, AgentEvent, Finished, Interrupted, Recalled, Replied, Started
+from agentkd.agents.event import (
+    Acted,
+    AgentEvent,
+    Finished,
+    Interrupted,
+    Recalled,
+    RecallOff,
+    Replied,
+    Restarted,
+    Started,
+)
 from agentkd.agents.prompt import PromptBuilder, tool_line
 from agentkd.agents.recorder import Recorder
-from agentkd.agents.review import Approve, Decision, Edit, Reject, Respond
+from agentkd.agents.retry import Lessons, Retries, retry_note, unrescued
+from agentkd.agents.review import Approve, Decision, Edit, Reject, Respond, Restart
 from agentkd.agents.runner import RunSummary, run_tasks
 from agentkd.agents.state import PausedRun
+from agentkd.agents.trial import Trial, TrialPolicy, scope_text
 
 __all__ = [
     "Acted",
@@ -23,16 +35,26 @@ __all__ = [
     "Edit",
     "Finished",
     "Interrupted",
+    "Lessons",
     "PausedRun",
     "PromptBuilder",
+    "RecallOff",
     "Recalled",
     "Recorder",
     "Reject",
     "Replied",
     "Respond",
+    "Restart",
+    "Restarted",
+    "Retries",
     "RunSummary",
     "Started",
+    "Trial",
+    "TrialPolicy",
     "open_checkpointer",
+    "retry_note",
     "run_tasks",
+    "scope_text",
     "tool_line",
+    "unrescued",
 ]

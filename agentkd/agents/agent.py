@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from agentkd import hookspecs
@@ -12,10 +12,11 @@ from agentkd.agents.checkpointer import memory_checkpointer
 from agentkd.agents.event import AgentEvent, Finished, Interrupted, Started
 from agentkd.agents.loop import Context, Loop
 from agentkd.agents.recorder import Recorder
-from agentkd.agents.review import Decision, read_decision
+from agentkd.agents.review import AnyDecision, read_decisions
 from agentkd.agents.state import Run, paused, trajectory_of
+from agentkd.agents.trial import TrialPolicy
 from agentkd.config import AgentSettings
-from agentkd.errors import AgentkdError, NotFoundError
+from agentkd.errors import AgentkdError, DataError, NotFoundError
 from agentkd.plugins import Hooks, PluginHost
 from agentkd.protocols import Environment, Model, Recaller, Views
 from agentkd.schema import Failure, Scope, Task, ToolCall, Trajectory, content_id, sortable_id
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from langgraph.graph.state import CompiledStateGraph
 
 __all__ = ["Agent"]
+
+
+Decided = AnyDecision | Mapping[str, Any] | Sequence[AnyDecision | Mapping[str, Any]]
+"""What a person may hand in: a decision or several, as values or JSON."""
 
 
 class Agent:
@@ -47,6 +52,7 @@ class Agent:
         checkpointer: Any = None,
         approve: Callable[[ToolCall], bool] | None = None,
         interrupt_on: Collection[str] = (),
+        trials: TrialPolicy | None = None,
     ) -> None:
         """Put an agent together; nothing heavy is imported before its first run.
 
@@ -65,14 +71,13 @@ class Agent:
             checkpointer: LangGraph checkpointer; None keeps runs that wait for a person in this process.
             approve: Says whether a call may run without asking a person.
             interrupt_on: Names of tools whose calls always wait for a person.
+            trials: Decides which tasks have memories withheld to measure them; None shows all to all.
         """
-        self.name = name
-        self.model = model
+        self.name, self.model = name, model
         self.settings = settings or AgentSettings()
         self.hooks = hooks or PluginHost(auto=False).hooks
         self.recorder = recorder or Recorder(None, self.hooks)
-        self._environment = environment
-        self._checkpointer = checkpointer
+        self._environment, self._checkpointer = environment, checkpointer
         self._loop = Loop(
             model=model,
             views=views,
@@ -85,6 +90,7 @@ class Agent:
             shows_tools=_shows_tools(self.settings, model, model_is_student),
             interrupt_on=frozenset(interrupt_on),
             approve=approve,
+            trials=trials,
         )
         self._compiled: CompiledStateGraph[Any, Any, Any, Any] | None = None
         self._open: dict[str, Environment] = {}
@@ -114,33 +120,58 @@ class Agent:
         run = self._new_run(task, run_id, attempt, thread_id)
         yield from self._stored_at_the_end(run.thread_id, self._start(run))
 
-    def attempt(self, task: Task, *, run_id: str, attempt: int = 0) -> Trajectory:
-        """Do a task without storing its end: for a runner that grades it first."""
-        run = self._new_run(task, run_id, attempt, None)
+    def attempt(self, task: Task, *, run_id: str, attempt: int = 0, notes: str = "") -> Trajectory:
+        """Do a task without storing its end: for a runner that grades it first.
+
+        `notes` stand before the request: what earlier tries of the task taught.
+        """
+        run = self._new_run(task, run_id, attempt, None).model_copy(update={"notes": notes})
         trajectory = _last(self._start(run))
         self._drop_state(run.thread_id)
         return trajectory
 
-    def resume(self, thread_id: str, decision: Decision | Mapping[str, Any]) -> Trajectory:
+    def resume(self, thread_id: str, decision: Decided) -> Trajectory:
         """Go on with a run that waits for a person; gives a `PausedRun` where another call waits.
 
-        Raises NotFoundError where no run waits under this name.
+        Args:
+            thread_id: Name of the waiting run, as in `PausedRun.thread_id`.
+            decision: `Approve()`, `Edit(call=...)`, `Reject(reason=...)`, `Respond(text=...)` or
+                `Restart(reason=...)`, its JSON, or a decision of LangChain's HumanInTheLoop middleware like
+                `{"type": "edit", "edited_action": {"name": ..., "args": {...}}}`. A list, or
+                `{"decisions": [...]}`, decides on all calls that wait.
+
+        Raises NotFoundError where no run waits under this name, and DataError for what is no decision.
         """
         return _last(self.resume_stream(thread_id, decision))
 
-    def resume_stream(self, thread_id: str, decision: Decision | Mapping[str, Any]) -> Iterator[AgentEvent]:
+    def resume_stream(self, thread_id: str, decision: Decided) -> Iterator[AgentEvent]:
         """Go on with a run that waits for a person, and yield what happens."""
+        chosen = read_decisions(decision)
+        _check_number(chosen, len(self._waiting(thread_id)))
+        for number, each in enumerate(chosen, 1):
+            for event in self._decided(thread_id, each):
+                if number == len(chosen) or not isinstance(event, Interrupted):
+                    yield event
+
+    def _decided(self, thread_id: str, decision: AnyDecision) -> Iterator[AgentEvent]:
+        """Go on with one decision."""
         from langgraph.types import Command
 
-        chosen = read_decision(decision)
         run = self._stored(thread_id)
-        if run is None or not self._waits(thread_id):
+        assert run is not None
+        events = self._drive(run, Command(resume=decision.model_dump(mode="json")))
+        yield from self._stored_at_the_end(thread_id, events)
+
+    def _waiting(self, thread_id: str) -> tuple[ToolCall, ...]:
+        """Return the calls that wait for a person; raises NotFoundError."""
+        stored = self._stored(thread_id)
+        state = self._graph.get_state(self._config(thread_id)) if stored is not None else None
+        if state is None or not state.interrupts:
             raise NotFoundError(
                 f"no run of agent `{self.name}` waits under `{thread_id}`",
                 hint="the thread id stands in the interrupted event; a checkpointer keeps it over restarts",
             )
-        events = self._drive(run, Command(resume=chosen.model_dump(mode="json")))
-        yield from self._stored_at_the_end(thread_id, events)
+        return _calls_of(state.interrupts[0].value)
 
     def close(self) -> None:
         """Release the worlds of runs that still wait for a person."""
@@ -200,9 +231,9 @@ class Agent:
             failure = Failure(kind="environment", message=f"{type(error).__name__}: {error}")
             yield Finished(trajectory=trajectory_of(run.model_copy(update={"failure": failure})))
             return
+        context = Context(world, run.task.tools or tuple(world.tools), lambda: self._environment(run.task))
         question = None
         try:
-            context = Context(environment=world, tools=run.task.tools or tuple(world.tools))
             options: Any = {"durability": "sync"} if self._checkpointer is not None else {}
             for mode, chunk in self._graph.stream(
                 work,
@@ -219,13 +250,14 @@ class Agent:
                     run = chunk["run"]
         finally:
             if question is None:
+                context.environment.close()
+            else:
                 with self._lock:
-                    self._open.pop(run.thread_id, None)
-                world.close()
+                    self._open[run.thread_id] = context.environment
         if question is None:
             yield Finished(trajectory=trajectory_of(run))
         else:
-            yield Interrupted(run=paused(run, ToolCall.model_validate(question["call"])))
+            yield Interrupted(run=paused(run, _calls_of(question)))
 
     def _stored_at_the_end(self, thread_id: str, events: Iterator[AgentEvent]) -> Iterator[AgentEvent]:
         """Store a finished run, then drop its state: a kill in between only runs the task again."""
@@ -243,11 +275,7 @@ class Agent:
         """Return the world of a run: the one that it was paused in, or a new one."""
         with self._lock:
             world = self._open.pop(run.thread_id, None)
-        world = world if world is not None else self._environment(run.task)
-        if self.may_pause:
-            with self._lock:
-                self._open[run.thread_id] = world
-        return world
+        return world if world is not None else self._environment(run.task)
 
     def _stored(self, thread_id: str) -> Run | None:
         """Return the state of a run that was broken off; None without one."""
@@ -256,9 +284,6 @@ class Agent:
             return None
         run = graph.get_state(self._config(thread_id)).values.get("run")
         return run if isinstance(run, Run) else None
-
-    def _waits(self, thread_id: str) -> bool:
-        return bool(self._graph.get_state(self._config(thread_id)).interrupts)
 
     def _config(self, thread_id: str) -> RunnableConfig:
         return {
@@ -271,6 +296,21 @@ def _shows_tools(settings: AgentSettings, model: Model, is_student: bool) -> boo
     """Decide on tool docs: a student knows its tools, a remote model reads them from the request."""
     knows_tools = is_student or bool(getattr(model, "reads_tools", False))
     return settings.tool_docs == "all" or (settings.tool_docs == "auto" and not knows_tools)
+
+
+def _calls_of(question: Mapping[str, Any]) -> tuple[ToolCall, ...]:
+    return tuple(ToolCall.model_validate(call) for call in question["waiting"])
+
+
+def _check_number(decisions: Sequence[AnyDecision], n_waiting: int) -> None:
+    """Raise DataError for a list that does not decide on every waiting call."""
+    if len(decisions) > 1 and any(decision.kind == "restart" for decision in decisions):
+        raise DataError("a new start is a decision on the whole try", hint="give `Restart(...)` alone")
+    if len(decisions) not in (1, n_waiting):
+        raise DataError(
+            f"{len(decisions)} decisions were given, and {n_waiting} calls wait",
+            hint="decide on the first call alone, or on every one of `PausedRun.waiting` in order",
+        )
 
 
 def _last(events: Iterator[AgentEvent]) -> Trajectory:

@@ -5,9 +5,19 @@ from __future__ import annotations
 from typing import Literal
 
 from agentkd.agents.state import PausedRun
-from agentkd.schema import Hit, Reply, Step, Task, Trajectory, Value
+from agentkd.schema import Hit, Lift, Reply, Step, Task, Trajectory, Value
 
-__all__ = ["Acted", "AgentEvent", "Finished", "Interrupted", "Recalled", "Replied", "Started"]
+__all__ = [
+    "Acted",
+    "AgentEvent",
+    "Finished",
+    "Interrupted",
+    "RecallOff",
+    "Recalled",
+    "Replied",
+    "Restarted",
+    "Started",
+]
 
 
 class Started(Value):
@@ -24,7 +34,7 @@ class Started(Value):
 
 
 class Recalled(Value):
-    """Memories were found for a turn."""
+    """Memories were found for a turn and are shown; what a trial withholds is not told."""
 
     kind: Literal["recalled"] = "recalled"
     """Tag."""
@@ -32,6 +42,15 @@ class Recalled(Value):
     """Index of the turn."""
     hits: tuple[Hit, ...]
     """The memories, best first."""
+
+
+class RecallOff(Value):
+    """Recall is switched off for the run's scope: its tasks are done less often with memories."""
+
+    kind: Literal["recall-off"] = "recall-off"
+    """Tag."""
+    lift: Lift
+    """What recall was worth to the scope."""
 
 
 class Replied(Value):
@@ -54,6 +73,15 @@ class Interrupted(Value):
     """The run so far, with its `thread_id` and the `call` that waits."""
 
 
+class Restarted(Value):
+    """A person gave the try up: it is stored, and the task begins anew with the person's words."""
+
+    kind: Literal["restarted"] = "restarted"
+    """Tag."""
+    trajectory: Trajectory
+    """The try that was given up."""
+
+
 class Acted(Value):
     """A turn is over: its calls were run."""
 
@@ -72,4 +100,4 @@ class Finished(Value):
     """What happened."""
 
 
-AgentEvent = Started | Recalled | Replied | Interrupted | Acted | Finished
+AgentEvent = Started | RecallOff | Recalled | Replied | Interrupted | Restarted | Acted | Finished

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from agentkd import hookspecs
 from agentkd.agents.checkpointer import require_strict_reader
-from agentkd.agents.event import Acted, Recalled, Replied
+from agentkd.agents.event import Acted, Recalled, RecallOff, Replied, Restarted
 from agentkd.agents.recorder import Recorder
-from agentkd.agents.review import Reviewed, correction_of, read_decision, settle
-from agentkd.agents.state import GraphState, Run, trajectory_of
+from agentkd.agents.retry import join_notes
+from agentkd.agents.review import Restart, Reviewed, correction_of, read_decision, settle
+from agentkd.agents.state import GraphState, Run, begun_anew, trajectory_of
+from agentkd.agents.trial import TrialPolicy
 from agentkd.agents.turn import next_history, recall_state, with_memory
 from agentkd.config import AgentSettings
 from agentkd.errors import AgentkdError, BudgetError, ModelError
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Context", "Loop"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Context:
     """What a run needs besides its state: never stored."""
 
@@ -37,6 +39,13 @@ class Context:
     """World of the task."""
     tools: Sequence[ToolSpec]
     """Tools on offer."""
+    make: Callable[[], Environment]
+    """Makes the world anew."""
+
+    def renew(self) -> None:
+        """Leave the world for a fresh one."""
+        self.environment.close()
+        self.environment = self.make()
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,7 @@ class Loop:
     shows_tools: bool
     interrupt_on: Collection[str]
     approve: Callable[[ToolCall], bool] | None
+    trials: TrialPolicy | None = None
 
     @property
     def may_pause(self) -> bool:
@@ -81,19 +91,35 @@ class Loop:
         """Find memories for the turn that comes; plugins may reorder them or take some out."""
         run = state["run"]
         mode = self.settings.recall
+        run = run.model_copy(update={"hits": (), "withheld": ()})
         if self.recaller is None or mode == "off" or (mode == "start" and run.steps):
-            return {"run": run.model_copy(update={"hits": ()})}
+            return {"run": run}
+        run = self._planned(run)
         known = {memory for step in run.steps for memory in step.recalled}
+        if run.trial is not None:
+            known |= set(run.trial.held)
         hits: Sequence[Hit] = self.recaller.recall(
             recall_state(run), scope=self.scope, checkpoint=self.checkpoint, exclude=known
         )
         if hits:
             hits = _ranked(hits, self.hooks.ask(hookspecs.rank_recalled, task=run.task, hits=hits))
+        if self.trials is not None and run.trial is not None:
+            trial, hits, withheld = self.trials.divide(run.trial, hits, run.trajectory_id)
+            run = run.model_copy(update={"trial": trial, "withheld": withheld})
         if not hits:
-            return {"run": run.model_copy(update={"hits": ()})}
+            return {"run": run}
         _tell(Recalled(step=len(run.steps), hits=tuple(hits)))
         run = run.model_copy(update={"hits": tuple(hits)})
         return {"run": with_memory(run, self.recaller.render(hits))}
+
+    def _planned(self, run: Run) -> Run:
+        """Decide once per run what it shows of its memories."""
+        if self.trials is None or run.trial is not None:
+            return run
+        trial = self.trials.plan(run.trajectory_id, run.task)
+        if trial.off is not None and trial.arm == "withheld":
+            _tell(RecallOff(lift=trial.off))
+        return run.model_copy(update={"trial": trial})
 
     def think(self, state: GraphState) -> GraphState:
         """Ask the model; an error of the model ends the run as a failure, a met ceiling is raised."""
@@ -116,7 +142,7 @@ class Loop:
         return {"run": run.model_copy(update=update)}
 
     def review(self, state: GraphState) -> GraphState:
-        """Ask a person about every call that waits, one after the other."""
+        """Ask a person about every call that waits, one after the other; a new start ends the questions."""
         from langgraph.types import interrupt
 
         run = state["run"]
@@ -125,15 +151,19 @@ class Loop:
         for position, call in enumerate(run.reply.tool_calls):
             decision = None
             if position in run.to_review:
-                asked = {"step": len(run.steps), "call": call.model_dump(mode="json")}
-                decision = read_decision(interrupt(asked))
+                waiting = [run.reply.tool_calls[p] for p in run.to_review if p >= position]
+                decision = read_decision(interrupt({"waiting": [c.model_dump(mode="json") for c in waiting]}))
             settled.append(settle(call, decision))
+            if isinstance(decision, Restart):
+                return {"run": run.model_copy(update={"reviewed": (settled[-1],)})}
         return {"run": run.model_copy(update={"reviewed": tuple(settled)})}
 
     def act(self, state: GraphState) -> GraphState:
         """Run the accepted calls, store the turn, and decide whether another one follows."""
         run = state["run"]
         assert run.reply is not None
+        if run.reviewed and isinstance(run.reviewed[0].decision, Restart):
+            return {"run": self._begin_anew(run, run.reviewed[0].decision)}
         try:
             results = [self._result(reviewed) for reviewed in run.reviewed]
         except AgentkdError:
@@ -151,7 +181,14 @@ class Loop:
         )
         run = run.model_copy(update=self._verdict(run, results))
         corrections = [correction_of(r, run.trajectory_id, step.index) for r in run.reviewed]
-        self.recorder.step(trajectory_of(run), step, run.hits, [c for c in corrections if c is not None])
+        self.recorder.step(
+            trajectory_of(run),
+            step,
+            run.hits,
+            [c for c in corrections if c is not None],
+            withheld=run.withheld,
+            trial=run.trial,
+        )
         _tell(Acted(step=step))
         return {"run": run}
 
@@ -163,8 +200,33 @@ class Loop:
 
     def _prompt(self, run: Run, tools: Sequence[ToolSpec]) -> tuple[Message, ...]:
         return self.views.prompt(
-            run.task, tools=tools, history=run.history, memory=run.memory, tool_docs=self.shows_tools
+            run.task,
+            tools=tools,
+            history=run.history,
+            memory=join_notes(run.notes, run.memory),
+            tool_docs=self.shows_tools,
         )
+
+    def _begin_anew(self, run: Run, decision: Restart) -> Run:
+        """Store the try that a person gave up, and return the next one in a world of its own."""
+        step = _step_of(run, [ToolResult()])
+        failure = Failure(kind="cancelled", message=f"a person wanted a new start: {decision.reason}")
+        messages = self._prompt(run, _context().tools)
+        update = {"steps": (*run.steps, step), "messages": messages, "failure": failure}
+        given_up = trajectory_of(run.model_copy(update=update))
+        corrections = [correction_of(r, run.trajectory_id, step.index) for r in run.reviewed]
+        self.recorder.step(
+            given_up,
+            step,
+            run.hits,
+            [c for c in corrections if c is not None],
+            withheld=run.withheld,
+            trial=run.trial,
+        )
+        self.recorder.finish(given_up)
+        _context().renew()
+        _tell(Restarted(trajectory=given_up))
+        return begun_anew(run, decision.reason)
 
     def _needs_review(self, call: ToolCall) -> bool:
         return call.name in self.interrupt_on or (self.approve is not None and not self.approve(call))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from agentkd import hookspecs
 from agentkd.agents.feedback import tool_corrections
+from agentkd.agents.trial import Trial
 from agentkd.plugins import Hooks
 from agentkd.schema import Correction, Hit, Step, Trajectory
 
@@ -37,8 +38,13 @@ class Recorder:
         step: Step,
         hits: Sequence[Hit] = (),
         corrections: Sequence[Correction] = (),
+        *,
+        withheld: Sequence[Hit] = (),
+        trial: Trial | None = None,
     ) -> None:
         """Store one turn with its recalls and corrections; safe to repeat.
+
+        `withheld` is what was found but not shown; with a `trial` the task counts for its scope's lift.
 
         The first turn opens the trajectory, so that a model that cannot be reached leaves nothing. Recalls
         of held-out tasks are not stored: their outcome must not move a memory's utility.
@@ -48,8 +54,12 @@ class Recorder:
                 if step.index == 0:
                     self.begin(trajectory)
                 self._ledger.trajectories.add_step(trajectory.id, step)
-                if hits and not trajectory.task.is_held_out:
-                    self._ledger.memories.record_recall(trajectory.id, step.index, hits)
+                found = [*hits, *withheld]
+                if found and not trajectory.task.is_held_out:
+                    kept_out = {hit.memory.id for hit in withheld}
+                    self._ledger.memories.record_recall(trajectory.id, step.index, found, kept_out)
+                    if trial is not None:
+                        self._ledger.trials.record(trajectory.id, trial.arm, trial.scope)
                 fresh = [c for c in corrections if self._ledger.corrections.add(c)]
         else:
             fresh = list(corrections)

@@ -1,8 +1,14 @@
-"""A person decides on a proposed call: approve, edit, reject or respond; what that teaches is kept."""
+"""A person decides on a proposed call: approve, edit, reject, respond or restart; what that teaches is kept.
+
+What the model sees afterwards is no more than the decision needs (DROC, arXiv 2311.10678): after an edit the
+call that was run and its result, after a rejection the reason, after a restart the request and the person's
+words.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -15,9 +21,11 @@ __all__ = [
     "Edit",
     "Reject",
     "Respond",
+    "Restart",
     "Reviewed",
     "correction_of",
     "read_decision",
+    "read_decisions",
     "settle",
 ]
 
@@ -58,8 +66,18 @@ class Respond(Value):
     """What the model reads as the tool's result."""
 
 
-Decision = Annotated[Approve | Edit | Reject | Respond, Field(discriminator="kind")]
-_DECISION: TypeAdapter[Approve | Edit | Reject | Respond] = TypeAdapter(Decision)
+class Restart(Value):
+    """Give this try up and begin the task anew: what was done so far is forgotten but for the reason."""
+
+    kind: Literal["restart"] = "restart"
+    """Tag."""
+    reason: str = Field(min_length=1)
+    """What should be done another way; stands before the request in the new try."""
+
+
+AnyDecision = Approve | Edit | Reject | Respond | Restart
+Decision = Annotated[AnyDecision, Field(discriminator="kind")]
+_DECISION: TypeAdapter[AnyDecision] = TypeAdapter(Decision)
 
 
 class Reviewed(Value):
@@ -75,22 +93,50 @@ class Reviewed(Value):
     """The person's decision; None where nobody was asked."""
 
 
-def read_decision(data: object) -> Approve | Edit | Reject | Respond:
-    """Read a decision from a value or plain JSON data; raises DataError."""
+def read_decision(data: object) -> AnyDecision:
+    """Read a decision: a value, its JSON, or one of LangChain's HumanInTheLoop; raises DataError."""
     try:
-        return _DECISION.validate_python(data)
+        return _DECISION.validate_python(_from_langchain(data) if isinstance(data, Mapping) else data)
     except ValidationError as error:
         raise DataError(
             f"this is no decision on a tool call: {error.errors()[0]['msg']}",
-            hint="use Approve(), Edit(call=...), Reject(reason=...) or Respond(text=...)",
+            hint="use Approve(), Edit(call=), Reject(reason=), Respond(text=), Restart(reason=) or "
+            'LangChain\'s {"type": "edit", "edited_action": {"name": ..., "args": {...}}}',
         ) from error
 
 
-def settle(call: ToolCall, decision: Approve | Edit | Reject | Respond | None) -> Reviewed:
+def read_decisions(data: object) -> list[AnyDecision]:
+    """Read one decision or several: a list, or LangChain's `{"decisions": [...]}`; raises DataError."""
+    if isinstance(data, Mapping) and "decisions" in data:
+        data = data["decisions"]
+    if isinstance(data, Sequence) and not isinstance(data, (str, bytes)):
+        if not data:
+            raise DataError("there is no decision in the list", hint="give one decision per waiting call")
+        return [read_decision(each) for each in data]
+    return [read_decision(data)]
+
+
+def _from_langchain(data: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """Translate a decision of LangChain's middleware; anything else is returned as it is."""
+    kind, words = data.get("type"), data.get("message") or ""
+    if kind == "edit" and isinstance(data.get("edited_action"), Mapping):
+        action = data["edited_action"]
+        call = {"name": action.get("name"), "arguments": action.get("args", {})}
+        return {"kind": "edit", "call": call, "reason": words}
+    if kind == "respond":
+        return {"kind": "respond", "text": words}
+    if kind in ("reject", "restart"):
+        return {"kind": kind, "reason": words}
+    return {"kind": "approve"} if kind == "approve" and set(data) <= {"type", "message"} else data
+
+
+def settle(call: ToolCall, decision: AnyDecision | None) -> Reviewed:
     """Apply a decision to a proposed call; None is a call that nobody was asked about."""
     if isinstance(decision, Edit):
         edited = decision.call.model_copy(update={"id": call.id})  # the provider pairs results by this id
         return Reviewed(proposed=call, accepted=edited, decision=decision)
+    if isinstance(decision, Restart):
+        return Reviewed(proposed=call, accepted=None, decision=decision)
     if isinstance(decision, Reject):
         said = (
             f"a person refused this call: {decision.reason}"
@@ -105,9 +151,9 @@ def settle(call: ToolCall, decision: Approve | Edit | Reject | Respond | None) -
 
 
 def correction_of(reviewed: Reviewed, trajectory_id: str, step: int) -> Correction | None:
-    """Return what a decision teaches: an edit corrects parameters or the plan, a rejection the plan."""
+    """Return what a decision teaches: an edit corrects parameters or the plan, the others the plan."""
     decision, proposed, accepted = reviewed.decision, reviewed.proposed, reviewed.accepted
-    if isinstance(decision, Reject):
+    if isinstance(decision, (Reject, Restart)):
         text = decision.reason or f"Do not call `{proposed.name}` here."
         kind: Literal["plan", "parameter"] = "plan"
     elif isinstance(decision, Edit) and accepted is not None:

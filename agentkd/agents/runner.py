@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from typing import TYPE_CHECKING
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from agentkd.agents.agent import Agent
+from agentkd.agents.retry import Lessons, Retries, first_try, may_retry, n_retries, next_try
 from agentkd.errors import AgentkdError, ConfigError, DataError, ModelError
 from agentkd.plugins import Hooks, blaming
 from agentkd.protocols import Progress, SilentProgress, Suite
-from agentkd.schema import Correction, Outcome, Task, Trajectory, Usage, Value, content_id
+from agentkd.schema import RETRY_STRIDE, Correction, Outcome, Task, Trajectory, Usage, Value, content_id
 
 if TYPE_CHECKING:
     from agentkd.ledger import Ledger
@@ -34,7 +36,11 @@ class RunSummary(Value):
     done_before: int = 0
     """Those that were already in the ledger."""
     succeeded: int = 0
-    """Those that succeeded, earlier ones included."""
+    """Those that succeeded at the first try, earlier ones included."""
+    retried: int = 0
+    """Those that failed at first and were tried again with lessons."""
+    rescued: int = 0
+    """Those of the retried that succeeded in the end; not among `succeeded`."""
     failures: dict[str, int] = Field(default_factory=dict)
     """Runs of this call that broke off, by kind."""
     usage: Usage = Usage(usd=0.0)
@@ -55,12 +61,14 @@ def run_tasks(
     workers: int = 8,
     progress: Progress | None = None,
     keep_expected: bool = False,
+    retries: Retries | None = None,
 ) -> RunSummary:
     """Run every task `attempts` times and store each graded trajectory as soon as it is finished.
 
     What this `run_id` has finished before is not run again. With `keep_expected` (training splits only)
-    the accepted answer of a failed task is stored as a correction by the grader. `hooks` are those of the
-    agent. A failed run is data; but where the first runs all fail at the model and none got an answer,
+    the accepted answer of a failed task is stored as a correction by the grader. With `retries` a failed
+    task that may be learnt from is tried again; every try is a trajectory of its own. `hooks` are those of
+    the agent. A failed run is data; but where the first runs all fail at the model and none got an answer,
     nothing is stored and ModelError is raised. Raises BudgetError where a ceiling is met, and DataError
     for a suite that hands out answers of held-out tasks, and ConfigError for an agent that asks a person.
     """
@@ -69,74 +77,161 @@ def run_tasks(
             f"agent `{agent.name}` asks a person about some calls, so it cannot run a whole suite",
             hint="leave out `approve` and `interrupt_on` here",
         )
+    if attempts > RETRY_STRIDE:
+        raise ConfigError(f"`attempts` may be {RETRY_STRIDE} at most", key="run.attempts")
     started = time.monotonic()
     known = ledger.trajectories.done_tasks(run_id)
     jobs = [(task, attempt) for attempt in range(attempts) for task in tasks]
-    todo = [(task, attempt) for task, attempt in jobs if (task.id, attempt) not in known]
+    todo = [_Try(task, attempt) for task, attempt in jobs if (task.id, attempt) not in known]
     done_before = len(jobs) - len(todo)
-    wanted = {task.id for task in tasks}
-    earlier = ledger.trajectories.list(run_id=run_id, success=True) if done_before else []
-    tally = _Tally(sum(t.task.id in wanted and t.attempt < attempts for t in earlier))
-    work = _Work(agent, suite, run_id, keep_expected)
+    chains = _Chains(retries if keep_expected else None)
+    tally = _Tally()
+    if done_before:
+        wanted = {(task.id, attempt) for task, attempt in jobs}
+        for trajectory in (t for t in ledger.trajectories.list(run_id=run_id) if _key(t) in wanted):
+            tally.add(trajectory, is_new=False)
+            chains.add(trajectory)
+        todo += chains.unfinished()
+    work = _Work(agent, suite, run_id, keep_expected, chains)
     with (progress or SilentProgress()).bar(f"run {agent.name}", len(jobs), "tasks") as bar:
         bar.advance(done_before)
         for trajectory in work.results(todo, workers):
             tally.add(trajectory)
-            bar.advance(1, note=f"{tally.succeeded} succeeded")
+            is_first = n_retries(trajectory.attempt) == 0
+            bar.advance(is_first, note=f"{tally.succeeded + len(tally.rescued)} succeeded")
+    chains.keep_lessons()
     return RunSummary(
         run_id=run_id,
         n=len(jobs),
         done_before=done_before,
-        succeeded=tally.succeeded,
-        failures=tally.failures,
-        usage=tally.usage,
         seconds=time.monotonic() - started,
+        **tally.figures(),
     )
 
 
-class _Tally:
-    """Counts of the trajectories of this call."""
+@dataclass(frozen=True)
+class _Try:
+    """One try at a task, and the failed ones before it."""
 
-    def __init__(self, succeeded: int) -> None:
-        self.succeeded = succeeded
+    task: Task
+    attempt: int
+    failed: tuple[Trajectory, ...] = ()
+
+
+class _Tally:
+    """Counts of the trajectories; costs and failures are those of this call."""
+
+    def __init__(self) -> None:
+        self.succeeded = 0
+        self.retried: set[tuple[str, int]] = set()
+        self.rescued: set[tuple[str, int]] = set()
         self.failures: dict[str, int] = {}
         self.usage = Usage(usd=0.0)
 
-    def add(self, trajectory: Trajectory) -> None:
-        self.succeeded += trajectory.success
+    def add(self, trajectory: Trajectory, *, is_new: bool = True) -> None:
+        key = _key(trajectory)
+        if n_retries(trajectory.attempt) == 0:
+            self.succeeded += trajectory.success
+        else:
+            self.retried.add(key)
+            if trajectory.success:
+                self.rescued.add(key)
+        if not is_new:
+            return
         self.usage += trajectory.usage
         if trajectory.failure is not None:
             kind = trajectory.failure.kind
             self.failures[kind] = self.failures.get(kind, 0) + 1
 
+    def figures(self) -> dict[str, Any]:
+        """Return the counts under the names of a summary."""
+        return {
+            "succeeded": self.succeeded,
+            "retried": len(self.retried),
+            "rescued": len(self.rescued),
+            "failures": self.failures,
+            "usage": self.usage,
+        }
+
+
+class _Chains:
+    """The tries of each task in order, with the lessons that the last one read."""
+
+    def __init__(self, retries: Retries | None) -> None:
+        self._retries = retries
+        self._tries: dict[tuple[str, int], list[Trajectory]] = {}
+        self._lessons: dict[tuple[str, int], Lessons] = {}
+
+    def add(self, trajectory: Trajectory) -> _Try | None:
+        """Take a finished try; returns the next one where it failed and there may be another."""
+        tries = self._tries.setdefault(_key(trajectory), [])
+        tries.append(trajectory)
+        tries.sort(key=lambda t: t.attempt)
+        n = self._retries.n if self._retries is not None else 0
+        if n_retries(tries[-1].attempt) >= n or not all(map(may_retry, tries)):
+            return None
+        return _Try(trajectory.task, next_try(tries[-1].attempt), tuple(tries))
+
+    def unfinished(self) -> list[_Try]:
+        """Return the next tries of tasks that an earlier call left without one."""
+        last = [self._tries[key].pop() for key in list(self._tries)]
+        return [job for trajectory in last if (job := self.add(trajectory)) is not None]
+
+    def notes(self, job: _Try) -> str:
+        """Distil the lessons of the failed tries and return them as notes; nothing for a first try."""
+        if not job.failed or self._retries is None:
+            return ""
+        lessons = self._retries.lessons(job.failed)
+        self._lessons[job.task.id, first_try(job.attempt)] = lessons
+        return lessons.notes
+
+    def keep_lessons(self) -> None:
+        """Admit the lessons of the tasks that a retry rescued; the others are forgotten.
+
+        They come in after the run, so that every task of a run meets the same memories.
+        """
+        rescued = [key for key, tries in self._tries.items() if tries[-1].success and key in self._lessons]
+        memories = [memory for key in rescued for memory in self._lessons[key].memories]
+        if memories and self._retries is not None:
+            self._retries.keep(memories)
+
+
+def _key(trajectory: Trajectory) -> tuple[str, int]:
+    return trajectory.task.id, first_try(trajectory.attempt)
+
 
 class _Work:
     """Runs, grades and stores; holds model errors back until one run got an answer."""
 
-    def __init__(self, agent: Agent, suite: Suite, run_id: str, keep_expected: bool) -> None:
+    def __init__(self, agent: Agent, suite: Suite, run_id: str, keep_expected: bool, chains: _Chains) -> None:
         self._agent = agent
         self._suite = suite
         self._run_id = run_id
         self._keep_expected = keep_expected
+        self._chains = chains
 
-    def results(self, jobs: Sequence[tuple[Task, int]], workers: int) -> Iterable[Trajectory]:
-        """Yield each trajectory once it is stored."""
+    def results(self, jobs: Sequence[_Try], workers: int) -> Iterable[Trajectory]:
+        """Yield each trajectory once it is stored; a failed one may bring a further try with it."""
         held: list[Trajectory] = []
         is_reached = False
         pool = ThreadPoolExecutor(
             max_workers=max(1, min(workers, len(jobs))), thread_name_prefix="agentkd-run"
         )
-        waiting: set[Future[Trajectory]] = {pool.submit(self._run, task, attempt) for task, attempt in jobs}
+        waiting: dict[Future[Trajectory], None] = {pool.submit(self._run, job): None for job in jobs}
         try:
-            for future in as_completed(set(waiting)):
-                waiting.discard(future)
+            while waiting and (is_reached or len(held) < FIRST_FAILURES):
+                done = wait(waiting, return_when=FIRST_COMPLETED).done
+                future = next(each for each in waiting if each in done)
+                del waiting[future]
                 held.append(future.result())
                 is_reached = is_reached or not _failed_at_model(held[-1])
                 if is_reached:
-                    yield from map(self._store, held)
+                    for trajectory in map(self._store, held):
+                        further = self._chains.add(trajectory)
+                        if further is not None:
+                            waiting[pool.submit(self._run, further)] = None
+                        yield trajectory
                     held.clear()
-                elif len(held) >= FIRST_FAILURES:
-                    break
         except AgentkdError:
             pool.shutdown(wait=True, cancel_futures=True)
             for future in waiting:  # what was paid for while the others stopped is kept
@@ -148,8 +243,9 @@ class _Work:
         if held and held[0].failure is not None:
             raise ModelError(held[0].failure.message, model=self._agent.model.name)
 
-    def _run(self, task: Task, attempt: int) -> Trajectory:
-        return self._agent.attempt(task, run_id=self._run_id, attempt=attempt)
+    def _run(self, job: _Try) -> Trajectory:
+        notes = self._chains.notes(job)
+        return self._agent.attempt(job.task, run_id=self._run_id, attempt=job.attempt, notes=notes)
 
     def _store(self, trajectory: Trajectory) -> Trajectory:
         """Grade and store a trajectory, with its correction in the same transaction."""

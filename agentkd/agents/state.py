@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from pydantic import Field
 
+from agentkd.agents.retry import join_notes, next_try, restart_note
 from agentkd.agents.review import Reviewed
+from agentkd.agents.trial import Trial
 from agentkd.schema import (
     Failure,
     Hit,
@@ -19,10 +21,11 @@ from agentkd.schema import (
     Trajectory,
     Usage,
     Value,
+    content_id,
     now,
 )
 
-__all__ = ["GraphState", "PausedRun", "Run", "paused", "trajectory_of"]
+__all__ = ["GraphState", "PausedRun", "Run", "begun_anew", "paused", "trajectory_of"]
 
 
 class Run(Value):
@@ -40,10 +43,16 @@ class Run(Value):
     """What is to be done."""
     model: str = ""
     """Model that acts."""
+    notes: str = ""
+    """What a person or a failed try says about the task; stands before what is recalled."""
     memory: str = ""
     """What was recalled before the first turn, as text."""
     hits: tuple[Hit, ...] = ()
-    """What was recalled for the present turn."""
+    """What was recalled for the present turn and is shown."""
+    trial: Trial | None = None
+    """What the run shows of its memories; None before the first recall and without trials."""
+    withheld: tuple[Hit, ...] = ()
+    """What was recalled for the present turn and is withheld."""
     history: tuple[Message, ...] = ()
     """Turns after the request, as the model sees them."""
     reply: Reply | None = None
@@ -80,6 +89,18 @@ class PausedRun(Trajectory):
     """Name under which it is resumed."""
     call: ToolCall
     """Call that waits."""
+    waiting: tuple[ToolCall, ...] = ()
+    """All calls of this turn that wait, `call` first: answer one, or all of them in a list."""
+
+    @property
+    def review_request(self) -> dict[str, Any]:
+        """Return the question in the shape of LangChain's HumanInTheLoop middleware, for its front ends."""
+        allowed = ["approve", "edit", "reject", "respond"]
+        names = dict.fromkeys(call.name for call in self.waiting)
+        return {
+            "action_requests": [{"name": call.name, "args": call.arguments} for call in self.waiting],
+            "review_configs": [{"action_name": name, "allowed_decisions": allowed} for name in names],
+        }
 
 
 def trajectory_of(run: Run) -> Trajectory:
@@ -100,7 +121,21 @@ def trajectory_of(run: Run) -> Trajectory:
     )
 
 
-def paused(run: Run, call: ToolCall) -> PausedRun:
-    """Return what the caller of a run sees while a person is asked."""
+def paused(run: Run, waiting: tuple[ToolCall, ...]) -> PausedRun:
+    """Return what the caller of a run sees while a person is asked about the first of the waiting calls."""
     fields = dict(trajectory_of(run))
-    return PausedRun(**fields, thread_id=run.thread_id, call=call)
+    return PausedRun(**fields, thread_id=run.thread_id, call=waiting[0], waiting=waiting)
+
+
+def begun_anew(run: Run, reason: str) -> Run:
+    """Return the next try of a run that a person wants anew: nothing of it but the request and the words."""
+    attempt = next_try(run.attempt)
+    return Run(
+        trajectory_id=content_id("tra", run.run_id, run.task.id, attempt),
+        run_id=run.run_id,
+        attempt=attempt,
+        thread_id=run.thread_id,
+        task=run.task,
+        model=run.model,
+        notes=join_notes(run.notes, restart_note(reason)),
+    )

@@ -22,15 +22,15 @@ def call_text(call: ToolCall) -> str:
 def next_history(
     reply: Reply, reviewed: Sequence[Reviewed], results: Sequence[ToolResult]
 ) -> tuple[Message, ...]:
-    """Return the assistant's message and its results; after an edit the message holds what was run."""
+    """Return the assistant's message and its results.
+
+    After an edit the message holds what was run and nothing else: words around a call would
+    still say what was proposed.
+    """
     calls = tuple(r.accepted or r.proposed for r in reviewed)
     message = reply.to_message()
     if any(isinstance(r.decision, Edit) for r in reviewed):
-        text = (
-            "\n".join(call_text(call) for call in calls)
-            if message.content.startswith("{")
-            else message.content
-        )
+        text = "\n".join(call_text(call) for call in calls) if message.content.startswith("{") else ""
         message = message.model_copy(update={"content": text, "tool_calls": calls})
     return (
         message,

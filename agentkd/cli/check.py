@@ -12,8 +12,8 @@ __all__ = ["Check"]
 class Check(Value):
     """What was looked at, and how it is."""
 
-    area: Literal["machine", "workspace", "proof"]
-    """This machine, the workspace at hand, or the proof on a scratch workspace."""
+    area: Literal["machine", "workspace", "proof", "repair"]
+    """This machine, the workspace at hand, the proof on a scratch workspace, or a repair."""
     name: str
     """What was looked at."""
     status: Literal["PASS", "FAIL", "MISSING"]

@@ -24,17 +24,24 @@ _STYLES = {"PASS": "green", "FAIL": "bold red", "MISSING": "yellow"}
 
 @click.command("doctor", cls=Command)
 @click.option("--no-proof", is_flag=True, help="Only look at the machine; do not run the stages (a minute).")
+@click.option("--repair", is_flag=True, help="Check the workspace's ledger, indexes and folders; mend them.")
 @pass_invocation
-def command(invocation: Invocation, no_proof: bool) -> int:
+def command(invocation: Invocation, no_proof: bool, repair: bool) -> int:
     """Prove on a scratch workspace that each stage works on this machine.
 
     Exit code 1 where a check fails; what is only missing (an extra, a model, a GPU) is no failure.
+    With --repair nothing is proved: the workspace at hand is checked, and what differs from its ledger is
+    made anew from it; exit code 1 where that is not enough.
     """
     from agentkd.cli.machine import look_at_machine, look_at_workspace
 
-    checks = [*look_at_machine(invocation.root), *look_at_workspace(invocation.root)]
-    if not no_proof:
-        checks += _proof(invocation)
+    if repair:
+        from agentkd.cli.repair import repair_workspace
+
+        checks = list(repair_workspace(invocation.root, invocation.workspace))
+    else:
+        checks = [*look_at_machine(invocation.root), *look_at_workspace(invocation.root)]
+        checks += [] if no_proof else _proof(invocation)
     invocation.show(checks, _print)
     n_failed = sum(check.status == "FAIL" for check in checks)
     invocation.note(f"{n_failed} of {len(checks)} checks failed" if n_failed else "all that is here works")

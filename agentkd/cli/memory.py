@@ -1,24 +1,32 @@
-"""`agentkd memory`: look at, search, rebuild and revoke memories."""
+"""`agentkd memory`: look at, search, edit and take back memories."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from typing import Any
 
 import click
 
 from agentkd.cli.invocation import Invocation, pass_invocation
-from agentkd.cli.render import print_facts, print_table, shortened
+from agentkd.cli.memory_audit import audit
+from agentkd.cli.memory_calibrate import calibrate
+from agentkd.cli.memory_edit import activate, quarantine, revoke, undo
+from agentkd.cli.memory_exchange import export, import_
+from agentkd.cli.memory_history import diff, history
+from agentkd.cli.memory_lift import lift
+from agentkd.cli.memory_view import print_hits, print_memories, print_memory
+from agentkd.cli.moment import MOMENT
 from agentkd.cli.shared import Group
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from agentkd.memory import Audit
-    from agentkd.schema import Hit, Memory
+from agentkd.errors import NotFoundError
 
 __all__ = ["command"]
 
-_STATUSES = ["candidate", "quarantined", "active", "compiled", "retired", "revoked"]
+_STATUSES = ["candidate", "quarantined", "active", "compiled", "retired", "tombstone", "revoked"]
+
+
+_at = click.option(
+    "--at", type=MOMENT, help="As it was then: a date, a time in UTC, or how long ago (3d, 12h)."
+)
 
 
 @click.group("memory", cls=Group)
@@ -30,46 +38,49 @@ def command() -> None:
 @click.option("--status", type=click.Choice(_STATUSES), help="Only memories with this status.")
 @click.option("--kind", help="Only memories of this kind, such as `case` or `pitfall`.")
 @click.option("-n", "n", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
+@_at
 @pass_invocation
-def list_(invocation: Invocation, status: Any, kind: str | None, n: int) -> None:
+def list_(invocation: Invocation, status: Any, kind: str | None, n: int, at: datetime | None) -> None:
     """List memories, oldest first."""
+    kinds = [kind] if kind else None
     with invocation.workspace() as workspace:
-        found = workspace.ledger.memories.list(status=status, kinds=[kind] if kind else None, limit=n)
-    invocation.show(found, _print_memories)
+        found = workspace.ledger.memories.list(status=status, kinds=kinds, limit=n, at=at)
+    invocation.show(found, print_memories)
 
 
 @command.command("show")
 @click.argument("memory_id")
+@_at
 @pass_invocation
-def show(invocation: Invocation, memory_id: str) -> None:
+def show(invocation: Invocation, memory_id: str, at: datetime | None) -> None:
     """Show one memory with its evidence and its use."""
     with invocation.workspace() as workspace:
         memory = workspace.ledger.memories.get(memory_id)
-    invocation.show(memory, _print_memory)
+        if at is not None:
+            then = [m for m in workspace.ledger.memories.list(at=at) if m.id == memory_id]
+            if not then:
+                raise NotFoundError(f"memory `{memory_id}` was not current at {at:%Y-%m-%d %H:%M} UTC")
+            memory = then[0]
+    invocation.show(memory, print_memory)
 
 
 @command.command("recall")
 @click.argument("text")
 @click.option("-k", "k", type=click.IntRange(min=1), help="At most so many [default: `[memory] k`].")
 @click.option("--app", default=None, help="Suite or application whose memories are meant [default: all].")
+@_at
 @pass_invocation
-def recall(invocation: Invocation, text: str, k: int | None, app: str | None) -> None:
-    """Show what an agent would recall for TEXT."""
+def recall(invocation: Invocation, text: str, k: int | None, app: str | None, at: datetime | None) -> None:
+    """Show what an agent would recall for TEXT, now or at an earlier time (then by meaning alone)."""
     with invocation.workspace() as workspace:
         scope = None
         if app is not None:
             scope = workspace.settings.memory.scope.model_copy(update={"app": app})
-        hits = workspace.memory.recall(text, k, scope=scope)
-    invocation.show(hits, _print_hits)
-
-
-@command.command("history")
-@click.argument("memory_id")
-@pass_invocation
-def history(invocation: Invocation, memory_id: str) -> None:
-    """Show all versions of a memory, first version first."""
-    with invocation.workspace() as workspace:
-        invocation.show(workspace.memory.history(memory_id), _print_memories)
+        if at is None:
+            hits = workspace.memory.recall(text, k, scope=scope)
+        else:
+            hits = workspace.memory.recall_at(text, at, k, scope=scope)
+    invocation.show(hits, print_hits)
 
 
 @command.command("rebuild")
@@ -83,84 +94,10 @@ def rebuild(invocation: Invocation) -> None:
     )
 
 
-@command.command("revoke")
-@click.argument("memory_id")
-@click.argument("reason")
-@pass_invocation
-def revoke(invocation: Invocation, memory_id: str, reason: str) -> None:
-    """Take a memory out of use for good and taint what was made from it.
-
-    REASON is kept in the ledger.
-    """
-    with invocation.workspace() as workspace:
-        changed = workspace.memory.revoke(memory_id, reason)
-    word = "revoked" if changed else "was revoked before"
-    invocation.show({"id": memory_id, "changed": changed}, lambda v, _: click.echo(f"{memory_id}: {word}"))
-
-
-@command.command("audit")
-@pass_invocation
-def audit(invocation: Invocation) -> int:
-    """Look for copies, unused memories, loops and a damaged index.
-
-    Exit code 1 where the index does not hold what the ledger calls for.
-    """
-    with invocation.workspace() as workspace:
-        found = workspace.memory.audit()
-    invocation.show(found, _print_audit)
-    if found.n_vectors == found.n_vectors_expected:
-        return 0
-    invocation.note("the index differs from the ledger: run `agentkd memory rebuild`")
-    return 1
-
-
-def _print_audit(found: Audit, console: Console) -> None:
-    print_facts(
-        console,
-        [
-            ("memories", found.n),
-            ("by status", ", ".join(f"{n} {status}" for status, n in found.by_status.items())),
-            ("by kind", ", ".join(f"{n} {kind}" for kind, n in found.by_kind.items())),
-            ("exact copies", "; ".join(" = ".join(group) for group in found.exact_copies)),
-            ("near copies", len(found.near_copies)),
-            ("contradictions", sum(not pair.same_lesson for pair in found.near_copies)),
-            ("never recalled", len(found.never_recalled)),
-            ("loops", ", ".join(found.loops)),
-            ("vectors", f"{found.n_vectors} of {found.n_vectors_expected}"),
-        ],
-    )
-
-
-def _print_memories(memories: list[Memory], console: Console) -> None:
-    rows = [(m.id, m.kind, m.status, m.support, f"{m.utility.wins}/{m.utility.recalls}",
-             shortened(f"{m.when_to_use} -> {m.content}")) for m in memories]  # fmt: skip
-    print_table(console, ["id", "kind", "status", "support", "wins", "lesson"], rows, empty="no memories yet")
-
-
-def _print_hits(hits: list[Hit], console: Console) -> None:
-    rows = [(f"{h.score:.3f}", h.key, h.memory.id, h.memory.kind, shortened(h.memory.content)) for h in hits]
-    print_table(
-        console, ["score", "key", "id", "kind", "lesson"], rows, empty="nothing is similar enough to recall"
-    )
-
-
-def _print_memory(memory: Memory, console: Console) -> None:
-    print_facts(
-        console,
-        [
-            ("id", memory.id),
-            ("kind", memory.kind),
-            ("status", f"{memory.status}, version {memory.version}"),
-            ("when to use", memory.when_to_use),
-            ("content", memory.content),
-            ("calls", "; ".join(f"{c.name} {c.arguments}" for c in memory.calls)),
-            ("scope", ", ".join(f"{k}={v}" for k, v in memory.scope.model_dump().items() if v)),
-            ("support", memory.support),
-            ("utility", f"{memory.utility.wins} wins in {memory.utility.recalls} recalls"),
-            ("confidence", f"{memory.confidence:.2f} ({memory.origin})"),
-            ("trajectories", ", ".join(memory.evidence.trajectories)),
-            ("corrections", ", ".join(memory.evidence.corrections)),
-            ("parent", memory.parent),
-            ("created", f"{memory.created_at:%Y-%m-%d %H:%M} UTC"),
-        ],
-    )
+for verb in (history, diff, revoke, quarantine, activate, undo):
+    command.add_command(verb)
+command.add_command(audit)
+command.add_command(calibrate)
+command.add_command(lift)
+command.add_command(import_)
+command.add_command(export)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from agentkd.schema import Checkpoint, CycleReport, Evaluation, PhaseReport, Verdict
+    from agentkd.schema import Checkpoint, CorrectionRound, CycleReport, Evaluation, PhaseReport, Verdict
 
 __all__ = [
     "bytes_text",
@@ -21,6 +21,7 @@ __all__ = [
     "print_evaluation",
     "print_facts",
     "print_phase",
+    "print_rounds",
     "print_table",
     "print_verdict",
     "shortened",
@@ -86,6 +87,21 @@ def print_facts(console: Console, facts: Iterable[tuple[str, Any]]) -> None:
     console.print(table)
 
 
+def print_rounds(rounds: Sequence[CorrectionRound], console: Console) -> None:
+    """Print corrections per task, a row per run."""
+    rows = [
+        (
+            r.run_id,
+            r.n_tasks,
+            r.n_corrections,
+            f"{r.per_task:.2f}",
+            ", ".join(f"{s} {n}" for s, n in r.by_source.items()),
+        )
+        for r in rounds
+    ]
+    print_table(console, ["run", "tasks", "corrections", "per task", "by"], rows, empty="no runs yet")
+
+
 def print_phase(report: PhaseReport, console: Console) -> None:
     """Print what a phase did, its sentence first and its cost last."""
     console.print(f"{report.name}: {report.summary or report.status}", markup=False)
@@ -143,6 +159,9 @@ def print_cycle(report: CycleReport, console: Console) -> None:
         console.print()
         print_evaluation(evaluation, console)
     console.print()
+    if report.corrections:
+        steps = [f"{each.per_task:.2f}" for each in report.corrections[-8:]]
+        console.print(f"corrections per task, run by run: {' -> '.join(steps)}", markup=False)
     if report.verdict is not None:
         print_verdict(report.verdict, console)
     console.print(f"serving: [bold]{escape(report.serving)}[/]")

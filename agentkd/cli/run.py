@@ -33,6 +33,7 @@ def command(
             summary,
             lambda s, console: console.print(
                 f"{s.run_id}: {s.succeeded} of {s.n} tasks done"
+                + (f", {s.rescued} of {s.retried} more when tried again" if s.retried else "")
                 + (f" ({s.done_before} were done before)" if s.done_before else ""),
                 markup=False,
             ),

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from agentkd.cli.cost import spent_by
 from agentkd.cli.invocation import Invocation, pass_invocation
-from agentkd.cli.render import print_facts, print_table, shortened
+from agentkd.cli.render import print_facts, print_rounds, print_table, shortened
 from agentkd.cli.shared import Group
 from agentkd.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from rich.console import Console
 
     from agentkd.ledger.trajectory import RunSummary
-    from agentkd.schema import Trajectory
+    from agentkd.schema import CorrectionRound, Trajectory
 
 __all__ = ["command"]
 
@@ -33,7 +34,21 @@ def command() -> None:
 def list_(invocation: Invocation) -> None:
     """List runs, oldest first."""
     with invocation.workspace() as workspace:
-        invocation.show(workspace.ledger.trajectories.runs(), _print_runs)
+        ledger = workspace.ledger
+        rounds = {each.run_id: each for each in ledger.corrections.rounds()}
+        invocation.show(ledger.trajectories.runs(), lambda runs, console: _print_runs(runs, rounds, console))
+
+
+@command.command("corrections")
+@click.option("--suite", help="Only runs of this suite.")
+@click.option(
+    "-n", "n", type=click.IntRange(min=1), default=50, show_default=True, help="The newest so many."
+)
+@pass_invocation
+def corrections(invocation: Invocation, suite: str | None, n: int) -> None:
+    """Show corrections per task, run by run: the figure that falls while an agent learns."""
+    with invocation.workspace() as workspace:
+        invocation.show(workspace.ledger.corrections.rounds(suite, n), print_rounds)
 
 
 @command.command("show")
@@ -58,14 +73,38 @@ def show(invocation: Invocation, id_: str, failed: bool, n: int) -> None:
         invocation.show(trajectory, _print_trajectory)
 
 
-def _print_runs(runs: Sequence[RunSummary], console: Console) -> None:
+@command.command("import")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--suite", default="imported", show_default=True, help="Suite that the tasks count to.")
+@click.option("--split", default="train", show_default=True, help="Split that they count to.")
+@pass_invocation
+def import_(invocation: Invocation, file: Path, suite: str, split: str) -> None:
+    """Take in recorded runs: conversations in the OpenAI format with `task_id` and `reward`."""
+    from agentkd.interop import read_openai_traces
+
+    found = read_openai_traces(file, suite=suite, split=split)
+    with invocation.workspace() as workspace:
+        with workspace.ledger.transaction():
+            n_new = sum(workspace.ledger.trajectories.finish(trajectory) for trajectory in found)
+        facts = {"read": len(found), "new": n_new, "run": found[0].run_id if found else ""}
+        invocation.show(facts, lambda value, console: print_facts(console, list(value.items())))
+    invocation.note("next: `agentkd distill` learns from them")
+
+
+def _print_runs(runs: Sequence[RunSummary], rounds: Mapping[str, CorrectionRound], console: Console) -> None:
     rows = [
-        (r.run_id, r.suite, f"{r.n_finished}/{r.n}", r.n_success, f"{r.started_at:%Y-%m-%d %H:%M}")
+        (
+            r.run_id,
+            r.suite,
+            f"{r.n_finished}/{r.n}",
+            r.n_success,
+            f"{rounds[r.run_id].per_task:.2f}" if r.run_id in rounds else "",
+            f"{r.started_at:%Y-%m-%d %H:%M}",
+        )
         for r in runs
     ]
-    print_table(
-        console, ["run", "suite", "finished", "succeeded", "started (UTC)"], rows, empty="no runs yet"
-    )
+    columns = ["run", "suite", "finished", "succeeded", "corrections per task", "started (UTC)"]
+    print_table(console, columns, rows, empty="no runs yet")
 
 
 def _print_trajectories(trajectories: Sequence[Trajectory], console: Console) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from agentkd.compiler.dataset import compile_dataset
 from agentkd.compiler.inputs import CompileInputs
+from agentkd.compiler.lift_select import LiftSelector, LiftSettings, build_lift
 from agentkd.compiler.render import describe_row
 from agentkd.compiler.select import (
     SuccessOnlySelector,
@@ -23,9 +24,12 @@ from agentkd.compiler.write import read_card, read_examples
 
 __all__ = [
     "CompileInputs",
+    "LiftSelector",
+    "LiftSettings",
     "SuccessOnlySelector",
     "SupportSelector",
     "SupportSettings",
+    "build_lift",
     "build_success_only",
     "build_support",
     "choose_dev",

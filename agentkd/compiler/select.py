@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import Field
@@ -14,7 +14,8 @@ from agentkd.compiler.turn import Turn
 from agentkd.errors import DataError, PluginError
 from agentkd.plugins import Hooks, NoSettings, blaming
 from agentkd.protocols import Kit, Selector
-from agentkd.schema import Example, Hit, Memory, Trajectory, Value
+from agentkd.schema import Example, Hit, Memory, Scope, Trajectory, Value, lift_of, pooled_prior
+from agentkd.schema.lift import Prior
 
 __all__ = [
     "Holdings",
@@ -63,6 +64,8 @@ class Holdings:
     """Ids of allowed memories by trajectory."""
     forbidden: dict[str, str]
     """Why nothing of a trajectory may be compiled, by trajectory."""
+    priors: dict[Scope, Prior] = field(default_factory=dict)
+    """What withheld tasks of each scope achieved: where the posterior of a memory's lift starts."""
 
     @classmethod
     def of(cls, memories: Sequence[Memory], min_support: int) -> Holdings:
@@ -79,7 +82,11 @@ class Holdings:
                 forbidden.update(dict.fromkeys(sources, "rests on a private memory"))
             elif memory.status == "revoked":
                 forbidden.update(dict.fromkeys(sources, "rests on a revoked memory"))
-        return cls(allowed, by_source, forbidden)
+        scopes: dict[Scope, list[Memory]] = {}
+        for memory in memories:
+            scopes.setdefault(memory.scope, []).append(memory)
+        priors = {scope: pooled_prior(m.utility for m in group) for scope, group in scopes.items()}
+        return cls(allowed, by_source, forbidden, priors)
 
     def under(self, turn: Turn) -> tuple[str, ...]:
         """Return the allowed memories that rest on a turn's trajectories."""
@@ -171,8 +178,18 @@ def build_support(settings: SupportSettings, kit: Kit) -> SupportSelector:
 
 
 def memory_extras(turn: Turn, resting: Sequence[str], holdings: Holdings) -> dict[str, Any]:
-    """Return what selectors know about a row: whose work it is and how well its memories are supported."""
+    """Return what selectors know about a row: whose work it is, and how well its memories are supported.
+
+    `p_negative` holds the probability of harm of each memory that trials have measured.
+    """
+    memories = [holdings.allowed[id_] for id_ in resting]
+    measured = [
+        lift_of(memory.utility, holdings.priors[memory.scope]).p_negative
+        for memory in memories
+        if memory.utility.recalls and memory.utility.held_out
+    ]
     return {
         "success": not turn.is_correction,
         "support": max((holdings.allowed[id_].support for id_ in resting), default=0),
+        **({"p_negative": measured} if measured else {}),
     }

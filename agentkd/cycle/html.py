@@ -33,11 +33,16 @@ def render_html(report: CycleReport) -> str:
     return template.render(
         report=report,
         plots=[Markup(_arms_plot(e)) for e in report.evaluations],
+        corrections=Markup(line_plot(_correction_curve(report), "corrections per task, run by run")),
         loss=Markup(line_plot(report.loss_curve, "training loss per step")),
         tables=[evaluation_table(e) for e in report.evaluations],
         seconds=sum(phase.seconds for phase in report.phases),
         cpu_seconds=sum(phase.cpu_seconds for phase in report.phases),
     )
+
+
+def _correction_curve(report: CycleReport) -> tuple[tuple[int, float], ...]:
+    return tuple((number, each.per_task) for number, each in enumerate(report.corrections, 1))
 
 
 def _marked(text: str) -> Markup:

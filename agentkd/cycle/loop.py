@@ -20,6 +20,7 @@ from agentkd.cycle.stage import (
     run_stage,
     train_stage,
 )
+from agentkd.cycle.worth import edits_said, lift_said
 from agentkd.errors import ConfigError
 from agentkd.plugins import nearest
 from agentkd.schema import (
@@ -87,9 +88,9 @@ def phase_settings(parts: Parts) -> dict[str, Any]:
     settings = parts.settings
     acting = [settings.agent, settings.models, settings.model, settings.suite]
     return {
-        "run": [*acting, settings.roles.actor, settings.run.attempts, settings.memory],
+        "run": [*acting, settings.roles.actor, settings.run.attempts, settings.run.retries, settings.memory],
         "distill": [settings.distill, settings.distiller, settings.roles.distiller, settings.memory],
-        "refine": [settings.memory.refiners, settings.refiner],
+        "refine": [settings.memory.refiners, settings.memory.trial_level, settings.refiner],
         "compile": [
             settings.compile,
             settings.selector,
@@ -135,9 +136,11 @@ def _run(parts: Parts, plan: Plan, key: str) -> StageResult:
         attempts=parts.settings.run.attempts,
     )
     usage = summary.usage
+    again = f", {summary.rescued} of {summary.retried} more when tried again" if summary.retried else ""
+    worth, figures = lift_said(parts, suite.name)
     return StageResult(
-        f"{summary.succeeded} of {summary.n} tasks done",
-        {"run_id": run_id, "n": summary.n, "succeeded": summary.succeeded},
+        f"{summary.succeeded} of {summary.n} tasks done{again}{worth}",
+        {"run_id": run_id, **summary.model_dump(include={"n", "succeeded", "retried", "rescued"}), **figures},
         usage.model_dump(include={"prompt_tokens", "completion_tokens", "usd"}, exclude_none=True),
     )
 
@@ -157,8 +160,7 @@ def _evidence(parts: Parts, plan: Plan) -> str:
 
 
 def _refine(parts: Parts) -> StageResult:
-    edits = parts.memory.refine(parts.refiners(), parts)
-    return StageResult(f"{len(edits)} edits", {"edits": len(edits)})
+    return StageResult(*edits_said(parts.memory.refine(parts.refiners(), parts)))
 
 
 def is_due(parts: Parts, distilled: PhaseReport) -> bool:

@@ -20,12 +20,13 @@ from agentkd.protocols import (
     Model,
     Progress,
     Recaller,
+    RecallStage,
     Refiner,
     Selector,
     Suite,
     Trainer,
 )
-from agentkd.schema import Checkpoint, Scope, Task, Trajectory
+from agentkd.schema import Checkpoint, Scope, Standing, Task, Trajectory
 
 if TYPE_CHECKING:
     from agentkd.agents import Agent
@@ -101,6 +102,12 @@ class Parts:
         with self._lock:
             return self._embedder
 
+    def thresholds(self) -> Mapping[str, float]:
+        """Return what counts as similar for the embedder: as set, calibrated, shipped or generic."""
+        from agentkd.memory.threshold import thresholds_for
+
+        return thresholds_for(self.embedder().fingerprint, self.settings.memory, self.ledger).values()
+
     @cached_property
     def memory(self) -> MemoryStore:
         """Memories of this workspace; brings the index up to the ledger on first use."""
@@ -114,13 +121,21 @@ class Parts:
             settings=self.settings.memory,
             hooks=self.hooks,
             progress=self.progress,
+            words=self.root / "index" / "words",
+            stages=self.recallers(),
+            kit=self,
         )
         store.sync()
+        store.renew()  # where the settings of the index changed
         return store
 
     def trajectories(self, ids: Iterable[str]) -> Sequence[Trajectory]:
         """Return stored trajectories in the order of their ids; unknown ids are left out."""
         return self.ledger.trajectories.get_many(ids)
+
+    def standings(self, ids: Iterable[str]) -> Mapping[str, Standing]:
+        """Return since when memories have their status, by id; unknown ids are left out."""
+        return self.ledger.memories.standings(ids)
 
     def suite(self, name: str) -> Suite:
         """Return a suite by name; built once."""
@@ -134,6 +149,10 @@ class Parts:
     def distillers(self) -> list[Distiller]:
         """Return the configured distillers in order."""
         return [cast(Distiller, self.build("distiller", n)) for n in self.settings.distill.distillers]
+
+    def recallers(self) -> list[RecallStage]:
+        """Return the configured stages of recall in order."""
+        return [cast(RecallStage, self.build("recaller", n)) for n in self.settings.memory.recallers]
 
     def refiners(self) -> list[Refiner]:
         """Return the configured refiners in order."""
@@ -178,7 +197,7 @@ class Parts:
         Raises ConfigError where the role is not filled.
         """
         roles = self.settings.roles
-        if spec in ("actor", "distiller", "judge"):
+        if spec in ("actor", "distiller", "judge", "recaller"):
             role, spec = spec, getattr(roles, spec)
             if not spec:
                 raise ConfigError(
@@ -192,7 +211,7 @@ class Parts:
         return spec
 
     def model(self, role: str) -> Model:
-        """Return the model of a role (`actor`, `student`, `distiller`, `judge`) or of a model string."""
+        """Return the model of a role (`actor`, `student`, `distiller`, `judge`, `recaller`) or of a model string."""
         spec = self.resolve(role)
         with self._lock:
             if spec not in self._models:
@@ -263,10 +282,17 @@ class Parts:
         changes: Mapping[str, Any] | None = None,
         interrupt_on: Sequence[str] = (),
         checkpointer: Any = None,
+        has_trials: bool = True,
     ) -> Agent:
-        """Build an agent over a model, a role or a model string."""
-        from agentkd.agents import Agent
+        """Build an agent over a model, a role or a model string; without trials all sees its memories."""
+        from agentkd.agents import Agent, TrialPolicy
 
+        scope = scope or self.settings.memory.scope
+        policy = None
+        if recaller is not None and has_trials:
+            policy = TrialPolicy(
+                self.ledger, self.settings.memory, scope, seed=self.settings.cycle.seed, say=self.progress.say
+            )
         resolved = self.resolve(spec) if isinstance(spec, str) else ""
         checkpoint = resolved.removeprefix("agentkd/") if resolved.startswith("agentkd/") else "base"
         return Agent(
@@ -278,11 +304,12 @@ class Parts:
             recaller=recaller,
             recorder=recorder,
             hooks=self.hooks,
-            scope=scope or self.settings.memory.scope,
+            scope=scope,
             model_is_student=checkpoint != "base",
             checkpoint=checkpoint,
             interrupt_on=interrupt_on,
             checkpointer=checkpointer,
+            trials=policy,
         )
 
     def close(self) -> None:

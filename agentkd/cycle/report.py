@@ -31,6 +31,10 @@ PACKAGES = (
 )  # fmt: skip
 
 
+MAX_ROUNDS = 50
+"""Runs whose corrections per task a report lists: the newest."""
+
+
 def make_report(
     parts: Parts,
     plan: Plan,
@@ -51,6 +55,7 @@ def make_report(
         verdict=verdict,
         checkpoint=candidate,
         serving=serving.name if serving else "base",
+        corrections=tuple(parts.ledger.corrections.rounds(plan.suite or None, limit=MAX_ROUNDS)),
         counts={**parts.ledger.counts(), **_lineage_counts(parts, candidate)},
         plugins=dict(parts.host.versions),
         versions=_versions(),

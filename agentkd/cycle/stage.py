@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from agentkd.cycle.parts import Parts
+from agentkd.cycle.retry import proven, retries_of
 from agentkd.errors import ConfigError, DataError, NotFoundError
 from agentkd.protocols import Suite
 from agentkd.schema import (
@@ -84,8 +85,12 @@ def run_stage(
     uses_memory: bool,
     label: str,
     attempts: int = 1,
+    has_trials: bool = True,
 ) -> RunSummary:
-    """Run an agent over tasks; finished tasks of the same `run_id` are not run again."""
+    """Run an agent over tasks; finished tasks of the same `run_id` are not run again.
+
+    Without trials, as for an arm of an evaluation, every task sees what is recalled for it.
+    """
     from agentkd.agents import Recorder, run_tasks
 
     held_out = any(task.is_held_out for task in tasks)
@@ -97,6 +102,7 @@ def run_stage(
         recorder=Recorder(parts.ledger, parts.hooks),
         scope=parts.settings.memory.scope.model_copy(update={"app": suite.name}),
         changes={} if uses_memory else {"recall": "off"},
+        has_trials=has_trials and not held_out,
     )
     return run_tasks(
         agent,
@@ -109,6 +115,7 @@ def run_stage(
         workers=parts.settings.run.workers,
         progress=parts.progress,
         keep_expected=not held_out,
+        retries=None if held_out else retries_of(parts),
     )
 
 
@@ -122,18 +129,24 @@ def distill_stage(parts: Parts, trajectories: Sequence[Trajectory]) -> StageResu
     corrections = corrections_of(parts, trajectories)
     flat = [c for group in corrections.values() for c in group]
     distilled = distill_report(trajectories, flat, parts.distillers(), parts, parts.settings.distill)
-    candidates = distilled.memories
+    candidates = proven(distilled.memories, trajectories, flat)
     admissions = parts.memory.admit(candidates)
     counts: dict[str, int] = {}
     for admission in admissions:
         counts[admission.outcome] = counts.get(admission.outcome, 0) + 1
     return StageResult(
         f"{len(trajectories)} trajectories and {len(flat)} corrections gave {len(candidates)} candidates: "
-        + (", ".join(f"{n} {outcome}" for outcome, n in sorted(counts.items())) or "none"),
+        + (", ".join(f"{n} {outcome}" for outcome, n in sorted(counts.items())) or "none")
+        + "".join(f"; {remark}" for remark in distilled.remarks),
         {
             "candidates": len(candidates),
             "corrections": len(flat),
             "failures": len(distilled.failures),
+            "left_out": distilled.n_left_out,
+            "refused": len(distilled.rejected),
+            "unproven": len(distilled.memories) - len(candidates),
+            **{f"refused: {reason}": n for reason, n in distilled.rejected_by_reason.items()},
+            **distilled.counts,
             **counts,
         },
     )
@@ -305,7 +318,7 @@ def _arm_result(parts: Parts, arm: Arm, suite: Suite, tasks: Sequence[Task], see
     run_id = run_key(parts, "evaluate", suite.name, tasks, arm.model, arm.uses_memory, seed)
     run_stage(
         parts, suite=suite, tasks=tasks, run_id=run_id, model=arm.model, uses_memory=arm.uses_memory,
-        label=arm.name,
+        label=arm.name, has_trials=False,
     )  # fmt: skip
     trajectories = parts.ledger.trajectories.list(run_id=run_id)
     model = parts.model(arm.model).name

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
+from agentkd.distill.evidence import Words, span_of
 from agentkd.distill.source import generalise, memory_scope, tool_names
 from agentkd.schema import (
     Correction,
@@ -12,6 +13,7 @@ from agentkd.schema import (
     Memory,
     MemoryKeys,
     Scope,
+    Span,
     ToolCall,
     Trajectory,
     memory_id,
@@ -33,6 +35,10 @@ def candidate(
     calls: Sequence[ToolCall] = (),
     corrections: Sequence[Correction] = (),
     query: str = "",
+    tools: str = "",
+    spans: Sequence[Span] = (),
+    privacy: Literal["shared", "private"] = "shared",
+    extras: Mapping[str, Any] | None = None,
 ) -> Memory:
     """Return a memory of status `candidate`.
 
@@ -48,10 +54,13 @@ def candidate(
         calls: Accepted calls of a `case`; else the calls of the trajectories name the tools.
         corrections: Corrections that it rests on.
         query: The request in general words; made from the request where empty.
+        tools: Names of the tools involved; those of `calls` or of the trajectories where empty.
+        spans: The words that it was read from; the request itself where none are given.
+        privacy: `private` keeps it out of the weights.
+        extras: Further data.
     """
     first = trajectories[0]
     where = memory_scope(first.task, scope)
-    used = calls or [call for t in trajectories for s in t.steps for call in s.accepted_calls]
     return Memory(
         id=memory_id(kind, when_to_use, content, where),
         kind=kind,
@@ -61,16 +70,34 @@ def candidate(
             situation=when_to_use,
             query=query or generalise(first.task.prompt),
             task=first.task.prompt,
-            tools=tool_names(used),
+            tools=tools or _tools(calls, trajectories),
         ),
         scope=where,
-        evidence=Evidence(
-            trajectories=tuple(dict.fromkeys(t.id for t in trajectories)),
-            corrections=tuple(dict.fromkeys(c.id for c in corrections)),
-            steps=() if step is None else (f"{first.id}:{step}",),
-        ),
+        evidence=_evidence(trajectories, step, corrections, spans),
         calls=tuple(calls),
         support=len({t.id for t in trajectories}),
         confidence=confidence,
         origin=origin,
+        privacy=privacy,
+        extras=dict(extras or {}),
+    )
+
+
+def _tools(calls: Sequence[ToolCall], trajectories: Sequence[Trajectory]) -> str:
+    return tool_names(calls or [c for t in trajectories for s in t.steps for c in s.accepted_calls])
+
+
+def _evidence(
+    trajectories: Sequence[Trajectory],
+    step: int | None,
+    corrections: Sequence[Correction],
+    spans: Sequence[Span],
+) -> Evidence:
+    first = trajectories[0]
+    request = span_of(Words(first.id, "user", -1, first.task.prompt))
+    return Evidence(
+        trajectories=tuple(dict.fromkeys(t.id for t in trajectories)),
+        corrections=tuple(dict.fromkeys(c.id for c in corrections)),
+        steps=() if step is None else (f"{first.id}:{step}",),
+        spans=tuple(spans) or (request,),
     )

@@ -1,4 +1,4 @@
-"""Distillers without a language model: `case` keeps what was accepted, `correction` what a person said."""
+"""The distiller `case`: keeps what was accepted as an exemplar, without a language model."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 from pydantic import Field
 
 from agentkd.distill.candidate import candidate
+from agentkd.distill.evidence import Words, correction_words, span_of
+from agentkd.distill.revision import accepted_last, by_trajectory
 from agentkd.distill.source import state_text
 from agentkd.hf import call_text
 from agentkd.protocols import Kit
-from agentkd.schema import Correction, Memory, Scope, ToolCall, Trajectory, Value
+from agentkd.schema import Correction, Memory, Scope, Span, ToolCall, Trajectory, Value
 
-__all__ = ["CaseDistiller", "CaseSettings", "CorrectionDistiller", "build_case", "build_correction"]
+__all__ = ["CaseDistiller", "CaseSettings", "build_case", "corrected_case"]
 
 _ACCEPTED_BY_AUTHORITY = 0.9  # a grader or a person said that it is right
 _ACCEPTED_BY_OPINION = 0.6  # a judge model or a tool said so
-
-_KINDS = {"parameter": "parameter", "preference": "preference"}
 
 
 class CaseSettings(Value):
@@ -47,7 +47,7 @@ class CaseDistiller:
         given = by_trajectory(corrections)
         for trajectory in trajectories:
             scope = kit.settings.memory.scope
-            for correction in given.get(trajectory.id, ()):
+            for correction in accepted_last(given.get(trajectory.id, ())):
                 yield from corrected_case(trajectory, correction, scope, self.name, self.settings)
             if trajectory.success:
                 yield from self._successes(trajectory, scope)
@@ -63,35 +63,6 @@ class CaseDistiller:
             yield _case(
                 trajectory, state_text(trajectory, 0), (), trajectory.answer, None, (), scope, self.name
             )
-
-
-class CorrectionDistiller:
-    """Keep what a person said: an accepted call as a case, a sentence as a constraint (no model needed)."""
-
-    name = "correction"
-
-    def distill(
-        self, trajectories: Sequence[Trajectory], corrections: Sequence[Correction], kit: Kit
-    ) -> Iterator[Memory]:
-        """Yield one memory per correction that says what to do."""
-        known = {trajectory.id: trajectory for trajectory in trajectories}
-        for correction in corrections:
-            trajectory = known.get(correction.trajectory_id)
-            if trajectory is None:
-                continue
-            scope = kit.settings.memory.scope
-            if correction.accepted or correction.accepted_answer:
-                yield from corrected_case(trajectory, correction, scope, self.name, CaseSettings())
-            elif correction.source == "person" and correction.text.strip():
-                yield _constraint(trajectory, correction, scope)
-
-
-def by_trajectory(corrections: Sequence[Correction]) -> Mapping[str, list[Correction]]:
-    """Group corrections by what they correct."""
-    groups: dict[str, list[Correction]] = {}
-    for correction in corrections:
-        groups.setdefault(correction.trajectory_id, []).append(correction)
-    return groups
 
 
 def corrected_case(
@@ -129,21 +100,18 @@ def _case(
         step=step,
         calls=ordered,
         corrections=corrections,
+        spans=_spans(trajectory, step, corrections),
     )
 
 
-def _constraint(trajectory: Trajectory, correction: Correction, scope: Scope) -> Memory:
-    return candidate(
-        _KINDS.get(correction.kind, "constraint"),
-        state_text(trajectory, 0),
-        correction.text.strip(),
-        trajectories=[trajectory],
-        scope=scope,
-        origin=CorrectionDistiller.name,
-        confidence=_ACCEPTED_BY_AUTHORITY,
-        step=correction.step,
-        corrections=[correction],
-    )
+def _spans(trajectory: Trajectory, step: int | None, corrections: Sequence[Correction]) -> list[Span]:
+    """Return the request and the words that made the calls right: a correction's, else the agent's own."""
+    request = span_of(Words(trajectory.id, "user", -1, trajectory.task.prompt))
+    if corrections:
+        return [request, *(span_of(correction_words(correction)) for correction in corrections)]
+    texts = [call_text(c) for c in trajectory.steps[step].accepted_calls] if step is not None else []
+    said = texts or [trajectory.answer]
+    return [request, *(span_of(Words(trajectory.id, "model", -1 if step is None else step, t)) for t in said)]
 
 
 def _in_schema_order(call: ToolCall, trajectory: Trajectory) -> ToolCall:
@@ -163,8 +131,3 @@ def _in_schema_order(call: ToolCall, trajectory: Trajectory) -> ToolCall:
 def build_case(settings: CaseSettings, kit: Kit) -> CaseDistiller:
     """Build the component `case`."""
     return CaseDistiller(settings)
-
-
-def build_correction(settings: Any, kit: Kit) -> CorrectionDistiller:
-    """Build the component `correction`, which has no settings."""
-    return CorrectionDistiller()

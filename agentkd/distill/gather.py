@@ -8,13 +8,18 @@ from typing import Protocol, runtime_checkable
 from pydantic import Field
 
 from agentkd.config import DistillSettings
-from agentkd.distill.lesson import DistillFailure
+from agentkd.distill.ask import said_of
+from agentkd.distill.finding import DistillFailure, Finding, Notice, Rejection
 from agentkd.errors import PluginError
 from agentkd.plugins import blaming
 from agentkd.protocols import Distiller, Kit
 from agentkd.schema import Correction, Evidence, Memory, Trajectory, Value
 
 __all__ = ["Distilled", "distill_all", "distill_report"]
+
+
+_MAX_SPANS = 32
+_OF_MANY_RUNS = ("strategy", "tool-note")  # one per scenario or tool: no single run gives many of them
 
 
 class Distilled(Value):
@@ -24,6 +29,12 @@ class Distilled(Value):
     """Candidates, deduplicated and capped."""
     failures: tuple[DistillFailure, ...] = ()
     """Answers that could not be understood."""
+    rejected: tuple[Rejection, ...] = ()
+    """Lessons that were understood and refused: their evidence did not hold."""
+    notices: tuple[str, ...] = ()
+    """Remarks of the distillers on their own work, each once."""
+    counts: dict[str, int] = Field(default_factory=dict)
+    """Figures of the distillers, such as `contrast: hard pairs`."""
     n_trajectories: int = 0
     """Trajectories that were read."""
     n_held_out: int = 0
@@ -34,6 +45,12 @@ class Distilled(Value):
     """Candidates per distiller, before deduplication."""
 
     @property
+    def rejected_by_reason(self) -> dict[str, int]:
+        """Return how many lessons were refused for each reason."""
+        reasons = [rejection.reason for rejection in self.rejected]
+        return {reason: reasons.count(reason) for reason in sorted(set(reasons))}
+
+    @property
     def summary(self) -> str:
         """Return one sentence for a report."""
         parts = [f"{len(self.memories)} candidates from {self.n_trajectories} trajectories"]
@@ -41,18 +58,27 @@ class Distilled(Value):
             parts.append(f"{self.n_left_out} beyond the cap left out")
         if self.n_held_out:
             parts.append(f"{self.n_held_out} held-out trajectories not read")
+        return "; ".join([*parts, *self.remarks])
+
+    @property
+    def remarks(self) -> list[str]:
+        """Return what was not understood, what was refused and why, and the distillers' own figures."""
+        parts = []
         if self.failures:
             parts.append(f"{len(self.failures)} answers not understood")
-        return "; ".join(parts)
+        if self.rejected:
+            reasons = ", ".join(f"{n} {reason}" for reason, n in self.rejected_by_reason.items())
+            parts.append(f"{len(self.rejected)} lessons refused ({reasons})")
+        return [*parts, *(f"{name}: {n}" for name, n in self.counts.items() if n)]
 
 
 @runtime_checkable
 class _Attempting(Protocol):
-    """A distiller that hands its failures over as values."""
+    """A distiller that hands over as values what it refused and could not understand."""
 
     def attempt(
         self, trajectories: Sequence[Trajectory], corrections: Sequence[Correction], kit: Kit
-    ) -> Iterator[Memory | DistillFailure]: ...
+    ) -> Iterator[Finding]: ...
 
 
 def distill_all(
@@ -85,44 +111,53 @@ def distill_report(
     readable = [trajectory for trajectory in trajectories if not trajectory.task.is_held_out]
     ids = {trajectory.id for trajectory in readable}
     given = [correction for correction in corrections if correction.trajectory_id in ids]
-    found: list[Memory] = []
-    failures: list[DistillFailure] = []
-    counts: dict[str, int] = {}
+    items: list[Finding] = []
+    by_distiller: dict[str, int] = {}
     for distiller in distillers:
-        before = len(found)
-        for item in _run(distiller, readable, given, kit):
-            if isinstance(item, DistillFailure):
-                failures.append(item)
-            else:
-                found.append(item)
-        counts[distiller.name] = len(found) - before
-    merged = _merge(found)
+        found = _run(distiller, readable, given, kit)
+        by_distiller[distiller.name] = sum(isinstance(item, Memory) for item in found)
+        items.extend(found)
+    merged = _merge([item for item in items if isinstance(item, Memory)])
     kept = _cap(merged, settings.max_memories_per_trajectory)
+    notices = [item for item in items if isinstance(item, Notice)]
     report = Distilled(
         memories=tuple(kept),
-        failures=tuple(failures),
+        failures=tuple(item for item in items if isinstance(item, DistillFailure)),
+        rejected=tuple(item for item in items if isinstance(item, Rejection)),
+        notices=tuple(dict.fromkeys(said_of(notice) for notice in notices if notice.text)),
+        counts=_summed(notices),
         n_trajectories=len(readable),
         n_held_out=len(trajectories) - len(readable),
         n_left_out=len(merged) - len(kept),
-        by_distiller=counts,
+        by_distiller=by_distiller,
     )
-    for failure in failures:
-        kit.progress.say(f"{failure.distiller}: {', '.join(failure.trajectories)}: {failure.error}")
+    for line in dict.fromkeys(said_of(item) for item in items):
+        if line:
+            kit.progress.say(line)
     kit.progress.say(f"distill: {report.summary}")
     return report
 
 
+def _summed(notices: Sequence[Notice]) -> dict[str, int]:
+    totals: dict[str, int] = {}
+    for notice in notices:
+        for name, n in notice.counts.items():
+            key = f"{notice.distiller}: {name}"
+            totals[key] = totals.get(key, 0) + n
+    return totals
+
+
 def _run(
     distiller: Distiller, trajectories: Sequence[Trajectory], corrections: Sequence[Correction], kit: Kit
-) -> list[Memory | DistillFailure]:
+) -> list[Finding]:
     plugin = getattr(distiller, "plugin", "") or distiller.name
     with blaming(plugin, f"distiller `{distiller.name}`"):
         if isinstance(distiller, _Attempting):
-            items: list[Memory | DistillFailure] = list(distiller.attempt(trajectories, corrections, kit))
+            items: list[Finding] = list(distiller.attempt(trajectories, corrections, kit))
         else:
             items = list(distiller.distill(trajectories, corrections, kit))
     for item in items:
-        if not isinstance(item, (Memory, DistillFailure)):
+        if not isinstance(item, Finding):
             raise PluginError(
                 f"plugin `{plugin}`: distiller `{distiller.name}` yielded `{type(item).__name__}`, "
                 "not a Memory",
@@ -145,6 +180,7 @@ def _union(first: Memory, second: Memory) -> Memory:
         trajectories=_joined(first.evidence.trajectories, second.evidence.trajectories),
         corrections=_joined(first.evidence.corrections, second.evidence.corrections),
         steps=_joined(first.evidence.steps, second.evidence.steps),
+        spans=tuple(dict.fromkeys([*first.evidence.spans, *second.evidence.spans]))[:_MAX_SPANS],
     )
     return first.model_copy(
         update={
@@ -162,8 +198,10 @@ def _joined(first: Sequence[str], second: Sequence[str]) -> tuple[str, ...]:
 def _cap(memories: Sequence[Memory], limit: int) -> list[Memory]:
     """Keep what is among the `limit` most confident of at least one trajectory that it rests on."""
     used: dict[str, int] = {}
-    kept = set()
+    kept = {memory.id for memory in memories if memory.kind in _OF_MANY_RUNS}
     for memory in sorted(memories, key=lambda m: -m.confidence):
+        if memory.id in kept:
+            continue
         sources = memory.evidence.trajectories
         if sources and all(used.get(source, 0) >= limit for source in sources):
             continue

@@ -1,79 +1,95 @@
 """Distillers with a language model: `success`, `failure` and `contrast` (after ReMe, arXiv 2512.10696).
 
-The answer is structured output. What does not fit the schema goes back to the model once with the
-error; what does not fit then is a `DistillFailure`: recorded, never accepted, never silently dropped.
+The answer is structured output. Every lesson quotes the record, and is accepted only where the quote stands
+in it and was said by somebody who counts; a call that it claims to be right is replayed.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from agentkd.distill.ask import Asker, AskSettings, Finds, Refusal, read_json
 from agentkd.distill.candidate import candidate
-from agentkd.distill.case import by_trajectory
+from agentkd.distill.evidence import find_quote, repeats_memory, words_of
+from agentkd.distill.finding import Finding, Notice, Rejection, RejectReason
+from agentkd.distill.pairing import best_successes, hard_pairs, soft_pairs, worst_failures
 from agentkd.distill.prompt import fill, load_prompt
+from agentkd.distill.replay import replay_claim
+from agentkd.distill.revision import by_trajectory
 from agentkd.distill.source import shorten, transcript
-from agentkd.errors import BudgetError, ModelError
+from agentkd.errors import ModelError
 from agentkd.protocols import Kit, Model
-from agentkd.schema import Correction, Memory, Message, Trajectory, Value
+from agentkd.schema import Correction, Message, Span, ToolCall, Trajectory
 
 __all__ = [
-    "DistillFailure",
+    "Claim",
+    "ContrastSettings",
+    "Lesson",
     "LessonDistiller",
     "LessonSettings",
     "build_contrast",
     "build_failure",
     "build_success",
+    "examine",
+    "refused",
 ]
 
 
-class LessonSettings(Value):
-    """`[distiller.success]`, `[distiller.failure]` and `[distiller.contrast]`."""
+class LessonSettings(AskSettings):
+    """`[distiller.success]` and `[distiller.failure]`."""
 
-    prompts: str = ""
-    """Folder with own prompt files (`success.md`, `failure.md`, `contrast.md`, `repair.md`)."""
     max_lessons: int = Field(default=3, ge=1)
     """Lessons that one answer may hold."""
-    max_transcript_chars: int = Field(default=6000, ge=200)
-    """Longest record that the model reads."""
-    max_new_tokens: int = Field(default=700, ge=1)
-    """Longest answer in tokens."""
-    workers: int = Field(default=8, ge=1)
-    """Calls in flight."""
+    replay: bool = True
+    """Whether a call that a lesson claims to be right is tried in the task's suite."""
 
 
-class DistillFailure(Value):
-    """An answer that could not be understood, even after a repair."""
+class ContrastSettings(LessonSettings):
+    """`[distiller.contrast]`."""
 
-    distiller: str
-    """Name of the distiller."""
-    trajectories: tuple[str, ...]
-    """What the model was asked about."""
-    error: str
-    """Why the last answer was refused."""
-    answer: str = ""
-    """Beginning of the last answer; empty where the model could not be reached."""
+    pairing: Literal["hard", "soft"] = "hard"
+    """`hard` compares attempts at one task; `soft` also gives a task with one side only the other side of
+    the nearest task of its suite."""
+    pair_above: float = Field(default=0.6, ge=-1.0, le=1.0)
+    """Least cosine similarity of the two requests of a soft pair."""
 
 
-class _Lesson(BaseModel):
+class Claim(BaseModel):
+    """A call that would have been right at the key step."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(min_length=1, max_length=200)
+    arguments: dict[str, Any] = Field(default_factory=dict)
+
+    def to_call(self) -> ToolCall:
+        """Return the claim as a call."""
+        return ToolCall(name=self.name, arguments=self.arguments)
+
+
+class Lesson(BaseModel):
+    """One lesson as a model writes it."""
+
     model_config = ConfigDict(extra="forbid")
 
     when_to_use: str = Field(min_length=8, max_length=300)
     query: str = Field(min_length=1, max_length=300)
     lesson: str = Field(min_length=8, max_length=600)
+    quote: str = Field(min_length=1, max_length=600)
     key_step: int = Field(ge=-1)
     confidence: float = Field(ge=0.0, le=1.0)
+    call: Claim | None = None
 
 
 class _Answer(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    lessons: list[_Lesson]
+    lessons: list[Lesson]
 
 
 @dataclass(frozen=True)
@@ -83,10 +99,10 @@ class _Question:
     messages: tuple[Message, ...]
 
 
-Pick = Callable[[Sequence[Trajectory]], list[tuple[Trajectory, ...]]]
+Pick = Callable[[Sequence[Trajectory], Kit], list[tuple[Trajectory, ...]]]
 
 
-class LessonDistiller:
+class LessonDistiller(Finds):
     """Ask the model of the role `distiller` for lessons on picked trajectories."""
 
     def __init__(self, name: str, kind: str, pick: Pick, settings: LessonSettings | None = None) -> None:
@@ -102,63 +118,41 @@ class LessonDistiller:
         self.kind = kind
         self.pick = pick
         self.settings = settings or LessonSettings()
-
-    def distill(
-        self, trajectories: Sequence[Trajectory], corrections: Sequence[Correction], kit: Kit
-    ) -> Iterator[Memory]:
-        """Yield candidates; failures are said through `kit.progress`."""
-        for found in self.attempt(trajectories, corrections, kit):
-            if isinstance(found, Memory):
-                yield found
-            else:
-                kit.progress.say(f"{self.name}: {', '.join(found.trajectories)}: {found.error}")
+        self._asker = Asker(name, self.settings)
 
     def attempt(
         self, trajectories: Sequence[Trajectory], corrections: Sequence[Correction], kit: Kit
-    ) -> Iterator[Memory | DistillFailure]:
-        """Yield candidates and failures in the order of the questions.
+    ) -> Iterator[Finding]:
+        """Yield what was found in the order of the questions.
 
         Raises ConfigError where no model plays `distiller`, BudgetError where a ceiling is met, and
         ModelError where no question at all could be asked.
         """
-        questions = self._questions(trajectories, corrections)
+        questions = self._questions(trajectories, corrections, kit)
         if not questions:
             return
-        model = kit.model("distiller")
-        unreachable: list[ModelError] = []
-        with (
-            kit.progress.bar(f"distill {self.name}", len(questions), "run") as bar,
-            ThreadPoolExecutor(self.settings.workers) as pool,
-        ):
-            jobs = [pool.submit(self._ask, question, model) for question in questions]
-            try:
-                for question, job in zip(questions, jobs, strict=True):
-                    try:
-                        yield from self._memories(question, job.result(), kit)
-                    except BudgetError:
-                        raise
-                    except ModelError as error:
-                        unreachable.append(error)
-                        yield self._failure(question, f"the model failed: {error}")
-                    bar.advance()
-            finally:
-                for job in jobs:
-                    job.cancel()
-        if len(unreachable) == len(questions):
-            raise unreachable[-1]
+        yield from _pair_counts(self.name, questions)
+        answers = self._asker.each(questions, partial(self._ask, model=self._asker.teacher(kit)), kit)
+        for question, answer in answers:
+            if isinstance(answer, (Refusal, ModelError)):
+                yield self._asker.failure(question.trajectories, answer)
+                continue
+            for lesson in answer:
+                yield from self._examined(question, lesson, kit)
 
     def _questions(
-        self, trajectories: Sequence[Trajectory], corrections: Sequence[Correction]
+        self, trajectories: Sequence[Trajectory], corrections: Sequence[Correction], kit: Kit
     ) -> list[_Question]:
         prompt = load_prompt(self.name, self.settings.prompts)
         given = by_trajectory(corrections)
         limit = self.settings.max_transcript_chars
         questions = []
-        for picked in self.pick(trajectories):
+        for picked in self.pick(trajectories, kit):
             told = [tuple(given.get(trajectory.id, ())) for trajectory in picked]
             texts = [transcript(t, c, limit=limit // len(picked)) for t, c in zip(picked, told, strict=True)]
             slots = {
-                "request": shorten(picked[0].task.prompt, limit).replace("</", "< /"),
+                "request": _data(picked[0].task.prompt, limit),
+                "other_request": _data(picked[-1].task.prompt, limit),
                 "transcript": texts[0],
                 "other": texts[-1],
                 "max_lessons": str(self.settings.max_lessons),
@@ -167,34 +161,20 @@ class LessonDistiller:
             questions.append(_Question(picked, tuple(c for group in told for c in group), messages))
         return questions
 
-    def _ask(self, question: _Question, model: Model) -> list[_Lesson] | DistillFailure:
-        messages = list(question.messages)
-        for is_repair in (False, True):
-            reply = model.reply(
-                messages,
-                schema=self._schema(),
-                max_new_tokens=self.settings.max_new_tokens,
-                temperature=0.0,
-                purpose=f"distill:{self.name}",
-            )
-            try:
-                return self._parse(reply.text, len(question.trajectories[0].steps))
-            except ValueError as error:
-                reason = _explain(error)
-            if is_repair:
-                break
-            complaint = fill(load_prompt("repair", self.settings.prompts), {"error": reason})
-            messages = [*messages, Message(role="assistant", content=reply.text, origin="model"), *complaint]
-        return self._failure(question, reason, reply.text)
+    def _ask(self, question: _Question, model: Model) -> list[Lesson] | Refusal:
+        n_steps = len(question.trajectories[0].steps)
+        return self._asker.ask(
+            model, question.messages, self._schema(), lambda text: self._parse(text, n_steps)
+        )
 
     def _schema(self) -> Mapping[str, Any]:
         schema = _Answer.model_json_schema()
         schema["properties"]["lessons"]["maxItems"] = self.settings.max_lessons
         return schema
 
-    def _parse(self, text: str, n_steps: int) -> list[_Lesson]:
+    def _parse(self, text: str, n_steps: int) -> list[Lesson]:
         """Read an answer; raises ValueError (json, pydantic or ours) that a model can act upon."""
-        lessons = _Answer.model_validate(json.loads(_without_fence(text))).lessons
+        lessons = _Answer.model_validate(read_json(text)).lessons
         if len(lessons) > self.settings.max_lessons:
             raise ValueError(f"lessons: at most {self.settings.max_lessons}, not {len(lessons)}")
         for number, lesson in enumerate(lessons):
@@ -205,90 +185,100 @@ class LessonDistiller:
                 )
         return lessons
 
-    def _failure(self, question: _Question, error: str, answer: str = "") -> DistillFailure:
-        ids = tuple(trajectory.id for trajectory in question.trajectories)
-        return DistillFailure(distiller=self.name, trajectories=ids, error=error, answer=shorten(answer, 400))
-
-    def _memories(
-        self, question: _Question, lessons: list[_Lesson] | DistillFailure, kit: Kit
-    ) -> Iterator[Memory | DistillFailure]:
-        if isinstance(lessons, DistillFailure):
-            yield lessons
+    def _examined(self, question: _Question, lesson: Lesson, kit: Kit) -> Iterator[Finding]:
+        """Accept a lesson whose quote stands in the record and whose claim holds."""
+        span = examine(self.name, lesson.lesson, lesson.quote, question.trajectories, question.corrections)
+        if isinstance(span, Rejection):
+            yield span
             return
-        for lesson in lessons:
-            yield candidate(
-                self.kind,
-                " ".join(lesson.when_to_use.split()),
-                lesson.lesson.strip(),
-                trajectories=question.trajectories,
-                scope=kit.settings.memory.scope,
-                origin=self.name,
-                confidence=lesson.confidence,
-                step=lesson.key_step if lesson.key_step >= 0 else None,
-                corrections=question.corrections,
-                query=" ".join(lesson.query.split()),
-            )
+        confidence, extras = lesson.confidence, {}
+        if lesson.call is not None and self.settings.replay:
+            replayed = replay_claim(question.trajectories[0], lesson.key_step, lesson.call.to_call(), kit)
+            yield Notice(distiller=self.name, counts={f"claims: {replayed.verdict}": 1})
+            if replayed.verdict == "fails":
+                yield refused(
+                    self.name, question.trajectories, lesson.lesson, "claim-failed", replayed.detail
+                )
+                return
+            if replayed.verdict == "holds":
+                confidence, extras = (1.0 + confidence) / 2, {"replayed": True}
+            else:
+                yield Notice(distiller=self.name, text=f"a claim was not replayed: {replayed.detail}")
+        yield candidate(
+            self.kind,
+            " ".join(lesson.when_to_use.split()),
+            lesson.lesson.strip(),
+            trajectories=question.trajectories,
+            scope=kit.settings.memory.scope,
+            origin=self.name,
+            confidence=confidence,
+            step=lesson.key_step if lesson.key_step >= 0 else None,
+            corrections=question.corrections,
+            query=" ".join(lesson.query.split()),
+            spans=[span],
+            extras=extras,
+        )
 
 
-def _without_fence(text: str) -> str:
-    """Return what stands in a Markdown code fence where the whole answer is one."""
-    text = text.strip()
-    if text.startswith("```") and text.endswith("```") and "\n" in text:
-        return text.partition("\n")[2][:-3]
-    return text
+def examine(
+    name: str,
+    lesson: str,
+    quote: str,
+    trajectories: Sequence[Trajectory],
+    corrections: Sequence[Correction] = (),
+) -> Span | Rejection:
+    """Return the span that a lesson quotes, or why the lesson is refused."""
+    given = by_trajectory(corrections)
+    words = [w for t in trajectories for w in words_of(t, given.get(t.id, ()))]
+    found = find_quote(quote, words)
+    if isinstance(found, str):
+        return refused(name, trajectories, lesson, found, f"its quote is {shorten(quote, 120)!r}")
+    if line := repeats_memory(lesson, trajectories):
+        return refused(name, trajectories, lesson, "repeats-memory", f"recalled was {shorten(line, 160)!r}")
+    return found
 
 
-def _explain(error: ValueError) -> str:
-    if isinstance(error, ValidationError):
-        parts = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5]]
-        return "; ".join(parts)
-    if isinstance(error, json.JSONDecodeError):
-        return f"not valid JSON: {error}"
-    return str(error)
+def refused(
+    name: str, trajectories: Sequence[Trajectory], lesson: str, reason: RejectReason, detail: str
+) -> Rejection:
+    """Return the record of a lesson that was refused."""
+    return Rejection(
+        distiller=name,
+        trajectories=tuple(trajectory.id for trajectory in trajectories),
+        lesson=lesson,
+        reason=reason,
+        detail=detail,
+    )
 
 
-def best_successes(trajectories: Sequence[Trajectory]) -> list[tuple[Trajectory, ...]]:
-    """Return the best successful attempt of each task."""
-    return [(best,) for best, _ in _extremes(trajectories) if best is not None]
+def _data(text: str, limit: int) -> str:
+    return shorten(text, limit).replace("</", "< /")
 
 
-def worst_failures(trajectories: Sequence[Trajectory]) -> list[tuple[Trajectory, ...]]:
-    """Return the worst failed attempt of each task; an ungraded run counts where it broke off."""
-    return [(worst,) for _, worst in _extremes(trajectories) if worst is not None]
-
-
-def best_against_worst(trajectories: Sequence[Trajectory]) -> list[tuple[Trajectory, ...]]:
-    """Return the best success and the worst failure of each task that has both."""
-    return [(best, worst) for best, worst in _extremes(trajectories) if best and worst]
-
-
-def _extremes(trajectories: Sequence[Trajectory]) -> list[tuple[Trajectory | None, Trajectory | None]]:
-    tasks: dict[tuple[str, str], list[Trajectory]] = {}
-    for trajectory in trajectories:
-        tasks.setdefault((trajectory.task.suite, trajectory.task.id), []).append(trajectory)
-    pairs = []
-    for _, attempts in sorted(tasks.items()):
-        ordered = sorted(attempts, key=lambda t: (-_reward(t), len(t.steps), t.attempt))
-        done = [t for t in ordered if t.success]
-        failed = [t for t in ordered if not t.success and (t.outcome is not None or t.failure is not None)]
-        pairs.append((done[0] if done else None, failed[-1] if failed else None))
-    return pairs
-
-
-def _reward(trajectory: Trajectory) -> float:
-    return trajectory.outcome.reward if trajectory.outcome is not None else 0.0
+def _pair_counts(name: str, questions: Sequence[_Question]) -> Iterator[Notice]:
+    pairs = [q.trajectories for q in questions if len(q.trajectories) == 2]
+    n_hard = sum(best.task.id == worst.task.id for best, worst in pairs)
+    if pairs:
+        yield Notice(distiller=name, counts={"hard pairs": n_hard, "soft pairs": len(pairs) - n_hard})
 
 
 def build_success(settings: LessonSettings, kit: Kit) -> LessonDistiller:
     """Build the component `success`: what made the best attempt work."""
-    return LessonDistiller("success", "insight", best_successes, settings)
+    return LessonDistiller("success", "insight", lambda runs, kit: best_successes(runs), settings)
 
 
 def build_failure(settings: LessonSettings, kit: Kit) -> LessonDistiller:
     """Build the component `failure`: what would have prevented the worst attempt."""
-    return LessonDistiller("failure", "pitfall", worst_failures, settings)
+    return LessonDistiller("failure", "pitfall", lambda runs, kit: worst_failures(runs), settings)
 
 
-def build_contrast(settings: LessonSettings, kit: Kit) -> LessonDistiller:
+def build_contrast(settings: ContrastSettings, kit: Kit) -> LessonDistiller:
     """Build the component `contrast`: what the best attempt did and the worst did not."""
-    return LessonDistiller("contrast", "contrast", best_against_worst, settings)
+
+    def pick(runs: Sequence[Trajectory], kit: Kit) -> list[tuple[Trajectory, ...]]:
+        pairs = hard_pairs(runs)
+        if settings.pairing == "soft":
+            pairs += soft_pairs(runs, kit.embedder(), settings.pair_above)
+        return pairs
+
+    return LessonDistiller("contrast", "contrast", pick, settings)

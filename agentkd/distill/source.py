@@ -1,8 +1,8 @@
 """What a lesson may rest on: the request, the calls and shortened results; never recalled text.
 
-Nothing here reads `Trajectory.messages`: memories are rendered into them, and a lesson made from
-another lesson would corroborate itself. Tool results are kept as data on one line, so that they
-cannot imitate the layout around them.
+Of `Trajectory.messages` only later turns of the user are read, without the notes that a recall renders into
+messages: a lesson made from another lesson would corroborate itself. Tool results are kept as data on
+one line, so that they cannot imitate the layout around them.
 """
 
 from __future__ import annotations
@@ -11,12 +11,23 @@ import re
 from collections.abc import Sequence
 
 from agentkd.hf import call_text
-from agentkd.schema import Correction, Scope, Task, ToolCall, Trajectory
+from agentkd.schema import NOTES_BEGIN, NOTES_END, Correction, Scope, Step, Task, ToolCall, Trajectory
 
-__all__ = ["generalise", "memory_scope", "shorten", "state_text", "tool_names", "transcript"]
+__all__ = [
+    "INSTANCE",
+    "generalise",
+    "memory_scope",
+    "recalled_text",
+    "shorten",
+    "state_text",
+    "tool_names",
+    "transcript",
+    "user_turns",
+]
 
 _MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
-_INSTANCE = re.compile(
+_NOTES = re.compile(rf"{re.escape(NOTES_BEGIN)}\n?(.*?)(?:{re.escape(NOTES_END)}|\Z)", re.DOTALL)
+INSTANCE = re.compile(
     rf"""
     "[^"]{{1,200}}" | “[^”]{{1,200}}” | (?<!\w)'[^']{{1,200}}'(?!\w)   # quoted text
     | \b\S+@\S+\.\w+\b | \bhttps?://\S+                                # addresses
@@ -27,11 +38,12 @@ _INSTANCE = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
+"""What belongs to one instance: quoted text, addresses, dates, times and numbers."""
 
 
 def generalise(request: str) -> str:
     """Return a request without quoted text, dates, addresses and numbers: what kind of thing is asked."""
-    general = re.sub(r"\s+([,.;:?!])", r"\1", " ".join(_INSTANCE.sub(" ", request).split()))
+    general = re.sub(r"\s+([,.;:?!])", r"\1", " ".join(INSTANCE.sub(" ", request).split()))
     return general if any(letter.isalpha() for letter in general) else " ".join(request.split())
 
 
@@ -53,12 +65,40 @@ def memory_scope(task: Task, scope: Scope) -> Scope:
     return scope.model_copy(update={"app": task.suite})
 
 
+def recalled_text(trajectory: Trajectory) -> list[str]:
+    """Return what was recalled into a run: messages of that origin, and the notes inside others."""
+    found = []
+    for message in trajectory.messages:
+        if message.origin == "memory":
+            found.append(message.content)
+        else:
+            found.extend(_NOTES.findall(message.content))
+    return found
+
+
+def user_turns(trajectory: Trajectory) -> dict[int, list[str]]:
+    """Return what the user said after the request, by the index of the step that it answers."""
+    found: dict[int, list[str]] = {}
+    step, has_asked = -1, False
+    for message in trajectory.messages:
+        if message.role == "assistant":
+            step += 1
+        elif message.role == "user" and message.origin in ("user", "person"):
+            text = _NOTES.sub("", message.content).strip()
+            if has_asked and text and step >= 0:
+                found.setdefault(step, []).append(text)
+            has_asked = True
+    return found
+
+
 def state_text(trajectory: Trajectory, index: int, *, limit: int = 160) -> str:
     """Return what was known before step `index`: the request, then each earlier call and its result."""
     lines = [" ".join(trajectory.task.prompt.split())]
+    said = user_turns(trajectory)
     for step in trajectory.steps[:index]:
         for call, result in zip(step.accepted_calls, step.results, strict=False):
             lines.append(f"{call_text(call)} -> {shorten(result.error or result.content, limit)}")
+        lines.extend(f"User: {shorten(text, limit)}" for text in said.get(step.index, ()))
     return "\n".join(lines)
 
 
@@ -70,7 +110,13 @@ def transcript(trajectory: Trajectory, corrections: Sequence[Correction], *, lim
         corrections: Corrections of this trajectory, told after the steps.
         limit: Longest text in characters; the middle steps give way first.
     """
-    lines = [line for step in trajectory.steps for line in _step_lines(trajectory, step.index)]
+    said = user_turns(trajectory)
+    lines = []
+    for step in trajectory.steps:
+        lines.extend(_step_lines(step))
+        lines.extend(
+            f"Step {step.index}, the user answers: {shorten(t, 600)}" for t in said.get(step.index, ())
+        )
     if trajectory.answer:
         lines.append(f"Final answer: {shorten(trajectory.answer, 600)}")
     lines.extend(_ending(trajectory))
@@ -78,9 +124,8 @@ def transcript(trajectory: Trajectory, corrections: Sequence[Correction], *, lim
     return _neutral(_middle_out(lines, limit))
 
 
-def _step_lines(trajectory: Trajectory, index: int) -> list[str]:
-    step = trajectory.steps[index]
-    lines = []
+def _step_lines(step: Step) -> list[str]:
+    lines, index = [], step.index
     if step.reply.content and not step.reply.tool_calls:
         lines.append(f"Step {index}, the agent says: {shorten(step.reply.content, 600)}")
     if step.reply.tool_calls and step.reply.tool_calls != step.accepted_calls:

@@ -74,6 +74,7 @@ class MiniLmEmbedder:
         self._progress = progress or SilentProgress()
         self._model = model
         self._tokenizer = _load_tokenizer(tokenizer, self._settings.max_tokens)
+        self._counter = _load_tokenizer(tokenizer, None)
         self._session: Any = None
         self._lock = threading.Lock()
         self.dimensions = 384
@@ -94,6 +95,10 @@ class MiniLmEmbedder:
                 vectors[rows] = pooled
                 bar.advance(len(rows))
         return unit(vectors)
+
+    def count_tokens(self, text: str) -> int:
+        """Return the number of tokens of a text, however long it is, without the two that frame it."""
+        return len(self._counter.encode(clean_text(text), add_special_tokens=False).ids)
 
     def _run_all(self, tokens: Sequence[list[int]], batches: Sequence[list[int]]) -> Any:
         """Yield the pooled states of each batch in order."""
@@ -156,7 +161,7 @@ def _file(folder: Path, name: str) -> Path:
     return found[0]
 
 
-def _load_tokenizer(path: Path, max_tokens: int) -> Any:
+def _load_tokenizer(path: Path, max_tokens: int | None) -> Any:
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
@@ -166,7 +171,10 @@ def _load_tokenizer(path: Path, max_tokens: int) -> Any:
     except Exception as error:  # the library raises bare Exception
         raise ModelError(f"`{path}` is no tokenizer: {error}", path=str(path)) from error
     tokenizer.no_padding()  # the file pads everything to 128
-    tokenizer.enable_truncation(max_tokens)
+    if max_tokens is None:
+        tokenizer.no_truncation()
+    else:
+        tokenizer.enable_truncation(max_tokens)
     return tokenizer
 
 

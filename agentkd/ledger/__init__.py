@@ -6,27 +6,34 @@ Importing this package imports SQLAlchemy; `import agentkd` must not import it.
 from __future__ import annotations
 
 from agentkd.ledger.admission import Admission
+from agentkd.ledger.calibration import Calibration
 from agentkd.ledger.call import Spend
 from agentkd.ledger.checkpoint import ServingEvent
 from agentkd.ledger.dataset import DatasetRow
 from agentkd.ledger.event import MemoryEvent
 from agentkd.ledger.ledger import Ledger
 from agentkd.ledger.lineage import LineageGraph, LineageNode
-from agentkd.ledger.recall import Recall
+from agentkd.ledger.outline import Outline
+from agentkd.ledger.recall import Arm, Recall, ScopeCounts, Trials
 from agentkd.ledger.redact import Redact, redact_secrets
 from agentkd.ledger.trajectory import RunSummary
 
 __all__ = [
     "Admission",
+    "Arm",
+    "Calibration",
     "DatasetRow",
     "Ledger",
     "LineageGraph",
     "LineageNode",
     "MemoryEvent",
+    "Outline",
     "Recall",
     "Redact",
     "RunSummary",
+    "ScopeCounts",
     "ServingEvent",
     "Spend",
+    "Trials",
     "redact_secrets",
 ]

@@ -1,24 +1,41 @@
-"""How memories come in and change: admit, merge, corroborate, supersede. Each runs in a transaction."""
+"""How memories come in: stored in few statements, merged with their equals, corroborated."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, TypeVar
 
 import sqlalchemy as sa
 
-from agentkd.errors import DataError, NotFoundError
+from agentkd.errors import NotFoundError
 from agentkd.ledger import event
 from agentkd.ledger import tables as t
-from agentkd.ledger.database import dump, insert_many, insert_once, known, load
+from agentkd.ledger.database import chunks, dump, insert_many, known, load
 from agentkd.ledger.redact import Redact, redact_json
 from agentkd.schema import Evidence, Memory, Value, now
 
-__all__ = ["Admission", "admit", "corroborate", "supersede"]
+__all__ = [
+    "MOST_SPANS",
+    "Admission",
+    "add_evidence",
+    "admit",
+    "answer",
+    "corroborate",
+    "link_evidence",
+    "link_parents",
+    "merge_equal",
+    "row_of",
+    "rows_of",
+    "store",
+    "unknown",
+]
 
 Outcome = Literal["stored", "merged", "rejected"]
+T = TypeVar("T")
 
 _KEPT = (("id",), ("parent",), ("evidence",))
+MOST_SPANS = 64
+"""Quotes that one memory keeps; the ids of its evidence are all kept."""
 
 
 class Admission(Value):
@@ -32,176 +49,233 @@ class Admission(Value):
     """Why it was merged or rejected."""
 
 
-def admit(connection: sa.Connection, memory: Memory, redact: Redact) -> Admission:
-    """Store a candidate, merge it into the equal memory that is there, or say why not."""
-    row = _row_of(connection, memory.id)
-    if row is not None:
-        return _merge(connection, row, memory)
-    missing = _missing_evidence(connection, memory.evidence)
-    if missing:
-        return _answer(memory, "rejected", f"its evidence `{missing[0]}` is not in the ledger")
-    if memory.parent and not known(connection, t.memories.c.id, [memory.parent]):
-        return _answer(memory, "rejected", f"its parent `{memory.parent}` is not in the ledger")
-    _store(connection, memory, redact)
-    return _answer(memory, "stored", "")
+def admit(
+    connection: sa.Connection, batch: Sequence[Memory], redact: Redact, lessons: Mapping[str, str]
+) -> list[Admission]:
+    """Store each candidate, merge it into the equal memory that is there, or say why not.
+
+    `lessons` maps ids to what near copies are found by; see `Memories.lessons`.
+    """
+    rows = rows_of(connection, [memory.id for memory in batch])
+    sources = _sources(connection, [memory.evidence for memory in batch])
+    parents = known(connection, t.memories.c.id, [memory.parent for memory in batch if memory.parent])
+    fresh: dict[str, Memory] = {}
+    answers = []
+    for memory in batch:
+        if memory.id in fresh:  # the same lesson twice in one batch
+            store(connection, fresh.values(), redact, lessons)
+            rows.update(rows_of(connection, fresh))
+            fresh.clear()
+        missing = _missing(memory.evidence, sources)
+        if memory.id in rows:
+            answers.append(merge_equal(connection, rows[memory.id], memory))
+            rows.update(rows_of(connection, [memory.id]))
+        elif missing:
+            answers.append(answer(memory, "rejected", f"its evidence `{missing[0]}` is not in the ledger"))
+        elif memory.parent and memory.parent not in parents and memory.parent not in fresh:
+            reason = f"its parent `{memory.parent}` is not in the ledger"
+            answers.append(answer(memory, "rejected", reason))
+        else:
+            fresh[memory.id] = memory
+            answers.append(answer(memory, "stored", ""))
+    store(connection, fresh.values(), redact, lessons)
+    return answers
 
 
-def _merge(connection: sa.Connection, row: sa.RowMapping, memory: Memory) -> Admission:
+def merge_equal(connection: sa.Connection, row: sa.RowMapping, memory: Memory) -> Admission:
+    """Let the equal memory that is there take over the evidence; a revoked or replaced one refuses."""
     if row["status"] == "revoked":
-        return _answer(memory, "rejected", f"it was revoked: {row['reason']}")
+        return answer(memory, "rejected", f"it was revoked: {row['reason']}")
     if not row["current"]:
-        return _answer(memory, "rejected", f"it was superseded by `{row['successor']}`")
-    missing = _missing_evidence(connection, memory.evidence)
+        union = _union_of(connection, row)
+        if union is not None:
+            rise = corroborate(connection, union, memory.evidence)
+            reason = f"it is a part of `{union}`, whose support rose by {rise}"
+            return Admission(memory_id=union, outcome="merged", reason=reason)
+        was = f"superseded by `{row['successor']}`" if row["successor"] else "taken back"
+        return answer(memory, "rejected", f"it was {was}")
+    missing = _missing(memory.evidence, _sources(connection, [memory.evidence]))
     if missing:
-        return _answer(memory, "rejected", f"its evidence `{missing[0]}` is not in the ledger")
-    n_new = _add_evidence(connection, row, memory.evidence)
+        return answer(memory, "rejected", f"its evidence `{missing[0]}` is not in the ledger")
+    added = add_evidence(connection, row, memory.evidence)
+    n_new = _count(added)
     if n_new:
-        event.append(connection, memory.id, "merged", f"{n_new} new pieces of evidence")
-    return _answer(memory, "merged", f"an equal memory is there; new evidence: {n_new}")
+        reason = f"{n_new} new pieces of evidence"
+        event.append(connection, memory.id, "merged", reason, details=_added(added))
+    return answer(memory, "merged", f"an equal memory is there; new evidence: {n_new}")
+
+
+def _union_of(connection: sa.Connection, row: sa.RowMapping) -> str | None:
+    """Return the current memory that a memory was merged into, through any number of merges."""
+    while row["successor"] is not None:
+        e = t.memory_events.c
+        closed = event.find(connection, e.memory_id == row["id"], e.kind == "superseded")
+        after = row_of(connection, row["successor"])
+        if not closed or "with" not in closed[-1].details or after is None or after["status"] == "revoked":
+            return None
+        if after["current"]:
+            return str(after["id"])
+        row = after
+    return None
 
 
 def corroborate(connection: sa.Connection, memory_id: str, evidence: Evidence) -> int:
     """Add evidence that is new, raise the support by its new trajectories, and return their number."""
-    row = _row_of(connection, memory_id)
+    row = row_of(connection, memory_id)
     if row is None:
-        raise NotFoundError(f"there is no memory `{memory_id}`", hint="`agentkd memory list` shows them")
-    missing = _missing_evidence(connection, evidence)
+        raise unknown(memory_id)
+    missing = _missing(evidence, _sources(connection, [evidence]))
     if missing:
         raise NotFoundError(f"evidence `{missing[0]}` of memory `{memory_id}` is not in the ledger")
-    before = int(row["support"])
-    n_new = _add_evidence(connection, row, evidence)
-    if n_new:
-        event.append(connection, memory_id, "corroborated", f"{n_new} new pieces of evidence")
-    after = connection.execute(
-        sa.select(t.memories.c.support).where(t.memories.c.id == memory_id)
-    ).scalar_one()
-    return int(after) - before
+    added = add_evidence(connection, row, evidence)
+    if _count(added):
+        reason = f"{_count(added)} new pieces of evidence"
+        event.append(connection, memory_id, "corroborated", reason, details=_added(added))
+    return len(added.trajectories)
 
 
-def supersede(connection: sa.Connection, old_id: str, new: Memory, redact: Redact) -> Admission:
-    """Put a new version in the place of a current memory; the old one stays on record."""
-    old = _row_of(connection, old_id)
-    if old is None:
-        raise NotFoundError(f"there is no memory `{old_id}`", hint="`agentkd memory list` shows them")
-    if new.id == old_id:
-        return _merge(connection, old, new)
-    if old["successor"] == new.id:
-        return _answer(new, "merged", f"it had superseded `{old_id}` before")
-    if not old["current"]:
-        raise DataError(
-            f"memory `{old_id}` was superseded by `{old['successor']}` already",
-            hint="supersede the current version",
-        )
-    there = _row_of(connection, new.id)
-    if there is not None and there["current"]:
-        answer = _merge(connection, there, new)
-    elif there is not None and there["status"] != "revoked":
-        answer = _bring_back(connection, there, new)
-    else:
-        version = new.model_copy(update={"version": old["version"] + 1, "parent": old_id})
-        answer = admit(connection, version, redact)
-    if answer.outcome != "rejected":
-        _close(connection, old_id, new.id)
-    return answer
-
-
-def _bring_back(connection: sa.Connection, row: sa.RowMapping, memory: Memory) -> Admission:
-    """Make an earlier version the current one again."""
-    where = t.memories.c.id == memory.id
-    connection.execute(t.memories.update().where(where).values(current=True, successor=None))
-    _add_evidence(connection, row, memory.evidence)
-    event.append(connection, memory.id, "reactivated", "it is the current version again")
-    return _answer(memory, "merged", "an earlier version is current again")
-
-
-def _close(connection: sa.Connection, old_id: str, new_id: str) -> None:
-    where = t.memories.c.id == old_id
-    connection.execute(t.memories.update().where(where).values(current=False, successor=new_id))
-    event.append(connection, old_id, "superseded", f"by `{new_id}`")
-
-
-def _store(connection: sa.Connection, memory: Memory, redact: Redact) -> None:
-    data, _ = redact_json(memory.model_dump(mode="json"), redact, keep=_KEPT)
-    insert_once(
+def store(
+    connection: sa.Connection,
+    memories: Iterable[Memory],
+    redact: Redact,
+    lessons: Mapping[str, str],
+    details: Mapping[str, Any] | None = None,
+    reason: str = "",
+) -> None:
+    """Insert memories that are not there yet, with links, status and event: one statement per table."""
+    batch = list(memories)
+    if not batch:
+        return
+    time = now()
+    insert_many(connection, t.memories, [_columns(memory, redact, lessons) for memory in batch])
+    link_evidence(connection, [(memory.id, memory.evidence) for memory in batch])
+    link_parents(connection, [(memory.id, memory.parent) for memory in batch if memory.parent])
+    insert_many(
         connection,
-        t.memories,
-        {
-            "id": memory.id,
-            "kind": memory.kind,
-            "origin": memory.origin,
-            "privacy": memory.privacy,
-            **memory.scope.model_dump(),
-            "version": memory.version,
-            "parent": memory.parent or None,
-            "successor": None,
-            "current": True,
-            "support": memory.support,
-            **memory.utility.model_dump(),
-            "created_at": memory.created_at,
-            "body": dump(data),
-        },
-    )
-    _link_evidence(connection, memory.id, memory.evidence)
-    status = {
-        "memory_id": memory.id,
-        "checkpoint": "base",
-        "status": memory.status,
-        "reason": "admitted",
-        "changed_at": now(),
+        t.memory_status,
+        [
+            {"memory_id": memory.id, "checkpoint": "base", "status": memory.status, "reason": "admitted",
+             "changed_at": time}
+            for memory in batch
+        ],
+    )  # fmt: skip
+    event.append_many(
+        connection,
+        [
+            event.entry(
+                memory.id, "admitted", reason or f"as {memory.status}, by `{memory.origin}`",
+                status=memory.status, current=True, details=details,
+            )
+            for memory in batch
+        ],
+    )  # fmt: skip
+
+
+def _columns(memory: Memory, redact: Redact, lessons: Mapping[str, str]) -> dict[str, Any]:
+    data, _ = redact_json(memory.model_dump(mode="json"), redact, keep=_KEPT)
+    return {
+        "id": memory.id,
+        "kind": memory.kind,
+        "origin": memory.origin,
+        "privacy": memory.privacy,
+        **memory.scope.model_dump(),
+        "version": memory.version,
+        "parent": memory.parent or None,
+        "successor": None,
+        "current": True,
+        "support": memory.support,
+        **memory.utility.model_dump(),
+        "lesson": lessons.get(memory.id),
+        "created_at": memory.created_at,
+        "body": dump(data),
     }
-    insert_once(connection, t.memory_status, status)
-    event.append(connection, memory.id, "admitted", f"as {memory.status}, by `{memory.origin}`")
 
 
-def _add_evidence(connection: sa.Connection, row: sa.RowMapping, more: Evidence) -> int:
-    """Unite the evidence of a stored memory with `more` and return the number of new pieces."""
+def add_evidence(connection: sa.Connection, row: sa.RowMapping, more: Evidence) -> Evidence:
+    """Unite the evidence of a stored memory with `more` and return what was new."""
     memory = load(Memory, row["body"])
     old = memory.evidence
-    united = Evidence(
-        trajectories=_united(old.trajectories, more.trajectories),
-        corrections=_united(old.corrections, more.corrections),
-        steps=_united(old.steps, more.steps),
+    added = Evidence(
+        trajectories=_new(old.trajectories, more.trajectories),
+        corrections=_new(old.corrections, more.corrections),
+        steps=_new(old.steps, more.steps),
+        spans=_new(old.spans, more.spans)[: max(MOST_SPANS - len(old.spans), 0)],
     )
-    if united == old:
-        return 0
-    _link_evidence(connection, memory.id, united)
-    n_new = len(united.trajectories) - len(old.trajectories)
+    if added == Evidence():
+        return added
+    united = Evidence(
+        **{name: (*getattr(old, name), *getattr(added, name)) for name in Evidence.model_fields}
+    )
+    link_evidence(connection, [(memory.id, added)])
     values = {
-        "support": t.memories.c.support + n_new,
+        "support": t.memories.c.support + len(added.trajectories),
         "body": dump(memory.model_copy(update={"evidence": united})),
     }
     connection.execute(t.memories.update().where(t.memories.c.id == memory.id).values(values))
-    return n_new + len(united.corrections) - len(old.corrections) + len(united.steps) - len(old.steps)
+    return added
 
 
-def _united(old: Iterable[str], new: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*old, *new)))
+def _new(old: Iterable[T], more: Iterable[T]) -> tuple[T, ...]:
+    there = set(old)
+    return tuple(item for item in dict.fromkeys(more) if item not in there)
 
 
-def _link_evidence(connection: sa.Connection, memory_id: str, evidence: Evidence) -> None:
-    for table, ids in (
-        (t.memory_trajectories, evidence.trajectories),
-        (t.memory_corrections, evidence.corrections),
-    ):
-        insert_many(connection, table, [{"source": memory_id, "target": id_} for id_ in ids])
+def _count(added: Evidence) -> int:
+    return len(added.trajectories) + len(added.corrections) + len(added.steps)
 
 
-def _missing_evidence(connection: sa.Connection, evidence: Evidence) -> list[str]:
-    there = known(connection, t.trajectories.c.id, evidence.trajectories)
-    there |= known(connection, t.corrections.c.id, evidence.corrections)
+def _added(added: Evidence) -> dict[str, Any]:
+    return {"evidence": added.model_dump(mode="json", exclude_defaults=True)}
+
+
+def link_parents(connection: sa.Connection, pairs: Iterable[tuple[str, str]]) -> None:
+    """Say which memories were made from which: (made, made from) pairs."""
+    rows = [{"source": made, "target": source} for made, source in pairs]
+    insert_many(connection, t.memory_parents, rows)
+
+
+def link_evidence(connection: sa.Connection, batch: Sequence[tuple[str, Evidence]]) -> None:
+    """Make evidence queryable: a row per memory and trajectory or correction that it rests on."""
+    for table, name in ((t.memory_trajectories, "trajectories"), (t.memory_corrections, "corrections")):
+        rows = [{"source": id_, "target": target} for id_, e in batch for target in getattr(e, name)]
+        insert_many(connection, table, rows)
+
+
+def _sources(connection: sa.Connection, batch: Iterable[Evidence]) -> set[str]:
+    """Return those ids of some evidence that the ledger holds."""
+    found = list(batch)
+    there = known(connection, t.trajectories.c.id, (id_ for e in found for id_ in e.trajectories))
+    return there | known(connection, t.corrections.c.id, (id_ for e in found for id_ in e.corrections))
+
+
+def _missing(evidence: Evidence, there: set[str]) -> list[str]:
     return [id_ for id_ in (*evidence.trajectories, *evidence.corrections) if id_ not in there]
 
 
-def _row_of(connection: sa.Connection, memory_id: str) -> sa.RowMapping | None:
-    """Return a memory's row with its base status and the reason of it."""
+def rows_of(connection: sa.Connection, ids: Iterable[str]) -> dict[str, sa.RowMapping]:
+    """Return the rows of memories by id, each with its base status and the reason of it."""
     m, s = t.memories, t.memory_status
-    query = (
-        sa.select(m, s.c.status, s.c.reason)
-        .join(s, sa.and_(s.c.memory_id == m.c.id, s.c.checkpoint == "base"))
-        .where(m.c.id == memory_id)
-    )
-    return connection.execute(query).mappings().one_or_none()
+    found: dict[str, sa.RowMapping] = {}
+    for batch in chunks(dict.fromkeys(ids)):
+        query = (
+            sa.select(m, s.c.status, s.c.reason)
+            .join(s, sa.and_(s.c.memory_id == m.c.id, s.c.checkpoint == "base"))
+            .where(m.c.id.in_(batch))
+        )
+        found.update((row["id"], row) for row in connection.execute(query).mappings())
+    return found
 
 
-def _answer(memory: Memory, outcome: Outcome, reason: str) -> Admission:
+def row_of(connection: sa.Connection, memory_id: str) -> sa.RowMapping | None:
+    """Return a memory's row with its base status and the reason of it."""
+    return rows_of(connection, [memory_id]).get(memory_id)
+
+
+def answer(memory: Memory, outcome: Outcome, reason: str) -> Admission:
+    """Say what became of a candidate."""
     return Admission(memory_id=memory.id, outcome=outcome, reason=reason)
+
+
+def unknown(memory_id: str) -> NotFoundError:
+    """Return the error for an id that no memory has."""
+    return NotFoundError(f"there is no memory `{memory_id}`", hint="`agentkd memory list` shows them")

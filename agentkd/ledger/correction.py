@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -10,11 +13,13 @@ from agentkd.errors import NotFoundError
 from agentkd.ledger import tables as t
 from agentkd.ledger.database import Database, dump, insert_once, known, load
 from agentkd.ledger.redact import Redact, redact_json
-from agentkd.schema import Correction
+from agentkd.schema import RETRY_STRIDE, Correction, CorrectionRound, is_held_out
 
 __all__ = ["Corrections"]
 
 Found = list[Correction]  # inside the class, `list` is the method
+Rounds = list[CorrectionRound]
+Rows = list[Any]  # run_id, suite, split, task_id, attempt, created_at
 
 
 class Corrections:
@@ -78,8 +83,50 @@ class Corrections:
             where.append(c.created_at >= since)
         return self._where(*where, limit=limit)
 
+    def rounds(self, suite: str | None = None, limit: int | None = None) -> Rounds:
+        """Return corrections per task, run by run, oldest first; `limit` takes the newest runs.
+
+        Held-out runs and unfinished trajectories are left out. A task that was tried again within a run
+        counts once, with the corrections of all its tries.
+        """
+        c, given = t.trajectories.c, t.corrections.c
+        where = [c.is_finished.is_(True), *([c.suite == suite] if suite is not None else [])]
+        tried = sa.select(c.run_id, c.suite, c.split, c.task_id, c.attempt, c.created_at).where(*where)
+        counted = (
+            sa.select(c.run_id, c.split, given.source, sa.func.count().label("n"))
+            .join(t.corrections, given.trajectory_id == c.id)
+            .where(*where)
+            .group_by(c.run_id, c.split, given.source)
+        )
+        with self._database.read() as connection:
+            tries = connection.execute(tried.order_by(c.created_at, c.id)).all()
+            counts = connection.execute(counted).all()
+        runs: dict[str, Rows] = {}
+        for row in tries:
+            if not is_held_out(row.split):
+                runs.setdefault(row.run_id, []).append(row)
+        sources: dict[str, Counter[str]] = {run_id: Counter() for run_id in runs}
+        for row in counts:
+            if not is_held_out(row.split):
+                sources[row.run_id][row.source] += row.n
+        return [_round(run_id, rows, sources[run_id]) for run_id, rows in runs.items()][-(limit or 0) :]
+
     def _where(self, *conditions: sa.ColumnElement[bool], limit: int | None = None) -> Found:
         c = t.corrections.c
         query = sa.select(c.body).where(*conditions).order_by(c.created_at, c.id).limit(limit)
         with self._database.read() as connection:
             return [load(Correction, body) for body in connection.execute(query).scalars()]
+
+
+def _round(run_id: str, rows: Rows, by_source: Mapping[str, int]) -> CorrectionRound:
+    n_tasks = len({(row.task_id, row.attempt % RETRY_STRIDE) for row in rows})
+    n_corrections = sum(by_source.values())
+    return CorrectionRound(
+        run_id=run_id,
+        suite=min(row.suite for row in rows),
+        n_tasks=n_tasks,
+        n_corrections=n_corrections,
+        per_task=n_corrections / n_tasks,
+        by_source=dict(sorted(by_source.items())),
+        started_at=rows[0].created_at,
+    )

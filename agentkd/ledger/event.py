@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 import sqlalchemy as sa
+from pydantic import Field
 
 from agentkd.ledger import tables as t
 from agentkd.schema import MemoryStatus, Value, now
 
-__all__ = ["EventKind", "MemoryEvent", "append", "find", "kind_of_status"]
+__all__ = ["EventKind", "MemoryEvent", "append", "append_many", "entry", "find", "kind_of_status"]
 
 EventKind = Literal[
-    "admitted", "corroborated", "merged", "superseded", "quarantined", "activated", "compiled",
-    "retired", "tombstone", "revoked", "reactivated",
+    "admitted", "corroborated", "merged", "united", "superseded", "quarantined", "activated", "compiled",
+    "retired", "tombstone", "revoked", "reactivated", "undone",
 ]  # fmt: skip
+"""`merged`: it took over the evidence of an equal candidate; `united`: it took the place of others."""
 
 
 class MemoryEvent(Value):
@@ -33,20 +37,58 @@ class MemoryEvent(Value):
     """Why."""
     happened_at: datetime
     """When (UTC)."""
+    status: str = ""
+    """Status since, where the checkpoint serves; empty where the event does not change it."""
+    current: bool | None = None
+    """Whether it is the current version since; None where the event does not change that."""
+    details: dict[str, Any] = Field(default_factory=dict)
+    """What an undo needs: the memories concerned, and what was added."""
 
 
-def append(
-    connection: sa.Connection, memory_id: str, kind: EventKind, reason: str, checkpoint: str = "base"
-) -> None:
-    """Write an event in the transaction of what it tells about."""
-    row = {
+def entry(
+    memory_id: str,
+    kind: EventKind,
+    reason: str,
+    checkpoint: str = "base",
+    *,
+    status: str = "",
+    current: bool | None = None,
+    details: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the row of an event that happens now."""
+    return {
         "memory_id": memory_id,
         "kind": kind,
         "checkpoint": checkpoint,
         "reason": reason,
         "happened_at": now(),
+        "status": status,
+        "current": current,
+        "details": json.dumps(details, separators=(",", ":")) if details else "",
     }
-    connection.execute(t.memory_events.insert(), [row])
+
+
+def append(
+    connection: sa.Connection,
+    memory_id: str,
+    kind: EventKind,
+    reason: str,
+    checkpoint: str = "base",
+    *,
+    status: str = "",
+    current: bool | None = None,
+    details: Mapping[str, Any] | None = None,
+) -> None:
+    """Write an event in the transaction of what it tells about."""
+    row = entry(memory_id, kind, reason, checkpoint, status=status, current=current, details=details)
+    append_many(connection, [row])
+
+
+def append_many(connection: sa.Connection, rows: Iterable[dict[str, Any]]) -> None:
+    """Write the rows of several events."""
+    batch = list(rows)
+    if batch:
+        connection.execute(t.memory_events.insert(), batch)
 
 
 def find(
@@ -54,7 +96,10 @@ def find(
 ) -> list[MemoryEvent]:
     """Return events in the order in which they happened."""
     query = sa.select(t.memory_events).where(*conditions).order_by(t.memory_events.c.seq).limit(limit)
-    return [MemoryEvent.model_validate(dict(row)) for row in connection.execute(query).mappings()]
+    return [
+        MemoryEvent.model_validate({**row, "details": json.loads(row["details"] or "{}")})
+        for row in connection.execute(query).mappings()
+    ]
 
 
 def kind_of_status(status: MemoryStatus, before: MemoryStatus) -> EventKind:

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from agentkd.errors import AgentkdError, StoreError
 from agentkd.ledger import tables as t
+from agentkd.ledger.calibration import Calibrations
 from agentkd.ledger.call import Calls
 from agentkd.ledger.checkpoint import Checkpoints
 from agentkd.ledger.correction import Corrections
@@ -19,9 +20,12 @@ from agentkd.ledger.cycle import Cycles
 from agentkd.ledger.database import Database
 from agentkd.ledger.dataset import Datasets
 from agentkd.ledger.evaluation import Evaluations
+from agentkd.ledger.item import Items
 from agentkd.ledger.lineage import Lineage
 from agentkd.ledger.memory import Memories
 from agentkd.ledger.migration import prepare
+from agentkd.ledger.outline import Outlines
+from agentkd.ledger.recall import Trials
 from agentkd.ledger.redact import Redact, redact_secrets
 from agentkd.ledger.trajectory import Trajectories
 
@@ -33,6 +37,7 @@ _FACTS = {
     "corrections": t.corrections,
     "memories": t.memories,
     "memory_events": t.memory_events,
+    "store_items": t.store_items,
     "recalls": t.recalls,
     "datasets": t.datasets,
     "dataset_rows": t.dataset_rows,
@@ -52,6 +57,10 @@ class Ledger:
         self.trajectories = Trajectories(database, redact)
         self.corrections = Corrections(database, redact)
         self.memories = Memories(database, redact)
+        self.trials = Trials(database)
+        self.items = Items(database, self.memories, redact)
+        self.outlines = Outlines(database)
+        self.calibrations = Calibrations(database)
         self.datasets = Datasets(database)
         self.checkpoints = Checkpoints(database)
         self.evaluations = Evaluations(database)

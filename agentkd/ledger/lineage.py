@@ -73,7 +73,7 @@ _EDGES = (
     _Edge("row", "memory", t.row_memories.c.source, t.row_memories.c.target),
     _Edge("row", "trajectory", t.row_trajectories.c.source, t.row_trajectories.c.target),
     _Edge("row", "correction", t.row_corrections.c.source, t.row_corrections.c.target),
-    _Edge("memory", "memory", t.memories.c.id, t.memories.c.parent),
+    _Edge("memory", "memory", t.memory_parents.c.source, t.memory_parents.c.target),
     _Edge("memory", "trajectory", t.memory_trajectories.c.source, t.memory_trajectories.c.target),
     _Edge("memory", "correction", t.memory_corrections.c.source, t.memory_corrections.c.target),
     _Edge("correction", "trajectory", t.corrections.c.id, t.corrections.c.trajectory_id),

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
-from agentkd.errors import NotFoundError
-from agentkd.ledger import admission, event, recall
+from agentkd.errors import DataError
+from agentkd.ledger import admission, event, query, recall, standing, undo, version
 from agentkd.ledger import tables as t
 from agentkd.ledger.admission import Admission
 from agentkd.ledger.checkpoint import taint_from_memory
-from agentkd.ledger.database import Database, chunks, load, upsert
+from agentkd.ledger.database import Database, chunks, upsert
 from agentkd.ledger.event import MemoryEvent
 from agentkd.ledger.recall import Recall
 from agentkd.ledger.redact import Redact
-from agentkd.schema import Evidence, Hit, Memory, MemoryStatus, Scope, Utility, now
+from agentkd.schema import Evidence, Hit, Memory, MemoryStatus, Scope, Standing, now
 
 __all__ = ["Memories"]
 
@@ -30,35 +31,72 @@ class Memories:
         self._database = database
         self._redact = redact
 
-    def admit(self, candidates: Iterable[Memory]) -> tuple[Admission, ...]:
+    def admit(
+        self, candidates: Iterable[Memory], lessons: Mapping[str, str] | None = None
+    ) -> tuple[Admission, ...]:
         """Store candidates in one transaction and say what became of each, in their order.
 
-        Evidence must be in the ledger; a memory that was revoked or superseded is rejected.
+        Evidence must be in the ledger; a memory that was revoked or superseded is rejected. `lessons`
+        holds by id what near copies are found by; where it is missing, `set_lessons` fills it in later.
         """
         batch = tuple(candidates)
         with self._database.write() as connection:
-            return tuple(admission.admit(connection, memory, self._redact) for memory in batch)
+            return tuple(admission.admit(connection, batch, self._redact, lessons or {}))
 
     def corroborate(self, memory_id: str, evidence: Evidence) -> int:
         """Add evidence and return by how many distinct new trajectories the support rose."""
         with self._database.write() as connection:
             return admission.corroborate(connection, memory_id, evidence)
 
-    def supersede(self, old_id: str, new_memory: Memory) -> Admission:
+    def supersede(self, old_id: str, new_memory: Memory, reason: str = "") -> Admission:
         """Make `new_memory` the current version in the place of `old_id`."""
         with self._database.write() as connection:
-            return admission.supersede(connection, old_id, new_memory, self._redact)
+            return version.supersede(connection, old_id, new_memory, self._redact, reason)
 
-    def set_status(self, memory_id: str, status: MemoryStatus, reason: str, checkpoint: str = "base") -> bool:
+    def replace(self, ids: Sequence[str], memory: Memory, reason: str) -> Admission:
+        """Let a memory take the place of others: the new version of one, or the union of several.
+
+        Of a union, evidence is united, support counts distinct trajectories and counters are summed, in
+        one transaction; each memory gets an event, and `undo` takes it back. The union may be one of them.
+        """
+        if len(set(ids)) == 1:
+            return self.supersede(ids[0], memory, reason)
+        with self._database.write() as connection:
+            return version.merge(connection, ids, memory, self._redact, reason)
+
+    def undo(self, memory_id: str, reason: str = "") -> tuple[str, ...]:
+        """Take a memory's last merge, supersession or change of status back; returns the ids changed.
+
+        An undo is a new event. Parts of a merge become current again with their own counters, and with
+        what their union gained. Raises DataError where nothing can be taken back.
+        """
+        with self._database.write() as connection:
+            return undo.undo(connection, memory_id, reason)
+
+    def overruled(self) -> tuple[tuple[str, str, frozenset[str]], ...]:
+        """Return what was taken back: who had made the edit, its kind, and the ids; nobody repeats it."""
+        with self._database.read() as connection:
+            return tuple(undo.overruled(connection))
+
+    def set_status(
+        self,
+        memory_id: str,
+        status: MemoryStatus,
+        reason: str,
+        checkpoint: str = "base",
+        *,
+        details: Mapping[str, Any] | None = None,
+    ) -> bool:
         """Set the status for a serving checkpoint; False when it is so already.
 
-        A revocation holds for every checkpoint, and taints those that were trained on the memory.
+        A revocation holds for every checkpoint, undoes the merges that the memory is a part of, and
+        taints the checkpoints that were trained on it or on what was made from it.
         """
         name = "base" if status == "revoked" else checkpoint
         with self._database.write() as connection:
-            before = _statuses(connection, name, t.memories.c.id == memory_id)
+            before = query.statuses(connection, name, t.memories.c.id == memory_id)
             if not before:
-                raise _unknown(memory_id)
+                raise admission.unknown(memory_id)
             if status == before[memory_id] and _has_row(connection, memory_id, name):
                 return False
             upsert(
@@ -72,21 +110,64 @@ class Memories:
                     "changed_at": now(),
                 },
             )
-            event.append(connection, memory_id, event.kind_of_status(status, before[memory_id]), reason, name)
+            kind = event.kind_of_status(status, before[memory_id])
+            event.append(connection, memory_id, kind, reason, name, status=status, details=details)
             if status == "revoked":
-                taint_from_memory(connection, memory_id)
+                self._revoke_from(connection, memory_id)
         return True
 
-    def status_for(self, checkpoint: str = "base") -> Mapping[str, MemoryStatus]:
-        """Return the status of every current memory where this checkpoint serves."""
+    def _revoke_from(self, connection: sa.Connection, memory_id: str) -> None:
+        """Follow a revoked memory into what was made from it."""
+        reason = f"`{memory_id}`, a part of it, was revoked"
+        made = undo.descendants(connection, [memory_id])
+        undo.release_parts(connection, memory_id, reason)
+        for id_ in sorted(undo.united_from(connection, memory_id)):  # no longer to be taken apart
+            self.set_status(id_, "quarantined", reason)
+        for id_ in (memory_id, *sorted(made)):
+            taint_from_memory(connection, id_)
+
+    def activate(self, memory_id: str, reason: str) -> bool:
+        """Bring a quarantined or laid-to-rest memory back by a person's word; False when it is active.
+
+        What had put it away is overruled: no refiner does the same again. Raises DataError for a
+        revoked memory.
+        """
+        with self._database.write() as connection:
+            if self.get(memory_id).status == "revoked":
+                raise DataError(f"memory `{memory_id}` was revoked, which is for good")
+            c = t.memory_events.c
+            put_away = c.status.in_(("quarantined", "tombstone"))
+            found = event.find(connection, c.memory_id == memory_id, c.checkpoint == "base", put_away)
+            return self.set_status(memory_id, "active", reason, details={"undoes": [e.seq for e in found]})
+
+    def status_for(
+        self, checkpoint: str = "base", ids: Iterable[str] | None = None, *, at: datetime | None = None
+    ) -> Mapping[str, MemoryStatus]:
+        """Return the status of every current memory, or of some, where this checkpoint serves.
+
+        `at` asks for an earlier time: what was current then, and the status of then.
+        """
+        c, found = t.memories.c, dict[str, MemoryStatus]()
         with self._database.read() as connection:
-            return _statuses(connection, checkpoint, t.memories.c.current.is_(True))
+            if at is not None:
+                then, wanted = query.statuses_at(connection, checkpoint, at), set(ids or ())
+                return {id_: status for id_, status in then.items() if ids is None or id_ in wanted}
+            if ids is None:
+                return query.statuses(connection, checkpoint, c.current.is_(True))
+            for batch in chunks(dict.fromkeys(ids)):
+                found |= query.statuses(connection, checkpoint, c.current.is_(True), c.id.in_(batch))
+        return found
+
+    def standings(self, ids: Iterable[str]) -> Mapping[str, Standing]:
+        """Return since when memories have their status for the base, by id; unknown ids are left out."""
+        with self._database.read() as connection:
+            return standing.find(connection, ids)
 
     def get(self, memory_id: str, checkpoint: str = "base") -> Memory:
         """Return a memory with its status for a serving checkpoint; raises NotFoundError."""
         found = self.get_many([memory_id], checkpoint)
         if not found:
-            raise _unknown(memory_id)
+            raise admission.unknown(memory_id)
         return found[0]
 
     def get_many(self, ids: Iterable[str], checkpoint: str = "base") -> Found:
@@ -95,7 +176,7 @@ class Memories:
         found: Found = []
         with self._database.read() as connection:
             for batch in chunks(order):
-                found += _fetch(connection, checkpoint, t.memories.c.id.in_(batch))
+                found += query.fetch(connection, checkpoint, t.memories.c.id.in_(batch))
         return sorted(found, key=lambda memory: order[memory.id])
 
     def list(
@@ -107,22 +188,27 @@ class Memories:
         *,
         current: bool = True,
         limit: int | None = None,
+        at: datetime | None = None,
     ) -> Found:
         """Return memories, oldest first.
 
         `scope` is the asker's: a memory is seen where every field that it sets equals the asker's.
-        `current=False` includes superseded versions.
+        `current=False` includes superseded versions. `at` returns what was current at that time, with the
+        status, evidence and support of then; counters of use are those of now.
         """
-        m = t.memories.c
-        where: list[Any] = [m.current.is_(True)] if current else []
-        if status is not None:
-            where.append(_effective(checkpoint).in_([status] if isinstance(status, str) else sorted(status)))
-        if kinds is not None:
-            where.append(m.kind.in_(sorted(kinds)))
+        m, wanted = t.memories.c, {status} if isinstance(status, str) else status
+        where: list[Any] = [m.kind.in_(sorted(kinds))] if kinds is not None else []
         for field, value in (scope.model_dump() if scope is not None else {}).items():
             where.append(sa.or_(m[field] == "", m[field] == value))
         with self._database.read() as connection:
-            return _fetch(connection, checkpoint, *where, limit=limit)
+            if at is not None:
+                then = query.fetch_at(connection, checkpoint, at, *where)
+                return [memory for memory in then if wanted is None or memory.status in wanted][:limit]
+            if current:
+                where.append(m.current.is_(True))
+            if wanted is not None:
+                where.append(query.effective(checkpoint).in_(sorted(wanted)))
+            return query.fetch(connection, checkpoint, *where, limit=limit)
 
     def history(self, memory_id: str) -> Found:
         """Return all versions of a memory's chain, first version first."""
@@ -130,10 +216,10 @@ class Memories:
             seen, front = set[str](), {memory_id}
             while front:
                 seen |= front
-                front = _neighbours(connection, front) - seen
+                front = query.neighbours(connection, front) - seen
         found = self.get_many(seen)
         if not found:
-            raise _unknown(memory_id)
+            raise admission.unknown(memory_id)
         return sorted(found, key=lambda memory: (memory.version, memory.created_at, memory.id))
 
     def events(
@@ -150,6 +236,45 @@ class Memories:
         with self._database.read() as connection:
             return connection.execute(sa.select(sa.func.max(t.memory_events.c.seq))).scalar_one() or 0
 
+    def lessons_alike(self, lessons: Iterable[str]) -> dict[str, Found]:
+        """Return the current memories that teach each lesson, in the order of their admission."""
+        m, found = t.memories.c, dict[str, Found]()
+        ids: dict[str, str] = {}
+        with self._database.read() as connection:
+            for batch in chunks(dict.fromkeys(lessons)):
+                wanted = sa.select(m.id, m.lesson, m.current).where(m.lesson.in_(batch))
+                rows = connection.execute(wanted.order_by(m.created_at, m.id))
+                ids.update((id_, lesson) for id_, lesson, current in rows if current)  # SQL would scan it
+        for memory in self.get_many(ids):
+            found.setdefault(ids[memory.id], []).append(memory)
+        return found
+
+    def without_lesson(self, limit: int = 1000) -> Found:
+        """Return memories of which nobody has said yet what near copies of them are found by."""
+        with self._database.read() as connection:
+            return query.fetch(connection, "base", t.memories.c.lesson.is_(None), limit=limit)
+
+    def set_lessons(self, lessons: Mapping[str, str]) -> None:
+        """Say by id what near copies of these memories are found by: a hash that equal lessons share."""
+        if not lessons:
+            return
+        m = t.memories
+        update = m.update().where(m.c.id == sa.bindparam("of")).values(lesson=sa.bindparam("as_"))
+        with self._database.write() as connection:
+            connection.execute(update, [{"of": id_, "as_": lesson} for id_, lesson in lessons.items()])
+
+    def shown_in(self, trajectory_ids: Iterable[str]) -> dict[str, frozenset[str]]:
+        """Return the ids of the memories that stood in the prompts of each of these trajectories."""
+        c, found = t.recalls.c, dict[str, set[str]]()
+        with self._database.read() as connection:
+            for batch in chunks(dict.fromkeys(trajectory_ids)):
+                where = (c.trajectory_id.in_(batch), c.withheld.is_(False))
+                for id_, memory_id in connection.execute(
+                    sa.select(c.trajectory_id, c.memory_id).where(*where)
+                ):
+                    found.setdefault(id_, set()).add(memory_id)
+        return {id_: frozenset(ids) for id_, ids in found.items()}
+
     def index_mark(self, index: str) -> int:
         """Return the number of the last event that an index has followed; 0 for a new index."""
         query = sa.select(t.index_marks.c.seq).where(t.index_marks.c.name == index)
@@ -158,7 +283,7 @@ class Memories:
 
     def set_index_mark(self, index: str, seq: int) -> None:
         """Remember how far an index is; 0 makes its next projection start from the first event."""
-        with self._database.write() as connection:
+        with self._database.write(lasting=False) as connection:  # a lost mark costs a replay
             upsert(connection, t.index_marks, {"name": index, "seq": seq, "moved_at": now()})
 
     def record_recall(
@@ -188,68 +313,7 @@ class Memories:
             return tuple(recall.find(connection, *where))
 
 
-_base = t.memory_status.alias("base_status")
-_own = t.memory_status.alias("own_status")
-
-
-def _effective(checkpoint: str) -> sa.ColumnElement[str]:
-    """Build the status where a checkpoint serves: its own row, else that of the base; revoked wins."""
-    own = (
-        sa.select(_own.c.status)
-        .where(_own.c.memory_id == t.memories.c.id, _own.c.checkpoint == checkpoint)
-        .scalar_subquery()
-    )
-    return sa.case(
-        (_base.c.status == "revoked", sa.literal("revoked")), else_=sa.func.coalesce(own, _base.c.status)
-    )
-
-
-_joined = t.memories.join(_base, sa.and_(_base.c.memory_id == t.memories.c.id, _base.c.checkpoint == "base"))
-
-
-def _statuses(
-    connection: sa.Connection, checkpoint: str, *conditions: sa.ColumnElement[bool]
-) -> dict[str, MemoryStatus]:
-    query = sa.select(t.memories.c.id, _effective(checkpoint)).select_from(_joined).where(*conditions)
-    return {row[0]: row[1] for row in connection.execute(query)}
-
-
 def _has_row(connection: sa.Connection, memory_id: str, checkpoint: str) -> bool:
     c = t.memory_status.c
     query = sa.select(c.status).where(c.memory_id == memory_id, c.checkpoint == checkpoint)
     return connection.execute(query).first() is not None
-
-
-def _fetch(
-    connection: sa.Connection, checkpoint: str, *conditions: sa.ColumnElement[bool], limit: int | None = None
-) -> Found:
-    m = t.memories.c
-    query = (
-        sa.select(t.memories, _effective(checkpoint).label("status"))
-        .select_from(_joined)
-        .where(*conditions)
-        .order_by(m.created_at, m.id)
-        .limit(limit)
-    )
-    return [_memory(row) for row in connection.execute(query).mappings()]
-
-
-def _memory(row: sa.RowMapping) -> Memory:
-    utility = Utility(**{name: row[name] for name in Utility.model_fields})
-    return load(Memory, row["body"], status=row["status"], support=row["support"], utility=utility)
-
-
-def _neighbours(connection: sa.Connection, ids: set[str]) -> set[str]:
-    """Return the ids one step away in the version chain, in either direction."""
-    m = t.memories.c
-    near: set[str] = set()
-    for batch in chunks(ids):
-        query = sa.select(m.id, m.parent, m.successor).where(
-            sa.or_(m.id.in_(batch), m.parent.in_(batch), m.successor.in_(batch))
-        )
-        near.update(id_ for row in connection.execute(query) for id_ in row if id_ is not None)
-    return near
-
-
-def _unknown(memory_id: str) -> NotFoundError:
-    return NotFoundError(f"there is no memory `{memory_id}`", hint="`agentkd memory list` shows them")

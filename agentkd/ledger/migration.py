@@ -6,6 +6,7 @@ A step is frozen once released: it speaks plain SQL and never uses `tables.py`, 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 
 import sqlalchemy as sa
@@ -35,11 +36,88 @@ def _to_2(connection: sa.Connection) -> None:
         )
 
 
+def _store_items_in_3(connection: sa.Connection) -> None:
+    """Hold the items of a LangGraph store: which memory is the value of a key."""
+    run, time = connection.exec_driver_sql, _time(connection)
+    run(
+        "CREATE TABLE store_items (space VARCHAR NOT NULL, namespace VARCHAR NOT NULL, "
+        "name VARCHAR NOT NULL, memory_id VARCHAR NOT NULL, number INTEGER NOT NULL, ttl_minutes FLOAT, "
+        f"expires_at {time}, created_at {time} NOT NULL, updated_at {time} NOT NULL, "
+        "PRIMARY KEY (space, namespace, name), FOREIGN KEY(memory_id) REFERENCES memories (id))"
+    )
+    run("CREATE INDEX ix_store_items_memory_id ON store_items (memory_id)")
+    run("CREATE INDEX ix_store_items_expires_at ON store_items (expires_at)")
+    run("CREATE INDEX ix_store_items_number ON store_items (space, number)")
+
+
+def _memories_in_3(connection: sa.Connection) -> None:
+    """Let a memory have several parents, know its lesson, and let events say what they changed."""
+    run = connection.exec_driver_sql
+    run(
+        "CREATE TABLE memory_parents (source VARCHAR NOT NULL, target VARCHAR NOT NULL, "
+        "PRIMARY KEY (source, target), FOREIGN KEY(source) REFERENCES memories (id), "
+        "FOREIGN KEY(target) REFERENCES memories (id))"
+    )
+    run("CREATE INDEX ix_memory_parents_target ON memory_parents (target)")
+    run("INSERT INTO memory_parents SELECT id, parent FROM memories WHERE parent IS NOT NULL")
+    run("ALTER TABLE memories ADD COLUMN lesson VARCHAR")
+    run("CREATE INDEX ix_memories_lesson ON memories (lesson)")
+    run("ALTER TABLE memory_events ADD COLUMN status VARCHAR DEFAULT '' NOT NULL")
+    run("ALTER TABLE memory_events ADD COLUMN current BOOLEAN")
+    run("ALTER TABLE memory_events ADD COLUMN details TEXT DEFAULT '' NOT NULL")
+    chain = run("SELECT id, parent FROM memories WHERE parent IS NOT NULL").all()
+    parents = {str(row[0]): str(row[1]) for row in chain}
+    update = sa.text(
+        "UPDATE memory_events SET status = :status, current = :current, details = :details WHERE seq = :seq"
+    ).bindparams(sa.bindparam("current", type_=sa.Boolean))
+    for seq, memory_id, kind, reason in run("SELECT seq, memory_id, kind, reason FROM memory_events").all():
+        status, current, details = _effect_in_2(memory_id, kind, reason, parents)
+        values = {"status": status, "current": current, "details": details, "seq": seq}
+        connection.execute(update, values)
+
+
+def _effect_in_2(
+    memory_id: str, kind: str, reason: str, parents: dict[str, str]
+) -> tuple[str, bool | None, str]:
+    """Read from an event of version 2 what it changed: status, currency and who took the place."""
+    if kind == "admitted":
+        said = re.match(r"as (\w+), by ", reason)
+        return (said[1], True, "") if said else ("candidate", None, "")
+    if kind == "reactivated" and reason == "it is the current version again":
+        return "", True, ""
+    if kind in ("activated", "reactivated"):
+        return "active", None, ""
+    if kind == "superseded":
+        by = reason.removeprefix("by ").strip("`")
+        return "", False, json.dumps({"by": by, "made": parents.get(by) == memory_id}, separators=(",", ":"))
+    return ("" if kind in ("corroborated", "merged") else kind), None, ""
+
+
+def _trials_in_3(connection: sa.Connection) -> None:
+    """Remember which tasks recalled something, and whether a trial withheld it."""
+    serial = "INTEGER NOT NULL" if connection.dialect.name == "sqlite" else "SERIAL NOT NULL"
+    key = "PRIMARY KEY AUTOINCREMENT" if connection.dialect.name == "sqlite" else "PRIMARY KEY"
+    run = connection.exec_driver_sql
+    run(
+        f"CREATE TABLE trials (seq {serial} {key}, trajectory_id VARCHAR NOT NULL, arm VARCHAR NOT NULL, "
+        'tenant VARCHAR NOT NULL, app VARCHAR NOT NULL, agent VARCHAR NOT NULL, "user" VARCHAR NOT NULL, '
+        "win BOOLEAN, UNIQUE (trajectory_id), FOREIGN KEY(trajectory_id) REFERENCES trajectories (id))"
+    )
+    run('CREATE INDEX ix_trials_scope ON trials (tenant, app, agent, "user", seq)')
+
+
+def _to_3(connection: sa.Connection) -> None:
+    """Give memories parents and events effects; keep trials and the items of stores."""
+    _memories_in_3(connection)
+    _trials_in_3(connection)
+    _store_items_in_3(connection)
+
+
 def _time(connection: sa.Connection) -> str:
     return "DATETIME" if connection.dialect.name == "sqlite" else "TIMESTAMP WITHOUT TIME ZONE"
 
 
-MIGRATIONS: dict[int, Migration] = {2: _to_2}
+MIGRATIONS: dict[int, Migration] = {2: _to_2, 3: _to_3}
 """Step by the version that it leads to."""
 
 

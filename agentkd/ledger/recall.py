@@ -1,18 +1,25 @@
-"""Recalls and what came of them: the counters behind a memory's utility."""
+"""Recalls and what came of them: the counters behind the lift of a memory and of a scope."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from typing import Literal
 
 import sqlalchemy as sa
 
+from agentkd.config import MemorySettings
 from agentkd.ledger import tables as t
-from agentkd.ledger.database import chunks, insert_many
-from agentkd.schema import Hit, Value
+from agentkd.ledger.database import Database, chunks, insert_many, insert_once
+from agentkd.schema import Hit, Lift, Scope, Utility, Value, lift_of
 
-__all__ = ["Recall", "find", "record", "settle"]
+__all__ = ["Arm", "Recall", "ScopeCounts", "Trials", "find", "record", "settle"]
+
+Arm = Literal["shown", "one", "withheld"]
+"""What a task saw of what was recalled for it: all, all but one memory, or nothing."""
 
 Counts = tuple[int, int, int, int]  # recalls, wins, held_out, held_out_wins of one trajectory
+
+_SCOPE = tuple(Scope.model_fields)
 
 
 class Recall(Value):
@@ -65,6 +72,9 @@ def settle(connection: sa.Connection, trajectory_id: str, success: bool | None) 
 
     None takes an outcome back. A task counts once per memory however many steps recalled it, and a
     second call with the same outcome changes nothing.
+
+    Lift compares like with like: a memory counts as seen where nothing was withheld, and as withheld where
+    it alone was. On trials, the memories beside it do not count, nor does any where all were withheld.
     """
     c = t.recalls.c
     rows = connection.execute(
@@ -72,6 +82,11 @@ def settle(connection: sa.Connection, trajectory_id: str, success: bool | None) 
         .where(c.trajectory_id == trajectory_id)
         .group_by(c.memory_id)
     ).all()
+    arm = connection.execute(
+        sa.select(t.trials.c.arm).where(t.trials.c.trajectory_id == trajectory_id)
+    ).scalar_one_or_none()
+    if arm in ("one", "withheld"):
+        rows = [row for row in rows if arm == "one" and row[1]]
     changes: dict[Counts, list[str]] = {}
     for memory_id, withheld, win in rows:
         before = _counts(bool(withheld), None if win is None else bool(win))
@@ -81,7 +96,91 @@ def settle(connection: sa.Connection, trajectory_id: str, success: bool | None) 
             changes.setdefault(delta, []).append(memory_id)
     for delta, ids in changes.items():
         _add(connection, ids, delta)
-    connection.execute(t.recalls.update().where(c.trajectory_id == trajectory_id).values(win=success))
+    for table in (t.recalls, t.trials):
+        connection.execute(table.update().where(table.c.trajectory_id == trajectory_id).values(win=success))
+
+
+class ScopeCounts(Value):
+    """Tasks of one scope that recalled something; a task on which nothing was found does not count."""
+
+    scope: Scope = Scope()
+    """Whose tasks: that of the agent, not of the memories."""
+    n_shown: int = 0
+    """Graded tasks that saw all that was recalled."""
+    shown_wins: int = 0
+    """Those of them that were done."""
+    n_withheld: int = 0
+    """Graded tasks that had all of it withheld."""
+    withheld_wins: int = 0
+    """Those of them that were done."""
+    n_one: int = 0
+    """Graded tasks that had one memory withheld."""
+    one_wins: int = 0
+    """Those of them that were done."""
+    n_open: int = 0
+    """Tasks that nobody has graded yet."""
+
+    def lift(self, level: float = 0.95) -> Lift:
+        """Return what recall is worth: tasks that saw all of it against tasks that saw nothing of it."""
+        utility = Utility(
+            recalls=self.n_shown,
+            wins=self.shown_wins,
+            held_out=self.n_withheld,
+            held_out_wins=self.withheld_wins,
+        )
+        return lift_of(utility, level=level)
+
+    def off(self, settings: MemorySettings) -> Lift | None:
+        """Return the lift where it is credibly negative, so that recall is to be switched off."""
+        if not settings.switch_off or min(self.n_shown, self.n_withheld) < settings.trial_tasks:
+            return None
+        lift = self.lift(settings.trial_level)
+        return lift if lift.p_negative >= settings.trial_level else None
+
+
+class Trials:
+    """Which tasks recalled something, what they saw of it, and whether they were done."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def record(self, trajectory_id: str, arm: Arm, scope: Scope) -> None:
+        """Note what a running task sees of its memories; the first answer stands."""
+        row = {"trajectory_id": trajectory_id, "arm": arm, **scope.model_dump(), "win": None}
+        with self._database.write(lasting=False) as connection:
+            insert_once(connection, t.trials, row)
+
+    def of(self, scope: Scope, window: int | None = None) -> ScopeCounts:
+        """Count the newest `window` tasks of exactly this scope; None counts all."""
+        c = t.trials.c
+        where = [c[name] == value for name, value in scope.model_dump().items()]
+        newest = sa.select(c.arm, c.win).where(*where).order_by(c.seq.desc()).limit(window).subquery()
+        with self._database.read() as connection:
+            row = connection.execute(sa.select(*_sums(newest.c.arm, newest.c.win))).mappings().one()
+        return ScopeCounts(scope=scope, **{name: number or 0 for name, number in row.items()})
+
+    def by(self, fields: Collection[str] = _SCOPE) -> list[ScopeCounts]:
+        """Count all tasks by some fields of their scope; the other fields are empty in the answer."""
+        c = t.trials.c
+        names = [name for name in _SCOPE if name in fields]
+        columns = [c[name] for name in names]
+        query = sa.select(*columns, *_sums(c.arm, c.win)).group_by(*columns).order_by(*columns)
+        found = []
+        with self._database.read() as connection:
+            for row in connection.execute(query).mappings():
+                scope = Scope(**{name: row[name] for name in names})
+                counts = {name: number or 0 for name, number in row.items() if name not in names}
+                found.append(ScopeCounts(scope=scope, **counts))
+        return [counts for counts in found if counts != ScopeCounts()]
+
+
+def _sums(arm: sa.ColumnElement[str], win: sa.ColumnElement[bool]) -> list[sa.Label[int]]:
+    """Build one sum per counter of `ScopeCounts`."""
+    done = {"shown": "shown_wins", "withheld": "withheld_wins", "one": "one_wins"}
+    sums = [(f"n_{name}", sa.and_(arm == name, win.is_not(None))) for name in done]
+    sums += [(wins, sa.and_(arm == name, win.is_(True))) for name, wins in done.items()]
+    sums.append(("n_open", win.is_(None)))
+    return [sa.func.sum(sa.case((condition, 1), else_=0)).label(name) for name, condition in sums]
 
 
 def _as_number(column: sa.Column[bool]) -> sa.ColumnElement[int | None]:

@@ -24,6 +24,7 @@ __all__ = [
     "memories",
     "memory_corrections",
     "memory_events",
+    "memory_parents",
     "memory_status",
     "memory_trajectories",
     "metadata",
@@ -35,10 +36,12 @@ __all__ = [
     "row_trajectories",
     "serving",
     "steps",
+    "store_items",
     "trajectories",
+    "trials",
 ]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 metadata = sa.MetaData()
 
@@ -149,10 +152,12 @@ memories = sa.Table(
     _count("wins"),
     _count("held_out"),
     _count("held_out_wins"),
+    sa.Column("lesson", sa.String, index=True),
     _time("created_at"),
     _body(),
 )
 
+memory_parents = _link("memory_parents", memories, memories)
 memory_trajectories = _link("memory_trajectories", memories, trajectories)
 memory_corrections = _link("memory_corrections", memories, corrections)
 
@@ -175,6 +180,9 @@ memory_events = sa.Table(
     _text("checkpoint"),
     _text("reason"),
     _time("happened_at"),
+    _text("status", server_default=""),
+    sa.Column("current", sa.Boolean),
+    sa.Column("details", sa.Text, nullable=False, server_default=""),
     sqlite_autoincrement=True,
 )
 
@@ -186,6 +194,21 @@ index_marks = sa.Table(
     _time("moved_at"),
 )
 
+store_items = sa.Table(
+    "store_items",
+    metadata,
+    _text("space", primary_key=True),
+    _text("namespace", primary_key=True),
+    _text("name", primary_key=True),
+    _text("memory_id", sa.ForeignKey("memories.id"), index=True),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("ttl_minutes", sa.Float),
+    sa.Column("expires_at", UtcTime, index=True),
+    _time("created_at"),
+    _time("updated_at"),
+    sa.Index("ix_store_items_number", "space", "number"),
+)
+
 recalls = sa.Table(
     "recalls",
     metadata,
@@ -195,6 +218,21 @@ recalls = sa.Table(
     sa.Column("score", sa.Float, nullable=False),
     sa.Column("withheld", sa.Boolean, nullable=False),
     sa.Column("win", sa.Boolean),
+)
+
+trials = sa.Table(
+    "trials",
+    metadata,
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+    _text("trajectory_id", sa.ForeignKey("trajectories.id"), unique=True),
+    _text("arm"),
+    _text("tenant"),
+    _text("app"),
+    _text("agent"),
+    _text("user"),
+    sa.Column("win", sa.Boolean),
+    sa.Index("ix_trials_scope", "tenant", "app", "agent", "user", "seq"),
+    sqlite_autoincrement=True,
 )
 
 datasets = sa.Table("datasets", metadata, _text("id", primary_key=True), _time("created_at"), _body())

@@ -231,7 +231,7 @@ def _is_finished(connection: sa.Connection, trajectory_id: str) -> bool:
 
 def _forget_partial(connection: sa.Connection, trajectory_id: str) -> None:
     settle(connection, trajectory_id, None)
-    for table in (t.steps, t.recalls):
+    for table in (t.steps, t.recalls, t.trials):
         connection.execute(table.delete().where(table.c.trajectory_id == trajectory_id))
 
 

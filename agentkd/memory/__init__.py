@@ -7,11 +7,15 @@ what may be recalled is decided by the ledger's status, never by what the index 
 from __future__ import annotations
 
 from agentkd.memory.admission import Admission
-from agentkd.memory.audit import Audit, MemoryPair
+from agentkd.memory.audit import Audit, DuplicateRate, MemoryPair, look_over
+from agentkd.memory.check import IndexCheck
+from agentkd.memory.edit import Edit
 from agentkd.memory.index_chroma import ChromaIndex, ChromaSettings
 from agentkd.memory.index_exact import ExactIndex
+from agentkd.memory.lift import LiftReport, MemoryLift, ScopeLift, lift_report
 from agentkd.memory.lock import IndexLock
-from agentkd.memory.refine import Edit, TtlRefiner, TtlSettings, UtilityPruneRefiner, UtilityPruneSettings
+from agentkd.memory.prune import UtilityPruneRefiner, UtilityPruneSettings
+from agentkd.memory.refine import TtlRefiner, TtlSettings
 from agentkd.memory.render import render
 from agentkd.memory.store import MemoryStore
 
@@ -20,14 +24,21 @@ __all__ = [
     "Audit",
     "ChromaIndex",
     "ChromaSettings",
+    "DuplicateRate",
     "Edit",
     "ExactIndex",
+    "IndexCheck",
     "IndexLock",
+    "LiftReport",
+    "MemoryLift",
     "MemoryPair",
     "MemoryStore",
+    "ScopeLift",
     "TtlRefiner",
     "TtlSettings",
     "UtilityPruneRefiner",
     "UtilityPruneSettings",
+    "lift_report",
+    "look_over",
     "render",
 ]

@@ -1,19 +1,20 @@
 """Let candidates in: plugins may refuse, near copies corroborate, the rest becomes visible at once.
 
-All candidates of one call are stored in one ledger transaction, so a recall sees all of them or none.
+All candidates of one call are stored in one ledger transaction, so a recall sees all of them or none,
+and no other process can store a copy in between. Only what has a possible copy is embedded here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from agentkd import hookspecs
 from agentkd.errors import NotFoundError, PluginError
-from agentkd.memory.lesson import Lessons, lesson_of
+from agentkd.memory.echo import Echoes, refused_source
+from agentkd.memory.lesson import lesson_of, name_lessons
 from agentkd.memory.projection import key_texts
 from agentkd.plugins import Hooks
 from agentkd.protocols import Embedder
@@ -43,47 +44,39 @@ class Admission(Value):
     """The candidate, where it was merged into another memory."""
 
 
-@dataclass(frozen=True)
-class _Twin:
-    """A memory, or an earlier candidate of the same call, that teaches the same."""
-
-    memory_id: str
-    status: str
-    vectors: dict[str, NDArray[np.float32]]
-
-
 def admit(
     candidates: Iterable[Memory],
     *,
     ledger: Ledger,
-    lessons: Lessons,
     embedder: Embedder,
     hooks: Hooks,
     merge_above: float,
 ) -> list[Admission]:
     """Judge and store candidates; returns one answer per candidate, in their order."""
     batch = list(candidates)
-    refused = [_refusal(memory, hooks) for memory in batch]
-    open_ = [memory for memory, answer in zip(batch, refused, strict=True) if answer is None]
-    vectors = _vectors(open_, embedder)
-    twins = _twins(open_, ledger, lessons, embedder)
-    answers = []
-    with ledger.transaction():
-        for memory, answer in zip(batch, refused, strict=True):
-            if answer is None:
-                alike = twins.setdefault(lesson_of(memory), [])
-                answer = _store(memory, vectors[memory.id], alike, ledger, merge_above)
-                if answer.outcome == "stored":
-                    alike.append(_Twin(memory.id, "active", vectors[memory.id]))
-            answers.append(answer)
-    return answers
+    echoes = Echoes(batch, ledger, embedder, merge_above)
+    answers: list[Admission | None] = []
+    fit: list[Memory] = []
+    for memory in batch:
+        answer = _refusal(memory, hooks, echoes)
+        kept, echoed = (memory, "") if answer is not None else echoes.without(memory)
+        if kept is None:
+            answer = _rejected(memory, f"an echo: its own run was shown `{echoed}`, which says the same")
+        elif answer is None:
+            fit.append(kept)
+        answers.append(answer)
+    judged = iter(_Desk(ledger, embedder, merge_above).take(fit))
+    return [answer if answer is not None else next(judged) for answer in answers]
 
 
-def _refusal(memory: Memory, hooks: Hooks) -> Admission | None:
+def _refusal(memory: Memory, hooks: Hooks, echoes: Echoes) -> Admission | None:
     if memory.status not in _WELCOME:
         return _rejected(memory, f"its status is `{memory.status}`; candidates are judged here")
     if not key_texts(memory):
         return _rejected(memory, "it has no key by which it could be found")
+    reason = refused_source(memory, echoes.shown(memory))
+    if reason:
+        return _rejected(memory, reason)
     try:
         plugins = hooks.refusals(hookspecs.admit_memory, memory=memory)
     except PluginError as error:
@@ -91,73 +84,100 @@ def _refusal(memory: Memory, hooks: Hooks) -> Admission | None:
     return _rejected(memory, f"refused by {', '.join(f'`{name}`' for name in plugins)}") if plugins else None
 
 
-def _store(
-    memory: Memory,
-    vectors: dict[str, NDArray[np.float32]],
-    alike: Sequence[_Twin],
-    ledger: Ledger,
-    merge_above: float,
-) -> Admission:
-    is_there = any(twin.memory_id == memory.id for twin in alike)  # then the ledger merges it itself
-    twin, score = (None, 0.0) if is_there else _nearest(vectors, alike)
-    if twin is not None and score > merge_above:
-        return _merge(memory, twin, score, ledger)
-    status = "active" if memory.status == "candidate" else memory.status
-    answer = ledger.memories.admit([memory.model_copy(update={"status": status})])[0]
-    return Admission(memory_id=memory.id, outcome=answer.outcome, reason=answer.reason)
+class _Desk:
+    """Decides for each candidate whether it is stored or corroborates a memory that says the same."""
 
+    def __init__(self, ledger: Ledger, embedder: Embedder, merge_above: float) -> None:
+        self._ledger = ledger
+        self._embedder = embedder
+        self._merge_above = merge_above
+        self._vectors: dict[str, NDArray[np.float32]] = {}
 
-def _merge(memory: Memory, twin: _Twin, score: float, ledger: Ledger) -> Admission:
-    if twin.status == "revoked":
-        return _rejected(memory, f"a near copy, `{twin.memory_id}`, was revoked (cosine {score:.2f})")
-    try:
-        rise = ledger.memories.corroborate(twin.memory_id, memory.evidence)
-    except NotFoundError as error:
-        return _rejected(memory, error.message)
-    return Admission(
-        memory_id=twin.memory_id,
-        outcome="merged",
-        reason=f"the same lesson for the same situation (cosine {score:.2f}); support +{rise}",
-        candidate_id=memory.id,
-    )
+    def take(self, memories: Sequence[Memory]) -> list[Admission]:
+        """Store or merge candidates in one transaction; returns one answer for each, in their order."""
+        if not memories:
+            return []
+        lessons = {memory.id: lesson_of(memory) for memory in memories}
+        name_lessons(self._ledger)
+        self._embed(memories, lessons)  # the slow part, before the ledger is locked
+        with self._ledger.transaction():
+            alike = self._embed(memories, lessons)  # another process may have stored a copy meanwhile
+            twins = [self._twin(memory, alike[lessons[memory.id]]) for memory in memories]
+            fresh = [memory for memory, twin in zip(memories, twins, strict=True) if twin is None]
+            stored = self._store(fresh, lessons)
+            return [
+                stored.pop(0) if twin is None else self._merge(memory, *twin, lessons)
+                for memory, twin in zip(memories, twins, strict=True)
+            ]
 
+    def _embed(self, memories: Sequence[Memory], lessons: Mapping[str, str]) -> dict[str, list[Memory]]:
+        """Return, by lesson, what is stored and given; embed it where there are two to be compared."""
+        alike = self._ledger.memories.lessons_alike(set(lessons.values()))
+        for memory in memories:
+            group = alike.setdefault(lessons[memory.id], [])
+            if all(other.id != memory.id for other in group):
+                group.append(memory)
+        several = [memory for group in alike.values() if len(group) > 1 for memory in group]
+        texts = dict.fromkeys(text for memory in several for text in _compared(memory).values())
+        missing = [text for text in texts if text not in self._vectors]
+        if missing:
+            self._vectors.update(zip(missing, self._embedder.embed(missing), strict=True))
+        return alike
 
-def _nearest(vectors: dict[str, NDArray[np.float32]], twins: Sequence[_Twin]) -> tuple[_Twin | None, float]:
-    best, best_score = None, -1.0
-    for twin in twins:
-        shared = [name for name in vectors if name in twin.vectors]
-        score = max((float(vectors[name] @ twin.vectors[name]) for name in shared), default=-1.0)
-        if score > best_score:
-            best, best_score = twin, score
-    return best, best_score
+    def _twin(self, memory: Memory, alike: Sequence[Memory]) -> tuple[Memory, float] | None:
+        """Return the memory before this one that is closest to it, where it is close enough."""
+        best, best_score = None, self._merge_above
+        for other in alike:
+            if other.id == memory.id:
+                break  # those behind it came later; where it is the first, the ledger merges equal ones
+            score = self._score(memory, other)
+            if score > best_score:
+                best, best_score = other, score
+        is_there = any(other is not memory and other.id == memory.id for other in alike)
+        return None if best is None or is_there else (best, best_score)
 
+    def _score(self, memory: Memory, other: Memory) -> float:
+        """Return the best cosine of keys of one name, or of a situation with one that was taken in."""
+        own, theirs = _compared(memory), _compared(other)
+        pairs = [(own[name], theirs[name]) for name in own if name in theirs]
+        pairs += [(own[name], text) for name in own for text in other.keys.more]
+        return max((float(self._vectors[a] @ self._vectors[b]) for a, b in pairs), default=-1.0)
 
-def _twins(
-    memories: Sequence[Memory], ledger: Ledger, lessons: Lessons, embedder: Embedder
-) -> dict[str, list[_Twin]]:
-    """Return the stored memories that teach what the candidates teach, by lesson."""
-    alike = lessons.alike({lesson_of(memory) for memory in memories})
-    status = ledger.memories.status_for("base")  # superseded versions are not in it and not compared
-    ids = [id_ for group in alike.values() for id_ in group if id_ in status]
-    vectors = _vectors(ledger.memories.get_many(ids), embedder)
-    return {
-        lesson: [_Twin(id_, status[id_], vectors[id_]) for id_ in group if id_ in vectors]
-        for lesson, group in alike.items()
-    }
+    def _store(self, memories: Sequence[Memory], lessons: Mapping[str, str]) -> list[Admission]:
+        ready = [
+            m.model_copy(update={"status": "active"}) if m.status == "candidate" else m for m in memories
+        ]
+        return [
+            Admission(
+                memory_id=answer.memory_id,
+                outcome=answer.outcome,
+                reason=answer.reason,
+                candidate_id=memory.id if answer.memory_id != memory.id else "",
+            )
+            for memory, answer in zip(ready, self._ledger.memories.admit(ready, lessons), strict=True)
+        ]
 
-
-def _vectors(memories: Sequence[Memory], embedder: Embedder) -> dict[str, dict[str, NDArray[np.float32]]]:
-    """Embed what near copies are compared by: `{memory id: {key name: vector}}`."""
-    rows = [(memory.id, name, text) for memory in memories for name, text in _compared(memory).items()]
-    found: dict[str, dict[str, NDArray[np.float32]]] = {memory.id: {} for memory in memories}
-    for (memory_id, name, _), vector in zip(rows, embedder.embed([row[2] for row in rows]), strict=True):
-        found[memory_id][name] = vector
-    return found
+    def _merge(self, memory: Memory, twin: Memory, score: float, lessons: Mapping[str, str]) -> Admission:
+        if twin.status == "revoked":
+            return _rejected(memory, f"a near copy, `{twin.id}`, was revoked (cosine {score:.2f})")
+        if twin.id not in self._ledger.memories.status_for("base", [twin.id]):
+            return self._store([memory], lessons)[0]  # the twin was a candidate and was not stored
+        try:
+            rise = self._ledger.memories.corroborate(twin.id, memory.evidence)
+        except NotFoundError as error:
+            return _rejected(memory, error.message)
+        return Admission(
+            memory_id=twin.id,
+            outcome="merged",
+            reason=f"the same lesson for the same situation (cosine {score:.2f}); support +{rise}",
+            candidate_id=memory.id,
+        )
 
 
 def _compared(memory: Memory) -> dict[str, str]:
     texts = memory.keys.texts() or {"situation": memory.when_to_use}
-    return {name: texts[name] for name in _COMPARED if name in texts} or {"situation": memory.when_to_use}
+    names = [name for name in texts if name in _COMPARED or name.startswith("more-")]
+    return {name: texts[name] for name in names} or {"situation": memory.when_to_use}
 
 
 def _rejected(memory: Memory, reason: str) -> Admission:

@@ -1,28 +1,25 @@
 """The default vector index: Chroma, embedded under one process's lock or on a server by URL.
 
-One collection per partition. Collection names carry the embedder's fingerprint and the settings of
-the graph, so vectors of different embedders never meet and a changed setting makes a new index. No
-collection may bring an embedding function along: its configuration is code that Chroma would run.
+One collection per partition. Collection names carry the embedder's fingerprint, so vectors of different
+embedders never meet. One record, the pointer, says which shelf of collections serves: a rebuild fills
+another shelf beside it while recalls go on, and moves the pointer when it is done.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field
 
-from agentkd.errors import AgentkdError, ConfigError, MissingExtraError, StoreError
-from agentkd.memory.index_exact import VectorHit
-from agentkd.memory.lock import IndexLock
+from agentkd.errors import ConfigError, LockedError
+from agentkd.memory.chroma import Chroma, is_gone
+from agentkd.memory.index_exact import ExactIndex
+from agentkd.memory.shelf import Shelf
 from agentkd.schema import Value, canonical_json
 
 if TYPE_CHECKING:
@@ -33,9 +30,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ChromaIndex", "ChromaSettings", "build"]
 
-_BATCH = 1000  # vectors per write
-_HITS = 50_000  # results per read over all queries: Chroma hands each one to SQLite as a variable
-_MARK = "\x1f"  # between the parts of a stored id; hashes and key names never hold it
+T = TypeVar("T")
+
+_ABANDONED_SECONDS = 86_400.0  # an unfinished shelf of a server this old belongs to nobody
+_TUNABLE = ("ef_search", "num_threads")  # may change without building the graph anew
 
 
 class ChromaSettings(Value):
@@ -49,12 +47,20 @@ class ChromaSettings(Value):
     """Folder of the embedded index; empty is `index` in the workspace."""
     namespace: str = ""
     """Keeps workspaces on one server apart; empty derives it from the place of the ledger."""
-    ef_search: int = Field(default=200, ge=10, le=10_000)
+    when_locked: Literal["error", "exact"] = "error"
+    """What a second process does with an embedded index: refuse, or search exactly in its own memory."""
+    ef_search: int = Field(default=100, ge=10, le=10_000)
     """Candidates that a query looks at: more is slower and finds more."""
     ef_construction: int = Field(default=100, ge=10, le=10_000)
     """Candidates looked at while inserting."""
     max_neighbors: int = Field(default=16, ge=4, le=256)
     """Edges per vector (M)."""
+    batch_size: int = Field(default=100, ge=2, le=100_000)
+    """Vectors that wait outside the graph, compared one by one, before they are inserted together."""
+    sync_threshold: int = Field(default=1000, ge=2, le=1_000_000)
+    """Vectors after which the graph is written to disk; the log holds what is newer."""
+    num_threads: int = Field(default=0, ge=0, le=256)
+    """Threads that insert and search; 0 takes all cores."""
 
 
 class ChromaIndex:
@@ -80,31 +86,29 @@ class ChromaIndex:
             LockedError: another process has the folder open.
             StoreError: the server or the files cannot be used.
         """
-        graph = {
-            "space": "cosine",
-            "ef_search": settings.ef_search,
-            "ef_construction": settings.ef_construction,
-            "max_neighbors": settings.max_neighbors,
-        }
-        tag = hashlib.sha256(canonical_json([fingerprint, graph]).encode()).hexdigest()[:16]
-        self._where = settings.url or str(path)
-        self._family = f"agentkd-{hashlib.sha256(namespace.encode()).hexdigest()[:12]}-"
-        self._prefix = f"{self._family}{tag}-"
-        self._graph = graph
+        self._graph = _graph(settings)
+        shape = {name: value for name, value in self._graph.items() if name not in _TUNABLE}
+        self._tag = _hash(canonical_json(shape))
+        self._workspace = f"agentkd-{_hash(namespace)}-"
+        self._family = f"{self._workspace}{_hash(fingerprint)}-"
+        self._pointer = f"{self._family}current"
         self._guard = threading.RLock()
-        self._collections: dict[str, Any] = {}
-        self._present: frozenset[str] = frozenset()
-        self._looked_at = 0.0
-        self._is_server = bool(settings.url)
-        self._lock = None if settings.url or path is None else IndexLock(path / ".lock")
-        self._client: Any = None
+        self._chroma = Chroma(settings, path)
+        self.is_shared = self._chroma.is_server
+        """Whether other processes write to it: then one at a time follows the ledger."""
+        self.is_outdated = False
+        """Whether its graph was built with other settings; it serves until a rebuild is done."""
         try:
-            with self._translated():
-                self._client = _connect(settings, path)
-                self.identity = self._prepare()
+            with self._chroma.translated():
+                self._shelf = self._open()
         except BaseException:
             self.close()
             raise
+
+    @property
+    def identity(self) -> str:
+        """Name of what is stored; another after `clear` and after a rebuild."""
+        return self._shelf.identity
 
     def add(
         self,
@@ -115,223 +119,180 @@ class ChromaIndex:
         partition: str,
     ) -> None:
         """Insert or replace vectors `[len(ids), d]` of unit length."""
-        stored = [_MARK.join(parts) for parts in zip(ids, memory_ids, keys, strict=True)]
-        owners = [{"memory": memory_id} for memory_id in memory_ids]
-
-        def upsert(collection: Any) -> None:
-            for start in range(0, len(stored), _BATCH):
-                part = slice(start, start + _BATCH)
-                collection.upsert(ids=stored[part], embeddings=vectors[part], metadatas=owners[part])
-
-        if stored:
-            self._with_collection(partition, upsert, create=True)
+        self._on_shelf(lambda shelf: shelf.add(ids, vectors, memory_ids, keys, partition))
 
     def query(self, vectors: NDArray[np.float32], k: int, partition: str) -> list[list[IndexHit]]:
         """Return about the `k` nearest of each query `[n, d]`, best first; equal scores by memory id."""
-
-        def search(collection: Any) -> list[list[IndexHit]]:
-            step = max(1, _HITS // k)
-            found: list[list[IndexHit]] = []
-            for start in range(0, len(vectors), step):
-                answer = collection.query(
-                    query_embeddings=vectors[start : start + step], n_results=k, include=["distances"]
-                )
-                found += map(_hits, answer["ids"], answer["distances"])
-            return found
-
-        empty: list[list[IndexHit]] = [[] for _ in range(len(vectors))]
-        return (self._with_collection(partition, search) if k > 0 and empty else None) or empty
+        return self._on_shelf(lambda shelf: shelf.query(vectors, k, partition))
 
     def delete(self, memory_ids: Sequence[str], partition: str) -> None:
         """Remove all vectors of these memories."""
-        wanted = list(memory_ids)
-
-        def remove(collection: Any) -> None:
-            for start in range(0, len(wanted), _BATCH):
-                collection.delete(where={"memory": {"$in": wanted[start : start + _BATCH]}})
-
-        self._with_collection(partition, remove)
+        self._on_shelf(lambda shelf: shelf.delete(memory_ids, partition))
 
     def count(self) -> int:
         """Return the number of vectors."""
-        with self._translated():
-            return sum(
-                self._checked(name).count() for name in self._names() if name.startswith(f"{self._prefix}p-")
-            )
+        return self._on_shelf(Shelf.count)
+
+    def stored(self) -> set[tuple[str, str, str]]:
+        """Return (`place` of the partition, memory id, key) of every vector."""
+        return self._on_shelf(Shelf.stored)
+
+    def place(self, partition: str) -> str:
+        """Return where the vectors of a partition lie, as in `stored`."""
+        return self._shelf.name_of(partition)
 
     def clear(self) -> None:
         """Remove everything and take a new identity, so that the next projection begins anew."""
-        with self._guard, self._translated():
-            self._drop(self._prefix)
-            self.identity = self._prepare()
+        with self._guard, self._chroma.translated():
+            self._switch(Shelf.make(self._chroma, self._family, self._graph, self._tag))
+
+    def aside(self, *, resume: bool = False) -> Shelf:
+        """Return an empty shelf to be filled beside the one in use.
+
+        `resume` goes on with one that a killed rebuild left (embedded only: a server's may be in work).
+        """
+        with self._guard, self._chroma.translated():
+            for prefix, facts in self._unfinished():
+                if resume and not self.is_shared and facts.get("graph") == self._tag:
+                    return Shelf(self._chroma, prefix, str(facts["identity"]), self._graph)
+                if not self.is_shared or time.time() - float(facts.get("begun", 0)) > _ABANDONED_SECONDS:
+                    self._chroma.drop(self._chroma.names(prefix))
+            return Shelf.make(self._chroma, self._family, self._graph, self._tag)
+
+    def switch(self, shelf: Shelf) -> None:
+        """Let a filled shelf serve from now on and drop the one that did."""
+        with self._guard, self._chroma.translated():
+            self._switch(shelf)
+
+    def refresh(self) -> None:
+        """See what other clients of a server did: a switch, new partitions."""
+        if self.is_shared:
+            with self._guard, self._chroma.translated():
+                self._follow_pointer()
+
+    def unfinished(self) -> int:
+        """Return how many shelves are neither in use nor finished."""
+        with self._guard, self._chroma.translated():
+            return len(self._unfinished())
+
+    def drop_unfinished(self) -> int:
+        """Drop what rebuilds left half-done and return their number; on a server, only after a day."""
+        with self._guard, self._chroma.translated():
+            found = [
+                prefix
+                for prefix, facts in self._unfinished()
+                if not self.is_shared or time.time() - float(facts.get("begun", 0)) > _ABANDONED_SECONDS
+            ]
+            for prefix in found:
+                self._chroma.drop(self._chroma.names(prefix))
+            return len(found)
+
+    def interrupt(self) -> None:
+        """Refuse every further use but `close`, so that a rebuild in the background ends."""
+        self._chroma.interrupt()
 
     def close(self) -> None:
         """Release files and lock; safe to call twice."""
         with self._guard:
-            client, self._client = self._client, None
-            self._collections.clear()
-            if client is not None:
-                client.close()
-            if self._lock is not None:
-                self._lock.release()
+            self._chroma.close()
 
-    def _prepare(self) -> str:
-        """Return the identity of what is stored, after clearing what has none or another embedder."""
-        marker = f"{self._prefix}meta"
-        if marker not in self._names():
-            self._drop(self._prefix if self._is_server else self._family)
-            token = {"identity": uuid.uuid4().hex}
-            self._client.get_or_create_collection(marker, embedding_function=None, metadata=token)
-        self._present = frozenset(self._names())
-        return str((self._checked(marker).metadata or {}).get("identity", ""))
+    def _open(self) -> Shelf:
+        """Return the shelf in use; makes one where there is none, and drops what is another embedder's."""
+        names = self._chroma.names(self._workspace)
+        if self._pointer not in names:
+            if not self.is_shared:
+                self._chroma.drop(names)
+            fresh = Shelf.make(self._chroma, self._family, self._graph, self._tag)
+            self._chroma.make(self._pointer, metadata=self._facts(fresh))
+        shelf = self._pointed_at()
+        self._tune(shelf)
+        return shelf
 
-    def _drop(self, prefix: str) -> None:
-        # The marker goes first: a killed clear leaves an index without identity, which is cleared again.
-        doomed = [name for name in self._names() if name.startswith(prefix)]
-        for name in sorted(doomed, key=lambda name: not name.endswith("-meta")):
-            self._client.delete_collection(name)
-        self._collections.clear()
-        self._present = frozenset()
+    def _pointed_at(self) -> Shelf:
+        facts = self._chroma.collection(self._pointer).metadata or {}
+        self.is_outdated = facts.get("graph") != self._tag
+        return Shelf(self._chroma, str(facts["prefix"]), str(facts["identity"]), self._graph)
 
-    def _names(self) -> list[str]:
-        if self._lock is not None:
-            self._lock.check()
-        if self._client is None:
-            raise StoreError(f"the index `{self._where}` is closed", hint="open the workspace again")
-        names: list[str] = []
-        page = 200
-        while True:
-            found = [c.name for c in self._client.list_collections(limit=page, offset=len(names))]
-            names += found
-            if len(found) < page:
-                return names
+    def _facts(self, shelf: Shelf) -> dict[str, str]:
+        return {"prefix": shelf.prefix, "identity": shelf.identity, "graph": self._tag}
 
-    def _with_collection(self, partition: str, work: Callable[[Any], Any], create: bool = False) -> Any:
-        """Run `work` on a partition's collection; None where there is none to be made."""
-        with self._translated():
-            for is_last in (False, True):
-                collection = self._collection(partition, create)
-                if collection is None:
-                    return None
-                try:
-                    return work(collection)
-                except Exception as error:
-                    # Another client of the server may have cleared the index meanwhile.
-                    if is_last or not self._is_server or type(error).__name__ != "NotFoundError":
-                        raise
-                    with self._guard:
-                        self._collections.clear()
-                        self._present, self._looked_at = frozenset(), 0.0
-        return None
+    def _switch(self, shelf: Shelf) -> None:
+        before = self._pointed_at() if self.is_shared else self._shelf
+        self._chroma.collection(self._pointer).modify(metadata=self._facts(shelf))
+        self._shelf, self.is_outdated = shelf, False
+        shelf.forget()
+        self._chroma.drop(self._chroma.names(before.prefix))
 
-    def _collection(self, partition: str, create: bool) -> Any:
-        name = f"{self._prefix}p-{hashlib.sha256(partition.encode()).hexdigest()[:24]}"
-        if self._lock is not None:
-            self._lock.check()
-        known = self._collections.get(name)
-        if known is not None:
-            return known
-        with self._guard:
-            if not self._has(name):
-                if not create:
-                    return None
-                self._client.get_or_create_collection(
-                    name, embedding_function=None, configuration={"hnsw": self._graph}
-                )
-                self._present |= {name}
-            self._collections[name] = self._checked(name)
-            return self._collections[name]
+    def _unfinished(self) -> list[tuple[str, dict[str, Any]]]:
+        names = self._chroma.names(self._family)
+        prefixes = dict.fromkeys(name.rpartition("-")[0] + "-" for name in names if name.endswith("-meta"))
+        orphans = {name[: len(self._family) + 9]: None for name in names if name != self._pointer}
+        found: list[tuple[str, dict[str, Any]]] = []
+        for prefix in orphans:
+            if prefix != self._shelf.prefix:
+                marker = self._chroma.collection(f"{prefix}meta") if prefix in prefixes else None
+                found.append((prefix, dict((marker and marker.metadata) or {})))
+        return found
 
-    def _has(self, name: str) -> bool:
-        """Whether a collection is there; what other clients of a server made is seen within a second."""
-        is_stale = self._is_server and time.monotonic() - self._looked_at > 1.0
-        if name not in self._present and is_stale:
-            self._present, self._looked_at = frozenset(self._names()), time.monotonic()
-        return name in self._present
+    def _tune(self, shelf: Shelf) -> None:
+        """Give collections of an earlier setting the present width of the search."""
+        wanted = {name: self._graph[name] for name in _TUNABLE if name in self._graph}
 
-    def _checked(self, name: str) -> Any:
-        collection = self._client.get_collection(name, embedding_function=None)
-        schema = getattr(getattr(collection, "_model", None), "serialized_schema", None)
-        for function in _embedding_functions([collection.configuration_json, schema]):
-            if function.get("type") not in ("legacy", "unknown") or "name" in function:
-                raise StoreError(
-                    f"collection `{name}` in `{self._where}` names the embedding function "
-                    f"`{function.get('name', 'unknown')}`, which Chroma would run; agentkd made no such one",
-                    hint="delete the index folder: it is rebuilt from the ledger",
-                    collection=name,
-                )
-        return collection
+        def tune(collection: Any) -> None:
+            has = (collection.configuration_json or {}).get("hnsw") or {}
+            if any(has.get(name) != value for name, value in wanted.items()):
+                collection.modify(configuration={"hnsw": wanted})
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except AgentkdError:
-            raise
-        except Exception as error:  # Chroma raises its own, pydantic's, httpx's and the bindings' classes
-            first = str(error).partition("\n")[0]
-            raise StoreError(
-                f"the index `{self._where}` refused: {type(error).__name__}: {first}",
-                hint="is the server up?" if self._is_server else "delete the index folder: it is rebuilt",
-            ) from error
+        if not self.is_shared:
+            shelf.each(tune)
+
+    def _follow_pointer(self) -> None:
+        shelf = self._pointed_at()
+        if shelf.prefix == self._shelf.prefix:
+            self._shelf.look_again()
+        else:
+            self._shelf = shelf
+
+    def _on_shelf(self, work: Callable[[Shelf], T]) -> T:
+        """Work on the shelf in use; once more where it was switched or dropped meanwhile."""
+        with self._chroma.translated():
+            shelf = self._shelf
+            try:
+                return work(shelf)
+            except Exception as error:
+                if not is_gone(error):
+                    raise
+            with self._guard:
+                if self.is_shared:
+                    self._follow_pointer()
+                self._shelf.forget()
+            return work(self._shelf)
 
 
-def build(settings: ChromaSettings, kit: Any) -> ChromaIndex:
+def build(settings: ChromaSettings, kit: Any) -> ChromaIndex | ExactIndex:
     """Open the index for the fingerprint of the kit's embedder, by default below `kit.root`."""
     root = getattr(kit, "root", None)
     if not (settings.url or settings.path or root):
         raise ConfigError("the index has no folder", hint="set `path` or `url` in `[index.chroma]`")
-    return ChromaIndex(
-        settings,
-        fingerprint=kit.embedder().fingerprint,
-        path=Path(settings.path).expanduser() if settings.path else root and Path(root) / "index",
-        namespace=settings.namespace or (settings.url and (kit.settings.ledger or str(root))),
-    )
-
-
-def _connect(settings: ChromaSettings, path: Path | None) -> Any:
     try:
-        import chromadb
-        from chromadb.config import Settings
-    except ImportError as error:
-        raise MissingExtraError.of("chromadb", "all", "the index `chroma`") from error
-    if not settings.url:
-        if path is None:
-            raise ConfigError("an embedded index needs a folder", hint="pass `path`, or set `url`")
-        return chromadb.PersistentClient(str(path / "chroma"), settings=Settings(anonymized_telemetry=False))
-    address = urlsplit(settings.url)
-    if address.scheme not in ("http", "https") or not address.hostname:
-        raise ConfigError(f"`{settings.url}` is no address", hint="write http://host:port", key="url")
-    token = os.environ.get(settings.token_env, "") if settings.token_env else ""
-    if settings.token_env and not token:
-        raise ConfigError(f"the environment variable `{settings.token_env}` is empty", key="token_env")
-    is_tls = address.scheme == "https"
-    return chromadb.HttpClient(
-        host=address.hostname,
-        port=address.port or (443 if is_tls else 8000),
-        ssl=is_tls,
-        headers={"Authorization": f"Bearer {token}"} if token else None,
-        settings=Settings(anonymized_telemetry=False),
-    )
+        return ChromaIndex(
+            settings,
+            fingerprint=kit.embedder().fingerprint,
+            path=Path(settings.path).expanduser() if settings.path else root and Path(root) / "index",
+            namespace=settings.namespace or (settings.url and (kit.settings.ledger or str(root))),
+        )
+    except LockedError:
+        if settings.when_locked == "error":
+            raise
+        return ExactIndex()
 
 
-def _hits(ids: Sequence[str], distances: Sequence[float]) -> list[IndexHit]:
-    hits: list[IndexHit] = []
-    for id_, distance in zip(ids, distances, strict=True):
-        _, memory_id, key = id_.split(_MARK)
-        hits.append(VectorHit(memory_id, key, max(-1.0, min(1.0, 1.0 - distance))))
-    hits.sort(key=lambda hit: (-hit.score, hit.memory_id, hit.key))
-    return hits
+def _graph(settings: ChromaSettings) -> dict[str, Any]:
+    """Return Chroma's configuration of a graph; 0 threads leaves the choice to Chroma."""
+    names = ("ef_search", "ef_construction", "max_neighbors", "batch_size", "sync_threshold", "num_threads")
+    values = {name: getattr(settings, name) for name in names}
+    return {"space": "cosine", **{name: value for name, value in values.items() if value}}
 
 
-def _embedding_functions(node: Any) -> Iterator[dict[str, Any]]:
-    """Yield every embedding function that a stored configuration names, however deep."""
-    if isinstance(node, dict):
-        for key, value in node.items():
-            if key == "embedding_function" and isinstance(value, dict):
-                yield value
-            else:
-                yield from _embedding_functions(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _embedding_functions(value)
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

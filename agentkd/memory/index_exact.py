@@ -137,6 +137,25 @@ class ExactIndex:
         with self._lock:
             return sum(len(part.rows) for part in self._partitions.values())
 
+    def forget(self, partition: str) -> None:
+        """Remove everything of one partition."""
+        with self._lock:
+            self._partitions.pop(partition, None)
+
+    def place(self, partition: str) -> str:
+        """Return where the vectors of a partition lie, as in `stored`."""
+        return partition
+
+    def stored(self) -> set[tuple[str, str, str]]:
+        """Return (`place` of the partition, memory id, key) of every vector."""
+        with self._lock:
+            return {
+                (name, *owner)
+                for name, part in self._partitions.items()
+                for owner in part.owners
+                if owner is not None
+            }
+
     def clear(self) -> None:
         """Remove everything."""
         with self._lock:

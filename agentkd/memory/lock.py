@@ -63,7 +63,8 @@ def _locked(path: Path, owner: dict[str, Any]) -> LockedError:
     return LockedError(
         f"the index `{path.parent}` is in use by {who} since {owner.get('since', 'an unknown time')}",
         hint="close that workspace first, share the index through a server (`chroma run`, then "
-        '`[index.chroma] url`), or only read with `[memory] index = "exact"`, which needs no lock',
+        "`[index.chroma] url`), or let this process search exactly in its own memory: "
+        '`[index.chroma] when_locked = "exact"`',
         owner=pid,
         epoch=owner.get("epoch", 0),
     )

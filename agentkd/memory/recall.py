@@ -1,146 +1,272 @@
-"""Find the memories that help in a state: by several keys, within the asker's scope, or not at all.
+"""Find the memories that help in a state: by meaning and by words, within the asker's scope, or not at all.
 
-The index proposes, the ledger decides: only memories that are current, that the asker's scope sees
-and whose status for the serving checkpoint allows it are returned, whatever the index holds.
+The indexes propose, the ledger decides: only memories that are current, that the asker's scope sees and
+whose status for the serving checkpoint allows it are returned, whatever the indexes hold.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from agentkd.config import MemorySettings
 from agentkd.errors import ConfigError
-from agentkd.memory.projection import EMBEDDED, INDEXED
+from agentkd.memory.fusion import diversify, fuse
+from agentkd.memory.lexical import LexicalIndex
+from agentkd.memory.projection import EMBEDDED, key_texts
 from agentkd.memory.scope import sees, visible_partitions
+from agentkd.memory.status import RECALLED, Statuses
+from agentkd.memory.threshold import Thresholds
 from agentkd.protocols import Embedder, Index
-from agentkd.schema import Hit, MemoryStatus, Scope
+from agentkd.schema import Hit, Memory, MemoryStatus, Scope, Utility
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from agentkd.ledger import Ledger
 
-__all__ = ["RECALLED", "Search"]
-
-RECALLED: tuple[MemoryStatus, ...] = ("active", "compiled")
-"""Statuses that are recalled unless asked otherwise: a compiled memory stays until it is retired."""
+__all__ = ["RECALLED", "Asked", "Search", "excluded"]
 
 _KEYS = len(EMBEDDED)  # a memory is in the index up to this many times
 _WIDER = 8  # growth of a search that found too few allowed memories
+_NOWHERE = -2.0  # below every cosine
 
 Best = dict[str, tuple[float, str]]  # memory id -> (score, key) of its best key
 
 
-class Search:
-    """Multi-key search over the partitions that an asker sees."""
+@dataclass(frozen=True)
+class Asked:
+    """Who asks for how many memories, and what serves."""
 
-    def __init__(self, ledger: Ledger, index: Index, embedder: Embedder) -> None:
+    k: int
+    """Most hits per state."""
+    scope: Scope
+    """The asker's."""
+    checkpoint: str
+    """What serves."""
+    also: Collection[MemoryStatus]
+    """Statuses that are recalled beside the usual ones."""
+    seq: int
+    """The ledger's newest event: statuses are at least as new."""
+    thresholds: Thresholds
+    """What is similar enough."""
+
+
+@dataclass
+class _Pool:
+    """What was found for one state, and how much of it has been looked at."""
+
+    vector: NDArray[np.float32]
+    """Of the state."""
+    dense: Best
+    """Found by meaning."""
+    words: dict[str, float]
+    """Found by words: BM25 by id."""
+    ranked: list[tuple[str, float]]
+    """All of it with its relevance, best first."""
+    hits: list[tuple[float, Hit]] = field(default_factory=list)
+    """What was read and is similar enough, with its relevance."""
+
+    def promising(self, n: int, thresholds: Thresholds) -> list[tuple[str, float]]:
+        """Take out the next `n` of what may be similar enough."""
+        floor = min((score for score, _ in self.dense.values()), default=1.0)
+        taken: list[tuple[str, float]] = []
+        while self.ranked and len(taken) < n:
+            id_, relevance = self.ranked.pop(0)
+            score = self.dense[id_][0] if id_ in self.dense else floor  # words alone: at most about that
+            if score >= thresholds.min_score or self.words.get(id_, 0.0) >= thresholds.min_words:
+                taken.append((id_, relevance))
+        return taken
+
+
+class Search:
+    """Multi-key search by meaning and by words over the partitions that an asker sees."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        index: Index,
+        embedder: Embedder,
+        settings: MemorySettings,
+        words: LexicalIndex | None = None,
+    ) -> None:
         self._memories = ledger.memories
         self._index = index
         self._embedder = embedder
-        self._statuses: dict[str, tuple[int, Mapping[str, MemoryStatus]]] = {}
-        self._lock = threading.Lock()
+        self._settings = settings
+        self._words = words
+        self._statuses = Statuses(ledger)
 
     def find(
+        self, states: Sequence[str], asked: Asked, exclude: Sequence[Collection[str]]
+    ) -> list[list[Hit]]:
+        """Return at most `asked.k` hits per state, best first; `exclude` holds ids per state."""
+        allowed = self._statuses.allowed(asked.checkpoint, asked.also, asked.seq)
+        if not states or asked.k < 1 or not allowed:
+            return [[] for _ in states]
+        pools = self._pools(states, asked, allowed, exclude)
+        self._look(pools, asked, self._wanted(asked.k))
+        return [self._chosen(pool, asked.k) for pool in pools]
+
+    def _wanted(self, k: int) -> int:
+        """Return how many hits are looked at for `k`: more where something reorders them."""
+        settings = self._settings
+        return k * (4 if settings.diversity else 1) + (4 if settings.lift_weight else 0)
+
+    def _pools(
         self,
         states: Sequence[str],
-        k: int,
-        *,
-        min_score: float,
-        scope: Scope,
-        checkpoint: str,
+        asked: Asked,
+        allowed: Collection[str],
         exclude: Sequence[Collection[str]],
-        also: Collection[MemoryStatus],
-        seq: int,
-    ) -> list[list[Hit]]:
-        """Return at most `k` hits per state, best first.
-
-        `seq` is the ledger's newest event: statuses read before it are read again.
-        """
-        allowed = self._allowed(checkpoint, also, seq)
-        if not states or k < 1 or not allowed:
-            return [[] for _ in states]
+    ) -> list[_Pool]:
+        partitions = visible_partitions(asked.scope)
+        wanted = self._wanted(asked.k)
+        depth = max(wanted, 2 * asked.k + 24) if self._words is not None else wanted
         vectors = self._embedder.embed(states)
-        best = self._nearest(vectors, k, min_score, visible_partitions(scope), allowed, exclude)
-        ids = dict.fromkeys(id_ for found in best for id_ in found)
-        memories = {memory.id: memory for memory in self._memories.get_many(ids, checkpoint)}
-        return [
-            [
-                Hit(memory=memories[id_], score=score, key=key)
-                for id_, (score, key) in found.items()
-                if id_ in memories and sees(scope, memories[id_].scope)
-            ]
-            for found in best
+        cut = asked.thresholds.min_score
+        dense = self._nearest(vectors, wanted, depth, cut, partitions, allowed, exclude)
+        pools = []
+        for state, vector, best, out in zip(states, vectors, dense, exclude, strict=True):
+            words = self._by_words(state, wanted, depth, partitions, allowed, out)
+            cosines = {id_: score for id_, (score, _) in best.items()}
+            ranked = fuse(cosines, words, weight=self._settings.lexical_weight)
+            pools.append(_Pool(vector, best, words, ranked))
+        return pools
+
+    def _look(self, pools: Sequence[_Pool], asked: Asked, wanted: int) -> None:
+        """Read ranked memories, in few queries for many states, until each state has enough hits."""
+        pending = list(pools)
+        while pending:
+            parts = [pool.promising(wanted - len(pool.hits), asked.thresholds) for pool in pending]
+            ids = dict.fromkeys(id_ for part in parts for id_, _ in part)
+            known = {m.id: m for m in self._memories.get_many(ids, asked.checkpoint)} if ids else {}
+            self._measure(pending, parts, known)
+            for pool, part in zip(pending, parts, strict=True):
+                for id_, relevance in part:
+                    if id_ in known and sees(asked.scope, known[id_].scope):
+                        self._take(pool, known[id_], relevance, asked.thresholds)
+            still = zip(pending, parts, strict=True)
+            pending = [pool for pool, part in still if part and len(pool.hits) < wanted]
+
+    def _measure(
+        self,
+        pools: Sequence[_Pool],
+        parts: Sequence[Sequence[tuple[str, float]]],
+        known: dict[str, Memory],
+    ) -> None:
+        """Fill in the cosine of what was found by words alone; its texts are in the embedder's cache."""
+        lacking = [
+            (pool, id_, key, text)
+            for pool, part in zip(pools, parts, strict=True)
+            for id_, _ in part
+            if id_ not in pool.dense and id_ in known
+            for key, text in key_texts(known[id_]).items()
         ]
+        if lacking:
+            vectors = self._embedder.embed([text for *_, text in lacking])
+            for (pool, id_, key, _), vector in zip(lacking, vectors, strict=True):
+                score = round(float(min(1.0, vector @ pool.vector)), 6)
+                if score > pool.dense.get(id_, (_NOWHERE, ""))[0]:
+                    pool.dense[id_] = (score, key)
 
-    def _allowed(self, checkpoint: str, also: Collection[MemoryStatus], seq: int) -> set[str]:
-        unknown = set(also) - set(INDEXED)
-        if unknown:
-            raise ConfigError(
-                f"memories of status `{sorted(unknown)[0]}` are never recalled",
-                hint=f"`also` takes {', '.join(INDEXED)}",
-            )
-        wanted = {*RECALLED, *also}
-        base = self._status("base", seq)
-        own = base if checkpoint == "base" else self._status(checkpoint, seq)
-        return {id_ for id_, status in own.items() if status in wanted and base.get(id_) in INDEXED}
+    def _take(self, pool: _Pool, memory: Memory, relevance: float, thresholds: Thresholds) -> None:
+        score, key = pool.dense[memory.id]
+        if score >= thresholds.min_score or pool.words.get(memory.id, 0.0) >= thresholds.min_words:
+            bonus = self._settings.lift_weight * _lift(memory.utility)
+            pool.hits.append((relevance + bonus, Hit(memory=memory, score=score, key=key)))
 
-    def _status(self, checkpoint: str, seq: int) -> Mapping[str, MemoryStatus]:
-        with self._lock:
-            read_at, status = self._statuses.get(checkpoint, (-1, {}))
-            if read_at != seq:
-                status = self._memories.status_for(checkpoint)
-                self._statuses[checkpoint] = (seq, status)
-            return status
+    def _chosen(self, pool: _Pool, k: int) -> list[Hit]:
+        """Return the `k` best of what was read, by relevance and, where that is asked for, by diversity."""
+        pool.hits.sort(key=lambda item: -item[0])  # stable: equals stay in the order of the search
+        hits = [hit for _, hit in pool.hits]
+        if self._settings.diversity and len(hits) > 1:
+            vectors = self._embedder.embed([key_texts(hit.memory)[hit.key] for hit in hits])
+            relevance = [value for value, _ in pool.hits]
+            order = diversify(relevance, vectors, k, weight=self._settings.diversity)
+            hits = [hits[at] for at in order]
+        return hits[:k]
+
+    def _by_words(
+        self,
+        state: str,
+        k: int,
+        depth: int,
+        partitions: Sequence[str],
+        allowed: Collection[str],
+        exclude: Collection[str],
+    ) -> dict[str, float]:
+        """Return the BM25 of at most `depth` allowed memories, searching wider until there are `k`."""
+        if self._words is None:
+            return {}
+        size = depth + len(exclude)
+        while True:
+            found = self._words.search(state, size, partitions)
+            fit = [hit for hit in found if hit.memory_id in allowed and hit.memory_id not in exclude]
+            if len(fit) >= k or len(found) < size:
+                return {hit.memory_id: hit.score for hit in fit[:depth]}
+            size *= _WIDER
 
     def _nearest(
         self,
         vectors: NDArray[np.float32],
         k: int,
-        min_score: float,
+        depth: int,
+        cut: float,
         partitions: Sequence[str],
         allowed: Collection[str],
         exclude: Sequence[Collection[str]],
     ) -> list[Best]:
-        """Search ever wider until the `k` best allowed memories of each state are certain."""
+        """Return at most `depth` allowed memories per state, searching wider until the `k` best are certain.
+
+        Memories below `cut` are not looked for, and returned only where they turned up: fusion needs to
+        know how far the others are off.
+        """
         found: list[Best] = [{} for _ in vectors]
         pending = list(range(len(vectors)))
-        size = _KEYS * (k + max((len(ids) for ids in exclude), default=0))
+        out = max((len(ids) for ids in exclude), default=0)
+        size = max(_KEYS * (k + out), depth + out)
         while pending:
             merged: list[Best] = [{} for _ in pending]
-            unseen = [-2.0] * len(pending)  # no vector that was not returned is more similar than this
+            unseen = [_NOWHERE] * len(pending)  # no vector that was not returned is more similar than this
             for partition in partitions:
                 for at, hits in enumerate(self._index.query(vectors[pending], size, partition)):
                     for hit in hits:
                         score = round(hit.score, 6)  # the rest is noise, and would order equals at random
-                        if score > merged[at].get(hit.memory_id, (-2.0, ""))[0]:
+                        if score > merged[at].get(hit.memory_id, (_NOWHERE, ""))[0]:
                             merged[at][hit.memory_id] = (score, hit.key)
                     if len(hits) >= size:
                         unseen[at] = max(unseen[at], round(hits[-1].score, 6))
             wider = []
             for at, state in enumerate(pending):
-                found[state] = _top(merged[at], k, min_score, allowed, exclude[state])
-                if unseen[at] >= min_score and _is_uncertain(found[state], k, unseen[at]):
+                found[state] = _top(merged[at], depth, allowed, exclude[state])
+                if unseen[at] >= cut and _is_uncertain(found[state], k, unseen[at]):
                     wider.append(state)
             pending, size = wider, size * _WIDER
         return found
 
 
-def _top(merged: Best, k: int, min_score: float, allowed: Collection[str], exclude: Collection[str]) -> Best:
-    fit = [
-        (score, id_, key)
-        for id_, (score, key) in merged.items()
-        if score >= min_score and id_ in allowed and id_ not in exclude
-    ]
+def _top(merged: Best, depth: int, allowed: Collection[str], exclude: Collection[str]) -> Best:
+    fit = [(score, id_, key) for id_, (score, key) in merged.items() if id_ in allowed and id_ not in exclude]
     fit.sort(key=lambda hit: (-hit[0], hit[1]))
-    return {id_: (score, key) for score, id_, key in fit[:k]}
+    return {id_: (score, key) for score, id_, key in fit[:depth]}
 
 
 def _is_uncertain(best: Best, k: int, unseen: float) -> bool:
-    return len(best) < k or min(score for score, _ in best.values()) <= unseen
+    """Whether one of the `k` best may not have been returned yet; `best` is in order."""
+    return len(best) < k or list(best.values())[k - 1][0] <= unseen
+
+
+def _lift(utility: Utility) -> float:
+    """Return the posterior mean of lift under uniform priors, in [-1, 1]; 0 before it was ever withheld."""
+    if not utility.held_out:
+        return 0.0
+    seen = (utility.wins + 1) / (utility.recalls + 2)
+    withheld = (utility.held_out_wins + 1) / (utility.held_out + 2)
+    return seen - withheld
 
 
 def excluded(states: Sequence[str], exclude: Iterable[Iterable[str]] | None) -> list[frozenset[str]]:

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from agentkd.config import MemorySettings
-from agentkd.errors import PluginError
+from agentkd.errors import AgentkdError
 from agentkd.memory.admission import Admission, admit
 from agentkd.memory.audit import Audit, audit
-from agentkd.memory.lesson import Lessons
+from agentkd.memory.check import IndexCheck, check_index
+from agentkd.memory.edit import Edit, apply_refiner
+from agentkd.memory.lexical import LexicalIndex
 from agentkd.memory.projection import Projection
-from agentkd.memory.recall import Search, excluded
-from agentkd.memory.refine import Edit
-from agentkd.memory.render import render
+from agentkd.memory.recall import Asked, Search, excluded
+from agentkd.memory.recaller import candidates_of, staged
+from agentkd.memory.render import render, token_counter
+from agentkd.memory.renewal import Renewal
+from agentkd.memory.threshold import Thresholds, thresholds_for
 from agentkd.plugins import Hooks
-from agentkd.protocols import Embedder, Index, Kit, Progress, Refiner
+from agentkd.protocols import Embedder, Index, Kit, Progress, RecallStage, Refiner
 from agentkd.schema import Hit, Memory, MemoryStatus, Scope
 
 if TYPE_CHECKING:
     from agentkd.ledger import Ledger
+    from agentkd.memory.timeline import MemoryHistory
 
 __all__ = ["MemoryStore"]
-
-_EDITABLE = ("active", "quarantined", "retired", "revoked")
 
 
 class MemoryStore:
@@ -42,28 +48,59 @@ class MemoryStore:
         settings: MemorySettings,
         hooks: Hooks,
         progress: Progress | None = None,
+        *,
+        words: Path | None = None,
+        stages: Sequence[RecallStage] = (),
+        kit: Kit | None = None,
     ) -> None:
-        """Compose a store; it closes the index, not the ledger, when it is closed."""
+        """Compose a store; it closes the index, not the ledger, when it is closed.
+
+        Args:
+            ledger: The truth.
+            index: Holds the vectors.
+            embedder: Makes them.
+            settings: `[memory]`.
+            hooks: Plugins that may refuse a candidate.
+            progress: Shows long projections.
+            words: Folder of the index of words; None keeps one for the life of the store.
+            stages: Re-rank or reword what a recall found, in order.
+            kit: What the stages may use; needed where there are some.
+        """
         self.settings = settings
+        self._stages = tuple(stages)
+        self._kit = kit
+        self._words = LexicalIndex(words) if settings.hybrid else None
         self._ledger = ledger
         self._index = index
         self._embedder = embedder
         self._hooks = hooks
-        self._projection = Projection(ledger, index, embedder, progress)
-        self._search = Search(ledger, index, embedder)
-        self._lessons = Lessons(ledger)
+        self._projection = Projection(ledger, index, embedder, progress, self._words)
+        self._search = Search(ledger, index, embedder, settings, self._words)
+        self._thresholds: Thresholds | None = None
+        self._renewal: Renewal | None = None
+
+    @property
+    def embedder(self) -> Embedder:
+        """What turns texts into vectors here."""
+        return self._embedder
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """What counts as similar here: as set, else as calibrated or shipped for the embedder; read once."""
+        if self._thresholds is None:
+            self._thresholds = thresholds_for(self._embedder.fingerprint, self.settings, self._ledger)
+        return self._thresholds
 
     def admit(self, candidates: Iterable[Memory]) -> list[Admission]:
         """Judge, store and index candidates; returns one answer per candidate, in their order."""
         answers = admit(
             candidates,
             ledger=self._ledger,
-            lessons=self._lessons,
             embedder=self._embedder,
             hooks=self._hooks,
-            merge_above=self.settings.merge_above,
+            merge_above=self.thresholds.merge_above,
         )
-        self.sync()
+        self._projection.sync(words=False)
         return answers
 
     def recall(
@@ -104,20 +141,27 @@ class MemoryStore:
         seq = self._ledger.memories.last_seq()
         if seq > self._projection.seen:
             self._projection.sync()
-        return self._search.find(
-            states,
-            self.settings.k if k is None else k,
-            min_score=self.settings.min_score,
+        most = self.settings.k if k is None else k
+        asked = Asked(
+            k=max(most, candidates_of(self._stages)) if most > 0 else most,
             scope=self.settings.scope if scope is None else scope,
             checkpoint=checkpoint,
-            exclude=excluded(states, exclude),
             also=also,
             seq=seq,
+            thresholds=self.thresholds,
         )
+        found = self._search.find(states, asked, excluded(states, exclude))
+        return [
+            staged(self._stages, state, hits, self._kit)[:most]
+            for state, hits in zip(states, found, strict=True)
+        ]
 
     def render(self, hits: Sequence[Hit]) -> str:
         """Return the hits as notes for a prompt, the most similar last; empty for no hits."""
-        return render(hits, self.settings.max_rendered_chars)
+        settings = self.settings
+        return render(
+            hits, settings.max_rendered_chars, settings.max_rendered_tokens, token_counter(self._embedder)
+        )
 
     def sync(self) -> int:
         """Bring the index up to the ledger and return the number of events followed."""
@@ -129,18 +173,8 @@ class MemoryStore:
 
     def refine(self, refiners: Iterable[Refiner], kit: Kit) -> list[Edit]:
         """Let refiners judge all current memories one after the other; returns what changed."""
-        edits: list[Edit] = []
-        for refiner in refiners:
-            memories = {m.id: m for m in self._ledger.memories.list() if m.status != "revoked"}
-            proposed = list(refiner.refine(tuple(memories.values()), kit))
-            with self._ledger.transaction():
-                for memory_id, status, reason in proposed:
-                    _check_edit(refiner.name, memory_id, status, memories)
-                    why = f"{refiner.name}: {reason}"
-                    if self._ledger.memories.set_status(memory_id, status, why):  # type: ignore[arg-type]
-                        before = memories[memory_id].status
-                        edits.append(Edit(memory_id=memory_id, before=before, status=status, reason=why))
-        self.sync()
+        edits = [edit for refiner in refiners for edit in apply_refiner(refiner, kit, self._ledger)]
+        self._projection.sync(words=False)
         return edits
 
     def set_status(self, memory_id: str, status: MemoryStatus, reason: str, checkpoint: str = "base") -> bool:
@@ -150,7 +184,7 @@ class MemoryStore:
         memory is as active as before.
         """
         changed = self._ledger.memories.set_status(memory_id, status, reason, checkpoint)
-        self.sync()
+        self._projection.sync(words=False)
         return changed
 
     def revoke(self, memory_id: str, reason: str) -> bool:
@@ -161,19 +195,84 @@ class MemoryStore:
         """Return all versions of a memory, the first one first; raises NotFoundError."""
         return self._ledger.memories.history(memory_id)
 
+    def timeline(self, memory_id: str) -> MemoryHistory:
+        """Return versions, events and use of a memory; raises NotFoundError."""
+        from agentkd.memory.timeline import read_history
+
+        return read_history(self._ledger, memory_id)
+
+    def recall_at(
+        self, state: str, at: datetime, k: int | None = None, *, scope: Scope | None = None
+    ) -> list[Hit]:
+        """Return what a recall could have found at an earlier time, by meaning alone."""
+        from agentkd.memory.timeline import recall_at
+
+        return recall_at(
+            self._ledger,
+            self._embedder,
+            state,
+            at,
+            k=self.settings.k if k is None else k,
+            min_score=self.thresholds.min_score,
+            scope=self.settings.scope if scope is None else scope,
+        )
+
+    def undo(self, memory_id: str, reason: str = "") -> tuple[str, ...]:
+        """Take a memory's last merge, supersession or change of status back; returns the ids changed.
+
+        No refiner makes the same edit again. Raises DataError where nothing can be taken back.
+        """
+        changed = self._ledger.memories.undo(memory_id, reason)
+        self._projection.sync(words=False)
+        return changed
+
+    def activate(self, memory_id: str, reason: str) -> bool:
+        """Bring a quarantined or laid-to-rest memory back by a person's word; False when it is active."""
+        changed = self._ledger.memories.activate(memory_id, reason)
+        self._projection.sync(words=False)
+        return changed
+
+    def check(self) -> IndexCheck:
+        """Compare the indexes with the ledger, vector by vector, after following its events."""
+        self.sync()
+        return check_index(self._ledger, self._index, self._words)
+
+    def drop_unfinished(self) -> int:
+        """Drop what killed rebuilds of the index left behind and return their number."""
+        drop = getattr(self._index, "drop_unfinished", None)
+        return int(drop()) if drop is not None else 0
+
+    def renew(self) -> Renewal | None:
+        """Build the vectors anew in the background where the index was built with other settings.
+
+        None where there is no need. Recalls go on with the old ones until it is done; `close` stops it,
+        and the next one goes on from there.
+        """
+        if self._renewal is None and getattr(self._index, "is_outdated", False):
+            self._renewal = Renewal(self._projection, self._index)
+        return self._renewal
+
     def audit(self) -> Audit:
         """Look for copies, unused memories, loops, and an index that lost something."""
         self.sync()
         return audit(
             self._ledger,
             self._embedder,
-            merge_above=self.settings.merge_above,
+            merge_above=self.thresholds.merge_above,
+            related_above=self.thresholds.related_above,
             n_vectors=self._index.count(),
         )
 
     def close(self) -> None:
         """Release the index and the embedder's cache; safe to call twice."""
+        if self._words is not None:
+            with suppress(AgentkdError):  # what is not followed now is followed by the next one
+                self._projection.sync()
+        if self._renewal is not None:
+            self._renewal.stop()
         self._index.close()
+        if self._words is not None:
+            self._words.close()
         close = getattr(self._embedder, "close", None)
         if close is not None:
             close()
@@ -185,14 +284,3 @@ class MemoryStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _check_edit(refiner: str, memory_id: str, status: str, known: Collection[str]) -> None:
-    if memory_id not in known:
-        raise PluginError(f"refiner `{refiner}` edits `{memory_id}`, which it was not given", plugin=refiner)
-    if status not in _EDITABLE:
-        raise PluginError(
-            f"refiner `{refiner}` sets `{memory_id}` to `{status}`",
-            hint=f"a refiner sets {', '.join(_EDITABLE)}",
-            plugin=refiner,
-        )

@@ -6,12 +6,13 @@ import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from agentkd.errors import ModelError
+from agentkd.errors import DataError, ModelError
 from agentkd.schema import Message, Reply, ToolCall, ToolSpec, Usage, Value
 
-__all__ = ["Answer", "ScriptedCall", "ScriptedModel", "ScriptedSettings", "build"]
+__all__ = ["Answer", "ScriptedCall", "ScriptedModel", "ScriptedSettings", "build", "read_replies"]
 
 Answer = str | ToolCall | Reply | Exception
 """What a script may say: a text, one call, a whole reply, or an error to raise."""
@@ -27,6 +28,10 @@ class ScriptedSettings(Value):
     echoes the request."""
     repeat: bool = True
     """Whether the answers begin anew when they are used up."""
+    replies: str = ""
+    """File of recorded replies, one JSON object a line: `when` (a text or a list of texts that stand in the
+    conversation) and `say` (the answer). The first line that fits is said, whatever the order of the
+    questions."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +101,54 @@ class ScriptedModel:
         return reply.model_copy(update={"finish_reason": "tool_calls"}) if calls else reply
 
 
+class _Recorded(Value):
+    """One line of a file of recorded replies."""
+
+    when: tuple[str, ...]
+    """Texts that all stand in the conversation."""
+    say: Any
+    """Answer: a text, or JSON that is said as text."""
+
+
+def read_replies(path: Path) -> Callable[[Sequence[Message], Sequence[ToolSpec]], Answer]:
+    """Return a script that finds its replies in a file; raises DataError naming the line that is broken."""
+    recorded = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"the replies in `{path}` cannot be read: {error}", path=str(path)) from error
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                data = json.loads(line)
+                when = [data["when"]] if isinstance(data["when"], str) else data["when"]
+                recorded.append(_Recorded.model_validate({**data, "when": when}))
+            except (ValueError, KeyError, TypeError) as error:
+                raise DataError(
+                    f"line {number} of `{path}` is no recorded reply: {error}",
+                    hint='write {"when": "text of the question", "say": "answer"}',
+                    path=str(path),
+                    line=number,
+                ) from error
+
+    def reply(messages: Sequence[Message], tools: Sequence[ToolSpec]) -> Answer:
+        asked = "\n".join(message.content for message in messages)
+        for entry in recorded:
+            if all(text in asked for text in entry.when):
+                text = entry.say if isinstance(entry.say, str) else json.dumps(entry.say, ensure_ascii=False)
+                return _read(text)
+        return ModelError(
+            f"no reply is recorded in `{path}` for this question: {messages[-1].content[:200]!r}",
+            hint="add a line whose `when` stands in the conversation",
+        )
+
+    return reply
+
+
 def build(settings: ScriptedSettings, kit: object) -> ScriptedModel:
     """Make the component `scripted`."""
+    if settings.replies:
+        return ScriptedModel(read_replies(Path(settings.replies).expanduser()), name=settings.script)
     if not settings.answers:
         return ScriptedModel(lambda messages, tools: messages[-1].content, name=settings.script)
     return ScriptedModel(

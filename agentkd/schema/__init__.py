@@ -5,7 +5,10 @@ from __future__ import annotations
 from agentkd.schema.base import Value, canonical_json, content_id, now, sortable_id
 from agentkd.schema.checkpoint import Checkpoint, LoraSettings, TrainJob, TrainSettings
 from agentkd.schema.example import DatasetCard, Example, Provenance, Rendered
+from agentkd.schema.lift import Lift, lift_of, pooled_prior
 from agentkd.schema.memory import (
+    NOTES_BEGIN,
+    NOTES_END,
     Evidence,
     Hit,
     Memory,
@@ -14,12 +17,14 @@ from agentkd.schema.memory import (
     MemoryStatus,
     Scope,
     Span,
+    Standing,
     Utility,
     memory_id,
 )
 from agentkd.schema.message import Message, Reply, TokenTrace, ToolCall, ToolResult, ToolSpec, Usage
 from agentkd.schema.report import (
     ArmResult,
+    CorrectionRound,
     CycleReport,
     Evaluation,
     Interval,
@@ -29,12 +34,16 @@ from agentkd.schema.report import (
     Verdict,
 )
 from agentkd.schema.task import Failure, Outcome, Task, is_held_out
-from agentkd.schema.trajectory import Correction, Step, Trajectory
+from agentkd.schema.trajectory import RETRY_STRIDE, Correction, Step, Trajectory
 
 __all__ = [
+    "NOTES_BEGIN",
+    "NOTES_END",
+    "RETRY_STRIDE",
     "ArmResult",
     "Checkpoint",
     "Correction",
+    "CorrectionRound",
     "CycleReport",
     "DatasetCard",
     "Evaluation",
@@ -43,6 +52,7 @@ __all__ = [
     "Failure",
     "Hit",
     "Interval",
+    "Lift",
     "LoraSettings",
     "Memory",
     "MemoryEdit",
@@ -57,6 +67,7 @@ __all__ = [
     "Reply",
     "Scope",
     "Span",
+    "Standing",
     "Step",
     "Task",
     "TaskResult",
@@ -74,7 +85,9 @@ __all__ = [
     "canonical_json",
     "content_id",
     "is_held_out",
+    "lift_of",
     "memory_id",
     "now",
+    "pooled_prior",
     "sortable_id",
 ]

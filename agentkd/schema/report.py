@@ -11,6 +11,7 @@ from agentkd.schema.base import Value, now
 
 __all__ = [
     "ArmResult",
+    "CorrectionRound",
     "CycleReport",
     "Evaluation",
     "Interval",
@@ -165,6 +166,25 @@ class PhaseReport(Value):
     """When it began (UTC)."""
 
 
+class CorrectionRound(Value):
+    """How often one run had to be corrected: the figure that has to fall from round to round (DROC)."""
+
+    run_id: str
+    """The run."""
+    suite: str
+    """Suite of its tasks (the first by name where there are several)."""
+    n_tasks: int
+    """Tasks times attempts; a task that was tried again counts once."""
+    n_corrections: int
+    """Corrections of these tasks."""
+    per_task: float
+    """Corrections per task."""
+    by_source: dict[str, int] = Field(default_factory=dict)
+    """Corrections by who gave them: person, grader, judge, tool."""
+    started_at: datetime
+    """When its first trajectory began (UTC)."""
+
+
 class CycleReport(Value):
     """One cycle from end to end; written as `report.json`."""
 
@@ -188,6 +208,8 @@ class CycleReport(Value):
     """Candidate of the cycle."""
     serving: str = "base"
     """What serves after the cycle."""
+    corrections: tuple[CorrectionRound, ...] = ()
+    """Corrections per task, run by run, oldest first; held-out runs are not among them."""
     counts: dict[str, int] = Field(default_factory=dict)
     """Facts in the ledger by kind, and lineage counts."""
     plugins: dict[str, str] = Field(default_factory=dict)

@@ -11,7 +11,11 @@ from agentkd.schema.base import Value, now
 from agentkd.schema.message import Message, TokenTrace, ToolCall, ToolResult, Usage
 from agentkd.schema.task import Failure, Outcome, Task
 
-__all__ = ["Correction", "Step", "Trajectory"]
+__all__ = ["RETRY_STRIDE", "Correction", "Step", "Trajectory"]
+
+
+RETRY_STRIDE = 1000
+"""Distance between the attempt numbers of one try and the next: attempt 0 is tried again as 1000."""
 
 
 class Step(Value):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from agentkd.skills.library import SkillCard, SkillLibrary, find_skills, skill_dirs
 from agentkd.skills.parse import Skill, read_skill_file
+from agentkd.skills.write import skill_text, write_skill
 
 __all__ = [
     "Skill",
@@ -12,4 +13,6 @@ __all__ = [
     "find_skills",
     "read_skill_file",
     "skill_dirs",
+    "skill_text",
+    "write_skill",
 ]

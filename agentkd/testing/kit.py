@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from agentkd.config import Settings
 from agentkd.errors import ConfigError, ModelError
-from agentkd.protocols import Embedder, Model, Progress, SilentProgress, Suite
-from agentkd.schema import Trajectory
+from agentkd.protocols import Embedder, Model, Progress, SilentProgress, Suite, Views
+from agentkd.schema import Standing, Trajectory
 
 if TYPE_CHECKING:
     from agentkd.protocols import Kit
@@ -32,6 +32,7 @@ class FakeKit:
         progress: Progress | None = None,
         suites: Mapping[str, Suite] | None = None,
         trajectories: Sequence[Trajectory] = (),
+        standings: Iterable[Standing] = (),
     ) -> None:
         self.settings = settings or Settings()
         self.cache_dir = cache_dir or Path(tempfile.mkdtemp(prefix="agentkd-kit-"))
@@ -41,6 +42,7 @@ class FakeKit:
         self._embedder = embedder
         self._suites = dict(suites or {})
         self._trajectories = {trajectory.id: trajectory for trajectory in trajectories}
+        self._standings = {standing.memory_id: standing for standing in standings}
 
     def fetch(self, source: str, sha256: str | None = None) -> Path:
         """Return the folder that was given for `source`, or that a `path:` names; nothing is downloaded."""
@@ -64,15 +66,31 @@ class FakeKit:
             self._embedder = HashingEmbedder()
         return self._embedder
 
+    def thresholds(self) -> Mapping[str, float]:
+        """Return the thresholds of an embedder that nobody has measured, but for those that are set."""
+        from agentkd.memory.threshold import Thresholds
+
+        return Thresholds().overruled_by(self.settings.memory).values()
+
     def suite(self, name: str) -> Suite:
         """Return a suite."""
         if name not in self._suites:
             raise ConfigError(f"there is no suite `{name}`", hint="pass it in `suites`")
         return self._suites[name]
 
+    def views(self) -> Views:
+        """Return the prompt builder that agents use."""
+        from agentkd.agents import PromptBuilder
+
+        return PromptBuilder(self.settings.agent)
+
     def trajectories(self, ids: Iterable[str]) -> Sequence[Trajectory]:
         """Return the trajectories that were given."""
         return [self._trajectories[id_] for id_ in ids if id_ in self._trajectories]
+
+    def standings(self, ids: Iterable[str]) -> Mapping[str, Standing]:
+        """Return the standings that were given."""
+        return {id_: self._standings[id_] for id_ in ids if id_ in self._standings}
 
 
 def _keeps_the_promise(kit: FakeKit) -> Kit:

@@ -62,7 +62,7 @@ def test_memories_are_listed_recalled_audited_and_rebuilt(cli: Cli, shop: Path) 
     hits = cli("-C", shop, "memory", "recall", first["when_to_use"], "--app", "jsonl", "-k", 2, "--json").json
     assert hits[0]["memory"]["id"] == first["id"]
     assert len(hits) == 2
-    assert cli("-C", shop, "memory", "history", first["id"], "--json").json[0]["version"] == 1
+    assert cli("-C", shop, "memory", "history", first["id"], "--json").json["versions"][0]["version"] == 1
     assert "index rebuilt from" in cli("-C", shop, "memory", "rebuild").out
     audit = cli("-C", shop, "memory", "audit")
     assert audit.code == 0

@@ -12,7 +12,7 @@ from .conftest import ROOT
 
 HEAVY = {
     "torch", "transformers", "peft", "chromadb", "litellm", "langgraph", "onnxruntime", "sqlalchemy",
-    "llguidance", "gguf",
+    "llguidance", "gguf", "langchain", "tantivy",
 }  # fmt: skip
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 

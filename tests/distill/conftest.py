@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
+from agentkd.agents import PromptBuilder
 from agentkd.config import Settings
+from agentkd.embedders.hashing import HashingEmbedder
+from agentkd.errors import ConfigError
 from agentkd.protocols import SilentProgress
 from agentkd.schema import Correction, Message, Outcome, Reply, Step, Task, ToolCall, ToolResult, Trajectory
 
@@ -34,15 +37,30 @@ class Answers:
 
 
 class FakeKit:
-    def __init__(self, model: Any = None, **settings: Any) -> None:
+    def __init__(self, model: Any = None, actor: Any = None, suites: Any = (), **settings: Any) -> None:
         self.settings = Settings.model_validate(settings)
         self.cache_dir = Path("unused")
         self.progress = Lines()
-        self._model = model
+        self._models = {
+            role: filled for role, filled in {"distiller": model, "actor": actor}.items() if filled
+        }
+        self._suites = {suite.name: suite for suite in suites}
 
     def model(self, role: str) -> Any:
-        assert role == "distiller"
-        return self._model
+        if role not in self._models:
+            raise ConfigError(f"no model plays the role `{role}`")
+        return self._models[role]
+
+    def suite(self, name: str) -> Any:
+        if name not in self._suites:
+            raise ConfigError(f"there is no suite `{name}`")
+        return self._suites[name]
+
+    def embedder(self) -> HashingEmbedder:
+        return HashingEmbedder()
+
+    def views(self) -> PromptBuilder:
+        return PromptBuilder(self.settings.agent)
 
 
 def call(name: str, **arguments: Any) -> ToolCall:
@@ -65,7 +83,12 @@ def trajectory(
         )
         for i, c in enumerate(calls)
     )
-    task = Task(id=more.pop("task", name), suite="shop", prompt=prompt, split=more.pop("split", "train"))
+    task = Task(
+        id=more.pop("task", name),
+        suite=more.pop("suite", "shop"),
+        prompt=prompt,
+        split=more.pop("split", "train"),
+    )
     outcome = None if success is None else Outcome(success=success, reward=float(success), grader="exact")
     more = {"steps": steps, "messages": (), **more}
     return Trajectory(id=name, run_id="r", task=task, outcome=outcome, **more)

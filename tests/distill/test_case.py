@@ -112,7 +112,8 @@ def test_what_a_person_says_becomes_a_constraint_without_a_model(make):
     said = make.correction(run, "Ask for the e-mail address first.")
     (memory,) = CorrectionDistiller().distill([run], [said], make.kit())
     assert (memory.kind, memory.content) == ("constraint", "Ask for the e-mail address first.")
-    assert memory.when_to_use == run.task.prompt
+    assert memory.when_to_use == generalise(run.task.prompt)
+    assert memory.keys.task == run.task.prompt
     assert memory.evidence.corrections == (said.id,)
 
 

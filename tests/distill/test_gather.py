@@ -3,9 +3,20 @@ from __future__ import annotations
 import pytest
 
 from agentkd.config import DistillSettings
-from agentkd.distill import CaseDistiller, CorrectionDistiller, candidate, distill_all, distill_report
+from agentkd.distill import (
+    CaseDistiller,
+    CorrectionDistiller,
+    Notice,
+    Rejection,
+    ToolNotesDistiller,
+    ToolNotesSettings,
+    candidate,
+    distill_all,
+    distill_report,
+)
 from agentkd.errors import PluginError
 from agentkd.schema import Scope
+from agentkd.testing.checks import check_distiller
 
 
 class Giving:
@@ -74,3 +85,33 @@ def test_a_distiller_that_raises_or_yields_rubbish_is_named(make):
     for broken in (Giving(fail), Giving(lambda runs, corrections: ["text"])):
         with pytest.raises(PluginError, match="giving"):
             distill_all([make.trajectory()], [], [broken], make.kit(), DistillSettings())
+
+
+def test_the_built_in_distillers_that_need_no_model_keep_the_promise(make):
+    check_distiller(CaseDistiller())
+    check_distiller(CorrectionDistiller())
+    check_distiller(ToolNotesDistiller(ToolNotesSettings(min_calls=1)), min_memories=0)
+
+
+def test_what_was_refused_and_remarked_is_counted_in_the_report(make):
+    class Judging:
+        name = "judging"
+
+        def attempt(self, runs, corrections, kit):
+            ids = tuple(run.id for run in runs)
+            for reason in ("quote-not-found", "quote-not-found", "claim-failed"):
+                yield Rejection(distiller="judging", trajectories=ids, lesson="x", reason=reason)
+            yield Notice(distiller="judging", text="nothing was tried", counts={"pairs": 2})
+            yield Notice(distiller="judging", text="nothing was tried", counts={"pairs": 1})
+
+        def distill(self, runs, corrections, kit):
+            raise AssertionError("a distiller that can hand over everything is asked for everything")
+
+    kit = make.kit()
+    report = distill_report([make.trajectory()], [], [Judging()], kit, DistillSettings())
+    assert report.rejected_by_reason == {"claim-failed": 1, "quote-not-found": 2}
+    assert report.counts == {"judging: pairs": 3}
+    assert report.notices == ("judging: nothing was tried",)
+    assert "3 lessons refused (1 claim-failed, 2 quote-not-found)" in report.summary
+    assert "judging: pairs: 3" in report.summary
+    assert sum("nothing was tried" in line for line in kit.progress.lines) == 1

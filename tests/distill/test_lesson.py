@@ -6,6 +6,7 @@ import pytest
 
 from agentkd.config import DistillSettings
 from agentkd.distill import (
+    ContrastSettings,
     DistillFailure,
     LessonSettings,
     build_contrast,
@@ -22,6 +23,7 @@ def answer(*lessons: dict[str, object]) -> str:
         "when_to_use": "a user asks for a table",
         "query": "book a table",
         "lesson": "Look the place up before you book.",
+        "quote": "Find a table for 2",
         "key_step": 0,
         "confidence": 0.7,
     }
@@ -62,7 +64,7 @@ def test_a_lesson_becomes_a_memory_with_its_evidence(make):
 )
 def test_each_distiller_asks_once_per_task_about_what_it_studies(make, build, outcomes, kind, asked):
     model = make.answers(lambda n, m: answer({}))
-    memories = list(build(LessonSettings(), None).distill(attempts(make, *outcomes), [], make.kit(model)))
+    memories = list(build(ContrastSettings(), None).distill(attempts(make, *outcomes), [], make.kit(model)))
     assert len(model.asked) == asked
     assert [m.kind for m in memories] == [kind] * asked
 
@@ -70,7 +72,7 @@ def test_each_distiller_asks_once_per_task_about_what_it_studies(make, build, ou
 def test_a_contrast_shows_both_attempts_and_rests_on_both(make):
     model = make.answers(lambda n, m: answer({}))
     runs = attempts(make, False, True)
-    (memory,) = build_contrast(LessonSettings(), None).distill(runs, [], make.kit(model))
+    (memory,) = build_contrast(ContrastSettings(), None).distill(runs, [], make.kit(model))
     prompt = model.asked[0][0][-1].content
     assert prompt.index("tool1") < prompt.index("tool0")  # what worked comes first
     assert set(memory.evidence.trajectories) == {"t0", "t1"}
@@ -203,3 +205,11 @@ def test_a_long_record_loses_its_middle(make):
     assert "Outcome: done" in prompt
     assert "lines left out" in prompt
     assert len(prompt) < 4500
+
+
+@pytest.mark.parametrize("build", [build_success, build_failure, build_contrast])
+def test_a_distiller_without_a_path_of_its_own_says_that_it_needs_a_model(make, build):
+    distiller = build(ContrastSettings(), None)
+    with pytest.raises(ConfigError, match=f"`{distiller.name}` needs a model") as error:
+        list(distiller.distill(attempts(make, True, False), [], make.kit()))
+    assert "[roles] distiller" in error.value.hint

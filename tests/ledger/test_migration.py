@@ -156,6 +156,71 @@ def shape(path: Path) -> dict[str, Any]:
     return found
 
 
+VERSION_2 = f"""{VERSION_1}
+CREATE TABLE index_marks (name VARCHAR NOT NULL, seq INTEGER NOT NULL, moved_at DATETIME NOT NULL, PRIMARY
+KEY (name));
+ALTER TABLE evaluations ADD COLUMN checkpoint VARCHAR DEFAULT '' NOT NULL;
+CREATE INDEX ix_evaluations_checkpoint ON evaluations (checkpoint);
+UPDATE ledger_meta SET value = '2';
+"""
+OLD_EVENTS = (
+    ("old", "admitted", "as candidate, by `case`", 1),
+    ("old", "activated", "approved", 2),
+    ("old", "superseded", "by `new`", 3),
+    ("new", "admitted", "as active, by `case`", 3),
+    ("new", "corroborated", "1 new pieces of evidence", 4),
+    ("new", "quarantined", "utility-prune: harmful", 5),
+)
+
+
+@pytest.fixture
+def version_2(path: Path, make: Make) -> Path:
+    """A file of version 2 with a memory, the version that replaced it, and their events."""
+    old = make.memory("old").model_copy(update={"id": "old"})
+    new = make.memory("new").model_copy(update={"id": "new", "version": 2, "parent": "old"})
+    with sqlite3.connect(path) as connection:
+        connection.executescript(f"BEGIN; {VERSION_2} COMMIT;")
+        for memory, parent, successor in ((old, None, "new"), (new, "old", None)):
+            connection.execute(
+                "INSERT INTO memories VALUES "
+                "(?, 'insight', 'case', 'shared', '', 'shop', '', '', ?, ?, ?, ?, 1, 0, 0, 0, 0, "
+                "'2026-01-01 00:00:00.000000', ?)",
+                (memory.id, memory.version, parent, successor, successor is None, memory.model_dump_json()),
+            )
+        connection.executemany(
+            "INSERT INTO memory_status VALUES (?, 'base', ?, '', '2026-01-01 00:00:00.000000')",
+            (("old", "active"), ("new", "quarantined")),
+        )
+        connection.executemany(
+            "INSERT INTO memory_events (memory_id, kind, checkpoint, reason, happened_at) "
+            "VALUES (?, ?, 'base', ?, ?)",
+            [(id_, kind, why, f"2026-01-0{day} 00:00:00.000000") for id_, kind, why, day in OLD_EVENTS],
+        )
+    connection.close()
+    return path
+
+
+def test_memories_of_version_2_keep_their_past_and_can_be_taken_back(version_2: Path) -> None:
+    from datetime import UTC, datetime
+
+    def day(number: int) -> datetime:
+        return datetime(2026, 1, number, 12, tzinfo=UTC)
+
+    with Ledger.open(version_2) as ledger:
+        memories = ledger.memories
+        assert [e.reason for e in memories.events()] == [why for _, _, why, _ in OLD_EVENTS]
+        past = [dict(memories.status_for(at=day(number))) for number in (1, 2, 3, 5)]
+        assert past == [{"old": "candidate"}, {"old": "active"}, {"new": "active"}, {"new": "quarantined"}]
+        assert [m.id for m in memories.history("old")] == ["old", "new"]
+        assert "old" in ledger.lineage.down("new").ids("memory")
+        assert {m.id for m in memories.without_lesson()} == {"old", "new"}
+        assert memories.undo("new") == ("new",)
+        assert memories.status_for() == {"new": "active"}
+        assert set(memories.undo("old")) == {"old", "new"}
+        assert memories.status_for() == {"old": "active"}
+        ledger.check()
+
+
 def test_a_migration_that_fails_leaves_the_old_file_untouched(
     old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -134,7 +134,10 @@ def test_an_old_database_is_migrated(remote: Ledger, server: str, make: Make) ->
     remote.evaluations.add(make.evaluation("evl-1", "student@1-a"))
     remote.close()
     with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute("DROP TABLE index_marks")
+        connection.execute("DROP TABLE index_marks, memory_parents, trials, store_items")
+        connection.execute("ALTER TABLE memories DROP COLUMN lesson")
+        for column in ("status", "current", "details"):
+            connection.execute(f"ALTER TABLE memory_events DROP COLUMN {column}")
         connection.execute("ALTER TABLE evaluations DROP COLUMN checkpoint")
         connection.execute("UPDATE ledger_meta SET value = '1'")
     with Ledger.open(server) as ledger:

@@ -19,7 +19,7 @@ from agentkd.ledger import Ledger
 from agentkd.memory import ChromaIndex, ChromaSettings, ExactIndex, MemoryStore
 from agentkd.memory.scope import partition_of, sees, visible_partitions
 from agentkd.plugins import PluginHost
-from agentkd.schema import Scope
+from agentkd.schema import MemoryEdit, Scope
 from agentkd.testing import FakeKit, example_trajectory
 
 FIELDS = st.sampled_from(["", "a", "ab", "a%", "a_", "A", "ä", "a/b", '","app":"a'])
@@ -227,21 +227,25 @@ class Renames:
         return self.edits
 
 
+def change(memory_id, status, reason):
+    return MemoryEdit(ids=(memory_id,), status=status, reason=reason)
+
+
 def test_refine_applies_edits_and_keeps_the_reason(store, lesson, ledger):
     memory = lesson("book a table")
     store.admit([memory])
-    [edit] = store.refine([Renames((memory.id, "quarantined", "it misleads"))], FakeKit())
+    [edit] = store.refine([Renames(change(memory.id, "quarantined", "it misleads"))], FakeKit())
     assert (edit.before, edit.status, edit.reason) == ("active", "quarantined", "renames: it misleads")
     assert store.recall("book a table") == []
     assert ledger.memories.events(memory_id=memory.id)[-1].reason == "renames: it misleads"
-    assert store.refine([Renames((memory.id, "quarantined", "again"))], FakeKit()) == []
+    assert store.refine([Renames(change(memory.id, "quarantined", "again"))], FakeKit()) == []
 
 
 @pytest.mark.parametrize("edit", [("mem-unknown", "quarantined", ""), (None, "compiled", "")])
 def test_a_refiner_that_edits_what_it_may_not_is_named_and_changes_nothing(store, lesson, edit):
     memory = lesson("book a table")
     store.admit([memory])
-    wrong = (edit[0] or memory.id, *edit[1:])
+    wrong = change(edit[0] or memory.id, *edit[1:])
     with pytest.raises(PluginError, match="renames"):
-        store.refine([Renames((memory.id, "quarantined", "fine"), wrong)], FakeKit())
+        store.refine([Renames(change(memory.id, "quarantined", "fine"), wrong)], FakeKit())
     assert ids(store.recall("book a table")) == [memory.id]

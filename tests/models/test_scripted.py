@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from agentkd.errors import ModelError
+from agentkd.errors import DataError, ModelError
 from agentkd.models.scripted import ScriptedModel, ScriptedSettings, build
 from agentkd.protocols import Model
 from agentkd.schema import Message, Reply, ToolCall, ToolSpec
@@ -59,3 +61,30 @@ def test_the_component_reads_calls_from_json() -> None:
     assert [model.reply(ASK).text for _ in range(2)] == ['{"a": 1}', "x"]
     assert model.reply(ASK).tool_calls
     assert build(ScriptedSettings(), kit=None).reply(ASK).text == "two words"
+
+
+def test_recorded_replies_are_found_by_what_was_asked(tmp_path: Path) -> None:
+    file = tmp_path / "replies.jsonl"
+    lines = [
+        {"when": ["two words", "again"], "say": "twice"},
+        {"when": "two words", "say": {"lessons": []}},
+        {"when": ["call"], "say": {"name": "f", "arguments": {"a": 1}}},
+    ]
+    file.write_text("\n".join(json.dumps(line) for line in lines) + "\n", encoding="utf-8")
+    model = build(ScriptedSettings(replies=str(file)), None)
+    assert model.reply(ASK).text == '{"lessons": []}'
+    assert model.reply([*ASK, Message(role="user", content="again")]).text == "twice"
+    assert model.reply(ASK).text == '{"lessons": []}'  # in any order, as often as asked
+    assert model.reply([Message(role="user", content="call")]).tool_calls[0].arguments == {"a": 1}
+    with pytest.raises(ModelError, match="no reply is recorded"):
+        model.reply([Message(role="user", content="something else")])
+
+
+@pytest.mark.parametrize("line", ["no JSON", '{"say": "x"}', '{"when": 3, "say": "x"}', "[]"])
+def test_a_broken_line_of_recorded_replies_is_named(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "replies.jsonl"
+    file.write_text('{"when": "a", "say": "b"}\n' + line + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match="line 2"):
+        build(ScriptedSettings(replies=str(file)), None)
+    with pytest.raises(DataError, match="cannot be read"):
+        build(ScriptedSettings(replies=str(tmp_path / "none.jsonl")), None)

@@ -1,0 +1,74 @@
+"""What a person decides about a memory: revoke, quarantine, activate, undo. All of it is kept as events."""
+
+from __future__ import annotations
+
+import click
+
+from agentkd.cli.invocation import Invocation, pass_invocation
+from agentkd.cli.shared import Command
+
+__all__ = ["activate", "quarantine", "revoke", "undo"]
+
+
+@click.command("revoke", cls=Command)
+@click.argument("memory_id")
+@click.argument("reason")
+@pass_invocation
+def revoke(invocation: Invocation, memory_id: str, reason: str) -> None:
+    """Take a memory out of use for good and taint what was made from it.
+
+    REASON is kept in the ledger.
+    """
+    with invocation.workspace() as workspace:
+        changed = workspace.memory.revoke(memory_id, reason)
+    _say(invocation, memory_id, changed, "revoked", "was revoked before")
+
+
+@click.command("quarantine", cls=Command)
+@click.argument("memory_id")
+@click.argument("reason")
+@pass_invocation
+def quarantine(invocation: Invocation, memory_id: str, reason: str) -> None:
+    """Keep a memory from being recalled until it is activated again.
+
+    REASON is kept in the ledger.
+    """
+    with invocation.workspace() as workspace:
+        changed = workspace.memory.set_status(memory_id, "quarantined", f"person: {reason}")
+    _say(invocation, memory_id, changed, "quarantined", "was in quarantine before")
+
+
+@click.command("activate", cls=Command)
+@click.argument("memory_id")
+@click.argument("reason")
+@pass_invocation
+def activate(invocation: Invocation, memory_id: str, reason: str) -> None:
+    """Bring back a memory that was quarantined or laid to rest.
+
+    What had put it away does not do so again. REASON is kept in the ledger.
+    """
+    with invocation.workspace() as workspace:
+        changed = workspace.memory.activate(memory_id, f"person: {reason}")
+    _say(invocation, memory_id, changed, "active again", "was active before")
+
+
+@click.command("undo", cls=Command)
+@click.argument("memory_id")
+@click.argument("reason", default="")
+@pass_invocation
+def undo(invocation: Invocation, memory_id: str, reason: str) -> None:
+    """Take the last merge, new version or change of status of a memory back.
+
+    Of a merge, all parts become current again. The refiner that made the edit does not repeat it.
+    """
+    with invocation.workspace() as workspace:
+        changed = workspace.memory.undo(memory_id, reason)
+    invocation.show(
+        {"id": memory_id, "changed": list(changed)},
+        lambda v, _: click.echo(f"taken back; changed: {', '.join(v['changed'])}"),
+    )
+
+
+def _say(invocation: Invocation, memory_id: str, changed: bool, done: str, was: str) -> None:
+    word = done if changed else was
+    invocation.show({"id": memory_id, "changed": changed}, lambda v, _: click.echo(f"{memory_id}: {word}"))

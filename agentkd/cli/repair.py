@@ -1,0 +1,126 @@
+"""`agentkd doctor --repair`: check ledger, indexes and folders of a workspace; mend them from the ledger."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agentkd.cli.check import Check
+from agentkd.errors import AgentkdError, LockedError, StoreError
+
+if TYPE_CHECKING:
+    from agentkd.memory import IndexCheck
+    from agentkd.workspace import Workspace
+
+__all__ = ["repair_workspace"]
+
+_LEFT_SECONDS = 3600.0  # a half-written file this old has no writer any more
+_ASIDE = (".partial-*", "*/.partial-*", "*/*.json.partial", "*/*.html.partial")
+
+
+def repair_workspace(root: Path, open_workspace: Callable[[], Workspace]) -> Iterator[Check]:
+    """Yield what was found and what was done about it; FAIL is what could not be mended.
+
+    Only the ledger is beyond repair: everything else is made from it.
+    """
+    from agentkd.ledger import Ledger
+
+    with open_workspace() as workspace:
+        where = workspace.settings.ledger or root / "ledger.db"
+        own = workspace.settings.options("index", "chroma").get("path")
+        index = Path(str(own)).expanduser() if own else root / "index"
+    try:
+        with Ledger.open(where) as ledger:
+            ledger.check()
+    except AgentkdError as error:
+        yield Check(area="repair", name="ledger", status="FAIL", detail=error.message, hint=error.hint)
+        return
+    yield Check(area="repair", name="ledger", status="PASS", detail="whole; every reference holds")
+    yield _left_over(root)
+    yield from _indexes(index, open_workspace)
+
+
+def _left_over(root: Path) -> Check:
+    """Remove what a killed writer left beside its goal; a half-trained checkpoint is gone on with instead."""
+    found = [path for pattern in _ASIDE for path in root.glob(pattern)]
+    old = [path for path in found if time.time() - path.stat().st_mtime > _LEFT_SECONDS]
+    for path in old:
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    training = len(list(root.glob("checkpoints/*.partial")))
+    told = [f"{len(old)} half-written removed" if old else "nothing half-written"]
+    told += [f"{len(found) - len(old)} younger than an hour kept"] if len(found) > len(old) else []
+    told += [f"{training} unfinished training kept: a cycle goes on with it"] if training else []
+    return Check(area="repair", name="folders", status="PASS", detail="; ".join(told))
+
+
+def _indexes(folder: Path, open_workspace: Callable[[], Workspace]) -> Iterator[Check]:
+    try:
+        yield from _compared(open_workspace)
+    except LockedError as error:
+        yield Check(area="repair", name="index", status="FAIL", detail=error.message, hint=error.hint)
+    except StoreError as error:
+        if not folder.is_dir():
+            yield Check(area="repair", name="index", status="FAIL", detail=error.message, hint=error.hint)
+            return
+        _throw_away(folder)
+        yield Check(
+            area="repair",
+            name="index files",
+            status="PASS",
+            detail=f"thrown away, unreadable: {error.message}",
+        )
+        yield from _compared(open_workspace)
+
+
+def _throw_away(folder: Path) -> None:
+    """Empty an index folder under its lock; the lock's file stays, with the epoch in it."""
+    from agentkd.memory import IndexLock
+
+    lock = IndexLock(folder / ".lock")
+    try:
+        for path in folder.iterdir():
+            if path.name != ".lock":
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+    finally:
+        lock.release()
+
+
+def _compared(open_workspace: Callable[[], Workspace]) -> Iterator[Check]:
+    """Compare the indexes with the ledger and make them anew where they differ."""
+    with open_workspace() as workspace:
+        store = workspace.memory
+        before = store.check()
+        if before.agrees and not before.n_unfinished:
+            yield Check(area="repair", name="index", status="PASS", detail=f"agrees: {_size(before)}")
+            return
+        done = ["left-over builds dropped"] if store.drop_unfinished() else []
+        if not before.agrees:
+            store.rebuild()
+            done.append("made anew from the ledger")
+        after = store.check()
+        yield Check(
+            area="repair",
+            name="index",
+            status="PASS" if after.agrees else "FAIL",
+            detail=f"{_difference(before)}; {', '.join(done)}; now {_size(after)}"
+            + ("" if after.agrees else f", {_difference(after)}"),
+            hint="" if after.agrees else "does another process write to it? close it and repair again",
+        )
+
+
+def _size(check: IndexCheck) -> str:
+    return f"{check.n_vectors} vectors of {check.n_memories} memories"
+
+
+def _difference(check: IndexCheck) -> str:
+    parts = {
+        "missing": check.n_missing,
+        "too many": check.n_extra,
+        "missing by words": check.n_words_missing,
+        "too many by words": check.n_words_extra,
+        "unfinished builds": check.n_unfinished,
+    }
+    return ", ".join(f"{n} {what}" for what, n in parts.items() if n) or "no difference"

@@ -1,0 +1,127 @@
+"""Messages of LangChain as our values, and which of them are ours: notes that were recalled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from agentkd.schema import Message, ToolCall, ToolResult, Usage, content_id
+
+if TYPE_CHECKING:
+    from langchain_core.messages import AIMessage, BaseMessage
+
+__all__ = [
+    "MARK",
+    "call_of",
+    "is_notes",
+    "marks_of",
+    "message_of",
+    "recall_of",
+    "request_key",
+    "result_of",
+    "situation",
+    "text_of",
+    "turn_of",
+    "usage_of",
+]
+
+MARK = "agentkd"
+"""Name in `additional_kwargs` under which we keep what must survive with a message."""
+
+_RESULT_CHARS = 400
+_ROLES = {"human": "user", "ai": "assistant", "tool": "tool"}
+_ORIGINS = {"human": "user", "ai": "model", "tool": "tool"}
+
+
+def marks_of(message: BaseMessage) -> dict[str, Any]:
+    """Return what we wrote on a message; empty for one of others."""
+    marks = message.additional_kwargs.get(MARK)
+    return dict(marks) if isinstance(marks, Mapping) else {}
+
+
+def is_notes(message: BaseMessage) -> bool:
+    """Whether a message is recalled memory: it is shown, and never learnt from."""
+    return message.type == "system" and "recalled" in marks_of(message)
+
+
+def recall_of(turn: Sequence[BaseMessage]) -> dict[str, Any]:
+    """Return what was recalled for a turn: it stands on its notes, or on the request where none are shown."""
+    told = [marks_of(m)["recalled"] for m in turn if is_notes(m)]
+    return dict(told[-1] if told else marks_of(turn[0]).get("recalled", {})) if turn else {}
+
+
+def text_of(message: BaseMessage) -> str:
+    """Return the text of a message, its blocks joined."""
+    return str(message.text)
+
+
+def turn_of(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
+    """Return the messages from the last human request on; empty where there is none."""
+    starts = [at for at, message in enumerate(messages) if message.type == "human"]
+    return list(messages[starts[-1] :]) if starts else []
+
+
+def request_key(messages: Sequence[BaseMessage]) -> str:
+    """Return what names the last human request: its id, else a hash of it and its position."""
+    for at in range(len(messages) - 1, -1, -1):
+        if messages[at].type == "human":
+            return messages[at].id or content_id("req", at, text_of(messages[at]))
+    return ""
+
+
+def situation(turn: Sequence[BaseMessage]) -> str:
+    """Return the text to recall for: the request, then also the results of the last calls."""
+    lines, calls = [text_of(turn[0])], {}
+    last = max((at for at, message in enumerate(turn) if message.type == "ai"), default=0)
+    for message in turn[last:]:
+        if message.type == "ai":
+            calls = {call["id"]: call for call in message.tool_calls}  # type: ignore[attr-defined]
+        elif message.type == "tool":
+            call = calls.get(message.tool_call_id)  # type: ignore[attr-defined]
+            said = json.dumps({"name": call["name"], "arguments": call["args"]}, default=str) if call else ""
+            lines.append(f"{said} -> {text_of(message)[:_RESULT_CHARS]}")
+    return "\n".join(lines)
+
+
+def call_of(call: Mapping[str, Any]) -> ToolCall:
+    """Return a tool call of LangChain as ours; what JSON cannot say becomes text."""
+    arguments = json.loads(json.dumps(call.get("args") or {}, default=str))
+    return ToolCall(name=str(call["name"]), arguments=arguments, id=str(call.get("id") or ""))
+
+
+def result_of(message: BaseMessage) -> ToolResult:
+    """Return what the tool said: a result, or why there is none; what was put before it is left out."""
+    text, n_chars = text_of(message), marks_of(message).get("n_chars")
+    if isinstance(n_chars, int):
+        text = text[max(len(text) - n_chars, 0) :]
+    if getattr(message, "status", "success") == "error":
+        return ToolResult(error=text or "the tool failed")
+    return ToolResult(content=text)
+
+
+def message_of(message: BaseMessage) -> Message:
+    """Return a message as ours; of an assistant's calls, those that it proposed."""
+    if is_notes(message):
+        return Message(role="system", content=text_of(message), origin="memory")
+    role: Any = _ROLES.get(message.type, "system")
+    origin: Any = _ORIGINS.get(message.type, "system")
+    return Message(
+        role=role,
+        content=text_of(message),
+        tool_calls=tuple(call_of(call) for call in getattr(message, "tool_calls", ())),
+        tool_call_id=str(getattr(message, "tool_call_id", "") or ""),
+        name=str(message.name or "") if message.type == "tool" else "",
+        origin=origin,
+    )
+
+
+def usage_of(message: AIMessage) -> Usage:
+    """Return what a reply cost, as far as its provider says; the price is not known here."""
+    told: Mapping[str, Any] = message.usage_metadata or {}
+    details = told.get("input_token_details") or {}
+    return Usage(
+        prompt_tokens=int(told.get("input_tokens") or 0),
+        completion_tokens=int(told.get("output_tokens") or 0),
+        cached_tokens=int(details.get("cache_read") or 0),
+    )

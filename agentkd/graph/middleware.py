@@ -1,0 +1,224 @@
+"""AgentkdMiddleware: memory for LangChain's `create_agent` (extra `langchain`).
+
+List it after `HumanInTheLoopMiddleware`, so that it sees the call that a person accepted and not the one
+that the model proposed. (Before it, a call edited in mode `per_call` is kept without an accepted call.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, NotRequired
+
+from langchain_core.messages import BaseMessage, SystemMessage, ToolMessage
+from langgraph.config import get_config
+from langgraph.errors import GraphBubbleUp
+from langgraph.types import Command
+
+from agentkd.errors import MissingExtraError
+from agentkd.graph.host import Host
+from agentkd.graph.message import MARK, marks_of, text_of, turn_of
+from agentkd.graph.notes import Finder, Recall
+from agentkd.graph.record import Grade, store_turn
+from agentkd.graph.turn import read_turn
+from agentkd.schema import Failure, Scope
+
+try:
+    from langchain.agents.middleware.types import (
+        AgentMiddleware,
+        AgentState,
+        ModelRequest,
+        ModelResponse,
+        PrivateStateAttr,
+        ToolCallRequest,
+    )
+except ImportError as error:
+    raise MissingExtraError.of("langchain", "langchain", "the middleware for `create_agent`") from error
+
+__all__ = ["AgentkdMiddleware", "AgentkdState"]
+
+_EDITS = "hitl_edited_tool_calls"  # where HumanInTheLoopMiddleware keeps what a person put in place of a call
+
+
+class AgentkdState(AgentState[Any]):
+    """What the middleware keeps in the agent's state."""
+
+    agentkd_recalled: NotRequired[Annotated[Recall, PrivateStateAttr]]
+    """What was recalled for the present request."""
+
+
+class AgentkdMiddleware(AgentMiddleware[Any, Any, Any]):
+    """Recalls before the model is asked, traces the tools, and records the turn; also asynchronously.
+
+    On a share of the turns (`[memory] trial_share`) memories are withheld to measure what they are worth.
+    What a person decides through HumanInTheLoopMiddleware becomes a correction: the trajectory holds the
+    accepted call although the AI message still shows the proposed one.
+    """
+
+    state_schema = AgentkdState
+
+    def __init__(
+        self,
+        workspace: Host,
+        *,
+        namespace: Sequence[str] = (),
+        scope: Scope | None = None,
+        k: int | None = None,
+        recall: Literal["off", "start", "step"] = "start",
+        record: bool = True,
+        grade: Grade | None = None,
+    ) -> None:
+        """Put memory around an agent.
+
+        Args:
+            workspace: An `agentkd.Workspace`.
+            namespace: Whose store items are recalled besides the workspace's own lessons; a label such
+                as `{user_id}` is filled from the call's `configurable`.
+            scope: The asker's scope in place of a namespace.
+            k: Most memories per recall; `[memory] k` by default.
+            recall: Never, once per request, or before every model call.
+            record: Whether turns are stored as trajectories.
+            grade: Judges a finished trajectory; without one memories gain no utility from it.
+        """
+        super().__init__()
+        self.tools = []
+        self._finder = Finder(workspace, namespace, scope, k)
+        self._host = workspace
+        self._recall = recall
+        self._record = record
+        self._grade = grade
+
+    def before_agent(self, state: Any, runtime: Any) -> dict[str, Any] | None:
+        """Recall for the request."""
+        is_off = self._recall == "off"
+        return {"agentkd_recalled": {} if is_off else self._finder.find(state["messages"], {}, get_config())}
+
+    async def abefore_agent(self, state: Any, runtime: Any) -> dict[str, Any] | None:
+        """Recall for the request without blocking."""
+        return await asyncio.to_thread(self.before_agent, state, runtime)
+
+    def before_model(self, state: Any, runtime: Any) -> dict[str, Any] | None:
+        """Recall for a later step, where every step is recalled for."""
+        before = state.get("agentkd_recalled") or {}
+        if self._recall != "step" or not any(m.type == "ai" for m in turn_of(state["messages"])):
+            return None
+        return {"agentkd_recalled": self._finder.find(state["messages"], before, get_config())}
+
+    async def abefore_model(self, state: Any, runtime: Any) -> dict[str, Any] | None:
+        """Recall for a later step without blocking."""
+        return await asyncio.to_thread(self.before_model, state, runtime)
+
+    def wrap_model_call(
+        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
+    ) -> ModelResponse[Any]:
+        """Show the notes to the model; an error of the model is kept with the steps before it."""
+        try:
+            return handler(self._with_notes(request))
+        except GraphBubbleUp:
+            raise
+        except Exception as error:
+            self._broke(request.state, "model", error)
+            raise
+
+    async def awrap_model_call(
+        self,
+        request: ModelRequest[Any],
+        handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
+    ) -> ModelResponse[Any]:
+        """Do the same without blocking."""
+        try:
+            return await handler(await asyncio.to_thread(self._with_notes, request))
+        except GraphBubbleUp:
+            raise
+        except Exception as error:
+            await asyncio.to_thread(self._broke, request.state, "model", error)
+            raise
+
+    def wrap_tool_call(
+        self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], ToolMessage | Command[Any]]
+    ) -> ToolMessage | Command[Any]:
+        """Mark a result with the call that was run; an error of the tool is kept with the steps before it."""
+        try:
+            return _traced(handler(request), request)
+        except GraphBubbleUp:
+            raise
+        except Exception as error:
+            self._broke(request.state, "tool", error)
+            raise
+
+    async def awrap_tool_call(
+        self,
+        request: ToolCallRequest,
+        handler: Callable[[ToolCallRequest], Awaitable[ToolMessage | Command[Any]]],
+    ) -> ToolMessage | Command[Any]:
+        """Do the same without blocking."""
+        try:
+            return _traced(await handler(request), request)
+        except GraphBubbleUp:
+            raise
+        except Exception as error:
+            await asyncio.to_thread(self._broke, request.state, "tool", error)
+            raise
+
+    def after_agent(self, state: Any, runtime: Any) -> dict[str, Any] | None:
+        """Store the turn."""
+        if self._record:
+            store_turn(self._host, self._turn(state), self._grade)
+        return None
+
+    async def aafter_agent(self, state: Any, runtime: Any) -> dict[str, Any] | None:
+        """Store the turn without blocking."""
+        return await asyncio.to_thread(self.after_agent, state, runtime)
+
+    def _with_notes(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
+        notes = self._finder.render(request.state.get("agentkd_recalled") or {})  # type: ignore[arg-type]
+        if not notes:
+            return request
+        return request.override(system_message=_joined(request.system_message, notes))
+
+    def _turn(self, state: Any, failure: Failure | None = None) -> Any:
+        recall = state.get("agentkd_recalled") or {}
+        return read_turn(state["messages"], get_config(), recall=recall, is_traced=True, failure=failure)
+
+    def _broke(self, state: Any, kind: Literal["model", "tool"], error: Exception) -> None:
+        """Keep the steps before an error; the turn stays open, because it may be gone on with."""
+        if self._record:
+            failure = Failure(kind=kind, message=f"{type(error).__name__}: {error}")
+            store_turn(self._host, self._turn(state, failure))
+
+
+def _joined(system: SystemMessage | None, notes: str) -> SystemMessage:
+    if system is None:
+        return SystemMessage(content=notes)
+    if isinstance(system.content, str):
+        content: Any = f"{system.content}\n\n{notes}" if system.content else notes
+    else:
+        content = [*system.content, {"type": "text", "text": f"\n\n{notes}"}]
+    return system.model_copy(update={"content": content})
+
+
+def _traced(result: ToolMessage | Command[Any], request: ToolCallRequest) -> ToolMessage | Command[Any]:
+    """Write on a tool's message which call was run, whatever the AI message says."""
+    call = request.tool_call
+    edits: Mapping[str, Any] = (request.state or {}).get(_EDITS) or {}
+    ran = edits.get(str(call["id"]), call)
+    executed = {"name": ran["name"], "args": ran["args"]}
+    if isinstance(result, ToolMessage):
+        return _marked(result, executed)
+    if not isinstance(result.update, dict) or not isinstance(result.update.get("messages"), list):
+        return result
+    messages: list[BaseMessage] = [
+        _marked(m, executed) if isinstance(m, ToolMessage) and m.tool_call_id == call["id"] else m
+        for m in result.update["messages"]
+    ]
+    return Command(
+        graph=result.graph,
+        update={**result.update, "messages": messages},
+        resume=result.resume,
+        goto=result.goto,
+    )
+
+
+def _marked(message: ToolMessage, executed: Mapping[str, Any]) -> ToolMessage:
+    marks = {**marks_of(message), "executed": dict(executed), "n_chars": len(text_of(message))}
+    return message.model_copy(update={"additional_kwargs": {**message.additional_kwargs, MARK: marks}})

@@ -1,0 +1,130 @@
+"""Recall for a conversation that is not ours: what was found for which step, and the notes made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from agentkd import hookspecs
+from agentkd.agents.trial import Trial, TrialPolicy
+from agentkd.errors import ConfigError
+from agentkd.graph.host import Host, check_host
+from agentkd.graph.message import request_key, situation, text_of, turn_of
+from agentkd.graph.namespace import Namespace, scope_of
+from agentkd.schema import Hit, Scope, Task, content_id, now
+
+if TYPE_CHECKING:
+    from langchain_core.messages import BaseMessage
+
+__all__ = ["Finder", "Found", "Recall", "hits_of", "ids_of_turn", "shown_of", "trial_of", "withheld_of"]
+
+Found = dict[str, Any]
+"""One recalled memory as plain JSON: `id`, `score`, the `step` that it was found for, and `withheld`."""
+
+Recall = dict[str, Any]
+"""What a turn recalled, as plain JSON: `found`, and the `trial` that says what of it is shown."""
+
+
+class Finder:
+    """Recalls from a workspace for whoever a call is made for; on trials, memories are withheld."""
+
+    def __init__(
+        self,
+        workspace: Host,
+        namespace: Sequence[str] = (),
+        scope: Scope | None = None,
+        k: int | None = None,
+    ) -> None:
+        """Name whose memories are recalled: those of a namespace, of a scope, or of the workspace."""
+        check_host(workspace)
+        if namespace and scope is not None:
+            raise ConfigError("memories are recalled for a namespace or for a scope, not for both")
+        self.host = workspace
+        self._namespace = Namespace(*namespace) if namespace else None
+        self._scope = scope
+        self._k = k
+
+    def find(self, messages: Sequence[BaseMessage], before: Recall, config: Mapping[str, Any]) -> Recall:
+        """Return what is recalled for the present step, beside what was `before`; plugins may rank it."""
+        turn, known = turn_of(messages), before.get("found", [])
+        if not turn:
+            return before
+        self.host.ledger.items.drop_expired(now())
+        hits: Sequence[Hit] = self.host.memory.recall(
+            situation(turn), self._k, scope=self._asker(config), exclude=[found["id"] for found in known]
+        )
+        if not hits:
+            return before
+        step, prompt = sum(message.type == "ai" for message in turn), text_of(turn[0])
+        task = Task(id=content_id("adh", prompt), prompt=prompt)
+        hits = self._ranked(hits, task)
+        _, trajectory_id = ids_of_turn(messages, config)
+        policy = self._policy()
+        trial = trial_of(before) or policy.plan(trajectory_id, task)
+        trial, shown, withheld = policy.divide(trial, hits, trajectory_id)
+        found = [*known, *_as_found(shown, step, False), *_as_found(withheld, step, True)]
+        return {"found": found, "trial": trial.model_dump(mode="json")} if found else before
+
+    def render(self, recall: Recall) -> str:
+        """Return the notes of what is shown: data between fixed delimiters; empty for nothing."""
+        by_step = hits_of(self.host, shown_of(recall))
+        return self.host.memory.render([hit for hits in by_step.values() for hit in hits])
+
+    def _asker(self, config: Mapping[str, Any]) -> Scope | None:
+        if self._namespace is None:
+            return self._scope
+        return scope_of(self._namespace.fill(config), self.host.settings.memory.scope)
+
+    def _policy(self) -> TrialPolicy:
+        """Return what decides on trials: the users of a namespace are counted together."""
+        settings = self.host.settings
+        scope = settings.memory.scope if self._scope is None else self._scope
+        return TrialPolicy(self.host.ledger, settings.memory, scope, seed=settings.cycle.seed)
+
+    def _ranked(self, hits: Sequence[Hit], task: Task) -> Sequence[Hit]:
+        for answer in self.host.hooks.ask(hookspecs.rank_recalled, task=task, hits=hits):
+            if answer is not None:
+                left = {hit.memory.id for hit in hits}
+                hits = [hit for hit in answer if hit.memory.id in left]
+        return hits
+
+
+def ids_of_turn(messages: Sequence[BaseMessage], config: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the ids of a turn's run and trajectory: the thread and the request name them."""
+    thread, key = (config.get("configurable") or {}).get("thread_id"), request_key(messages)
+    run_id = content_id("run", str(thread) if thread is not None else key)
+    return run_id, content_id("tra", run_id, key)
+
+
+def shown_of(recall: Recall) -> list[Found]:
+    """Return what was shown to the model."""
+    return [found for found in recall.get("found", []) if not found["withheld"]]
+
+
+def withheld_of(recall: Recall) -> list[Found]:
+    """Return what a trial kept back."""
+    return [found for found in recall.get("found", []) if found["withheld"]]
+
+
+def trial_of(recall: Recall) -> Trial | None:
+    """Return the trial of a turn; None before anything was recalled."""
+    told = recall.get("trial")
+    return None if told is None else Trial.model_validate(told)
+
+
+def hits_of(host: Host, found: Sequence[Found]) -> dict[int, list[Hit]]:
+    """Return the hits of every step, best first as they were found."""
+    memories = {memory.id: memory for memory in host.ledger.memories.get_many(one["id"] for one in found)}
+    hits: dict[int, list[Hit]] = {}
+    for one in found:
+        if one["id"] in memories:
+            hit = Hit(memory=memories[one["id"]], score=float(one["score"]))
+            hits.setdefault(int(one["step"]), []).append(hit)
+    return hits
+
+
+def _as_found(hits: Sequence[Hit], step: int, withheld: bool) -> list[Found]:
+    return [
+        {"id": hit.memory.id, "score": round(hit.score, 6), "step": step, "withheld": withheld}
+        for hit in hits
+    ]

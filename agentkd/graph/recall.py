@@ -1,0 +1,78 @@
+"""recall_node: a node that puts what helps into the messages of anyone's StateGraph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from langchain_core.messages import RemoveMessage, SystemMessage
+from langgraph.config import get_config
+
+from agentkd.graph.message import MARK, is_notes, marks_of, recall_of, request_key, turn_of
+from agentkd.graph.notes import Finder, shown_of
+from agentkd.schema import Scope, content_id
+
+if TYPE_CHECKING:
+    from langchain_core.messages import BaseMessage
+
+    from agentkd.graph.host import Host
+
+__all__ = ["recall_node"]
+
+Node = Callable[[Mapping[str, Any]], dict[str, Any]]
+
+
+def recall_node(
+    workspace: Host,
+    *,
+    namespace: Sequence[str] = (),
+    scope: Scope | None = None,
+    k: int | None = None,
+    recall: Literal["start", "step"] = "step",
+    messages_key: str = "messages",
+) -> Node:
+    """Return a node that recalls for the last human or tool turn and adds the notes as one system message.
+
+    Put it before the model, inside the loop for `recall="step"`. There is one message of notes at any time:
+    a later step extends it, the next request replaces it. It may run again after an interrupt. On a share
+    of the turns (`[memory] trial_share`) memories are withheld to measure what they are worth.
+
+    Args:
+        workspace: An `agentkd.Workspace`.
+        namespace: Whose store items are recalled besides the workspace's own lessons; a label such as
+            `{user_id}` is filled from the graph's `configurable`.
+        scope: The asker's scope in place of a namespace.
+        k: Most memories per recall; `[memory] k` by default.
+        recall: Once per request, or before every model call.
+        messages_key: Channel of the messages; it needs the reducer `add_messages`.
+    """
+    finder = Finder(workspace, namespace, scope, k)
+
+    def recall_memories(state: Mapping[str, Any]) -> dict[str, Any]:
+        update = _update(finder, state[messages_key], recall, get_config())
+        return {messages_key: update} if update else {}
+
+    return recall_memories
+
+
+def _update(
+    finder: Finder, messages: Sequence[BaseMessage], mode: str, config: Mapping[str, Any]
+) -> list[BaseMessage]:
+    turn = turn_of(messages)
+    if not turn:
+        return []
+    notes_id = content_id("notes", request_key(messages))
+    update: list[BaseMessage] = [
+        RemoveMessage(id=m.id) for m in messages if is_notes(m) and m.id not in (None, notes_id)
+    ]
+    if mode == "start" and any(message.type == "ai" for message in turn):
+        return update
+    before = recall_of(turn)
+    recall = finder.find(messages, before, config)
+    if recall == before:
+        return update
+    if shown_of(recall):
+        marks = {MARK: {"recalled": recall}}
+        return [*update, SystemMessage(finder.render(recall), id=notes_id, additional_kwargs=marks)]
+    marks = {**turn[0].additional_kwargs, MARK: {**marks_of(turn[0]), "recalled": recall}}
+    return [*update, turn[0].model_copy(update={"additional_kwargs": marks})]  # all of it is withheld

@@ -1,0 +1,76 @@
+"""record_node: a node that keeps a turn of anyone's StateGraph as a trajectory to learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from agentkd.agents.recorder import Recorder
+from agentkd.graph.host import Host, check_host
+from agentkd.graph.notes import hits_of, shown_of, trial_of, withheld_of
+from agentkd.graph.turn import Turn, read_turn
+from agentkd.schema import Outcome, Trajectory
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = ["Grade", "record_node", "store_turn"]
+
+Grade = Callable[[Trajectory], Outcome | None]
+"""Judges a finished trajectory; None leaves it ungraded."""
+
+
+def record_node(
+    workspace: Host, *, grade: Grade | None = None, messages_key: str = "messages"
+) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """Return a node that stores what happened since the last human request; put it at the end of a turn.
+
+    The same turn is stored once however often the node runs. A turn with an unanswered call stays open:
+    its complete steps are kept, and it is finished by a later run of the node. Recalled notes are kept as
+    memory, never as a source; what a person changed through `apply_decisions` becomes corrections.
+
+    Args:
+        workspace: An `agentkd.Workspace`.
+        grade: Judges a finished trajectory; without one memories gain no utility from it.
+        messages_key: Channel of the messages.
+    """
+    check_host(workspace)
+
+    def record_turn(state: Mapping[str, Any]) -> dict[str, Any]:
+        from langgraph.config import get_config
+
+        store_turn(workspace, read_turn(state[messages_key], get_config()), grade)
+        return {}
+
+    return record_turn
+
+
+def store_turn(host: Host, turn: Turn | None, grade: Grade | None = None) -> bool:
+    """Store a turn, with its recalls and corrections, once; False for one that was finished before."""
+    if turn is None or _is_finished(host, turn.trajectory):
+        return False
+    trajectory, recorder = turn.trajectory, Recorder(host.ledger, host.hooks)
+    hits, held = (hits_of(host, part(turn.recall)) for part in (shown_of, withheld_of))
+    if not trajectory.steps:
+        recorder.begin(trajectory)
+    for step in trajectory.steps:
+        so_far = trajectory.model_copy(update={"steps": trajectory.steps[: step.index + 1]})
+        recorder.step(
+            so_far,
+            step,
+            hits.get(step.index, []),
+            turn.corrections.get(step.index, []),
+            withheld=held.get(step.index, []),
+            trial=trial_of(turn.recall),
+        )
+    if not turn.is_complete or trajectory.failure is not None:
+        return True
+    outcome = grade(trajectory) if grade is not None else None
+    recorder.finish(trajectory.model_copy(update={"outcome": outcome}))
+    return True
+
+
+def _is_finished(host: Host, trajectory: Trajectory) -> bool:
+    known: Sequence[Any] = host.ledger.trajectories.get_many([trajectory.id])
+    open_ = {other.id for other in host.ledger.trajectories.unfinished(trajectory.run_id)} if known else set()
+    return bool(known) and trajectory.id not in open_

@@ -1,0 +1,60 @@
+"""apply_decisions: what a person decided on an AI message's calls, written so that it is learnt from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.messages import ToolMessage
+
+from agentkd.agents.review import Restart, read_decisions, settle
+from agentkd.errors import DataError
+from agentkd.graph.message import MARK, call_of, marks_of
+
+if TYPE_CHECKING:
+    from langchain_core.messages import AIMessage, BaseMessage
+
+__all__ = ["apply_decisions"]
+
+
+def apply_decisions(message: AIMessage, decisions: Any, asked: Sequence[str] = ()) -> list[BaseMessage]:
+    """Return the update of a messages channel after a review: the message with the calls to run, and answers.
+
+    The message keeps its id, so that the reducer puts it in the place of the old one; it holds the accepted
+    calls, and what was proposed is kept beside them for `record_node`. A refused call, and one that the
+    person answered, gets its tool message here; run the others.
+
+    Args:
+        message: What the model said.
+        decisions: One per asked call: ours, their JSON, or the answer to a HumanInTheLoop request.
+        asked: Ids of the calls that were decided on, in order; all of the message's by default.
+
+    Raises:
+        DataError: a decision cannot be read, their number is wrong, or one restarts the task.
+    """
+    wanted = list(asked) or [str(call["id"]) for call in message.tool_calls]
+    read = read_decisions(decisions)
+    if len(read) != len(wanted):
+        raise DataError(f"{len(read)} decisions were given on {len(wanted)} calls")
+    if any(isinstance(decision, Restart) for decision in read):
+        raise DataError("a graph of your own cannot be restarted from here", hint="reject the call instead")
+    by_id = dict(zip(wanted, read, strict=True))
+    reviewed = [settle(call_of(call), by_id.get(str(call["id"]))) for call in message.tool_calls]
+    calls = [
+        {**call, "name": (r.accepted or r.proposed).name, "args": (r.accepted or r.proposed).arguments}
+        for call, r in zip(message.tool_calls, reviewed, strict=True)
+    ]
+    marks = {**marks_of(message), "reviewed": [r.model_dump(mode="json") for r in reviewed]}
+    kwargs = {**message.additional_kwargs, MARK: marks}
+    kept = message.model_copy(update={"tool_calls": calls, "additional_kwargs": kwargs})
+    answers = [
+        ToolMessage(
+            content=r.result.content or r.result.error,
+            name=r.proposed.name,
+            tool_call_id=r.proposed.id,
+            status="success" if r.result.ok else "error",
+        )
+        for r in reviewed
+        if r.result is not None
+    ]
+    return [kept, *answers]

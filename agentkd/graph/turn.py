@@ -1,0 +1,162 @@
+"""One turn of a foreign conversation as a trajectory: from a human request to what was answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from agentkd.agents.review import Edit, Reject, Reviewed, correction_of, settle
+from agentkd.graph.message import (
+    call_of,
+    marks_of,
+    message_of,
+    recall_of,
+    result_of,
+    text_of,
+    turn_of,
+    usage_of,
+)
+from agentkd.graph.notes import Found, Recall, ids_of_turn, shown_of
+from agentkd.schema import (
+    Correction,
+    Failure,
+    Message,
+    Step,
+    Task,
+    ToolResult,
+    Trajectory,
+    Usage,
+    content_id,
+)
+
+if TYPE_CHECKING:
+    from langchain_core.messages import AIMessage, BaseMessage
+
+__all__ = ["Turn", "read_turn"]
+
+_REJECTED = "User rejected the tool call for `{name}`"
+"""How LangChain's HumanInTheLoopMiddleware begins the answer to a refused call."""
+
+_REPLACED = "Note: a human reviewer replaced this tool call"
+"""How it begins the result of a call that a person edited."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What is known of a turn so far."""
+
+    trajectory: Trajectory
+    """The steps that are complete."""
+    corrections: dict[int, list[Correction]]
+    """What people decided, by step."""
+    recall: Recall
+    """What was recalled for it."""
+    is_complete: bool
+    """Whether every call is answered."""
+
+
+def read_turn(
+    messages: Sequence[BaseMessage],
+    config: Mapping[str, Any],
+    *,
+    recall: Recall | None = None,
+    is_traced: bool = False,
+    failure: Failure | None = None,
+) -> Turn | None:
+    """Read the turn since the last human request; None where there is none.
+
+    Args:
+        messages: The whole conversation.
+        config: Of the graph: its `thread_id` names the run.
+        recall: What was recalled, where the messages do not say so.
+        is_traced: Whether our middleware marked every result that a tool gave: then one without a mark
+            that says a person refused is believed.
+        failure: Why the turn broke off.
+    """
+    turn = turn_of(messages)
+    if not turn:
+        return None
+    recall = recall_of(turn) if recall is None else recall
+    answers = {str(m.tool_call_id): m for m in turn if m.type == "tool"}  # type: ignore[attr-defined]
+    (run_id, id_), prompt = ids_of_turn(messages, config), text_of(turn[0])
+    replies: list[Any] = [message for message in turn if message.type == "ai"]
+    steps: list[Step] = []
+    corrections: dict[int, list[Correction]] = {}
+    shown: dict[int, Message] = {}
+    for reply in replies:
+        reviewed = [_review(call, reply, answers, is_traced) for call in reply.tool_calls]
+        step, message = _step(len(steps), reply, reviewed, answers, shown_of(recall))
+        if step is None:
+            break
+        found = [correction_of(r, id_, step.index) for r in reviewed]
+        corrections[step.index] = [correction for correction in found if correction is not None]
+        steps.append(step)
+        shown[id(reply)] = message
+    last = replies[-1] if replies else None
+    trajectory = Trajectory(
+        id=id_,
+        run_id=run_id,
+        task=Task(id=content_id("adh", prompt), prompt=prompt),
+        model=str(last.response_metadata.get("model_name", "")) if last is not None else "",
+        messages=tuple(shown.get(id(message)) or message_of(message) for message in turn),
+        steps=tuple(steps),
+        answer="" if last is None or last.tool_calls else text_of(last),
+        failure=failure,
+        usage=sum((step.usage for step in steps), Usage(usd=None)),
+    )
+    return Turn(trajectory, corrections, recall, bool(replies) and len(steps) == len(replies))
+
+
+def _review(
+    call: Mapping[str, Any], reply: AIMessage, answers: Mapping[str, BaseMessage], is_traced: bool
+) -> Reviewed:
+    """Say what became of a proposed call: what a person decided stands on the messages."""
+    for told in marks_of(reply).get("reviewed", ()):
+        if told["proposed"]["id"] == call["id"]:
+            return Reviewed.model_validate(told)
+    proposed, answer = call_of(call), answers.get(str(call["id"]))
+    if answer is None:
+        return settle(proposed, None)
+    executed = marks_of(answer).get("executed")
+    if executed is not None:
+        ran = call_of({**executed, "id": call["id"]})
+        if ran == proposed and text_of(answer).startswith(_REPLACED):
+            return Reviewed(proposed=proposed, accepted=None)  # replaced unseen: what ran is not known
+        return settle(proposed, None if ran == proposed else Edit(call=ran))
+    begin, text = _REJECTED.format(name=proposed.name), text_of(answer)
+    if is_traced and getattr(answer, "status", "") == "error" and text.startswith(begin):
+        return settle(proposed, Reject(reason=text.partition(" with reason: ")[2]))
+    return settle(proposed, None)
+
+
+def _step(
+    index: int,
+    reply: AIMessage,
+    reviewed: Sequence[Reviewed],
+    answers: Mapping[str, BaseMessage],
+    recalled: Sequence[Found],
+) -> tuple[Step | None, Message]:
+    """Return a complete step and its message with the calls that stood; None while one is unanswered."""
+    proposal = message_of(reply).model_copy(update={"tool_calls": tuple(r.proposed for r in reviewed)})
+    stood, results = [], list[ToolResult]()
+    for review in reviewed:
+        answer = answers.get(review.proposed.id)
+        if answer is None:
+            return None, proposal
+        if review.accepted is not None:
+            stood.append(review.accepted)
+            results.append(result_of(answer))
+    is_edited = any(isinstance(review.decision, Edit) for review in reviewed)
+    calls = tuple(review.accepted or review.proposed for review in reviewed)
+    return (
+        Step(
+            index=index,
+            reply=proposal,
+            accepted_calls=tuple(stood),
+            results=tuple(results),
+            recalled=tuple(found["id"] for found in recalled if found["step"] == index),
+            usage=usage_of(reply),
+        ),
+        proposal.model_copy(update={"tool_calls": calls}) if is_edited else proposal,
+    )

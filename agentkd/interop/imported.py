@@ -1,0 +1,33 @@
+"""What a foreign file became: memories with the place each stood at, and what could not be read."""
+
+from __future__ import annotations
+
+from agentkd.schema import Memory, Value
+
+__all__ = ["Imported", "Skipped"]
+
+
+class Skipped(Value):
+    """An entry that is not taken over."""
+
+    place: str
+    """Where it stands, such as `line 12` or `results[3]`."""
+    reason: str
+    """What is wrong with it."""
+
+
+class Imported(Value):
+    """The entries of a foreign file or folder, in its order; nothing is stored yet."""
+
+    path: str
+    """File or folder that was read."""
+    format: str
+    """Name of its format."""
+    memories: tuple[Memory, ...] = ()
+    """Candidates with the origin `import:<format>`; equal entries give equal candidates."""
+    places: tuple[str, ...] = ()
+    """Where each memory stood, in the same order."""
+    skipped: tuple[Skipped, ...] = ()
+    """Entries that could not be read, each with its place and reason."""
+    counts_use: bool = False
+    """Whether the store counts how often an entry was used, so that 0 means never."""

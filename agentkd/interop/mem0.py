@@ -1,0 +1,114 @@
+"""mem0: what `get_all` and `search` return, exported lists as JSON, JSON lines or CSV.
+
+`user_id`, `agent_id` and `app_id` become the scope. mem0 keeps one text per memory and no situation; what
+else we know of a memory travels in `metadata`, under the names of our own fields.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from agentkd.interop.candidate import lesson_fields, moment, text_of, wants_mapping, with_lesson_fields
+from agentkd.interop.imported import Imported
+from agentkd.interop.source import (
+    MAX_TEXT_CHARS,
+    Record,
+    RecordError,
+    clean,
+    gather,
+    json_records,
+    parse_json,
+    read_text,
+)
+from agentkd.schema import Memory, Scope
+
+__all__ = ["TEXTS", "dump_mem0", "read_mem0"]
+
+FORMAT = "mem0"
+TEXTS = ("memory", "content", "text", "data")
+"""Fields that hold the text of a memory, in the versions and exports of mem0."""
+_LISTS = ("results", "memories")
+_SCOPE = {"user_id": "user", "agent_id": "agent", "app_id": "app"}
+_TAKEN = (*TEXTS, *_SCOPE, "hash")
+
+
+def read_mem0(path: str | Path) -> Imported:
+    """Read an export of mem0; DataError for a file that is none."""
+    file = Path(path)
+    text = read_text(file)
+    is_json = text.lstrip()[:1] in ("{", "[")
+    records = json_records(file, text, _LISTS) if is_json else _rows(text)
+    return gather(file, FORMAT, records, _memory)
+
+
+def dump_mem0(memories: Iterable[Memory]) -> str:
+    """Return memories in the shape of mem0's `get_all`."""
+    return (
+        json.dumps({"results": [_record(memory) for memory in memories]}, ensure_ascii=False, indent=1) + "\n"
+    )
+
+
+def _rows(text: str) -> Iterator[Record]:
+    """Yield the rows of a CSV export; `metadata` and `categories` hold JSON."""
+    csv.field_size_limit(MAX_TEXT_CHARS)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    while True:
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield Record(f"line {reader.line_num}", RecordError(f"is not CSV: {error}"))
+            return
+        place = f"line {reader.line_num}"
+        try:
+            if None in row or None in row.values():
+                raise RecordError(f"has not the {len(reader.fieldnames or ())} columns of the heading")
+            yield Record(place, {name: _cell(name, clean(cell)) for name, cell in row.items() if cell})
+        except RecordError as error:
+            yield Record(place, error)
+
+
+def _cell(name: str, cell: str) -> Any:
+    return parse_json(cell) if name in ("metadata", "categories") and cell[:1] in ("{", "[") else cell
+
+
+def _memory(value: Any) -> Memory:
+    record = wants_mapping(value)
+    text = text_of(record, *TEXTS)
+    if not text:
+        raise RecordError(f"has no text under {', '.join(f'`{name}`' for name in TEXTS)}")
+    metadata = record.get("metadata")
+    return with_lesson_fields(
+        FORMAT,
+        metadata if isinstance(metadata, Mapping) else {},
+        kind="fact",
+        content=text,
+        scope=Scope(**{ours: text_of(record, theirs) for theirs, ours in _SCOPE.items()}),
+        created_at=moment(record.get("created_at")),
+        rest={name: item for name, item in record.items() if name not in _TAKEN} or {"id": ""},
+    )
+
+
+def _record(memory: Memory) -> dict[str, Any]:
+    rest = dict(memory.extras.get(FORMAT, {}))
+    metadata = rest.pop("metadata", None)
+    named = {theirs: getattr(memory.scope, ours) for theirs, ours in _SCOPE.items()}
+    fresh = {"created_at": memory.created_at.isoformat(), "updated_at": memory.created_at.isoformat()}
+    own = lesson_fields(memory, but=("kind",) if FORMAT in memory.extras and memory.kind == "fact" else ())
+    more = {**(metadata if isinstance(metadata, Mapping) else {}), **own}
+    return {
+        **({} if FORMAT in memory.extras else fresh),
+        **rest,
+        "id": rest.get("id") or memory.id,
+        "memory": memory.content,
+        "hash": hashlib.md5(memory.content.encode(), usedforsecurity=False).hexdigest(),
+        **({"metadata": more or metadata} if more or "metadata" in memory.extras.get(FORMAT, {}) else {}),
+        **{name: value for name, value in named.items() if value},
+    }

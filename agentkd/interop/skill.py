@@ -1,0 +1,117 @@
+"""Skills as memories and memories as a skill: a `SKILL.md` with a list of situations and what to do in them.
+
+A skill that was written here says so in its metadata and is read back item by item; any other skill is one
+memory whose situation is its description.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from agentkd.errors import DataError
+from agentkd.interop.candidate import KINDS, candidate
+from agentkd.interop.imported import Imported
+from agentkd.interop.source import Record, RecordError, clean, gather
+from agentkd.schema import Memory, Scope
+from agentkd.skills import Skill, read_skill_file
+
+__all__ = ["MADE_HERE", "memories_as_skill", "memory_ids_of", "read_skills"]
+
+FORMAT = "skill"
+MADE_HERE = "agentkd-memories"
+"""Key of the metadata with the ids of the memories that a skill was made of."""
+_KINDS, _APP = "agentkd-kinds", "agentkd-app"
+_WHEN, _DO, _MORE = "- Situation: ", "  Do: ", "  "
+_INTRO = "What earlier tasks taught, one lesson per point. Take the points whose situation is yours."
+
+
+def read_skills(path: str | Path) -> Imported:
+    """Read a skill's folder, its `SKILL.md`, or a folder of skills; DataError where there is none."""
+    place = Path(path)
+    if place.is_file():
+        place = place.parent
+    files = [place / "SKILL.md"] if (place / "SKILL.md").is_file() else sorted(place.glob("*/SKILL.md"))
+    if not files:
+        raise DataError(f"`{path}` holds no `SKILL.md`", path=str(path))
+    records = (record for file in files for record in _records(file))
+    return gather(Path(path), FORMAT, records, _memory)
+
+
+def memories_as_skill(memories: Sequence[Memory], folder: Path, description: str, title: str = "") -> Skill:
+    """Return the skill that teaches these memories; its name is the folder's.
+
+    The description must say when to open it, in at most 1024 characters. Ids, kinds and the application
+    go into the metadata; situations are put on one line.
+    """
+    points = [_point(memory) for memory in memories]
+    apps = {memory.scope.app for memory in memories}
+    metadata = {
+        MADE_HERE: " ".join(memory.id for memory in memories),
+        _KINDS: " ".join(memory.kind for memory in memories),
+    }
+    if len(apps) == 1 and (app := apps.pop()):
+        metadata[_APP] = app
+    body = "\n\n".join([f"# {title or folder.name}", _INTRO, "\n".join(points)])
+    return Skill(name=folder.name, description=description, path=folder, metadata=metadata, body=body)
+
+
+def memory_ids_of(skill: Skill) -> tuple[str, ...]:
+    """Return the ids of the memories that a skill was made of; none for one written by hand."""
+    return tuple(skill.metadata.get(MADE_HERE, "").split())
+
+
+def _point(memory: Memory) -> str:
+    do = memory.content.strip().replace("\n", f"\n{_MORE}")
+    return f"{_WHEN}{' '.join(memory.when_to_use.split())}\n{_DO}{do}"
+
+
+def _records(file: Path) -> Iterator[Record]:
+    try:
+        skill = read_skill_file(file)
+    except DataError as error:
+        yield Record(str(file), RecordError(error.message))
+        return
+    if MADE_HERE not in skill.metadata:
+        fields = {"when": skill.description, "do": skill.body, "kind": "strategy", "skill": skill.name}
+        yield Record(str(file), _cleaned(fields))
+        return
+    ids, kinds = skill.metadata[MADE_HERE].split(), skill.metadata.get(_KINDS, "").split()
+    for number, (when, do) in enumerate(_points(skill.body)):
+        fields = {"when": when, "do": do, "skill": skill.name, "app": skill.metadata.get(_APP, "")}
+        fields["kind"] = kinds[number] if number < len(kinds) and kinds[number] in KINDS else "strategy"
+        fields["id"] = ids[number] if number < len(ids) else ""
+        yield Record(f"{file}, point {number + 1}", _cleaned(fields))
+
+
+def _points(body: str) -> Iterator[tuple[str, str]]:
+    """Yield (situation, what to do) of each point of a list that `memories_as_skill` wrote."""
+    when, lines = "", list[str]()
+    for line in [*body.split("\n"), _WHEN]:
+        if line.startswith(_WHEN) or line == _WHEN.rstrip():
+            if when and lines:
+                yield when, "\n".join(lines).strip()
+            when, lines = line.removeprefix(_WHEN).strip(), []
+        elif line.startswith(_DO) and not lines:
+            lines = [line.removeprefix(_DO)]
+        elif lines:
+            lines.append(line.removeprefix(_MORE))
+
+
+def _cleaned(fields: dict[str, str]) -> Any:
+    try:
+        return clean(fields)
+    except RecordError as error:
+        return error
+
+
+def _memory(fields: Any) -> Memory:
+    return candidate(
+        FORMAT,
+        kind=fields["kind"],
+        when_to_use=fields["when"],
+        content=fields["do"],
+        scope=Scope(app=fields.get("app", "")),
+        rest={name: fields[name] for name in ("skill", "id") if fields.get(name)},
+    )

@@ -1,0 +1,187 @@
+"""Read foreign text as JSON records: every fault names the file and the place, and text is made storable.
+
+Foreign files are untrusted: sizes and nesting are limited, numbers must be finite, and half surrogates and
+NUL characters, which no database keeps, become U+FFFD.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from agentkd.errors import DataError
+from agentkd.interop.imported import Imported, Skipped
+from agentkd.schema import Memory
+
+__all__ = [
+    "MAX_FILE_BYTES",
+    "MAX_TEXT_CHARS",
+    "Record",
+    "RecordError",
+    "clean",
+    "gather",
+    "json_records",
+    "parse_json",
+    "read_text",
+]
+
+MAX_FILE_BYTES = 1 << 30
+MAX_TEXT_CHARS = 200_000
+_MAX_DEPTH = 40
+
+
+class RecordError(ValueError):
+    """One entry cannot be read; the message says why."""
+
+
+class Record(NamedTuple):
+    """One entry of a foreign file."""
+
+    place: str
+    """Where it stands."""
+    value: Any
+    """Its JSON value, or the `RecordError` that reading it gave."""
+
+
+def read_text(path: Path) -> str:
+    """Return a file's text; DataError for one that is missing, too large or not UTF-8."""
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise DataError(f"`{path}` is larger than {MAX_FILE_BYTES >> 20} MiB", path=str(path))
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise DataError(
+            f"`{path}`, line {line}: is not UTF-8 text", hint="save it as UTF-8", path=str(path), line=line
+        ) from error
+    except OSError as error:
+        raise DataError(f"`{path}` cannot be read: {error.strerror}", path=str(path)) from error
+
+
+def parse_json(text: str) -> Any:
+    """Return cleaned JSON; RecordError says what is wrong with it."""
+    try:
+        return clean(json.loads(text, parse_constant=_refuse_constant))
+    except RecordError:
+        raise
+    except RecursionError as error:
+        raise RecordError("is nested too deeply") from error
+    except ValueError as error:
+        raise RecordError(f"is not JSON: {error}") from error
+
+
+def clean(value: Any, depth: int = 0) -> Any:
+    """Return JSON data whose text can be stored; RecordError for what no record should hold."""
+    if depth > _MAX_DEPTH:
+        raise RecordError("is nested too deeply")
+    if isinstance(value, str):
+        if len(value) > MAX_TEXT_CHARS:
+            raise RecordError(f"holds a text of {len(value)} characters, {MAX_TEXT_CHARS} are allowed")
+        return value.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RecordError("holds a number that is not finite")
+    if isinstance(value, int) and abs(value) >= 1 << 63:
+        raise RecordError("holds a number of more than 64 bits")
+    if isinstance(value, list):
+        return [clean(item, depth + 1) for item in value]
+    if isinstance(value, Mapping):
+        return {clean(key, depth + 1): clean(item, depth + 1) for key, item in value.items()}
+    return value
+
+
+def json_records(path: Path, text: str, under: tuple[str, ...] = ()) -> Iterator[Record]:
+    """Yield the records of JSON lines, of a JSON list, or of the list below the key `under` of an object.
+
+    A file that is one JSON object without such a key is one record. Raises DataError for a file that is
+    neither JSON nor JSON lines.
+    """
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if not lines:
+        return
+    first = _parsed(lines[0][1])
+    if isinstance(first, Mapping) and not (len(lines) == 1 and any(key in first for key in under)):
+        yield from (Record(f"line {number}", _parsed(line)) for number, line in lines)
+        return
+    yield from _document(path, text, under)
+
+
+def _document(path: Path, text: str, under: tuple[str, ...]) -> Iterator[Record]:
+    try:
+        whole = json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise DataError(f"`{path}` is nested too deeply", path=str(path), line=1) from error
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"`{path}`, line {error.lineno}: is not JSON: {error.msg}", path=str(path), line=error.lineno
+        ) from error
+    except ValueError as error:
+        raise DataError(f"`{path}`, line 1: is not JSON: {error}", path=str(path), line=1) from error
+    key = next((k for k in under if isinstance(whole, Mapping) and k in whole), "")
+    items = whole[key] if key else whole
+    if isinstance(items, list):
+        yield from (Record(f"{key}[{i}]", _cleaned(item)) for i, item in enumerate(items))
+    else:
+        yield Record(key or "line 1", _cleaned(items))
+
+
+def gather(
+    path: Path,
+    format_: str,
+    records: Iterator[Record],
+    read: Callable[[Any], Memory],
+    *,
+    counts_use: bool = False,
+) -> Imported:
+    """Turn records into memories; what `read` refuses is skipped by name.
+
+    Raises DataError where there are records and not one can be read: then the file is something else.
+    """
+    memories: list[Memory] = []
+    places: list[str] = []
+    skipped: list[Skipped] = []
+    for place, value in records:
+        try:
+            if isinstance(value, RecordError):
+                raise value
+            memory = read(value)
+        except RecordError as error:
+            skipped.append(Skipped(place=place, reason=str(error)))
+            continue
+        memories.append(memory)
+        places.append(place)
+    if skipped and not memories:
+        raise DataError(
+            f"`{path}`, {skipped[0].place}: {skipped[0].reason}",
+            hint=f"not one entry could be read as `{format_}`",
+            path=str(path),
+            line=skipped[0].place,
+        )
+    return Imported(
+        path=str(path),
+        format=format_,
+        memories=tuple(memories),
+        places=tuple(places),
+        skipped=tuple(skipped),
+        counts_use=counts_use,
+    )
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return parse_json(line)
+    except RecordError as error:
+        return error
+
+
+def _cleaned(value: Any) -> Any:
+    try:
+        return clean(value)
+    except RecordError as error:
+        return error
+
+
+def _refuse_constant(name: str) -> Any:
+    raise RecordError(f"is not JSON: it holds `{name}`")

@@ -1,0 +1,159 @@
+"""Read memories with their status: where a checkpoint serves, now or at an earlier time.
+
+An earlier state is read back from the events: status, currency, evidence, support and keys are those
+of then. Counters of use are those of now: recalls belong to tasks, not to a time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from agentkd.ledger import tables as t
+from agentkd.ledger.database import chunks, load
+from agentkd.schema import Evidence, Memory, MemoryStatus, Utility
+
+__all__ = ["effective", "fetch", "fetch_at", "neighbours", "statuses", "statuses_at"]
+
+_base = t.memory_status.alias("base_status")
+_own = t.memory_status.alias("own_status")
+
+
+def effective(checkpoint: str) -> sa.ColumnElement[str]:
+    """Build the status where a checkpoint serves: its own row, else that of the base; revoked wins."""
+    if checkpoint == "base":
+        return _base.c.status
+    own = (
+        sa.select(_own.c.status)
+        .where(_own.c.memory_id == t.memories.c.id, _own.c.checkpoint == checkpoint)
+        .scalar_subquery()
+    )
+    return sa.case(
+        (_base.c.status == "revoked", sa.literal("revoked")), else_=sa.func.coalesce(own, _base.c.status)
+    )
+
+
+_joined = t.memories.join(_base, sa.and_(_base.c.memory_id == t.memories.c.id, _base.c.checkpoint == "base"))
+
+
+def statuses(
+    connection: sa.Connection, checkpoint: str, *conditions: sa.ColumnElement[bool]
+) -> dict[str, MemoryStatus]:
+    """Return the status of those memories that meet all conditions."""
+    query = sa.select(t.memories.c.id, effective(checkpoint)).select_from(_joined).where(*conditions)
+    return {row[0]: row[1] for row in connection.execute(query)}
+
+
+def fetch(
+    connection: sa.Connection, checkpoint: str, *conditions: sa.ColumnElement[bool], limit: int | None = None
+) -> list[Memory]:
+    """Return the memories that meet all conditions, oldest first."""
+    m = t.memories.c
+    query = (
+        sa.select(t.memories, effective(checkpoint).label("status"))
+        .select_from(_joined)
+        .where(*conditions)
+        .order_by(m.created_at, m.id)
+        .limit(limit)
+    )
+    return [_memory(row) for row in connection.execute(query).mappings()]
+
+
+def _memory(row: sa.RowMapping) -> Memory:
+    return load(
+        Memory,
+        row["body"],
+        status=row["status"],
+        support=row["support"],
+        version=row["version"],
+        parent=row["parent"] or "",
+        utility=Utility(**{name: row[name] for name in Utility.model_fields}),
+    )
+
+
+def statuses_at(connection: sa.Connection, checkpoint: str, at: datetime) -> dict[str, MemoryStatus]:
+    """Return the status of every memory that was current at a time, where this checkpoint serves."""
+    c = t.memory_events.c
+    query = (
+        sa.select(c.memory_id, c.checkpoint, c.status, c.current)
+        .where(c.happened_at <= at, c.checkpoint.in_(("base", checkpoint)))
+        .order_by(c.seq)
+    )
+    base: dict[str, MemoryStatus] = {}
+    own: dict[str, MemoryStatus] = {}
+    current: dict[str, bool] = {}
+    for memory_id, where, status, is_current in connection.execute(query):
+        if status:
+            (base if where == "base" else own)[memory_id] = status
+        elif where == checkpoint != "base":
+            own.pop(memory_id, None)  # an undo left it to the base again
+        if is_current is not None:
+            current[memory_id] = is_current
+    return {
+        id_: "revoked" if status == "revoked" else own.get(id_, status)
+        for id_, status in base.items()
+        if current.get(id_)
+    }
+
+
+def fetch_at(
+    connection: sa.Connection, checkpoint: str, at: datetime, *conditions: sa.ColumnElement[bool]
+) -> list[Memory]:
+    """Return the memories that were current at a time as they were then, oldest first."""
+    then = statuses_at(connection, checkpoint, at)
+    later = _later(connection, at)
+    found: list[Memory] = []
+    for batch in chunks(then):
+        found += fetch(connection, checkpoint, t.memories.c.id.in_(batch), *conditions)
+    found.sort(key=lambda memory: (memory.created_at, memory.id))
+    return [
+        _as_it_was(memory, later.get(memory.id, ())).model_copy(update={"status": then[memory.id]})
+        for memory in found
+    ]
+
+
+def _later(connection: sa.Connection, at: datetime) -> dict[str, list[Mapping[str, Any]]]:
+    """Return what events after a time changed in each memory, newest first."""
+    c = t.memory_events.c
+    query = (
+        sa.select(c.memory_id, c.details).where(c.happened_at > at, c.details != "").order_by(c.seq.desc())
+    )
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for memory_id, details in connection.execute(query):
+        found.setdefault(memory_id, []).append(json.loads(details))
+    return found
+
+
+def _as_it_was(memory: Memory, changes: Iterable[Mapping[str, Any]]) -> Memory:
+    for change in changes:
+        added = Evidence.model_validate(change.get("evidence", {}))
+        gone = Evidence.model_validate(change.get("taken", {}))
+        evidence = Evidence(
+            **{
+                name: (*(x for x in getattr(memory.evidence, name) if x not in getattr(added, name)),
+                       *getattr(gone, name))
+                for name in Evidence.model_fields
+            }
+        )  # fmt: skip
+        update: dict[str, Any] = {"evidence": evidence}
+        update["support"] = memory.support - change.get("support", len(added.trajectories))
+        if "keys" in change:
+            update["keys"] = type(memory.keys).model_validate(change["keys"])
+        memory = memory.model_copy(update=update)
+    return memory
+
+
+def neighbours(connection: sa.Connection, ids: Iterable[str]) -> set[str]:
+    """Return the ids one step away in the version chain, in either direction."""
+    m, p = t.memories.c, t.memory_parents.c
+    near: set[str] = set()
+    for batch in chunks(ids):
+        versions = sa.select(m.id, m.successor).where(sa.or_(m.id.in_(batch), m.successor.in_(batch)))
+        parents = sa.select(p.source, p.target).where(sa.or_(p.source.in_(batch), p.target.in_(batch)))
+        for query in (versions, parents):
+            near.update(id_ for row in connection.execute(query) for id_ in row if id_ is not None)
+    return near

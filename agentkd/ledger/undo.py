@@ -1,0 +1,266 @@
+"""Take the last edit of a memory back: a merge, a new version or a status. An undo is an event too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from agentkd.errors import DataError
+from agentkd.ledger import event
+from agentkd.ledger import tables as t
+from agentkd.ledger.admission import add_evidence, row_of, rows_of, unknown
+from agentkd.ledger.database import chunks, dump, load
+from agentkd.ledger.event import MemoryEvent
+from agentkd.ledger.version import COUNTERS
+from agentkd.schema import Evidence, Memory, MemoryKeys, now
+
+__all__ = ["descendants", "overruled", "release_parts", "undo", "united_from"]
+
+_STATUS_KINDS = ("quarantined", "activated", "compiled", "retired", "tombstone", "revoked", "reactivated")
+
+
+def undo(connection: sa.Connection, memory_id: str, reason: str) -> tuple[str, ...]:
+    """Take the last merge, supersession or change of status of a memory back; returns the ids changed.
+
+    Raises DataError where there is nothing to take back, where the memory was revoked, or where a later
+    edit stands in the way.
+    """
+    if row_of(connection, memory_id) is None:
+        raise unknown(memory_id)
+    last = _last_edit(connection, memory_id)
+    if last is None:
+        raise DataError(
+            f"memory `{memory_id}` has no edit that could be taken back",
+            hint=f"`agentkd memory history {memory_id}` shows what happened to it",
+        )
+    if last.kind == "revoked":
+        raise DataError(
+            f"memory `{memory_id}` was revoked, which is for good", hint="admit another wording of the lesson"
+        )
+    if last.kind == "superseded":
+        if "with" in last.details:
+            return _undo_merge(connection, last.details["by"], reason)
+        return _undo_version(connection, last, reason)
+    if last.kind in ("admitted", "united"):
+        return _undo_merge(connection, memory_id, reason)
+    return _undo_status(connection, last, reason)
+
+
+def _last_edit(connection: sa.Connection, memory_id: str) -> MemoryEvent | None:
+    """Return the newest edit of a memory that has not been taken back."""
+    events = event.find(connection, t.memory_events.c.memory_id == memory_id)
+    undone = {seq for e in events if e.kind == "undone" for seq in e.details.get("undoes", ())}
+    for e in reversed(events):
+        is_status = e.kind in _STATUS_KINDS and e.status != ""
+        is_edit = e.kind in ("superseded", "united") or (e.kind == "admitted" and "parents" in e.details)
+        if e.seq not in undone and (is_status or is_edit):
+            return e
+    made_from = sa.select(t.memory_parents.c.target).where(t.memory_parents.c.source == memory_id)
+    for parent in connection.execute(made_from).scalars():
+        if (row := row_of(connection, parent)) is not None and row["successor"] == memory_id:
+            return _last_edit(connection, parent)  # it is the new version of another one
+    return None
+
+
+def _undo_status(connection: sa.Connection, last: MemoryEvent, reason: str) -> tuple[str, ...]:
+    e = t.memory_events.c
+    before = connection.execute(
+        sa.select(e.status)
+        .where(e.memory_id == last.memory_id, e.checkpoint == last.checkpoint, e.seq < last.seq)
+        .where(e.status != "")
+        .order_by(e.seq.desc())
+        .limit(1)
+    ).scalar_one_or_none()
+    s = t.memory_status
+    where = (s.c.memory_id == last.memory_id, s.c.checkpoint == last.checkpoint)
+    if before is None:  # it had none of its own where this checkpoint serves
+        connection.execute(s.delete().where(*where))
+    else:
+        connection.execute(s.update().where(*where).values(status=before, reason=reason, changed_at=now()))
+    _note(connection, last, reason, status=before or "")
+    return (last.memory_id,)
+
+
+def _undo_version(connection: sa.Connection, last: MemoryEvent, reason: str) -> tuple[str, ...]:
+    changed = [last.memory_id]
+    if last.details.get("made") or "before" in last.details:
+        newer = _current_row(connection, last.details["by"], f"`{last.memory_id}`")
+        _set_current(connection, newer["id"], False, last.details.get("before") or last.memory_id)
+        why = f"`{last.memory_id}` is current again: {reason}"
+        event.append(connection, newer["id"], "undone", why, current=False)
+        changed.append(newer["id"])
+    _set_current(connection, last.memory_id, True, None)
+    _note(connection, last, reason, current=True)
+    return tuple(changed)
+
+
+def _undo_merge(connection: sa.Connection, union_id: str, reason: str) -> tuple[str, ...]:
+    """Make the parts current again with their own counters; what the union gained stays with it or them."""
+    union = _current_row(connection, union_id, "its parts")
+    found = event.find(connection, t.memory_events.c.memory_id == union_id)
+    undone = {seq for e in found if e.kind == "undone" for seq in e.details.get("undoes", ())}
+    last = next(e for e in reversed(found) if "parents" in e.details and e.seq not in undone)
+    parts = rows_of(connection, last.details["parents"])
+    for id_ in parts:
+        _set_current(connection, id_, True, None)
+        closing = event.find(
+            connection, t.memory_events.c.memory_id == id_, t.memory_events.c.kind == "superseded"
+        )[-1]
+        _note(connection, closing, reason, current=True)
+    if last.kind == "united":
+        _give_back(connection, union, last.details)
+        keys = load(Memory, union["body"]).keys.model_dump(mode="json", exclude_defaults=True)
+        taken = {"taken": last.details.get("evidence", {}), "support": -last.details["support"], "keys": keys}
+        _note(connection, last, reason, details=taken)
+    else:
+        _pass_on(connection, union, parts, last.details)
+        _set_current(connection, union_id, False, None)
+        _note(connection, last, reason, current=False)
+    return (union_id, *parts)
+
+
+def _give_back(connection: sa.Connection, union: sa.RowMapping, taken: Mapping[str, Any]) -> None:
+    """Take out of a memory what a merge had put in; what it gained since stays."""
+    memory = load(Memory, union["body"])
+    gone = Evidence.model_validate(taken.get("evidence", {}))
+    kept = Evidence(
+        **{
+            name: tuple(x for x in getattr(memory.evidence, name) if x not in getattr(gone, name))
+            for name in Evidence.model_fields
+        }
+    )
+    keys = MemoryKeys.model_validate(taken.get("keys", {}))
+    values = {
+        "body": dump(memory.model_copy(update={"evidence": kept, "keys": keys})),
+        "support": union["support"] - taken["support"],
+        **{name: union[name] - taken["counters"][name] for name in COUNTERS},
+    }
+    connection.execute(t.memories.update().where(t.memories.c.id == memory.id).values(values))
+    for table, ids in (
+        (t.memory_trajectories, gone.trajectories),
+        (t.memory_corrections, gone.corrections),
+        (t.memory_parents, tuple(taken["parents"])),
+    ):
+        connection.execute(table.delete().where(table.c.source == memory.id, table.c.target.in_(ids)))
+
+
+def _pass_on(
+    connection: sa.Connection,
+    union: sa.RowMapping,
+    parts: Mapping[str, sa.RowMapping],
+    details: Mapping[str, Any],
+) -> None:
+    """Give every part what its union gained: each recall and each run of the union was one of the part."""
+    gained = {name: union[name] - details["counters"][name] for name in COUNTERS}
+    evidence = load(Memory, union["body"]).evidence
+    known = [load(Memory, row["body"]).evidence for row in parts.values()]
+    fresh = Evidence(
+        **{
+            name: tuple(x for x in getattr(evidence, name) if not any(x in getattr(e, name) for e in known))
+            for name in Evidence.model_fields
+        }
+    )
+    for id_, row in parts.items():
+        added = add_evidence(connection, row, fresh)
+        m = t.memories.c
+        values = {name: m[name] + number for name, number in gained.items()}
+        connection.execute(t.memories.update().where(m.id == id_).values(values))
+        if added != Evidence():
+            why = f"what `{union['id']}` gained while it stood for this memory"
+            more = added.model_dump(mode="json", exclude_defaults=True)
+            event.append(connection, id_, "corroborated", why, details={"evidence": more})
+
+
+def release_parts(connection: sa.Connection, memory_id: str, reason: str) -> tuple[str, ...]:
+    """Free a memory from the merges that it is a part of, before it is revoked; returns the ids changed."""
+    row = row_of(connection, memory_id)
+    if row is None or row["current"] or row["successor"] is None:
+        return ()
+    changed = list(release_parts(connection, row["successor"], reason))  # the outermost merge first
+    closed = event.find(
+        connection, t.memory_events.c.memory_id == memory_id, t.memory_events.c.kind == "superseded"
+    )
+    union = row_of(connection, row["successor"])
+    if closed and "with" in closed[-1].details and union is not None and union["current"]:
+        changed += _undo_merge(connection, union["id"], reason)
+    return tuple(changed)
+
+
+def descendants(connection: sa.Connection, ids: Iterable[str]) -> set[str]:
+    """Return the ids of all memories that were made from these, directly or not."""
+    p = t.memory_parents.c
+    start = set(ids)
+    found, front = set[str](), start
+    while front:
+        near = (
+            connection.execute(sa.select(p.source).where(p.target.in_(b))).scalars() for b in chunks(front)
+        )
+        front = {id_ for group in near for id_ in group} - found
+        found |= front
+    return found - start
+
+
+def united_from(connection: sa.Connection, memory_id: str) -> set[str]:
+    """Return the current memories whose text holds that of a memory, because they were merged from it."""
+    p = t.memory_parents.c
+    made = descendants(connection, [memory_id])
+    counts = sa.select(p.source).where(p.source.in_(made)).group_by(p.source).having(sa.func.count() > 1)
+    unions = set(connection.execute(counts).scalars())
+    rows = rows_of(connection, unions | descendants(connection, unions))
+    return {id_ for id_, row in rows.items() if row["current"]}
+
+
+def overruled(connection: sa.Connection) -> list[tuple[str, str, frozenset[str]]]:
+    """Return what people took back: who had edited (the head of the reason), the kind, and the ids."""
+    e = t.memory_events.c
+    undone = event.find(connection, e.kind.in_(("undone", "reactivated")), e.details != "")
+    seqs = [seq for found in undone for seq in found.details.get("undoes", ())]
+    if not seqs:
+        return []
+    edits = event.find(connection, e.seq.in_(seqs))
+    return [(_editor(x.reason), x.kind, frozenset(x.details.get("with", (x.memory_id,)))) for x in edits]
+
+
+def _editor(reason: str) -> str:
+    """Return the refiner that a reason names: `by X: merge: ...` and `merge: ...` both name `merge`."""
+    words = reason.split(": ")
+    return words[1] if len(words) > 2 and words[0].startswith("by `") else words[0]
+
+
+def _current_row(connection: sa.Connection, memory_id: str, for_: str) -> sa.RowMapping:
+    row = row_of(connection, memory_id)
+    if row is None:
+        raise unknown(memory_id)
+    if not row["current"]:
+        raise DataError(
+            f"`{memory_id}`, which took the place of {for_}, was itself replaced by `{row['successor']}`",
+            hint=f"take that back first: `agentkd memory undo {memory_id}`",
+        )
+    return row
+
+
+def _set_current(connection: sa.Connection, memory_id: str, is_current: bool, successor: str | None) -> None:
+    where = t.memories.c.id == memory_id
+    connection.execute(t.memories.update().where(where).values(current=is_current, successor=successor))
+
+
+def _note(
+    connection: sa.Connection,
+    undone: MemoryEvent,
+    reason: str,
+    *,
+    status: str = "",
+    current: bool | None = None,
+    details: Mapping[str, Any] | None = None,
+) -> None:
+    why = f"{undone.kind} taken back: {reason}" if reason else f"{undone.kind} taken back"
+    event.append(
+        connection, undone.memory_id, "undone", why, undone.checkpoint, status=status, current=current,
+        details={"undoes": _seqs([undone]), **(details or {})},
+    )  # fmt: skip
+
+
+def _seqs(events: Iterable[MemoryEvent]) -> list[int]:
+    return [e.seq for e in events]

@@ -1,0 +1,219 @@
+"""How memories take each other's place: new versions and merges; the old ones stay on record.
+
+Every step writes what an undo needs into the events, see `undo.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from agentkd.errors import DataError
+from agentkd.ledger import event
+from agentkd.ledger import tables as t
+from agentkd.ledger.admission import (
+    MOST_SPANS,
+    Admission,
+    add_evidence,
+    admit,
+    answer,
+    link_evidence,
+    link_parents,
+    merge_equal,
+    row_of,
+    rows_of,
+    store,
+    unknown,
+)
+from agentkd.ledger.database import dump, load
+from agentkd.ledger.redact import Redact
+from agentkd.schema import Evidence, Memory, Utility
+
+__all__ = ["COUNTERS", "merge", "supersede"]
+
+COUNTERS = tuple(Utility.model_fields)
+"""Columns that count what a memory did."""
+
+Rows = Mapping[str, sa.RowMapping]
+
+
+def supersede(
+    connection: sa.Connection, old_id: str, new: Memory, redact: Redact, reason: str = ""
+) -> Admission:
+    """Put a new version in the place of a current memory; the old one stays on record."""
+    old = row_of(connection, old_id)
+    if old is None:
+        raise unknown(old_id)
+    if new.id == old_id:
+        return merge_equal(connection, old, new)
+    if old["successor"] == new.id:
+        return answer(new, "merged", f"it had superseded `{old_id}` before")
+    if not old["current"]:
+        raise DataError(
+            f"memory `{old_id}` was superseded by `{old['successor']}` already",
+            hint="supersede the current version",
+        )
+    details: dict[str, Any] = {"by": new.id}
+    there = row_of(connection, new.id)
+    if there is not None and there["current"]:
+        said = merge_equal(connection, there, new)
+    elif there is not None and there["status"] != "revoked":
+        details["before"] = there["successor"]
+        said = _bring_back(connection, there, new)
+    else:
+        details["made"] = True
+        version = new.model_copy(update={"version": old["version"] + 1, "parent": old_id})
+        said = admit(connection, [version], redact, {})[0]
+    if said.outcome != "rejected":
+        _close(connection, old_id, new.id, reason, details)
+    return said
+
+
+def _bring_back(connection: sa.Connection, row: sa.RowMapping, memory: Memory) -> Admission:
+    """Make an earlier version the current one again."""
+    where = t.memories.c.id == memory.id
+    connection.execute(t.memories.update().where(where).values(current=True, successor=None))
+    add_evidence(connection, row, memory.evidence)
+    event.append(connection, memory.id, "reactivated", "it is the current version again", current=True)
+    return answer(memory, "merged", "an earlier version is current again")
+
+
+def _close(
+    connection: sa.Connection, old_id: str, new_id: str, reason: str, details: Mapping[str, Any]
+) -> None:
+    where = t.memories.c.id == old_id
+    connection.execute(t.memories.update().where(where).values(current=False, successor=new_id))
+    why = f"by `{new_id}`" + (f": {reason}" if reason else "")
+    event.append(connection, old_id, "superseded", why, current=False, details=details)
+
+
+def merge(
+    connection: sa.Connection, ids: Sequence[str], union: Memory, redact: Redact, reason: str
+) -> Admission:
+    """Let one memory take the place of several: evidence united, counters summed, all versions kept.
+
+    The union may be one of them (or another memory that is current): then it takes the others in.
+    Raises DataError for memories that cannot be merged: replaced, revoked, of another scope or privacy.
+    """
+    wanted = dict.fromkeys(ids)
+    rows = rows_of(connection, [*wanted, union.id])
+    for id_ in wanted:
+        if id_ not in rows:
+            raise unknown(id_)
+    there = rows.get(union.id)
+    if there is not None and not there["current"]:
+        return answer(union, "rejected", f"`{union.id}` was there before and was replaced or taken back")
+    _check_parts(rows, union)
+    parts = {id_: row for id_, row in rows.items() if id_ != union.id}
+    if not parts:
+        return answer(union, "rejected", "a merge takes several memories")
+    if there is not None:
+        said = _take_in(connection, there, parts, union, reason)
+    else:
+        said = _unite(connection, parts, union, redact, reason)
+    link_parents(connection, [(union.id, id_) for id_ in parts])
+    for id_ in parts:
+        details = {"by": union.id, "with": sorted(parts), "made": there is None}
+        _close(connection, id_, union.id, reason, details)
+    return said
+
+
+def _check_parts(rows: Rows, union: Memory) -> None:
+    for id_, row in rows.items():
+        if not row["current"] or row["status"] == "revoked":
+            was = "revoked" if row["status"] == "revoked" else f"replaced by `{row['successor']}`"
+            raise DataError(f"memory `{id_}` cannot be merged: it was {was}", hint="merge current memories")
+        if any(row[field] != value for field, value in union.scope.model_dump().items()):
+            raise DataError(
+                f"memory `{id_}` cannot be merged into another scope", hint="a merge stays in one scope"
+            )
+        if row["privacy"] == "private" and union.privacy != "private":
+            raise DataError(
+                f"memory `{id_}` is private and cannot be merged into a shared one",
+                hint="make the union private",
+            )
+
+
+def _unite(connection: sa.Connection, parts: Rows, union: Memory, redact: Redact, reason: str) -> Admission:
+    """Store a new memory that holds the evidence and the counters of its parts."""
+    evidence, support = _united_evidence([*map(_evidence, parts.values()), union.evidence], parts.values())
+    counters = {name: sum(row[name] for row in parts.values()) for name in COUNTERS}
+    first = next(iter(parts))
+    whole = union.model_copy(
+        update={
+            "evidence": evidence,
+            "support": support,
+            "utility": Utility(**counters),
+            "version": max(row["version"] for row in parts.values()) + 1,
+            "parent": first,
+            "status": "active" if union.status == "candidate" else union.status,
+        }
+    )
+    details = {"parents": sorted(parts), "counters": counters}
+    store(connection, [whole], redact, {}, details, f"as the union of {len(parts)} memories: {reason}")
+    _inherit_statuses(connection, union.id, list(parts))
+    return answer(union, "stored", "")
+
+
+def _take_in(
+    connection: sa.Connection, row: sa.RowMapping, parts: Rows, union: Memory, reason: str
+) -> Admission:
+    """Let a memory that is there take over what its parts hold; its own keys are kept for an undo."""
+    memory = load(Memory, row["body"])
+    old = memory.evidence
+    evidence, support = _united_evidence(
+        [old, *map(_evidence, parts.values()), union.evidence], [row, *parts.values()]
+    )
+    added = {name: sum(part[name] for part in parts.values()) for name in COUNTERS}
+    more = Evidence(
+        **{name: tuple(x for x in getattr(evidence, name) if x not in getattr(old, name)) for name in _KINDS}
+    )
+    details = {
+        "parents": sorted(parts),
+        "counters": added,
+        "support": support - row["support"],
+        "evidence": more.model_dump(mode="json", exclude_defaults=True),
+        "keys": memory.keys.model_dump(mode="json", exclude_defaults=True),
+    }
+    link_evidence(connection, [(memory.id, more)])
+    body = dump(memory.model_copy(update={"keys": union.keys, "evidence": evidence}))
+    values = {"body": body, "support": support, **{name: row[name] + added[name] for name in COUNTERS}}
+    connection.execute(t.memories.update().where(t.memories.c.id == memory.id).values(values))
+    why = f"took the place of {len(parts)} memories: {reason}"
+    event.append(connection, memory.id, "united", why, details=details)
+    return answer(union, "merged", why)
+
+
+_KINDS = tuple(Evidence.model_fields)
+
+
+def _evidence(row: sa.RowMapping) -> Evidence:
+    return load(Memory, row["body"]).evidence
+
+
+def _united_evidence(pieces: Iterable[Evidence], rows: Iterable[sa.RowMapping]) -> tuple[Evidence, int]:
+    """Return all evidence once, and the support: distinct trajectories, plus what came without any."""
+    found = list(pieces)
+    united = Evidence(
+        **{name: tuple(dict.fromkeys(x for piece in found for x in getattr(piece, name))) for name in _KINDS}
+    )
+    united = united.model_copy(update={"spans": united.spans[:MOST_SPANS]})
+    bare = max((row["support"] - len(_evidence(row).trajectories) for row in rows), default=0)
+    return united, len(united.trajectories) + max(bare, 0)
+
+
+def _inherit_statuses(connection: sa.Connection, union_id: str, parts: Sequence[str]) -> None:
+    """Give the union the status that all its parts share where a checkpoint serves."""
+    s = t.memory_status
+    query = sa.select(s).where(s.c.memory_id.in_(parts), s.c.checkpoint != "base")
+    shared: dict[str, list[sa.RowMapping]] = {}
+    for row in connection.execute(query).mappings():
+        shared.setdefault(row["checkpoint"], []).append(row)
+    for checkpoint, rows in shared.items():
+        status = rows[0]["status"]
+        if len(rows) == len(parts) and {row["status"] for row in rows} == {status}:
+            connection.execute(s.insert(), [{**rows[0], "memory_id": union_id}])
+            kind = event.kind_of_status(status, "active")
+            event.append(connection, union_id, kind, "as all its parts", checkpoint, status=status)

@@ -1,0 +1,97 @@
+"""Carry out what refiners propose: every edit is one event with its reason, and can be undone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from agentkd.errors import PluginError
+from agentkd.protocols import Kit, Refiner
+from agentkd.schema import Memory, MemoryEdit, Value
+
+if TYPE_CHECKING:
+    from agentkd.ledger import Ledger
+
+__all__ = ["EDITABLE", "Edit", "apply_refiner"]
+
+EDITABLE = ("active", "quarantined", "retired", "tombstone", "revoked")
+"""Statuses that a refiner may set."""
+
+
+class Edit(Value):
+    """A change that a refiner made to one memory."""
+
+    memory_id: str
+    """The memory."""
+    before: str
+    """Status for the base model before."""
+    status: str
+    """Status since; unchanged where another memory took its place."""
+    reason: str
+    """Refiner and figures."""
+    replacement: str = ""
+    """Id of the memory that took its place; empty for a change of status."""
+
+
+def apply_refiner(refiner: Refiner, kit: Kit, ledger: Ledger) -> list[Edit]:
+    """Let one refiner judge all current memories and carry out its edits in one transaction.
+
+    Raises PluginError for an edit that a refiner may not make; then nothing is changed.
+    """
+    known = {memory.id: memory for memory in ledger.memories.list() if memory.status != "revoked"}
+    proposed = list(refiner.refine(tuple(known.values()), kit))
+    for edit in proposed:
+        _check(refiner.name, edit, known)
+    made: list[Edit] = []
+    with ledger.transaction():
+        taken_back = [(kind, ids) for who, kind, ids in ledger.memories.overruled() if who == refiner.name]
+        for edit in proposed:
+            if not _is_overruled(edit, taken_back):
+                made += _apply(edit, f"{refiner.name}: {edit.reason}", known, ledger)
+    return made
+
+
+def _is_overruled(edit: MemoryEdit, taken_back: Iterable[tuple[str, frozenset[str]]]) -> bool:
+    """Whether a person took the same edit, or a part of it, back."""
+    kind = edit.status if edit.status is not None else "superseded"
+    changed = {*edit.ids} - ({edit.replacement.id} if edit.replacement is not None else set())
+    return any(kind == what and ids <= changed for what, ids in taken_back)
+
+
+def _apply(edit: MemoryEdit, reason: str, known: Mapping[str, Memory], ledger: Ledger) -> Iterator[Edit]:
+    """Carry an edit out, unless another process has replaced one of its memories meanwhile."""
+    if set(edit.ids) - ledger.memories.status_for("base", edit.ids).keys():
+        return
+    if edit.status is not None:
+        for id_ in edit.ids:
+            if ledger.memories.set_status(id_, edit.status, reason):
+                yield Edit(memory_id=id_, before=known[id_].status, status=edit.status, reason=reason)
+        return
+    assert edit.replacement is not None
+    answer = ledger.memories.replace(edit.ids, edit.replacement, reason)
+    if answer.outcome == "rejected":
+        return
+    for id_ in edit.ids:
+        if id_ != edit.replacement.id:
+            before = known[id_].status
+            yield Edit(
+                memory_id=id_, before=before, status=before, reason=reason, replacement=edit.replacement.id
+            )
+
+
+def _check(refiner: str, edit: MemoryEdit, known: Iterable[str]) -> None:
+    for id_ in edit.ids:
+        if id_ not in known:
+            raise PluginError(f"refiner `{refiner}` edits `{id_}`, which it was not given", plugin=refiner)
+    if not edit.ids or (edit.status is None) == (edit.replacement is None):
+        raise PluginError(
+            f"refiner `{refiner}` proposes an edit that changes nothing or two things at once",
+            hint="an edit names ids and either a status or a replacement",
+            plugin=refiner,
+        )
+    if edit.status is not None and edit.status not in EDITABLE:
+        raise PluginError(
+            f"refiner `{refiner}` sets `{edit.ids[0]}` to `{edit.status}`",
+            hint=f"a refiner sets {', '.join(EDITABLE)}",
+            plugin=refiner,
+        )

@@ -1,0 +1,279 @@
+"""Search by words: BM25 (Robertson and Zaragoza 2009) over what memories say, beside search by meaning.
+
+A projection of the ledger like the vector index, on tantivy. It lives in a folder that one process owns;
+every other process fills one of its own in memory. Every word is stored under its partition,
+so that a query cannot reach into a partition that it does not name, and how rare a word is depends only
+on the memories that the asker sees.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import threading
+import unicodedata
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from agentkd.errors import AgentkdError, LockedError, MissingExtraError, StoreError
+from agentkd.memory.lock import IndexLock
+
+__all__ = ["LexicalIndex", "WordHit"]
+
+_VERSION = "1"  # of fields and analysis: another one makes a new index
+_HEAP = 15_000_000  # bytes of the writer's buffer
+_LONGEST = 40  # letters; longer words are keys and hashes
+_MOST_TERMS = 48  # of one query: the rarest words of a long state
+_MARKER = ""  # the word that every document of a partition has
+
+
+class WordHit(NamedTuple):
+    """A memory that shares words with a query."""
+
+    memory_id: str
+    """Id of the memory."""
+    score: float
+    """BM25 over the summed rarity of the query's words: 1 is a short text that holds each of them once."""
+
+
+class LexicalIndex:
+    """An inverted index in a folder of its own; safe for the threads of one process."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """Note the folder; it is opened by the first use.
+
+        Args:
+            folder: Where the index persists. None, and a folder that another process owns, make a
+                one in memory that is filled anew.
+        """
+        self._wanted = folder
+        self._guard = threading.RLock()
+        self._lock: IndexLock | None = None
+        self._opened: _Opened | None = None
+        self._pid = os.getpid()
+        self._is_closed = False
+
+    @property
+    def identity(self) -> str:
+        """Token of what is stored: lost with the folder, renewed by `clear`; empty where nothing lasts."""
+        return self._open().identity
+
+    def change(self, rows: Iterable[tuple[str, str, str]], gone: Iterable[str] = ()) -> None:
+        """Insert or replace memories given as (memory id, partition, text), and remove others; at once."""
+        batch, lost = list(rows), list(gone)
+        if not batch and not lost:
+            return
+        with self._guard, _translated():
+            opened = self._open()
+            for memory_id in (*lost, *(row[0] for row in batch)):
+                opened.remove(memory_id)
+            for memory_id, partition, text in batch:
+                opened.put(memory_id, [_MARKER, *opened.words(text)], partition)
+            opened.publish()
+
+    def search(self, text: str, k: int, partitions: Sequence[str]) -> list[WordHit]:
+        """Return at most `k` memories of these partitions that share words with a text, best first."""
+        opened = self._open()
+        with _translated():
+            hits = opened.search(list(dict.fromkeys(opened.words(text))), k, partitions)
+        hits.sort(key=lambda hit: (-hit.score, hit.memory_id))
+        return hits
+
+    def count(self) -> int:
+        """Return the number of memories."""
+        with _translated():
+            return int(self._open().index.searcher().num_docs)
+
+    def stored(self) -> set[str]:
+        """Return the ids of all memories in it: what a check compares with the ledger."""
+        with _translated():
+            opened = self._open()
+            searcher = opened.index.searcher()
+            found = searcher.search(_tantivy().Query.all_query(), max(1, searcher.num_docs), count=False)
+            return {searcher.doc(at)["memory"][0] for _, at in found.hits}
+
+    def clear(self) -> None:
+        """Remove everything and take a new identity, so that the next projection begins anew."""
+        with self._guard, _translated():
+            opened = self._open()
+            folder = opened.folder
+            opened.close()
+            self._opened = None
+            if folder is not None:
+                shutil.rmtree(folder)
+            self._opened = _Opened(folder)
+
+    def close(self) -> None:
+        """Release files and lock; safe to call twice."""
+        with self._guard:
+            self._is_closed = True
+            opened, self._opened = self._opened, None
+            if opened is not None:
+                opened.close()
+            if self._lock is not None:
+                self._lock.release()
+
+    def _open(self) -> _Opened:
+        if os.getpid() != self._pid:  # the writer's threads stayed in the parent
+            raise LockedError(
+                f"the index of words belongs to process {self._pid}, this is its child",
+                hint="open the workspace after the fork, or start a new process",
+                owner=self._pid,
+            )
+        if self._opened is not None:
+            return self._opened
+        with self._guard, _translated():
+            if self._is_closed:
+                raise StoreError("the index of words is closed", hint="open the workspace again")
+            if self._opened is None:
+                self._opened = _Opened(self._folder())
+            return self._opened
+
+    def _folder(self) -> Path | None:
+        if self._wanted is not None:
+            try:
+                self._lock = IndexLock(self._wanted / ".lock")
+                return self._wanted / "tantivy"
+            except LockedError:  # its owner follows the ledger at its own pace: we keep a copy of our own
+                pass
+        return None
+
+
+class _Opened:
+    """One tantivy index: fields, analysis, writer, searches."""
+
+    def __init__(self, folder: Path | None) -> None:
+        tantivy = _tantivy()
+        self.folder = folder
+        self._tantivy = tantivy
+        builder = tantivy.SchemaBuilder()
+        builder.add_text_field("memory", stored=True, tokenizer_name="raw", index_option="basic")
+        builder.add_text_field("words", tokenizer_name="whitespace", index_option="freq")
+        self._schema = builder.build()
+        self._analyzer = (
+            tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.simple())
+            .filter(tantivy.Filter.remove_long(_LONGEST))
+            .filter(tantivy.Filter.lowercase())
+            .filter(tantivy.Filter.ascii_fold())
+            .filter(tantivy.Filter.stemmer("english"))
+            .build()
+        )
+        self.identity, self.index = self._load()
+        self._writer: Any = None
+
+    def words(self, text: str) -> list[str]:
+        """Return the stems of a text's words; `get_order` and `getOrder` are two words, as in prose."""
+        plain = unicodedata.normalize("NFKC", text).encode("utf-8", "replace").decode()
+        found: list[str] = self._analyzer.analyze(_parted(plain))
+        return found
+
+    def remove(self, memory_id: str) -> None:
+        self._writing().delete_documents_by_term("memory", memory_id)
+
+    def put(self, memory_id: str, words: Iterable[str], partition: str) -> None:
+        document = self._tantivy.Document()
+        document.add_text("memory", memory_id)
+        document.add_text("words", " ".join(f"{partition}:{word}" for word in words))
+        self._writing().add_document(document)
+
+    def publish(self) -> None:
+        self._writing().commit()
+        self.index.reload()
+
+    def search(self, words: Sequence[str], k: int, partitions: Sequence[str]) -> list[WordHit]:
+        searcher = self.index.searcher()
+        sizes = {p: searcher.doc_freq("words", f"{p}:{_MARKER}") for p in partitions}
+        sizes = {partition: n for partition, n in sizes.items() if n}
+        if not sizes or not words or k < 1:
+            return []
+        n_all = searcher.num_docs
+        counts = {word: {p: searcher.doc_freq("words", f"{p}:{word}") for p in sizes} for word in words}
+        rarity = {word: _rarity(sum(counts[word].values()), sum(sizes.values())) for word in words}
+        clauses = []
+        for word in sorted(words, key=lambda word: -rarity[word])[:_MOST_TERMS]:
+            for partition, n in counts[word].items():
+                if n:
+                    # tantivy weighs a term by how rare it is among all documents, whoever sees them
+                    weight = rarity[word] / _rarity(n, n_all)
+                    clauses.append(self._clause(f"{partition}:{word}", weight))
+        if not clauses:
+            return []
+        query = self._tantivy.Query.boolean_query(clauses)
+        found = searcher.search(query, k, count=False).hits
+        mass = sum(rarity.values())
+        return [WordHit(searcher.doc(at)["memory"][0], round(score / mass, 6)) for score, at in found]
+
+    def _clause(self, term: str, weight: float) -> Any:
+        query = self._tantivy.Query
+        return (
+            self._tantivy.Occur.Should,
+            query.boost_query(query.term_query(self._schema, "words", term, "freq"), weight),
+        )
+
+    def close(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.wait_merging_threads()
+
+    def _writing(self) -> Any:
+        if self._writer is None:
+            self._writer = self.index.writer(_HEAP, 1)
+        return self._writer
+
+    def _load(self) -> tuple[str, Any]:
+        """Open what the folder holds; what is damaged or was analysed otherwise is thrown away."""
+        if self.folder is None:
+            return "", self._tantivy.Index(self._schema)
+        note = self.folder / "identity"
+        try:
+            version, identity = note.read_text(encoding="utf-8").split()
+            if version == _VERSION:
+                return identity, self._tantivy.Index(self._schema, path=str(self.folder), reuse=True)
+        except (OSError, ValueError):  # tantivy raises ValueError for whatever it cannot read
+            pass
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        identity = uuid.uuid4().hex
+        index = self._tantivy.Index(self._schema, path=str(self.folder), reuse=False)
+        note.write_text(f"{_VERSION} {identity}", encoding="utf-8")
+        return identity, index
+
+
+def _rarity(n: int, n_all: int) -> float:
+    """Return the inverse document frequency of a word that `n` of `n_all` documents hold."""
+    return math.log(1.0 + (max(n_all, n) - n + 0.5) / (n + 0.5))
+
+
+def _parted(text: str) -> str:
+    """Part camelCase; what is not a letter or a digit parts words anyway."""
+    if text.islower():
+        return text
+    return "".join(
+        f" {letter}" if letter.isupper() and at and text[at - 1].islower() else letter
+        for at, letter in enumerate(text)
+    )
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:  # the classes that tantivy raises
+        if isinstance(error, AgentkdError):
+            raise
+        raise StoreError(
+            f"the index of words refused: {str(error).partition(chr(10))[0]}",
+            hint="free some space, or delete the folder `index/words`: it is rebuilt from the ledger",
+        ) from error
+
+
+def _tantivy() -> Any:
+    try:
+        import tantivy
+    except ImportError as error:
+        raise MissingExtraError.of("tantivy", "all", "search by words (`[memory] hybrid`)") from error
+    return tantivy

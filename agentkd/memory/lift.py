@@ -1,0 +1,126 @@
+"""What memories are worth: the lift of each memory and of each scope, from the ledger's counters.
+
+The arithmetic is `agentkd.schema.lift`. A memory's lift compares tasks that saw it with tasks from which
+a trial withheld it alone; a scope's lift compares tasks that saw all that was recalled with tasks that saw
+nothing of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from agentkd.config import MemorySettings
+from agentkd.memory.scope import partition_of
+from agentkd.schema import Lift, Memory, Scope, Value, lift_of, pooled_prior
+from agentkd.schema.lift import STRENGTH
+
+if TYPE_CHECKING:
+    from agentkd.ledger import Ledger, ScopeCounts
+
+__all__ = ["LiftReport", "MemoryLift", "ScopeLift", "lift_report", "lifts_of", "rank_of", "scope_lift"]
+
+
+class ScopeLift(Value):
+    """What recall is worth to the tasks of a scope."""
+
+    scope: Scope
+    """Whose tasks."""
+    lift: Lift
+    """Tasks that saw their memories against tasks that had all of them withheld."""
+    n_one: int = 0
+    """Further graded tasks that had one memory withheld."""
+    n_open: int = 0
+    """Tasks that nobody has graded; they do not count."""
+    is_off: bool = False
+    """Whether recall is switched off, but on trials."""
+
+
+class MemoryLift(Value):
+    """What one memory is worth."""
+
+    memory_id: str
+    """The memory."""
+    kind: str
+    """What sort of lesson."""
+    status: str
+    """Status for the base model."""
+    when_to_use: str
+    """The situation in which it is to help."""
+    lift: Lift
+    """Tasks that saw it against tasks from which it was withheld."""
+
+
+class LiftReport(Value):
+    """What recall and its memories are worth."""
+
+    scopes: tuple[ScopeLift, ...]
+    """One per scope, by name."""
+    memories: tuple[MemoryLift, ...]
+    """Those that some graded task has recalled, best first."""
+    n_unmeasured: int = 0
+    """Memories that no graded task has recalled."""
+
+
+def lifts_of(
+    memories: Sequence[Memory], *, level: float = 0.95, band: float = 0.0, strength: float = STRENGTH
+) -> dict[str, Lift]:
+    """Return the lift of each memory by its id; the prior pools the memories of one scope."""
+    groups: dict[str, list[Memory]] = {}
+    for memory in memories:
+        groups.setdefault(partition_of(memory.scope), []).append(memory)
+    found: dict[str, Lift] = {}
+    for group in groups.values():
+        prior = pooled_prior((memory.utility for memory in group), strength)
+        found |= {memory.id: lift_of(memory.utility, prior, level=level, band=band) for memory in group}
+    return {memory.id: found[memory.id] for memory in memories}
+
+
+def rank_of(memory: Memory, lift: Lift) -> tuple[float, int, int, str]:
+    """Return a key that sorts the best memories first: by lift, support and wins.
+
+    The posterior mean counts, which the prior holds near 0 until tasks speak: what is new stands above
+    what was measured to harm or idle, and below what was measured to help.
+    """
+    return -lift.value, -memory.support, -memory.utility.wins, memory.id
+
+
+def scope_lift(counts: ScopeCounts, settings: MemorySettings) -> ScopeLift:
+    """Return the lift of a scope from its counts, and whether recall is switched off by it."""
+    return ScopeLift(
+        scope=counts.scope,
+        lift=counts.lift(settings.trial_level),
+        n_one=counts.n_one,
+        n_open=counts.n_open,
+        is_off=counts.off(settings) is not None,
+    )
+
+
+def lift_report(
+    ledger: Ledger, settings: MemorySettings, by: Collection[str] = tuple(Scope.model_fields)
+) -> LiftReport:
+    """Return what recall is worth per scope and per memory; `by` names the fields that tell scopes apart.
+
+    Scopes that are told apart by all fields are judged, as the agents do, by their newest tasks.
+    """
+    found: Iterable[ScopeCounts] = ledger.trials.by(by)
+    if set(by) == set(Scope.model_fields):
+        found = [ledger.trials.of(counts.scope, settings.trial_window) for counts in found]
+    memories = ledger.memories.list()
+    lifts = lifts_of(memories, level=settings.trial_level)
+    used = [m for m in memories if m.utility.recalls or m.utility.held_out]
+    used.sort(key=lambda memory: rank_of(memory, lifts[memory.id]))
+    return LiftReport(
+        scopes=tuple(scope_lift(counts, settings) for counts in found),
+        memories=tuple(
+            MemoryLift(
+                memory_id=memory.id,
+                kind=memory.kind,
+                status=memory.status,
+                when_to_use=memory.when_to_use,
+                lift=lifts[memory.id],
+            )
+            for memory in used
+        ),
+        n_unmeasured=len(memories) - len(used),
+    )

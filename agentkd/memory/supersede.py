@@ -1,0 +1,124 @@
+"""The refiner `supersede`: of two lessons that contradict each other, one stays current."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from pydantic import Field
+
+from agentkd.memory.lesson import lesson_of, normalise
+from agentkd.memory.neighbour import Pair, Situations, close_pairs, judged, situation_of, together
+from agentkd.memory.wording import contradicts, wording_of
+from agentkd.protocols import Embedder, Kit
+from agentkd.schema import Memory, MemoryEdit, Value
+
+__all__ = ["SupersedeRefiner", "SupersedeSettings", "build"]
+
+_CODE = re.compile(r"`([^`]+)`")
+
+
+class SupersedeSettings(Value):
+    """`[refiner.supersede]`."""
+
+    above: float | None = Field(default=None, ge=-1.0, le=1.0)
+    """Similarity of situations from which a contradiction counts; None takes the embedder's
+    `merge_above`."""
+
+
+class SupersedeRefiner:
+    """Let one of two contradicting lessons take the other's place; the other stays on record.
+
+    Lessons for the same situation contradict each other where they give one parameter of one tool other
+    values, or differ in nothing but a value or a `not`. What a person corrected goes first, then the better
+    supported, then the newer one. Exemplars of one and the same task contradict each other only where a
+    newer correction accepted other calls.
+    """
+
+    name = "supersede"
+
+    def __init__(self, settings: SupersedeSettings | None = None) -> None:
+        self.settings = settings or SupersedeSettings()
+
+    def refine(self, memories: Sequence[Memory], kit: Kit) -> Iterator[MemoryEdit]:
+        """Yield one edit per memory that another one replaces."""
+        told = self.settings.above
+        above = kit.thresholds()["merge_above"] if told is None else told
+        gone: set[str] = set()
+        for group in together(judged(memories)):
+            if any(memory.kind == "case" or memory.calls for memory in group):
+                conflicts = [(*pair, "a newer correction accepted other calls") for pair in _recalled(group)]
+            else:
+                conflicts = [
+                    (*_winner_first(*pair), why) for *pair, why in _conflicts(group, above, kit.embedder())
+                ]
+            conflicts.sort(key=lambda conflict: (conflict[0].created_at, conflict[0].id), reverse=True)
+            for winner, loser, why in conflicts:
+                if winner.id not in gone and loser.id not in gone:
+                    gone.add(loser.id)
+                    yield MemoryEdit(
+                        ids=(loser.id,), replacement=winner, reason=f"{why}: {_figures(winner, loser)}"
+                    )
+
+
+def _recalled(group: Sequence[Memory]) -> Iterator[Pair]:
+    """Yield (newer correction, older case) of one state of one task with other calls."""
+    states: dict[tuple[str, str], list[Memory]] = {}
+    for memory in group:
+        if memory.keys.task:
+            state = (normalise(memory.keys.task), normalise(situation_of(memory)))
+            states.setdefault(state, []).append(memory)
+    for same in states.values():
+        same.sort(key=lambda memory: (memory.created_at, memory.id))
+        for at, newer in enumerate(same):
+            if newer.evidence.corrections:
+                yield from ((newer, older) for older in same[:at] if lesson_of(older) != lesson_of(newer))
+
+
+def _conflicts(
+    group: Sequence[Memory], above: float, embedder: Embedder
+) -> Iterator[tuple[Memory, Memory, str]]:
+    """Yield pairs of lessons for the same situation that cannot both be right."""
+    if len(group) < 2:
+        return
+    slots = {memory.id: _slot(memory) for memory in group}
+    for first, second in close_pairs(group, above, Situations(group, embedder)):
+        slot = slots[first.id]
+        same_text = normalise(first.content) == normalise(second.content)
+        if slot is not None and slot == slots[second.id] and not same_text:
+            yield first, second, f"another value for `{slot[1]}` of `{slot[0]}`"
+        elif contradicts(wording_of(first.content), wording_of(second.content)):
+            yield first, second, "the opposite for the same situation"
+
+
+def _slot(memory: Memory) -> tuple[str, str] | None:
+    """Return the tool and the parameter that a `parameter` memory is about: its first two code words."""
+    if memory.kind != "parameter":
+        return None
+    found = _CODE.findall(memory.content)
+    return (found[0], found[1]) if len(found) > 1 else None
+
+
+def _winner_first(first: Memory, second: Memory) -> Pair:
+    ordered = sorted((first, second), key=_claim, reverse=True)
+    return ordered[0], ordered[1]
+
+
+def _claim(memory: Memory) -> tuple[object, ...]:
+    """Order two contradicting lessons: of those that people corrected the newest is right."""
+    is_said = bool(memory.evidence.corrections)
+    newest = (memory.created_at, memory.id)
+    return (True, 0, *newest) if is_said else (False, memory.support, *newest)
+
+
+def _figures(winner: Memory, loser: Memory) -> str:
+    def said(memory: Memory) -> str:
+        by = "corrected" if memory.evidence.corrections else f"support {memory.support}"
+        return f"{memory.created_at:%Y-%m-%d}, {by}"
+
+    return f"{said(winner)} against {said(loser)}"
+
+
+def build(settings: SupersedeSettings, kit: Kit) -> SupersedeRefiner:
+    """Make the component `supersede`."""
+    return SupersedeRefiner(settings)

@@ -1,0 +1,271 @@
+"""How fast memories come in and are found again, and how many of the right ones, beside other systems.
+
+    python benchmarks/memory.py            # 1k, 10k, 100k memories; about a quarter of an hour
+    python benchmarks/memory.py --small    # 1k and 5k
+
+Each system runs in a process of its own on the same texts and vectors (`memory_corpus.py`), the peers from
+`.venv-bench` (made by the script with pip, pinned in `requirements-memory.txt`). Vectors come from a table,
+so no figure holds the time of a model; what embedding one question costs is a row of its own, and is the
+same for every system. A system that does not reach a size within its cap of seconds has no row there, but
+one that says where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import venv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from measure import RESULTS, WORK, Row, at_least, at_most, publish
+from memory_corpus import Corpus, corpus, minilm
+from memory_system import TENANTS, K
+
+ROOT = Path(__file__).resolve().parents[1]
+OURS = ("agentkd", "agentkd, dense", "agentkd, exact")
+PEERS = ("Chroma", "LangGraph store", "LangMem", "LangMem, SQLite", "mem0")
+NEEDS_OURS = (*OURS, "Chroma")  # bare Chroma runs on the Chroma that agentkd runs on
+Facts = dict[str, dict[int, dict[str, Any]]]
+
+
+def peers_python() -> str:
+    """Return the Python of the peers' environment; makes it where it is missing."""
+    folder = Path(os.environ.get("AGENTKD_BENCH_VENV", ROOT / ".venv-bench"))
+    python, wanted = folder / "bin" / "python", Path(__file__).with_name("requirements-memory.txt")
+    stamp = folder / "requirements-memory.txt"
+    if not stamp.is_file() or stamp.read_text() != wanted.read_text():
+        venv.create(folder, with_pip=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", "--requirement", str(wanted)], check=True)
+        shutil.copy(wanted, stamp)
+    return str(python)
+
+
+def write_corpus(folder: Path, made: Corpus) -> None:
+    """Lay out the table of texts and vectors for the systems."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    texts = {"texts": made.texts, "queries": made.queries}
+    (folder / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
+    np.save(folder / "vectors.npy", np.concatenate([made.vectors, made.query_vectors]))
+
+
+def measured(name: str, python: str, sizes: list[int], cap: float, folder: Path) -> dict[int, dict[str, Any]]:
+    """Run one system in its own process; return its facts by size, the last one perhaps `stopped_at`."""
+    report, scratch = folder / f"{name}.jsonl", folder / "scratch"
+    report.unlink(missing_ok=True)
+    command = [python, str(Path(__file__).with_name("memory_system.py")), name, ",".join(map(str, sizes)),
+               str(cap), str(folder), str(scratch), str(report)]  # fmt: skip
+    begun = time.monotonic()
+    done = subprocess.run(
+        command, env={**os.environ, "OMP_NUM_THREADS": "2"}, stderr=subprocess.PIPE, text=True
+    )
+    shutil.rmtree(scratch, ignore_errors=True)
+    lines = report.read_text(encoding="utf-8").splitlines() if report.is_file() else []
+    if done.returncode:
+        raise SystemExit(f"{name} ended with code {done.returncode}:\n{done.stderr[-2000:]}")
+    facts = {fact["size"]: fact for fact in map(json.loads, lines)}
+    print(f"{name}: {time.monotonic() - begun:.0f} s, {', '.join(map(_told, facts.values()))}", flush=True)
+    return facts
+
+
+def _told(fact: dict[str, Any]) -> str:
+    if "stopped_at" in fact:
+        return f"stopped at {fact['stopped_at']} after {fact['add_seconds']:.0f} s of adding"
+    return f"{fact['size']} at {fact['batched'] / fact['add_seconds']:.0f}/s"
+
+
+def truth(made: Corpus, size: int, largest: int, view: str) -> list[set[int]]:
+    """Return the `K` nearest of each question among the texts that a view sees, by exact search."""
+    rows = list(range(size))
+    first, share = len(made.texts) - 2 * (largest // 20), largest // 20
+    for number, _ in enumerate(TENANTS):
+        if view in ("everything", "scoped") and (number == 0 or view == "everything"):
+            rows += range(first + number * share, first + number * share + size // 20)
+    scores = made.query_vectors @ made.vectors[rows].T
+    best = np.argpartition(-scores, K, axis=1)[:, :K]
+    return [{rows[at] for at in line} for line in best]
+
+
+def seen_by(system: str, view: str) -> str:
+    """Return which texts a view of a system sees."""
+    if system == "Chroma":
+        return "everything" if view == "all" else "scoped"
+    return view
+
+
+def rows_of(facts: Facts, made: Corpus, sizes: list[int], embedding: float) -> list[Row]:
+    """Return the table: what each system does at each size, and our bars."""
+    rows: list[Row] = [Row("ms to embed one question, p95", embedding * 1000)]
+    for size in sizes:
+        for name, by_size in facts.items():
+            fact = by_size.get(size, {"stopped_at": 0})
+            if "stopped_at" in fact:
+                rows.append(Row(f"{size}: {name}, stopped at", fact["stopped_at"], n=fact["stopped_at"]))
+                continue
+            rows += _system_rows(name, fact, made, max(sizes))
+        rows += _bars(
+            {name: by_size[size] for name, by_size in facts.items() if "views" in by_size.get(size, {})}, size
+        )
+    return rows
+
+
+def _system_rows(name: str, fact: dict[str, Any], made: Corpus, largest: int) -> list[Row]:
+    size, label = fact["size"], f"{fact['size']}: {name}"
+    rows = [
+        Row(f"{label}, added per second by the hundred", fact["batched"] / fact["add_seconds"], n=size),
+        Row(f"{label}, ms to add one alone", fact["single_seconds"] * 1000),
+        Row(f"{label}, MB on disk", fact["disk"] / 1e6),
+        Row(f"{label}, MB in memory", fact["rss"] / 1e6),
+    ]
+    for view, found in fact["views"].items():
+        seconds, n = found["seconds"], len(found["seconds"])
+        right = truth(made, size, largest, seen_by(name, view))
+        hit = [len(right[at] & set(ids)) / K for at, ids in enumerate(found["found"])]
+        rows += [
+            Row(f"{label}, recall {view}, p50 ms", float(np.percentile(seconds, 50)) * 1000, n=n),
+            Row(f"{label}, recall {view}, p95 ms", float(np.percentile(seconds, 95)) * 1000, n=n),
+        ]
+        is_bar = name == "agentkd, dense"
+        share, spread = float(np.mean(hit)), 1.96 * float(np.std(hit)) / n**0.5
+        kept = {"low": share - spread, "high": min(1.0, share + spread), "n": n}
+        metric = f"{label}, recall@{K} {view}"
+        rows.append(at_least(metric, share, 0.95, **kept) if is_bar else Row(metric, share, **kept))
+    return rows
+
+
+def _bars(facts: dict[str, dict[str, Any]], size: int) -> list[Row]:
+    rows: list[Row] = []
+    for name in ("agentkd", "agentkd, dense"):
+        for view in ("all", "scoped"):
+            if name in facts and "Chroma" in facts:
+                ours, peer = _p95(facts[name], view), _p95(facts["Chroma"], "all")
+                rows.append(
+                    at_most(f"{size}: p95 of {name} {view} / bare Chroma's unfiltered", ours / peer, 1.5,
+                            peer=_p95(facts["Chroma"], "filtered") / peer, peer_name="Chroma, filtered")
+                )  # fmt: skip
+    for peer_name in ("mem0", "LangMem, SQLite", "LangMem"):
+        if "agentkd" in facts and peer_name in facts:
+            ours, peer = (
+                facts[name]["batched"] / facts[name]["add_seconds"] for name in ("agentkd", peer_name)
+            )
+            rows.append(
+                at_least(f"{size}: add rate / {peer_name}'s", ours / peer, 3.0, peer=1.0, peer_name=peer_name)
+            )
+    return rows
+
+
+def _p95(fact: dict[str, Any], view: str) -> float:
+    return float(np.percentile(fact["views"][view]["seconds"], 95)) * 1000
+
+
+def embedding_seconds(queries: list[str]) -> float:
+    """Return the 95th percentile of embedding one question with the default embedder, uncached."""
+    embedder, seconds = minilm(), []
+    for query in queries[:100]:
+        before = time.perf_counter()
+        embedder.embed([query])
+        seconds.append(time.perf_counter() - before)
+    return float(np.percentile(seconds[5:], 95))
+
+
+def plot(facts: Facts, sizes: list[int], file: Path) -> None:
+    """Draw recall p95 and add rate over the number of memories, both axes logarithmic, as one SVG."""
+    panels = []
+    charts = (
+        ("recall p95, ms", lambda fact: _p95(fact, "all")),
+        ("added per second", lambda fact: fact["batched"] / fact["add_seconds"]),
+    )
+    for at, (label, value) in enumerate(charts):
+        lines = {
+            name: [(size, value(by[size])) for size in sizes if "views" in by.get(size, {})]
+            for name, by in facts.items()
+        }
+        panels.append(f'<g transform="translate({at * 430},0)">{_panel(label, lines)}</g>')
+    style = "text{font:11px sans-serif;fill:#222}line,path{stroke:#bbb;fill:none}.c{stroke-width:2}"
+    file.write_text(
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 860 300" role="img" aria-label="by size">'
+        f"<style>{style}</style>{''.join(panels)}</svg>\n",
+        encoding="utf-8",
+    )
+
+
+def _panel(label: str, lines: dict[str, list[tuple[int, float]]]) -> str:
+    points = [point for line in lines.values() for point in line]
+    if not points:
+        return ""
+    xs, ys = np.log10([p[0] for p in points]), np.log10([p[1] for p in points])
+    width, height, left, top = 230, 230, 50, 24
+    span_x, span_y = max(np.ptp(xs), 1e-9), max(np.ptp(ys), 1e-9)
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = left + (np.log10(x) - xs.min()) / span_x * width
+        return float(across), float(top + (ys.max() - np.log10(y)) / span_y * height)
+
+    parts = [f'<text x="{left}" y="14">{label}</text>']
+    for power in range(int(np.floor(ys.min())), int(np.ceil(ys.max())) + 1):
+        if ys.min() <= power <= ys.max():
+            y = place(10 ** xs.min(), 10.0**power)[1]
+            parts.append(f'<line x1="{left}" y1="{y:.1f}" x2="{left + width}" y2="{y:.1f}"/>')
+            parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{10.0**power:g}</text>')
+    bottom = f'y="{top + height + 18}" text-anchor="middle"'
+    sizes = sorted({point[0] for point in points})
+    parts += [f'<text x="{place(size, points[0][1])[0]:.1f}" {bottom}>{size}</text>' for size in sizes]
+    colours = ("#0b5", "#3a7", "#7b9", "#05c", "#c50", "#a0a", "#850")
+    ends: list[float] = []
+    for (name, line), colour in zip(lines.items(), colours, strict=False):
+        if not line:
+            continue
+        path = "L".join(f"{a:.1f} {b:.1f}" for a, b in (place(*point) for point in line))
+        parts.append(f'<path class="c" d="M{path}" style="stroke:{colour}"/>')
+        x, y = place(*line[-1])
+        while any(abs(y - other) < 12 for other in ends):
+            y += 12
+        ends.append(y)
+        parts.append(f'<text x="{x + 6:.1f}" y="{y + 4:.1f}" style="fill:{colour}">{name}</text>')
+    return "".join(parts)
+
+
+def main() -> int:
+    """Measure all systems one after the other and publish."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--small", action="store_true", help="1k and 5k memories, shorter caps")
+    parser.add_argument("--data", type=Path, default=None, help="folder with reme-library, llb, tau")
+    parser.add_argument("--sizes", default="", help="sizes instead, such as 1000,10000")
+    parser.add_argument("--systems", default="", help="systems instead, separated by `;`")
+    parser.add_argument("--cap", type=float, default=0.0, help="seconds of one system")
+    options = parser.parse_args()
+    sizes = [
+        int(size)
+        for size in (options.sizes or ("1000,5000" if options.small else "1000,10000,100000")).split(",")
+    ]
+    cap = options.cap or (40.0 if options.small else 180.0)
+    made = corpus(max(sizes) + 2 * (max(sizes) // 20), options.data)
+    folder = WORK / "memory"
+    write_corpus(folder, made)
+    names = options.systems.split(";") if options.systems else [*OURS, *PEERS]
+    peers = peers_python() if set(names) - set(NEEDS_OURS) else ""
+    facts: Facts = {
+        name: measured(name, sys.executable if name in NEEDS_OURS else peers, sizes, cap, folder)
+        for name in names
+    }
+    rows = rows_of(facts, made, sizes, embedding_seconds(made.queries))
+    name = "memory-small" if options.small else "memory"
+    plot(facts, sizes, RESULTS / f"{name}.svg")
+    settings = {
+        "k": K,
+        "cap_seconds": cap,
+        "corpus": made.facts,
+        "p95": "without embedding, which all pay alike",
+    }
+    return publish(name, rows, {"settings": settings})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

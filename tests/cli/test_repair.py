@@ -1,0 +1,126 @@
+"""`doctor --repair` compares indexes with the ledger by their ids, and makes anew what differs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+
+import agentkd
+from agentkd.schema import Memory, MemoryKeys, Scope, memory_id
+
+from .conftest import Cli
+
+MEMORY = '[memory]\nembedder = "hashing"\nmin_score = 0.1\n'
+
+
+def lesson(text: str) -> Memory:
+    return Memory(
+        id=memory_id("insight", text, text, Scope()),
+        kind="insight",
+        when_to_use=text,
+        content=text,
+        keys=MemoryKeys(situation=text),
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A workspace with ten memories."""
+    (tmp_path / "agentkd.toml").write_text(MEMORY)
+    with agentkd.Workspace(tmp_path) as workspace:
+        workspace.memory.admit([lesson(f"book table number {at}") for at in range(10)])
+    return tmp_path
+
+
+def repaired(cli: Cli, folder: Path) -> tuple[int, dict[str, dict[str, str]]]:
+    done = cli("-C", folder, "doctor", "--repair", "--json")
+    return done.code, {check["name"]: check for check in done.json}
+
+
+def test_a_sound_workspace_needs_nothing(cli: Cli, folder: Path) -> None:
+    code, checks = repaired(cli, folder)
+    assert code == 0
+    assert checks["index"]["detail"] == "agrees: 10 vectors of 10 memories"
+    assert "whole" in checks["ledger"]["detail"]
+
+
+def test_a_vector_lost_beside_one_too_many_is_found_and_mended(cli: Cli, folder: Path) -> None:
+    with agentkd.Workspace(folder) as workspace:
+        index, known = workspace.memory._index, lesson("book table number 3")
+        from agentkd.memory.scope import partition_of
+
+        index.delete([known.id], partition_of(Scope()))
+        vector = workspace.memory.embedder.embed(["x"])
+        index.add(["mem-ghost/task"], vector, ["mem-ghost"], ["task"], partition_of(Scope()))
+        assert index.count() == 10
+        assert workspace.memory.check().memory_ids == tuple(sorted((known.id, "mem-ghost")))
+    code, checks = repaired(cli, folder)
+    assert code == 0
+    assert checks["index"]["detail"].startswith("1 missing, 1 too many; made anew from the ledger")
+    with agentkd.Workspace(folder) as workspace:
+        assert workspace.memory.check().agrees
+        assert workspace.memory.recall("book table number 3")[0].memory.id == known.id
+
+
+def test_lost_words_and_an_unfinished_build_are_mended(cli: Cli, folder: Path) -> None:
+    with agentkd.Workspace(folder) as workspace:  # so many that their events are not followed again
+        workspace.memory.admit([lesson(f"cancel parcel number {at}") for at in range(250)])
+    with agentkd.Workspace(folder) as workspace:
+        workspace.memory._words.change([], [lesson("book table number 3").id])
+        workspace.memory._index.aside()
+    code, checks = repaired(cli, folder)
+    assert code == 0
+    assert "1 missing by words, 1 unfinished builds; left-over builds dropped" in checks["index"]["detail"]
+    assert repaired(cli, folder)[1]["index"]["detail"].startswith("agrees")
+
+
+def test_unreadable_index_files_are_thrown_away_and_made_again(cli: Cli, folder: Path) -> None:
+    (folder / "index" / "chroma" / "chroma.sqlite3").write_bytes(b"no database" * 200)
+    code, checks = repaired(cli, folder)
+    assert code == 0
+    assert "thrown away" in checks["index files"]["detail"]
+    assert checks["index"]["detail"] == "agrees: 10 vectors of 10 memories"
+
+
+def test_half_written_files_go_and_trainings_stay(cli: Cli, folder: Path) -> None:
+    old = folder / "datasets" / ".partial-x"
+    old.mkdir(parents=True)
+    os.utime(old, (time.time() - 7200,) * 2)
+    (folder / "datasets" / ".partial-y").mkdir()
+    (folder / "checkpoints" / "student@1.partial").mkdir(parents=True)
+    code, checks = repaired(cli, folder)
+    assert code == 0
+    assert checks["folders"]["detail"] == (
+        "1 half-written removed; 1 younger than an hour kept; "
+        "1 unfinished training kept: a cycle goes on with it"
+    )
+    assert not old.exists()
+
+
+def test_a_ledger_with_a_broken_reference_is_beyond_repair(cli: Cli, folder: Path) -> None:
+    with sqlite3.connect(folder / "ledger.db") as base:
+        base.execute("PRAGMA foreign_keys = OFF")
+        base.execute("DELETE FROM memories WHERE id = ?", (lesson("book table number 3").id,))
+    base.close()
+    code, checks = repaired(cli, folder)
+    assert code == 1
+    assert checks["ledger"]["status"] == "FAIL"
+    assert "index" not in checks
+
+
+def test_an_index_in_use_is_named_and_nothing_is_done(cli: Cli, folder: Path) -> None:
+    with agentkd.Workspace(folder) as owner:
+        assert len(owner.memory.recall("book table number 3")) > 0
+        code, checks = repaired(cli, folder)
+    assert code == 1
+    assert "in use by this process" in checks["index"]["detail"]
+
+
+def test_a_deleted_index_folder_is_no_fault(cli: Cli, folder: Path) -> None:
+    shutil.rmtree(folder / "index")
+    assert repaired(cli, folder)[1]["index"]["detail"] == "agrees: 10 vectors of 10 memories"

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from agentkd.config import DistillSettings
+from agentkd.distill import ToolNotesDistiller, ToolNotesSettings, distill_report
+from agentkd.schema import ToolResult
+
+
+def run_of(make, name, *acts):
+    """Make a run of (call, error) acts."""
+    run = make.trajectory(name, calls=tuple(call for call, _ in acts))
+    steps = tuple(
+        step.model_copy(update={"results": (ToolResult(error=error) if error else ToolResult(content="ok"),)})
+        for step, (_, error) in zip(run.steps, acts, strict=True)
+    )
+    return run.model_copy(update={"steps": steps})
+
+
+@pytest.fixture
+def runs(make):
+    pay = "Error: payment of 30 does not add up"
+    return [
+        run_of(
+            make, f"run-{i}",
+            (make.call("find", city="Oslo"), ""),
+            (make.call("book", city="Oslo", seat="aisle", amount=10 + i), pay),
+            (make.call("book", city="Oslo", seat="aisle", amount=300 + i), ""),
+        )
+        for i in range(4)
+    ]  # fmt: skip
+
+
+def notes(make, runs, kit=None, **settings):
+    distiller = ToolNotesDistiller(ToolNotesSettings(**settings))
+    report = distill_report(runs, [], [distiller], kit or make.kit(), DistillSettings())
+    return report, {memory.extras["tool"]: memory for memory in report.memories}
+
+
+def test_a_note_says_where_a_tool_fails_and_what_mended_it(make, runs):
+    _, found = notes(make, runs, min_calls=4)
+    book = found["book"]
+    assert (book.kind, book.origin) == ("tool-note", "tool-notes")
+    assert book.content == (
+        "`book`: Set `city`, `seat`, `amount` in every call. "
+        "It often fails with: payment of does not add up. "
+        "After 'payment of does not add up', change `amount`: that was accepted. "
+        "Usually `city` is 'Oslo', `seat` is 'aisle'."
+    )
+    assert book.extras == {"tool": "book", "calls": 8, "errors": 4, "mended": 4}
+    assert book.keys.tools == "book"
+    errors = [span for span in book.evidence.spans if span.origin == "tool"]
+    assert len(errors) == 4
+    assert all("does not add up" in span.quote for span in errors)
+
+
+def test_the_usual_next_tool_is_told(make, runs):
+    _, found = notes(make, runs, min_calls=4)
+    assert found["find"].content.endswith("The next call is usually `book`.")
+
+
+def test_more_of_the_same_gives_the_same_note(make, runs):
+    _, few = notes(make, runs, min_calls=4)
+    _, many = notes(make, [*runs, runs[0].model_copy(update={"id": "again"})], min_calls=4)
+    assert few["book"].id == many["book"].id
+
+
+def test_rare_tools_and_those_that_just_work_give_none(make, runs):
+    _, found = notes(make, runs, min_calls=9)
+    assert found == {}
+    plain = [run_of(make, f"p-{i}", (make.call("look", at=str(i)), "")) for i in range(6)]
+    assert notes(make, plain)[1] == {}
+
+
+def test_suites_are_counted_apart(make, runs):
+    other = [
+        t.model_copy(update={"id": f"o-{t.id}", "task": t.task.model_copy(update={"suite": "other"})})
+        for t in runs
+    ]
+    report, _ = notes(make, [*runs, *other], min_calls=4)
+    assert sorted(m.scope.app for m in report.memories if m.extras["tool"] == "book") == ["other", "shop"]
+
+
+def test_the_cap_per_run_leaves_room_for_notes(make, runs):
+    distiller = ToolNotesDistiller(ToolNotesSettings(min_calls=4))
+    settings = DistillSettings(max_memories_per_trajectory=1)
+    assert len(distill_report(runs, [], [distiller], make.kit(), settings).memories) == 2
+
+
+def test_a_model_may_word_the_note_and_must_quote_what_happened(make, runs):
+    def said(quote):
+        return json.dumps({"guideline": "Add the price up before you book.", "quote": quote})
+
+    model = make.answers(lambda n, m: said("payment of 30 does not add up"))
+    _, found = notes(make, runs, make.kit(model), use_model="always", min_calls=5)
+    assert found["book"].content == "Add the price up before you book."
+    assert "4 of them failed" in model.asked[0][0][-1].content
+    model = make.answers(lambda n, m: said("the guest was unhappy"))
+    report, found = notes(make, runs, make.kit(model), use_model="always", min_calls=5)
+    assert [r.reason for r in report.rejected] == ["quote-not-found"]
+    assert found["book"].content.startswith("`book`: ")  # what was counted is kept
+    report, found = notes(
+        make, runs, make.kit(make.answers(lambda n, m: "?")), use_model="always", min_calls=5
+    )
+    assert len(report.failures) == 1
+    assert found["book"].content.startswith("`book`: ")
+
+
+def test_a_role_that_is_filled_is_asked_unless_told_otherwise(make, runs):
+    model = make.answers(lambda n, m: json.dumps({"guideline": "Add it up.", "quote": "does not add up"}))
+    kit = make.kit(model, roles={"distiller": "scripted:teacher"})
+    assert notes(make, runs, kit, min_calls=5)[1]["book"].content == "Add it up."
+    assert notes(make, runs, kit, min_calls=5, use_model="never")[1]["book"].content.startswith("`book`")

@@ -1,0 +1,393 @@
+"""recall_node and record_node in graphs that are not ours, with checkpointers and interrupts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from graph_parts import Parts, Said, calls
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.types import Command, interrupt
+
+from agentkd import hookimpl
+from agentkd.errors import ConfigError, DataError
+from agentkd.graph import AgentkdStore, apply_decisions, recall_node, record_node
+from agentkd.graph.message import is_notes
+from agentkd.schema import Correction, Hit, Outcome, Scope, Trajectory
+
+MakeParts = Callable[..., Parts]
+CONFIG: Any = {"configurable": {"thread_id": "t1"}}
+
+
+def run_tools(state: MessagesState) -> dict[str, Any]:
+    answered = {m.tool_call_id for m in state["messages"] if m.type == "tool"}
+    last = next(m for m in reversed(state["messages"]) if m.type == "ai")
+    out = []
+    for call in last.tool_calls:
+        if call["id"] in answered:
+            continue
+        failed = call["args"].get("fail", False)
+        text = "no such order" if failed else f"{call['name']} of {call['args']}"
+        status: Any = "error" if failed else "success"
+        out.append(ToolMessage(text, name=call["name"], tool_call_id=call["id"], status=status))
+    return {"messages": out}
+
+
+def next_node(state: MessagesState) -> str:
+    return "tools" if state["messages"][-1].tool_calls else "record"
+
+
+def graph_of(
+    parts: Parts,
+    model: Said,
+    *,
+    review: Any = None,
+    checkpointer: Any = None,
+    recall: Any = None,
+    **options: Any,
+) -> Any:
+    graph = StateGraph(MessagesState)
+    graph.add_node("recall", recall or recall_node(parts))
+    graph.add_node("model", lambda state: {"messages": [model.invoke(state["messages"])]})
+    graph.add_node("tools", run_tools)
+    graph.add_node("record", record_node(parts, **options))
+    graph.add_edge(START, "recall")
+    graph.add_edge("recall", "model")
+    if review is None:
+        graph.add_conditional_edges("model", next_node, ["tools", "record"])
+    else:
+        graph.add_node("review", review)
+        graph.add_conditional_edges(
+            "model", lambda s: "review" if s["messages"][-1].tool_calls else "record", ["review", "record"]
+        )
+        graph.add_edge("review", "tools")
+    graph.add_edge("tools", "recall")
+    graph.add_edge("record", END)
+    return graph.compile(checkpointer=checkpointer)
+
+
+def only(parts: Parts) -> Trajectory:
+    (found,) = parts.ledger.trajectories.list()
+    return found
+
+
+def notes_in(messages: list[Any]) -> list[str]:
+    return [message.content for message in messages if is_notes(message)]
+
+
+def test_what_helps_stands_before_the_model_as_delimited_data(parts: Parts) -> None:
+    id_ = parts.learn("customer asks where a parcel is", "ask for the e-mail address first")
+    model = Said(replies=["What is your e-mail address?"])
+    state = graph_of(parts, model).invoke({"messages": [HumanMessage("where is my parcel")]}, CONFIG)
+    (notes,) = notes_in(model.asked[0])
+    assert notes == parts.memory.render([Hit(memory=parts.ledger.memories.get(id_), score=1.0)])
+    assert [m.type for m in state["messages"]] == ["human", "system", "ai"]
+    run = only(parts)
+    assert run.recalled == (id_,)
+    assert [(m.role, m.origin) for m in run.messages] == [
+        ("user", "user"), ("system", "memory"), ("assistant", "model"),
+    ]  # fmt: skip
+    assert run.answer == "What is your e-mail address?"
+
+
+def test_nothing_is_said_where_nothing_helps(parts: Parts) -> None:
+    model = Said(replies=["Hello."])
+    graph_of(parts, model).invoke({"messages": [HumanMessage("hello")]}, CONFIG)
+    assert [m.type for m in model.asked[0]] == ["human"]
+    assert only(parts).recalled == ()
+
+
+def test_a_turn_becomes_a_trajectory_with_its_calls_results_and_costs(parts: Parts) -> None:
+    model = Said(
+        replies=[
+            calls(("find", {"id": 1}, "c1"), ("find", {"id": 2, "fail": True}, "c2")),
+            "It is on its way.",
+        ]
+    )
+    graph_of(parts, model).invoke({"messages": [HumanMessage("where is it")]}, CONFIG)
+    run = only(parts)
+    assert [step.index for step in run.steps] == [0, 1]
+    first = run.steps[0]
+    assert [call.arguments for call in first.accepted_calls] == [{"id": 1}, {"id": 2, "fail": True}]
+    assert [(r.ok, r.content or r.error) for r in first.results] == [
+        (True, "find of {'id': 1}"), (False, "no such order"),
+    ]  # fmt: skip
+    assert (run.usage.prompt_tokens, run.usage.completion_tokens) == (7, 3)
+    assert (run.task.prompt, run.task.suite, run.answer) == ("where is it", "adhoc", "It is on its way.")
+
+
+def test_later_steps_recall_for_what_the_tools_said(parts: Parts) -> None:
+    start = parts.learn("customer wants a refund", "look the order up first")
+    later = parts.learn("find of id 7", "orders above 5 are made by hand")
+    model = Said(replies=[calls(("find", {"id": 7}, "c1")), "Done."])
+    state = graph_of(parts, model, recall=recall_node(parts, k=1)).invoke(
+        {"messages": [HumanMessage("customer wants a refund")]}, CONFIG
+    )
+    assert [step.recalled for step in only(parts).steps] == [(start,), (later,)]
+    assert len(notes_in(state["messages"])) == 1
+    assert "made by hand" in notes_in(model.asked[1])[0]
+    assert {r.memory_id: r.step for r in parts.ledger.memories.recalls()} == {start: 0, later: 1}
+
+
+def test_recall_at_the_start_happens_once(parts: Parts) -> None:
+    parts.learn("customer wants a refund", "look the order up first")
+    parts.learn("find of id 7", "orders above 5 are made by hand")
+    model = Said(replies=[calls(("find", {"id": 7}, "c1")), "Done."])
+    node = recall_node(parts, k=1, recall="start")
+    graph_of(parts, model, recall=node).invoke(
+        {"messages": [HumanMessage("customer wants a refund")]}, CONFIG
+    )
+    assert [len(step.recalled) for step in only(parts).steps] == [1, 0]
+
+
+def test_the_next_request_replaces_the_notes_and_is_a_trajectory_of_its_own(parts: Parts) -> None:
+    one = parts.learn("customer asks for tea", "offer the green one")
+    two = parts.learn("customer asks for coffee", "offer the black one")
+    model = Said(replies=["Green tea?", "Black coffee?", "Bye."])
+    graph = graph_of(parts, model, recall=recall_node(parts, k=1), checkpointer=InMemorySaver())
+    graph.invoke({"messages": [HumanMessage("asks for tea")]}, CONFIG)
+    graph.invoke({"messages": [HumanMessage("asks for coffee")]}, CONFIG)
+    graph.invoke({"messages": [HumanMessage("xyz")]}, CONFIG)
+    assert ["black one" in text for text in notes_in(model.asked[1])] == [True]
+    assert notes_in(model.asked[2]) == []
+    runs = parts.ledger.trajectories.list()
+    assert [run.recalled for run in runs] == [(one,), (two,), ()]
+    assert len({run.run_id for run in runs}) == 1
+    assert [len(run.messages) for run in runs] == [3, 3, 2]
+
+
+def test_recording_again_changes_nothing_and_tells_nobody(make_parts: MakeParts) -> None:
+    class Listener:
+        def __init__(self) -> None:
+            self.told: list[str] = []
+
+        @hookimpl
+        def after_run(self, trajectory: Trajectory) -> None:
+            self.told.append(trajectory.id)
+
+        @hookimpl
+        def after_step(self, trajectory: Trajectory) -> None:
+            self.told.append("step")
+
+    listener = Listener()
+    parts = make_parts(listener)
+    model = Said(replies=["Hello."])
+    graph = graph_of(parts, model, checkpointer=InMemorySaver())
+    state = graph.invoke({"messages": [HumanMessage("hi")]}, CONFIG)
+    before = parts.ledger.counts()
+    again = StateGraph(MessagesState)
+    again.add_node("record", record_node(parts))
+    again.add_edge(START, "record")
+    again.add_edge("record", END)
+    again.compile().invoke(state, CONFIG)
+    assert parts.ledger.counts() == before
+    assert listener.told == ["step", only(parts).id]
+
+
+def test_an_unanswered_call_leaves_the_turn_open_until_it_is_answered(parts: Parts) -> None:
+    record = StateGraph(MessagesState)
+    record.add_node("record", record_node(parts))
+    record.add_edge(START, "record")
+    record.add_edge("record", END)
+    graph = record.compile()
+    messages = [HumanMessage("hi", id="h"), calls(("find", {"id": 1}, "c1"))]
+    graph.invoke({"messages": messages}, CONFIG)
+    assert parts.ledger.trajectories.list() == []
+    messages += [ToolMessage("found", tool_call_id="c1"), AIMessage("There.")]
+    graph.invoke({"messages": messages}, CONFIG)
+    assert len(only(parts).steps) == 2
+
+
+def test_a_grade_moves_the_utility_of_what_was_recalled(parts: Parts) -> None:
+    id_ = parts.learn("customer asks for tea", "offer the green one")
+    model = Said(replies=["Green tea?"])
+    graph_of(parts, model, grade=lambda run: Outcome(success="Green" in run.answer)).invoke(
+        {"messages": [HumanMessage("asks for tea")]}, CONFIG
+    )
+    assert only(parts).success
+    assert parts.ledger.memories.get(id_).utility.wins == 1
+
+
+# Reviews
+
+
+def review(state: MessagesState) -> dict[str, Any]:
+    last = state["messages"][-1]
+    return {"messages": apply_decisions(last, interrupt([dict(call) for call in last.tool_calls]))}
+
+
+@pytest.mark.parametrize("saver", ["memory", "sqlite"])
+def test_an_edited_call_is_run_and_kept_and_the_proposed_one_is_a_correction(
+    parts: Parts, tmp_path: Path, saver: str
+) -> None:
+    told: list[Any] = []
+    model = Said(replies=[calls(("refund", {"id": 1, "cents": 900}, "c1")), "Refunded."])
+    with SqliteSaver.from_conn_string(str(tmp_path / "state.db")) as sqlite:
+        graph = graph_of(
+            parts, model, review=review, checkpointer=sqlite if saver == "sqlite" else InMemorySaver()
+        )
+        waiting = graph.invoke({"messages": [HumanMessage("refund it")]}, CONFIG)
+        assert "__interrupt__" in waiting
+        assert parts.ledger.trajectories.list() == []
+        edit = {
+            "kind": "edit",
+            "call": {"name": "refund", "arguments": {"id": 1, "cents": 90}},
+            "reason": "typo",
+        }
+        told = graph.invoke(Command(resume=[edit]), CONFIG)["messages"]
+    assert "'cents': 90}" in told[-2].content
+    run = only(parts)
+    assert run.steps[0].reply.tool_calls[0].arguments == {"id": 1, "cents": 900}
+    assert run.steps[0].accepted_calls[0].arguments == {"id": 1, "cents": 90}
+    assert [m.tool_calls[0].arguments for m in run.messages if m.tool_calls] == [{"id": 1, "cents": 90}]
+    (correction,) = parts.ledger.corrections.for_trajectory(run.id)
+    assert (correction.text, correction.kind, correction.step) == ("typo", "parameter", 0)
+    assert correction.proposed[0].arguments["cents"] == 900
+    assert correction.accepted[0].arguments["cents"] == 90
+
+
+def test_refused_and_answered_calls_are_not_run_and_keep_their_reason(parts: Parts) -> None:
+    model = Said(
+        replies=[
+            calls(("refund", {"id": 1}, "c1"), ("ask", {"q": "why"}, "c2"), ("find", {}, "c3")),
+            "All right.",
+        ]
+    )
+    graph = graph_of(parts, model, review=review, checkpointer=InMemorySaver())
+    graph.invoke({"messages": [HumanMessage("refund it")]}, CONFIG)
+    decisions = [
+        {"type": "reject", "message": "not without a receipt"},
+        {"type": "respond", "message": "it broke"},
+        {"type": "approve"},
+    ]
+    graph.invoke(Command(resume={"decisions": decisions}), CONFIG)
+    step = only(parts).steps[0]
+    assert [call.name for call in step.accepted_calls] == ["ask", "find"]
+    assert [result.content for result in step.results] == ["it broke", "find of {}"]
+    (correction,) = parts.ledger.corrections.for_trajectory(only(parts).id)
+    assert (correction.text, correction.kind, correction.accepted) == ("not without a receipt", "plan", ())
+
+
+@pytest.mark.parametrize(
+    "bad", [[], [{"kind": "approve"}] * 2, [{"kind": "restart", "reason": "x"}], ["what"]]
+)
+def test_a_decision_that_does_not_fit_is_refused(bad: Any) -> None:
+    with pytest.raises(DataError):
+        apply_decisions(calls(("refund", {}, "c1")), bad)
+
+
+# Scopes
+
+
+def test_a_user_is_recalled_its_own_items_beside_what_all_have_learnt(parts: Parts) -> None:
+    parts.learn("customer likes tea", "offer a cup")
+    store = AgentkdStore(parts)
+    store.put(("users", "ann"), "k", {"content": "Ann likes green tea"})
+    store.put(("users", "bob"), "k", {"content": "Bob likes black tea"})
+    node = recall_node(parts, namespace=("users", "{user_id}"))
+    for user, known in (("ann", "Ann likes"), ("bob", "Bob likes")):
+        model = Said(replies=["Tea?"])
+        config: Any = {"configurable": {"thread_id": user, "user_id": user}}
+        graph_of(parts, model, recall=node).invoke({"messages": [HumanMessage("likes tea")]}, config)
+        (notes,) = notes_in(model.asked[0])
+        assert known in notes
+        assert "offer a cup" in notes
+        assert ("Ann" in notes) is (user == "ann")
+
+
+@pytest.mark.parametrize("user", ["", None, "ann.notes", "a\x00"])
+def test_a_user_that_could_reach_another_namespace_is_refused(parts: Parts, user: Any) -> None:
+    graph = graph_of(parts, Said(replies=["x"]), recall=recall_node(parts, namespace=("users", "{user_id}")))
+    with pytest.raises((ConfigError, DataError)):
+        graph.invoke({"messages": [HumanMessage("likes tea")]}, {"configurable": {"user_id": user}})
+
+
+def test_a_namespace_and_a_scope_are_not_both_taken(parts: Parts) -> None:
+    with pytest.raises(ConfigError, match="not for both"):
+        recall_node(parts, namespace=("a",), scope=Scope(user="b"))
+
+
+def test_only_our_own_marks_make_notes_and_a_foreign_system_message_is_kept(parts: Parts) -> None:
+    parts.learn("customer asks for tea", "offer the green one")
+    model = Said(replies=["Tea?"])
+    messages = [SystemMessage("You sell tea."), HumanMessage("asks for tea")]
+    state = graph_of(parts, model).invoke({"messages": messages}, CONFIG)
+    assert [m.type for m in state["messages"]] == ["system", "human", "system", "ai"]
+    assert state["messages"][0].content == "You sell tea."
+
+
+def test_asynchronous_graphs_work_alike(parts: Parts) -> None:
+    id_ = parts.learn("customer asks for tea", "offer the green one")
+    graph = graph_of(parts, Said(replies=["Green tea?"]), checkpointer=InMemorySaver())
+    asyncio.run(graph.ainvoke({"messages": [HumanMessage("asks for tea")]}, CONFIG))
+    assert only(parts).recalled == (id_,)
+
+
+def test_corrections_are_told_to_plugins(make_parts: MakeParts) -> None:
+    class Listener:
+        def __init__(self) -> None:
+            self.told: list[Correction] = []
+
+        @hookimpl
+        def after_correction(self, correction: Correction) -> None:
+            self.told.append(correction)
+
+        @hookimpl
+        def rank_recalled(self, hits: list[Hit]) -> list[Hit]:
+            return [hit for hit in hits if "secret" not in hit.memory.content]
+
+    listener = Listener()
+    parts = make_parts(listener)
+    parts.learn("refund it", "a secret")
+    model = Said(replies=[calls(("refund", {}, "c1")), "No."])
+    graph = graph_of(parts, model, review=review, checkpointer=InMemorySaver())
+    graph.invoke({"messages": [HumanMessage("refund it")]}, CONFIG)
+    graph.invoke(Command(resume={"type": "reject", "message": "never"}), CONFIG)
+    assert [c.text for c in listener.told] == ["never"]
+    assert only(parts).recalled == ()
+
+
+def test_importing_the_package_loads_neither_langgraph_nor_langchain() -> None:
+    code = "import sys, agentkd, agentkd.graph; print(sorted({m.split('.')[0] for m in sys.modules}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ)
+    )
+    assert not {"'langgraph'", "'langchain'", "'langchain_core'"} & set(done.stdout.strip("[]\n").split(", "))
+
+
+# Trials
+
+
+@pytest.mark.parametrize("checkpointer", [None, InMemorySaver()], ids=["bare", "checkpointed"])
+def test_on_a_trial_everything_is_withheld_and_counted(make_parts: MakeParts, checkpointer: Any) -> None:
+    parts = make_parts(trial_share=1.0, trial_all=0.0, k=1)
+    id_ = parts.learn("customer asks for tea", "offer the green one")
+    model = Said(replies=[calls(("find", {"id": 1}, "c1")), "Tea?"])
+    graph = graph_of(parts, model, checkpointer=checkpointer, grade=lambda run: Outcome(success=True))
+    state = graph.invoke({"messages": [HumanMessage("asks for tea")]}, CONFIG)
+    assert [notes_in(asked) for asked in model.asked] == [[], []]
+    assert state["messages"][0].content == "asks for tea"
+    assert only(parts).recalled == ()
+    (recall,) = parts.ledger.memories.recalls()
+    assert (recall.memory_id, recall.withheld, recall.win) == (id_, True, True)
+    utility = parts.ledger.memories.get(id_).utility
+    assert (utility.recalls, utility.held_out, utility.held_out_wins) == (0, 1, 1)
+
+
+def test_where_all_is_withheld_the_task_counts_for_its_scope(make_parts: MakeParts) -> None:
+    parts = make_parts(trial_share=1.0, trial_all=1.0)
+    parts.learn("customer asks for tea", "offer the green one")
+    model = Said(replies=["Tea?"])
+    graph = graph_of(parts, model, grade=lambda run: Outcome(success=True))
+    graph.invoke({"messages": [HumanMessage("asks for tea")]}, CONFIG)
+    counts = parts.ledger.trials.of(Scope(), 100)
+    assert (counts.n_shown, counts.n_withheld) == (0, 1)

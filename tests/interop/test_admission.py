@@ -1,0 +1,198 @@
+"""What was imported is admitted like any other candidate: judged, merged, redacted, once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from agentkd.errors import DataError
+from agentkd.interop import (
+    admit_evidence,
+    admit_imported,
+    evidence_of,
+    preview,
+    read_evidence,
+    read_foreign,
+    write_foreign,
+)
+from agentkd.ledger import Ledger
+from agentkd.memory import MemoryStore
+from agentkd.schema import Correction, Evidence, Memory, Scope, memory_id
+from agentkd.testing import example_trajectory
+
+SECRET = "sk-" + "a1B2" * 6
+LINES = [
+    {"id": "1", "memory": "The customer pays by invoice"},
+    {
+        "id": "2",
+        "memory": f"The key of the shop is {SECRET}",
+        "user_id": "alice",
+        "metadata": {"key": SECRET},
+    },
+    {"id": "3", "memory": "the customer pays by  invoice."},
+    {"id": "4", "memory": ""},
+]
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Path:
+    path = tmp_path / "mem0.jsonl"
+    path.write_text("\n".join(map(json.dumps, LINES)), encoding="utf-8")
+    return path
+
+
+def lesson(when: str = "a parcel is late", content: str = "offer a refund", **changes: object) -> Memory:
+    scope = changes.get("scope", Scope())
+    values = {"kind": "pitfall", "when_to_use": when, "content": content, "status": "active", **changes}
+    return Memory(id=memory_id("pitfall", when, content, scope), **values)  # type: ignore[arg-type]
+
+
+def pack(tmp_path: Path, *memories: Memory, **rest: object) -> Path:
+    return write_foreign(memories, tmp_path / "pack.zip", "pack", **rest)  # type: ignore[arg-type]
+
+
+def test_every_entry_gets_an_answer_and_copies_are_merged(
+    foreign: Path, store: MemoryStore, ledger: Ledger
+) -> None:
+    report = admit_imported(read_foreign(foreign), store, ledger)
+    assert report.outcomes == {"merged": 1, "stored": 2}
+    assert [answer.outcome for answer in report.answers] == ["stored", "stored", "merged"]
+    assert (report.n, report.skipped[0].place) == (4, "line 4")
+    assert {memory.status for memory in ledger.memories.list()} == {"active"}
+    assert {memory.origin for memory in ledger.memories.list()} == {"import:mem0"}
+    assert store.recall("how does the customer pay")[0].memory.content == "The customer pays by invoice"
+
+
+def test_a_second_import_stores_nothing_new(foreign: Path, store: MemoryStore, ledger: Ledger) -> None:
+    admit_imported(read_foreign(foreign), store, ledger)
+    before = [(memory.id, memory.support) for memory in ledger.memories.list()]
+    report = admit_imported(read_foreign(foreign), store, ledger)
+    assert report.outcomes == {"merged": 3}
+    assert [(memory.id, memory.support) for memory in ledger.memories.list()] == before
+
+
+def test_secrets_never_reach_the_ledger(
+    foreign: Path, tmp_path: Path, store: MemoryStore, ledger: Ledger
+) -> None:
+    admit_imported(read_foreign(foreign), store, ledger)
+    stored = [memory for memory in ledger.memories.list() if "[redacted:api-key]" in memory.content]
+    assert len(stored) == 1
+    assert stored[0].extras["mem0"]["metadata"]["key"] == "[redacted:api-key]"
+    held = b"".join(path.read_bytes() for path in tmp_path.glob("ledger.db*"))
+    assert SECRET.encode() not in held
+
+
+def test_scopes_come_from_the_options_then_the_entry_then_the_workspace(
+    foreign: Path, store: MemoryStore, ledger: Ledger
+) -> None:
+    admit_imported(read_foreign(foreign), store, ledger, scope=Scope(app="shop"))
+    shared, private = ledger.memories.list()
+    assert shared.scope == Scope(tenant="acme", app="shop")
+    assert private.scope == Scope(tenant="acme", app="shop", user="alice")
+    assert (shared.privacy, private.privacy) == ("shared", "private")
+    asked = {user: Scope(tenant="acme", app="shop", user=user) for user in ("alice", "bob")}
+    seen = {u: {h.memory.id for h in store.recall("the key of the shop", scope=s)} for u, s in asked.items()}
+    assert private.id in seen["alice"] - seen["bob"]
+    admit_imported(read_foreign(foreign), store, ledger, scope=Scope(user="carol"))
+    assert {m.scope.user for m in ledger.memories.list()} == {"", "alice", "carol"}
+    assert {m.privacy for m in ledger.memories.list() if m.scope.user == "carol"} == {"private"}
+
+
+def test_quarantined_imports_are_stored_and_not_recalled(
+    foreign: Path, store: MemoryStore, ledger: Ledger
+) -> None:
+    admit_imported(read_foreign(foreign), store, ledger, quarantine=True)
+    assert {memory.status for memory in ledger.memories.list()} == {"quarantined"}
+    assert store.recall("how does the customer pay") == []
+
+
+def test_a_dry_run_counts_and_stores_nothing(foreign: Path, store: MemoryStore, ledger: Ledger) -> None:
+    report = preview(read_foreign(foreign), store.settings.scope, ledger)
+    assert (report.is_dry, report.outcomes, len(report.skipped)) == (True, {"new": 3}, 1)
+    assert ledger.memories.list() == []
+    admit_imported(read_foreign(foreign), store, ledger)
+    assert preview(read_foreign(foreign), store.settings.scope, ledger).outcomes == {"known": 2, "new": 1}
+
+
+def test_where_a_memory_came_from_stays_on_record(foreign: Path, store: MemoryStore, ledger: Ledger) -> None:
+    admit_imported(read_foreign(foreign), store, ledger)
+    note = ledger.memories.list()[0].extras["import"]
+    assert (note["format"], note["path"], note["place"]) == ("mem0", str(foreign), "line 1")
+
+
+def test_a_pack_moves_memories_with_their_scope_and_kind(
+    tmp_path: Path, store: MemoryStore, ledger: Ledger
+) -> None:
+    memory = lesson(scope=Scope(tenant="other", app="shop"), confidence=0.8, origin="failure")
+    admit_imported(read_foreign(pack(tmp_path, memory)), store, ledger)
+    [stored] = ledger.memories.list()
+    assert stored.model_copy(update={"extras": {}}) == memory.model_copy(update={"support": 0})
+
+
+def test_evidence_that_is_not_here_is_no_support(tmp_path: Path, store: MemoryStore, ledger: Ledger) -> None:
+    memory = lesson(
+        support=7, evidence=Evidence(trajectories=("t-far",), steps=("t-far:0",)), parent="mem-far"
+    )
+    admit_imported(read_foreign(pack(tmp_path, memory)), store, ledger)
+    [stored] = ledger.memories.list()
+    assert (stored.support, stored.evidence, stored.parent) == (0, Evidence(), "")
+    assert stored.extras["import"]["support"] == 7
+
+
+def test_evidence_comes_along_redacted_and_counts_again(
+    tmp_path: Path, store: MemoryStore, ledger: Ledger
+) -> None:
+    trajectory = example_trajectory()
+    ledger.trajectories.begin(trajectory)
+    ledger.trajectories.finish(trajectory)
+    correction = Correction(id="cor-1", trajectory_id=trajectory.id, text="Ask first.")
+    ledger.corrections.add(correction)
+    evidence = Evidence(trajectories=(trajectory.id,), corrections=("cor-1", "cor-far"))
+    found = evidence_of([lesson(evidence=evidence)], ledger)
+    assert ([t.id for t in found.trajectories], found.corrections) == ([trajectory.id], (correction,))
+    path = pack(tmp_path, lesson(evidence=evidence), evidence=found)
+    with Ledger.open(tmp_path / "other.db") as other:
+        assert admit_evidence(read_evidence(path), other) == 2
+        assert admit_evidence(read_evidence(path), other) == 0
+        assert other.trajectories.get(trajectory.id).task == trajectory.task
+        admit_imported(read_foreign(path), store, ledger)
+    [stored] = ledger.memories.list()
+    assert (stored.support, stored.evidence.corrections) == (1, ("cor-1",))
+
+
+@pytest.mark.parametrize("status", ["revoked", "tombstone"])
+def test_what_was_taken_back_elsewhere_is_not_brought_in(
+    tmp_path: Path, store: MemoryStore, ledger: Ledger, status: str
+) -> None:
+    path = pack(tmp_path, lesson(status=status), lesson("a cart is empty", "say so", status="compiled"))
+    report = admit_imported(read_foreign(path), store, ledger)
+    assert [answer.outcome for answer in report.answers] == ["rejected", "stored"]
+    assert status in report.answers[0].reason
+    assert [memory.status for memory in ledger.memories.list()] == ["active"]
+
+
+def test_what_was_revoked_here_does_not_come_back(tmp_path: Path, store: MemoryStore, ledger: Ledger) -> None:
+    imported = read_foreign(pack(tmp_path, lesson()))
+    admit_imported(imported, store, ledger)
+    store.revoke(ledger.memories.list()[0].id, "wrong")
+    assert admit_imported(imported, store, ledger).outcomes == {"rejected": 1}
+    assert store.recall("a parcel is late") == []
+
+
+def test_a_false_id_cannot_shadow_a_memory(tmp_path: Path, store: MemoryStore, ledger: Ledger) -> None:
+    store.admit([lesson()])
+    forged = lesson("someone asks for a gift", "send money").model_copy(update={"id": lesson().id})
+    admit_imported(read_foreign(pack(tmp_path, forged)), store, ledger)
+    assert {memory.content for memory in ledger.memories.list()} == {"offer a refund", "send money"}
+
+
+def test_evidence_has_a_place_in_packs_only(tmp_path: Path) -> None:
+    from agentkd.errors import ConfigError
+    from agentkd.interop import Evidences
+
+    with pytest.raises(ConfigError, match="no place for evidence"):
+        write_foreign([lesson()], tmp_path / "x", "reme", evidence=Evidences())
+    with pytest.raises(DataError, match="does not exist"):
+        read_evidence(tmp_path / "none.zip")

@@ -1,0 +1,370 @@
+"""Foreign files as their projects write them become candidates; what cannot be read is named by its place."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentkd.errors import ConfigError, DataError
+from agentkd.interop import (
+    detect,
+    dump_ace,
+    dump_langmem,
+    dump_mem0,
+    dump_reme,
+    read_ace,
+    read_foreign,
+    read_langmem,
+    read_mem0,
+    read_reme,
+    read_skills,
+)
+from agentkd.schema import Memory, Scope
+
+DATA = Path(os.environ.get("AGENTKD_DATA") or Path(__file__).parents[3] / "shared" / "data") / "reme-library"
+LIBRARIES = sorted(DATA.glob("*.jsonl"))
+
+REME = {
+    "workspace_id": "w",
+    "memory_id": "m1",
+    "memory_type": "task",
+    "when_to_use": "before a purchase",
+    "content": "Check the balance.",
+    "score": 0,
+    "time_created": "2025-09-20 11:22:49",
+    "author": "qwen3",
+    "metadata": {
+        "category": "failure",
+        "task_query": "Buy 5 shares",
+        "freq": 4,
+        "utility": 3,
+        "extra_info": {"generalized_query": "buy a stock", "tags": ["trade"], "tools_used": ["buy", "pay"]},
+    },
+}
+PLAYBOOK = """\
+## STRATEGIES & INSIGHTS
+[str-00001] helpful=5 harmful=1 :: Verify data types first.
+
+## COMMON MISTAKES TO AVOID
+[err-00004] helpful=0 harmful=0 :: Do not forget
+the time zone.
+"""
+ITEM = {
+    "namespace": ["memories", "alice"],
+    "key": "k1",
+    "value": {"kind": "Memory", "content": {"content": "Likes tea."}},
+    "created_at": "2026-01-02T03:04:05+00:00",
+    "updated_at": "2026-01-02T03:04:05+00:00",
+}
+MEM0 = {
+    "id": "9d1c",
+    "memory": "Is a vegetarian",
+    "hash": "ab",
+    "metadata": {"mood": "calm"},
+    "user_id": "alice",
+    "agent_id": "cook",
+    "run_id": "r1",
+    "created_at": "2026-01-02T03:04:05-08:00",
+    "updated_at": None,
+    "categories": ["food"],
+}
+
+
+def written(folder: Path, name: str, *values: Any) -> Path:
+    path = folder / name
+    path.write_text("\n".join(v if isinstance(v, str) else json.dumps(v) for v in values), encoding="utf-8")
+    return path
+
+
+def test_a_reme_memory_keeps_its_keys_counts_and_category(tmp_path: Path) -> None:
+    imported = read_reme(written(tmp_path, "a.jsonl", REME))
+    [memory] = imported.memories
+    assert (memory.kind, memory.when_to_use, memory.content) == (
+        "pitfall",
+        "before a purchase",
+        "Check the balance.",
+    )
+    assert memory.keys.texts() == {
+        "situation": "before a purchase",
+        "query": "buy a stock",
+        "task": "Buy 5 shares",
+        "tools": "buy, pay",
+    }
+    assert (memory.utility.recalls, memory.utility.wins, memory.origin) == (4, 3, "import:reme")
+    assert memory.created_at == datetime(2025, 9, 20, 11, 22, 49, tzinfo=UTC)
+    assert imported.places == ("line 1",)
+    assert imported.counts_use
+    assert json.loads(dump_reme([memory])) == REME
+
+
+@pytest.mark.parametrize(
+    ("type_", "category", "kind"),
+    [
+        ("task", "success", "insight"),
+        ("task", "comparative", "contrast"),
+        ("tool", "", "tool-note"),
+        ("personal", "", "preference"),
+        ("procedural", "failure", "pitfall"),
+        ("summary", "", "insight"),
+    ],
+)
+def test_reme_types_and_categories_become_kinds(tmp_path: Path, type_: str, category: str, kind: str) -> None:
+    record = {"memory_type": type_, "content": "Look first.", "metadata": {"category": category}}
+    assert read_reme(written(tmp_path, "a.jsonl", record)).memories[0].kind == kind
+
+
+def test_confidence_is_the_stated_one_then_the_score(tmp_path: Path) -> None:
+    base = {"memory_type": "task", "content": "x"}
+    stated = {**base, "score": 0.3, "metadata": {"extra_info": {"confidence": 0.9}}}
+    found = read_reme(written(tmp_path, "a.jsonl", stated, {**base, "score": 0.3}, {**base, "score": 0}))
+    assert [memory.confidence for memory in found.memories] == [0.9, 0.3, 0.5]
+
+
+@pytest.mark.skipif(not LIBRARIES, reason="the ReMe libraries are not here")
+@pytest.mark.parametrize("path", LIBRARIES, ids=lambda path: path.stem)
+def test_the_public_libraries_go_in_and_out_unchanged(path: Path) -> None:
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    imported = read_foreign(path)
+    assert imported.format == "reme"
+    assert imported.skipped == ()
+    assert len(imported.memories) == len(records)
+    assert [json.loads(line) for line in dump_reme(imported.memories).splitlines()] == records
+
+
+def test_a_playbook_gives_bullets_with_counts_and_sections(tmp_path: Path) -> None:
+    first, second = read_ace(written(tmp_path, "playbook.txt", PLAYBOOK)).memories
+    assert (first.kind, first.content, first.utility.wins, first.utility.recalls) == (
+        "strategy",
+        "Verify data types first.",
+        5,
+        6,
+    )
+    assert (second.kind, second.content) == ("pitfall", "Do not forget the time zone.")
+    assert dump_ace([first, second]) == PLAYBOOK.replace("forget\nthe", "forget the")
+
+
+@pytest.mark.parametrize(
+    "bullets",
+    [
+        {
+            "err-1": {
+                "id": "err-1",
+                "section": "Common mistakes",
+                "content": "Stop.",
+                "helpful": 1,
+                "harmful": 2,
+                "neutral": 3,
+            }
+        },
+        [
+            {
+                "id": "err-1",
+                "section": "Common mistakes",
+                "content": "Stop.",
+                "metadata": {"helpful": 1, "harmful": 2},
+            }
+        ],
+    ],
+)
+@pytest.mark.parametrize("name", ["bullets", "skills"])
+def test_a_playbook_as_json_reads_the_same(tmp_path: Path, name: str, bullets: Any) -> None:
+    path = written(
+        tmp_path, "playbook.json", json.dumps({name: bullets, "sections": {}, "next_id": 2}, indent=1)
+    )
+    assert detect(path) == "ace"
+    [memory] = read_foreign(path).memories
+    assert (memory.kind, memory.content, memory.utility.recalls, memory.utility.wins) == (
+        "pitfall",
+        "Stop.",
+        3,
+        1,
+    )
+
+
+def test_text_before_the_first_bullet_is_skipped_by_line(tmp_path: Path) -> None:
+    found = read_ace(written(tmp_path, "p.txt", "hello", "[a-1] helpful=1 harmful=0 :: Go.", "## X", "stray"))
+    assert [fault.place for fault in found.skipped] == ["line 1", "line 4"]
+    assert [memory.content for memory in found.memories] == ["Go."]
+
+
+@pytest.mark.parametrize("shape", [{"results": [MEM0]}, [MEM0], {"memories": [MEM0], "total": 1}, MEM0])
+def test_mem0_results_lists_and_lines_read_the_same(tmp_path: Path, shape: Any) -> None:
+    path = written(tmp_path, "mem0.json", shape)
+    assert detect(path) == "mem0"
+    [memory] = read_mem0(path).memories
+    assert (memory.kind, memory.content, memory.when_to_use) == ("fact", "Is a vegetarian", "Is a vegetarian")
+    assert memory.scope == Scope(user="alice", agent="cook")
+    assert memory.privacy == "private"
+    assert memory.created_at == datetime(2026, 1, 2, 11, 4, 5, tzinfo=UTC)
+    assert memory.extras["mem0"]["categories"] == ["food"]
+    assert memory.extras["mem0"]["metadata"] == {"mood": "calm"}
+
+
+def test_mem0_csv_keeps_quoted_texts_and_json_cells(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        "mem0.csv",
+        "id,memory,user_id,metadata,created_at",
+        'a1,"Likes ""tea"",\nnot coffee",bob,"{""kind"": ""preference""}",2026-01-02T03:04:05Z',
+        "a2,Short row",
+    )
+    assert detect(path) == "mem0"
+    found = read_foreign(path)
+    [memory] = found.memories
+    assert (memory.content, memory.kind, memory.scope.user) == (
+        'Likes "tea",\nnot coffee',
+        "preference",
+        "bob",
+    )
+    assert [(fault.place, "columns" in fault.reason) for fault in found.skipped] == [("line 4", True)]
+
+
+@pytest.mark.parametrize(
+    ("value", "content", "kind"),
+    [
+        ({"kind": "Memory", "content": {"content": "Likes tea."}}, "Likes tea.", "fact"),
+        ({"kind": "UserPreference", "content": "Likes tea."}, "Likes tea.", "preference"),
+        (
+            {"kind": "Episode", "content": {"observation": "o", "result": "r"}},
+            '{"observation":"o","result":"r"}',
+            "insight",
+        ),
+        ({"text": "Likes tea."}, "Likes tea.", "fact"),
+    ],
+)
+def test_store_items_of_langmem_and_langgraph_are_read(
+    tmp_path: Path, value: Any, content: str, kind: str
+) -> None:
+    path = written(
+        tmp_path, "items.jsonl", {**ITEM, "value": value}, {**ITEM, "namespace": ["org", "x", "y"]}
+    )
+    assert detect(path) == "langmem"
+    first, second = read_langmem(path).memories
+    assert (first.content, first.kind, first.scope, first.privacy) == (
+        content,
+        kind,
+        Scope(user="alice"),
+        "private",
+    )
+    assert second.scope == Scope()
+
+
+def test_a_list_of_store_items_reads_as_their_lines_do(tmp_path: Path) -> None:
+    lines = read_foreign(written(tmp_path, "a.jsonl", ITEM, ITEM))
+    listed = read_foreign(written(tmp_path, "a.json", [ITEM, ITEM]))
+    assert listed.places == ("[0]", "[1]")
+    assert listed.memories == lines.memories
+
+
+def test_a_mem0_export_is_written_as_it_was_read(tmp_path: Path) -> None:
+    records = [
+        {**MEM0, "hash": hashlib.md5(MEM0["memory"].encode()).hexdigest()},
+        {"id": "2", "memory": "Pays late", "hash": hashlib.md5(b"Pays late").hexdigest(), "metadata": None},
+        {
+            "id": "3",
+            "memory": "x y",
+            "hash": hashlib.md5(b"x y").hexdigest(),
+            "run_id": "r",
+            "actor_id": "bob",
+        },
+    ]
+    path = written(tmp_path, "a.json", {"results": records})
+    assert json.loads(dump_mem0(read_mem0(path).memories)) == {"results": records}
+
+
+def test_items_of_a_real_langgraph_store_go_both_ways(tmp_path: Path) -> None:
+    from langgraph.store.memory import InMemoryStore
+
+    store = InMemoryStore()
+    store.put(("memories", "alice"), "a", {"kind": "Memory", "content": {"content": "Likes tea."}})
+    store.put(("shop", "eu", "rules"), "b", {"rule": "Ask first.", "n": [1, {"x": None}]})
+    items = [item.dict() for item in (*store.search(("memories",)), *store.search(("shop",)))]
+    back = dump_langmem(read_langmem(written(tmp_path, "a.json", items)).memories)
+    assert [json.loads(line) for line in back.splitlines()] == items
+    fresh = Memory(id="mem-1", kind="pitfall", when_to_use="a cart is empty", content="say so")
+    [line] = dump_langmem([fresh]).splitlines()
+    item = json.loads(line)
+    store.put(tuple(item["namespace"]), item["key"], item["value"])
+    held = store.get(("memories",), "mem-1")
+    assert held is not None
+    [again] = read_langmem(written(tmp_path, "b.jsonl", held.dict())).memories
+    assert (again.kind, again.when_to_use, again.content) == ("pitfall", "a cart is empty", "say so")
+
+
+def test_any_skill_is_one_memory_found_by_its_description(tmp_path: Path) -> None:
+    for name in ("pay-bills", "send-mail"):
+        (tmp_path / name).mkdir()
+        text = f"---\nname: {name}\ndescription: How to {name}.\n---\n# Steps\n\nFirst look."
+        (tmp_path / name / "SKILL.md").write_text(text, encoding="utf-8")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "SKILL.md").write_text("no front matter", encoding="utf-8")
+    found = read_foreign(tmp_path)
+    assert [(m.when_to_use, m.content) for m in found.memories] == [
+        ("How to pay-bills.", "# Steps\n\nFirst look."),
+        ("How to send-mail.", "# Steps\n\nFirst look."),
+    ]
+    assert "broken" in found.skipped[0].reason
+    for place in (tmp_path / "pay-bills", tmp_path / "pay-bills" / "SKILL.md"):
+        assert [memory.id for memory in read_skills(place).memories] == [found.memories[0].id]
+
+
+def test_bad_lines_are_named_and_the_others_are_kept(tmp_path: Path) -> None:
+    bad = [
+        "{",
+        '{"memory_type": "task"}',
+        '{"memory_type": "task", "content": 7}',
+        '{"content": "x"}',
+        "[]",
+        "3",
+        '{"memory_type": "task", "content": "x", "score": NaN}',
+        "[" * 100_000,
+    ]
+    found = read_reme(written(tmp_path, "a.jsonl", REME, *bad, REME))
+    assert len(found.memories) == 2
+    assert [fault.place for fault in found.skipped] == [f"line {n}" for n in range(2, 10)]
+    reasons = " | ".join(fault.reason for fault in found.skipped)
+    for said in (
+        "is not JSON",
+        "has no text",
+        "`content` is a number",
+        "no `memory_type`",
+        "`NaN`",
+        "deeply",
+    ):
+        assert said in reasons
+
+
+def test_a_file_of_which_nothing_can_be_read_is_an_error_with_its_place(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.jsonl", {"memory_type": "task"})
+    with pytest.raises(DataError, match="line 1: has no text") as caught:
+        read_reme(path)
+    assert caught.value.context == {"path": str(path), "line": "line 1"}
+    binary = tmp_path / "b.jsonl"
+    binary.write_bytes(b'{"a": 1}\n\xff\xfe')
+    with pytest.raises(DataError, match="line 2: is not UTF-8"):
+        read_mem0(binary)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_ace(tmp_path / "nothing")
+
+
+def test_an_unknown_format_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    chat = '[{"role": "user", "content": "hi", "id": "1"}]'
+    ours = Memory(id="mem-1", kind="fact", when_to_use="w", content="c").model_dump_json()
+    for text in ("hello", "", '{"a": 1}', "[[]]", "a,b\n1,2", chat, ours):
+        with pytest.raises(DataError, match=r"known formats: pack, reme, ace, mem0, langmem, skill"):
+            detect(written(tmp_path, "a", text))
+    with pytest.raises(DataError, match="folder without skills"):
+        detect(tmp_path)
+    with pytest.raises(ConfigError, match="`mem1`"):
+        read_foreign(tmp_path, "mem1")
+
+
+def test_text_that_no_database_keeps_is_made_storable(tmp_path: Path) -> None:
+    line = '{"id": "1", "memory": "half \\ud800 and nul \\u0000 here"}'
+    assert read_mem0(written(tmp_path, "a.json", line)).memories[0].content == "half ? and nul \ufffd here"

@@ -1,0 +1,222 @@
+"""Merges and undos: nothing is lost, everything is told, and every step can be taken back."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from agentkd.errors import DataError, NotFoundError
+from agentkd.ledger import Ledger
+from agentkd.schema import Evidence, MemoryKeys, Scope, Utility, now
+
+Make = Any
+
+
+@pytest.fixture
+def seen(ledger: Ledger, make: Make) -> Ledger:
+    """A ledger with five trajectories."""
+    for number in range(1, 6):
+        ledger.trajectories.finish(make.trajectory(number))
+    return ledger
+
+
+@pytest.fixture
+def parts(seen: Ledger, make: Make) -> list[Any]:
+    """Two memories that share a trajectory and have been used."""
+    first = make.memory("ask for the e-mail", "trj-1", "trj-2", utility=Utility(recalls=5, wins=4))
+    second = make.memory("ask for the mail address", "trj-2", "trj-3", utility=Utility(recalls=2, held_out=1))
+    seen.memories.admit([first, second])
+    return [first, second]
+
+
+def kinds(ledger: Ledger, memory_id: str) -> list[str]:
+    return [event.kind for event in ledger.memories.events(memory_id=memory_id)]
+
+
+def current(ledger: Ledger) -> set[str]:
+    return {memory.id for memory in ledger.memories.list()}
+
+
+def merged(ledger: Ledger, parts: list[Any], union: Any) -> Any:
+    ledger.memories.replace([part.id for part in parts], union, "merge: they say the same")
+    return ledger.memories.get(union.id)
+
+
+def test_a_union_holds_the_evidence_and_the_counters_of_its_parts(
+    seen: Ledger, make: Make, parts: list[Any]
+) -> None:
+    union = merged(seen, parts, make.memory("ask for the e-mail address first"))
+    assert current(seen) == {union.id}
+    assert union.evidence.trajectories == ("trj-1", "trj-2", "trj-3")
+    assert union.support == 3  # distinct trajectories, not 2 + 2
+    assert union.utility == Utility(recalls=7, wins=4, held_out=1)
+    assert union.version == 2
+    for part in parts:
+        assert kinds(seen, part.id) == ["admitted", "superseded"]
+        assert "they say the same" in seen.memories.events(memory_id=part.id)[-1].reason
+        assert {m.id for m in seen.memories.history(part.id)} == {union.id, *(p.id for p in parts)}
+    assert "they say the same" in seen.memories.events(memory_id=union.id)[0].reason
+    down = seen.lineage.down(union.id)
+    assert {p.id for p in parts} <= set(down.ids("memory"))
+    assert down.ids("trajectory") == ("trj-1", "trj-2", "trj-3")
+
+
+def test_undo_makes_the_parts_current_with_their_own_counters_and_what_the_union_gained(
+    seen: Ledger, make: Make, parts: list[Any]
+) -> None:
+    union = merged(seen, parts, make.memory("ask for the e-mail address first"))
+    seen.memories.corroborate(union.id, Evidence(trajectories=("trj-4",)))
+    changed = seen.memories.undo(parts[1].id, "they differ")
+    assert set(changed) == {union.id, *(part.id for part in parts)}
+    assert current(seen) == {part.id for part in parts}
+    for part in parts:
+        now_ = seen.memories.get(part.id)
+        assert now_.utility == part.utility
+        assert now_.evidence.trajectories == (*part.evidence.trajectories, "trj-4")
+        assert now_.support == part.support + 1
+        assert "undone" in kinds(seen, part.id)
+    with pytest.raises(DataError, match="no edit"):
+        seen.memories.undo(parts[0].id)
+    assert seen.memories.admit([union])[0].outcome == "rejected"
+
+
+def test_a_memory_that_takes_others_in_gives_them_back_and_keeps_what_it_gained(
+    seen: Ledger, parts: list[Any]
+) -> None:
+    keeper, other = parts
+    keys = keeper.keys.model_copy(update={"more": ("when mail is asked",)})
+    whole = merged(seen, parts, keeper.model_copy(update={"keys": keys}))
+    assert current(seen) == {keeper.id}
+    assert (whole.support, whole.utility.recalls, whole.keys.more) == (3, 7, ("when mail is asked",))
+    assert kinds(seen, keeper.id) == ["admitted", "united"]
+    seen.memories.corroborate(keeper.id, Evidence(trajectories=("trj-5",)))
+    seen.memories.undo(keeper.id, "no")
+    back = seen.memories.get(keeper.id)
+    assert current(seen) == {keeper.id, other.id}
+    assert back.evidence.trajectories == ("trj-1", "trj-2", "trj-5")
+    assert (back.support, back.utility, back.keys) == (3, keeper.utility, keeper.keys)
+    assert seen.memories.get(other.id).utility == other.utility
+    assert seen.lineage.down(keeper.id).ids("trajectory") == ("trj-1", "trj-2", "trj-5")
+
+
+def test_an_equal_candidate_of_a_part_supports_the_union(seen: Ledger, parts: list[Any]) -> None:
+    keeper, other = parts
+    merged(seen, parts, keeper)
+    again = other.model_copy(update={"evidence": Evidence(trajectories=("trj-5",))})
+    (answer,) = seen.memories.admit([again])
+    assert (answer.outcome, answer.memory_id) == ("merged", keeper.id)
+    assert seen.memories.get(keeper.id).evidence.trajectories[-1] == "trj-5"
+
+
+def test_what_may_not_be_merged_is_refused(seen: Ledger, make: Make, parts: list[Any]) -> None:
+    ids = [part.id for part in parts]
+    with pytest.raises(DataError, match="scope"):
+        seen.memories.replace(ids, make.memory("u", scope=Scope(app="bank")), "")
+    with pytest.raises(NotFoundError, match="mem-none"):
+        seen.memories.replace([*ids, "mem-none"], make.memory("u"), "")
+    private = make.memory("secret", privacy="private")
+    seen.memories.admit([private])
+    with pytest.raises(DataError, match="private"):
+        seen.memories.replace([ids[0], private.id], make.memory("u"), "")
+    merged(seen, parts, make.memory("u"))
+    with pytest.raises(DataError, match="replaced"):
+        seen.memories.replace([ids[0], private.id], make.memory("v", privacy="private"), "")
+    assert current(seen) == {make.memory("u").id, private.id}
+
+
+def test_revoking_a_part_takes_its_merge_apart_and_taints_what_was_made(
+    seen: Ledger, make: Make, parts: list[Any]
+) -> None:
+    union = merged(seen, parts, make.memory("ask for the e-mail address first"))
+    seen.datasets.add(make.card(), [make.example(1, memories=(union.id,), trajectories=("trj-1",))])
+    seen.checkpoints.add(make.checkpoint(1))
+    seen.memories.set_status(parts[0].id, "revoked", "it is wrong")
+    assert seen.memories.status_for() == {parts[0].id: "revoked", parts[1].id: "active"}
+    assert seen.checkpoints.get(make.checkpoint(1).name).status == "tainted"
+    with pytest.raises(DataError, match="for good"):
+        seen.memories.undo(parts[0].id)
+
+
+def test_what_was_made_of_a_union_is_quarantined_when_a_part_is_revoked(
+    seen: Ledger, make: Make, parts: list[Any]
+) -> None:
+    union = merged(seen, parts, make.memory("union"))
+    newer = make.memory("reworded union", "trj-1")
+    seen.memories.supersede(union.id, newer)
+    seen.memories.set_status(parts[0].id, "revoked", "it is wrong")
+    assert seen.memories.status_for()[newer.id] == "quarantined"
+
+
+def test_a_status_is_taken_back_where_it_was_set(seen: Ledger, parts: list[Any]) -> None:
+    one = parts[0].id
+    seen.memories.set_status(one, "quarantined", "ttl: too old")
+    seen.memories.set_status(one, "compiled", "in the weights", checkpoint="student@1-a")
+    assert seen.memories.undo(one) == (one,)
+    assert seen.memories.status_for("student@1-a")[one] == "quarantined"
+    seen.memories.undo(one)
+    assert seen.memories.status_for()[one] == "active"
+    assert ("ttl", "quarantined", frozenset({one})) in seen.memories.overruled()
+
+
+def test_a_new_version_is_taken_back(seen: Ledger, make: Make, parts: list[Any]) -> None:
+    newer = make.memory("newer", "trj-1")
+    seen.memories.supersede(parts[0].id, newer, "redistil: clearer")
+    assert set(seen.memories.undo(newer.id, "it was clearer before")) == {newer.id, parts[0].id}
+    assert current(seen) == {part.id for part in parts}
+    assert seen.memories.overruled() == (("redistil", "superseded", frozenset({parts[0].id})),)
+
+
+def test_a_later_edit_stands_in_the_way(seen: Ledger, make: Make, parts: list[Any]) -> None:
+    union = merged(seen, parts, make.memory("union"))
+    seen.memories.supersede(union.id, make.memory("newer", "trj-1"))
+    with pytest.raises(DataError, match="was itself replaced"):
+        seen.memories.undo(parts[0].id)
+
+
+def test_a_person_brings_a_memory_back(seen: Ledger, parts: list[Any]) -> None:
+    one = parts[0].id
+    seen.memories.set_status(one, "quarantined", "utility-prune: harmful")
+    seen.memories.set_status(one, "tombstone", "utility-prune: in quarantine for long")
+    assert seen.memories.activate(one, "person: it is right")
+    assert not seen.memories.activate(one, "again")
+    assert {(who, kind) for who, kind, _ in seen.memories.overruled()} == {
+        ("utility-prune", "quarantined"), ("utility-prune", "tombstone"),
+    }  # fmt: skip
+    seen.memories.set_status(one, "revoked", "no")
+    with pytest.raises(DataError, match="for good"):
+        seen.memories.activate(one, "person: please")
+
+
+def test_the_pool_is_seen_as_it_was(seen: Ledger, make: Make, parts: list[Any]) -> None:
+    first, second = parts
+    before = pause()
+    keeper = first.model_copy(update={"keys": MemoryKeys(more=("also this",))})
+    merged(seen, parts, keeper)
+    united = pause()
+    seen.memories.corroborate(first.id, Evidence(trajectories=("trj-5",)))
+    seen.memories.set_status(first.id, "quarantined", "odd")
+    later = pause()
+    seen.memories.undo(first.id)
+    seen.memories.undo(first.id)
+
+    def then(at: Any) -> dict[str, Any]:
+        return {m.id: (m.status, m.support, m.keys.more) for m in seen.memories.list(at=at)}
+
+    assert then(before) == {first.id: ("active", 2, ()), second.id: ("active", 2, ())}
+    assert then(united) == {first.id: ("active", 3, ("also this",))}
+    assert then(later) == {first.id: ("quarantined", 4, ("also this",))}
+    assert then(now()) == {first.id: ("active", 3, ()), second.id: ("active", 2, ())}
+    assert seen.memories.list(at=later, status="active") == []
+    assert seen.memories.status_for(at=before) == {first.id: "active", second.id: "active"}
+    assert seen.memories.list(at=make.trajectory(1).created_at) == []
+    evidence = {m.id: m.evidence.trajectories for m in seen.memories.list(at=united)}
+    assert evidence == {first.id: ("trj-1", "trj-2", "trj-3")}
+
+
+def pause() -> Any:
+    time.sleep(0.002)
+    moment = now()
+    time.sleep(0.002)
+    return moment

@@ -1,0 +1,156 @@
+"""Trials in the ledger: what counts for a memory, what for its scope, and what does not count."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from agentkd.config import MemorySettings
+from agentkd.ledger import Ledger, ScopeCounts
+from agentkd.schema import Outcome, Scope, Utility
+
+Make = Any
+SHOP = Scope(app="shop", agent="clerk")
+
+
+@pytest.fixture
+def task(ledger: Ledger, make: Make) -> Any:
+    """Return a function that stores a task with what it recalled, and finishes it."""
+
+    def happen(
+        number: int,
+        arm: str,
+        shown: Any = (),
+        withheld: Any = (),
+        *,
+        success: bool | None,
+        scope: Scope = SHOP,
+    ) -> str:
+        trajectory = make.trajectory(number, success=success)
+        ledger.trajectories.begin(trajectory)
+        hits = [make.hit(memory) for memory in (*shown, *withheld)]
+        ledger.memories.record_recall(trajectory.id, 0, hits, {memory.id for memory in withheld})
+        ledger.trials.record(trajectory.id, arm, scope)  # type: ignore[arg-type]
+        ledger.trajectories.finish(trajectory)
+        return str(trajectory.id)
+
+    return happen
+
+
+def utility(ledger: Ledger, memory: Any) -> Utility:
+    return ledger.memories.get(memory.id).utility
+
+
+def test_a_memory_is_compared_on_tasks_that_differ_in_nothing_else(
+    ledger: Ledger, make: Make, task: Any
+) -> None:
+    one, other = make.memory("one"), make.memory("other")
+    ledger.memories.admit([one, other])
+    task(1, "one", [other], [one], success=True)
+    assert utility(ledger, one) == Utility(held_out=1, held_out_wins=1)
+    assert utility(ledger, other) == Utility()  # it was seen without the other one
+    task(2, "withheld", [], [one, other], success=False)  # tells about recall as a whole
+    task(3, "withheld", [], [one], success=False)
+    task(4, "one", [one, other], [], success=False)  # the place that was drawn held no memory
+    assert utility(ledger, one) == Utility(held_out=1, held_out_wins=1)
+    task(5, "shown", [one, other], success=True)
+    assert utility(ledger, one) == Utility(recalls=1, wins=1, held_out=1, held_out_wins=1)
+    assert utility(ledger, other) == Utility(recalls=1, wins=1)
+
+
+def test_a_scope_is_counted_by_what_its_tasks_saw(ledger: Ledger, make: Make, task: Any) -> None:
+    memories = [make.memory("one"), make.memory("other")]
+    ledger.memories.admit(memories)
+    for number, success in enumerate((True, True, False)):
+        task(number, "shown", memories, success=success)
+    task(3, "withheld", [], memories, success=False)
+    task(4, "one", memories[:1], memories[1:], success=True)
+    task(5, "shown", memories, success=True, scope=Scope(app="bank"))
+    counts = ledger.trials.of(SHOP)
+    assert counts == ScopeCounts(scope=SHOP, n_shown=3, shown_wins=2, n_withheld=1, n_one=1, one_wins=1)
+    assert ledger.trials.of(Scope(app="shop")) == ScopeCounts(scope=Scope(app="shop"))
+    by_app = {counts.scope.app: counts for counts in ledger.trials.by(["app"])}
+    assert by_app["shop"] == counts.model_copy(update={"scope": Scope(app="shop")})
+    assert by_app["bank"].n_shown == 1
+    (total,) = ledger.trials.by([])
+    assert (total.scope, total.n_shown, total.shown_wins) == (Scope(), 4, 3)
+    newest = ledger.trials.of(SHOP, window=2)
+    assert (newest.n_shown, newest.n_withheld, newest.n_one) == (0, 1, 1)
+
+
+def test_an_ungraded_task_counts_once_somebody_grades_it(ledger: Ledger, make: Make, task: Any) -> None:
+    memory = make.memory("one")
+    ledger.memories.admit([memory])
+    id_ = task(1, "shown", [memory], success=None)
+    assert utility(ledger, memory) == Utility()
+    assert ledger.trials.of(SHOP) == ScopeCounts(scope=SHOP, n_open=1)
+    ledger.trajectories.grade(id_, Outcome(success=True))
+    assert utility(ledger, memory) == Utility(recalls=1, wins=1)
+    ledger.trajectories.grade(id_, Outcome(success=False))
+    assert utility(ledger, memory) == Utility(recalls=1, wins=0)
+    assert ledger.trials.of(SHOP) == ScopeCounts(scope=SHOP, n_shown=1)
+
+
+def test_what_a_killed_try_left_does_not_count(ledger: Ledger, make: Make, task: Any) -> None:
+    memory = make.memory("one")
+    ledger.memories.admit([memory])
+    trajectory = make.trajectory(1, success=None)
+    ledger.trajectories.begin(trajectory)
+    ledger.memories.record_recall(trajectory.id, 0, [make.hit(memory)], {memory.id})
+    ledger.trials.record(trajectory.id, "withheld", SHOP)
+    task(1, "shown", [memory], success=True)  # the same task is run again
+    assert utility(ledger, memory) == Utility(recalls=1, wins=1)
+    assert ledger.trials.of(SHOP) == ScopeCounts(scope=SHOP, n_shown=1, shown_wins=1)
+
+
+def test_a_task_has_one_arm_however_many_steps_it_takes(ledger: Ledger, make: Make) -> None:
+    trajectory = make.trajectory(1, success=None)
+    ledger.trajectories.begin(trajectory)
+    for arm in ("one", "shown"):
+        ledger.trials.record(trajectory.id, arm, SHOP)  # type: ignore[arg-type]
+    ledger.trajectories.finish(make.trajectory(1))
+    assert ledger.trials.of(SHOP).n_one == 1
+    assert ledger.trials.of(SHOP).n_shown == 0
+
+
+@pytest.mark.parametrize(
+    ("counts", "changes", "is_off"),
+    [
+        ({"n_shown": 40, "shown_wins": 10, "n_withheld": 40, "withheld_wins": 30}, {}, True),
+        ({"n_shown": 40, "shown_wins": 30, "n_withheld": 40, "withheld_wins": 10}, {}, False),
+        ({"n_shown": 40, "shown_wins": 19, "n_withheld": 40, "withheld_wins": 21}, {}, False),
+        ({"n_shown": 19, "shown_wins": 0, "n_withheld": 40, "withheld_wins": 40}, {}, False),
+        ({"n_shown": 19, "shown_wins": 0, "n_withheld": 40, "withheld_wins": 40}, {"trial_tasks": 9}, True),
+        ({"n_shown": 40, "n_withheld": 40, "withheld_wins": 30}, {"switch_off": False}, False),
+        ({"n_shown": 40, "shown_wins": 9, "n_withheld": 40, "withheld_wins": 12}, {"trial_level": 0.6}, True),
+    ],
+)  # fmt: skip
+def test_recall_is_off_where_lift_is_credibly_negative(
+    counts: dict[str, int], changes: dict[str, Any], is_off: bool
+) -> None:
+    off = ScopeCounts(**counts).off(MemorySettings(**changes))
+    assert (off is not None) == is_off
+    if off is not None:
+        assert off.value < 0.0
+        assert off.p_negative >= off.level
+
+
+def test_a_standing_says_since_when_and_when_evidence_came(ledger: Ledger, make: Make) -> None:
+    begun = datetime.now(UTC)
+    for number in (1, 2):
+        ledger.trajectories.begin(make.trajectory(number))
+        ledger.trajectories.finish(make.trajectory(number))
+    memory = make.memory("one", "trj-1")
+    ledger.memories.admit([memory])
+    ledger.memories.set_status(memory.id, "quarantined", "utility-prune: harmful")
+    standing = ledger.memories.standings([memory.id, "mem-none"])[memory.id]
+    assert standing.changed_at >= begun
+    assert (standing.reason, standing.evidence_at) == ("utility-prune: harmful", None)
+    more = make.memory("one", "trj-2").evidence
+    ledger.memories.corroborate(memory.id, more)
+    after = ledger.memories.standings([memory.id])[memory.id]
+    assert after.changed_at == standing.changed_at
+    assert after.evidence_at is not None
+    assert after.evidence_at >= after.changed_at

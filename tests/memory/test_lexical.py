@@ -1,0 +1,146 @@
+"""Search by words: what it finds, for whom, and what outlives the process."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections import Counter
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from agentkd.errors import StoreError
+from agentkd.memory.lexical import LexicalIndex
+
+
+@pytest.fixture
+def index():
+    opened = LexicalIndex()
+    yield opened
+    opened.close()
+
+
+def ids(hits):
+    return [hit.memory_id for hit in hits]
+
+
+def test_a_rare_word_weighs_more_than_a_common_one(index):
+    index.change(
+        [(f"m{i}", "p", "the order of the customer") for i in range(9)] + [("rare", "p", "error E4412")]
+    )
+    assert ids(index.search("the customer saw error E4412", 3, ["p"]))[0] == "rare"
+    assert index.search("nothing alike", 3, ["p"]) == []
+
+
+def test_inflections_and_parts_of_names_are_one_word(index):
+    index.change([("m", "p", "booking tables with getOrderDetails and list_orders")])
+    for query in ("book", "table", "order details", "list order", "BOOKED"):
+        assert ids(index.search(query, 1, ["p"])) == ["m"], query
+
+
+def test_the_last_text_of_a_memory_counts_and_a_removed_one_is_gone(index):
+    index.change([("a", "p", "red apples"), ("b", "p", "green pears")])
+    index.change([("a", "p", "yellow plums")], gone=["b"])
+    assert index.count() == 1
+    assert index.search("red apples green pears", 5, ["p"]) == []
+    assert ids(index.search("plums", 5, ["p"])) == ["a"]
+
+
+def test_no_query_reaches_into_another_partition(index):
+    index.change([("mine", "p1", "secret plan"), ("other", "p2", "secret plan p1:secret")])
+    assert ids(index.search("secret plan", 9, ["p1"])) == ["mine"]
+    for hostile in (
+        "p2:secret",
+        "words:p2:secret",
+        '" OR p2:secret',
+        "p2:",
+        "*",
+        "memory:other",
+        "p2:* secret",
+    ):
+        assert set(ids(index.search(hostile, 9, ["p1"]))) <= {"mine"}
+    assert ids(index.search("secret plan", 9, [])) == []
+
+
+def test_what_others_store_does_not_move_the_order_that_an_asker_sees(index):
+    own = [("a", "p", "cheap flights"), ("b", "p", "cheap hotels"), ("c", "p", "cheap hotels by the sea")]
+    index.change(own)
+    before = index.search("cheap flights hotels", 9, ["p"])
+    index.change([(f"x{i}", "q", "flights flights") for i in range(200)])
+    assert ids(index.search("cheap flights hotels", 9, ["p"])) == ids(before)
+
+
+words = st.lists(st.sampled_from(["ant", "bee", "cat", "dog", "elk", "fox"]), min_size=1, max_size=12)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(documents=st.lists(words, min_size=1, max_size=8), query=words)
+def test_the_score_is_bm25_over_the_summed_rarity(index, documents, query):
+    index.clear()
+    index.change([(str(i), "p", " ".join(document)) for i, document in enumerate(documents)])
+    n = len(documents)
+    held = Counter(word for document in documents for word in set(document))
+    rarity = {word: math.log(1 + (n - held[word] + 0.5) / (held[word] + 0.5)) for word in set(query)}
+    mean = sum(len(document) + 1 for document in documents) / n  # the mark of the partition is one word
+    wanted = {}
+    for i, document in enumerate(documents):
+        counts = Counter(document)
+        score = sum(
+            rarity[w] * counts[w] * 2.2 / (counts[w] + 1.2 * (0.25 + 0.75 * (len(document) + 1) / mean))
+            for w in rarity
+        ) / sum(rarity.values())
+        if score:
+            wanted[str(i)] = pytest.approx(score, abs=1e-3)
+    assert {hit.memory_id: hit.score for hit in index.search(" ".join(query), 9, ["p"])} == wanted
+
+
+def test_a_folder_is_opened_again_as_it_was_left(tmp_path):
+    first = LexicalIndex(tmp_path / "words")
+    first.change([("m", "p", "one two")])
+    identity = first.identity
+    first.close()
+    again = LexicalIndex(tmp_path / "words")
+    assert (again.identity, again.count(), ids(again.search("two", 1, ["p"]))) == (identity, 1, ["m"])
+    again.close()
+    with pytest.raises(StoreError, match="closed"):
+        again.count()
+
+
+def test_a_folder_in_use_is_left_alone_and_a_copy_begun(tmp_path):
+    owner, other = LexicalIndex(tmp_path / "words"), LexicalIndex(tmp_path / "words")
+    owner.change([("m", "p", "one two")])
+    assert (other.identity, other.count()) == ("", 0)
+    other.change([("n", "p", "three")])
+    assert (owner.count(), ids(owner.search("three", 1, ["p"]))) == (1, [])
+    owner.close()
+    other.close()
+
+
+@pytest.mark.parametrize("damage", ["meta.json", "identity", "all"])
+def test_a_damaged_folder_is_begun_anew_under_another_identity(tmp_path, damage):
+    first = LexicalIndex(tmp_path / "words")
+    first.change([("m", "p", "one two")])
+    identity = first.identity
+    first.close()
+    folder = tmp_path / "words" / "tantivy"
+    if damage == "all":
+        shutil.rmtree(folder)
+    else:
+        (folder / damage).write_text("nonsense")
+    again = LexicalIndex(tmp_path / "words")
+    assert again.identity not in ("", identity)
+    assert again.count() == 0
+    again.change([("m", "p", "one two")])
+    assert ids(again.search("two", 1, ["p"])) == ["m"]
+    again.close()
+
+
+def test_clearing_renews_the_identity(tmp_path):
+    index = LexicalIndex(tmp_path / "words")
+    index.change([("m", "p", "one")])
+    before = index.identity
+    index.clear()
+    assert index.identity != before
+    assert index.count() == 0
+    index.close()

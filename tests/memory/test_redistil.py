@@ -1,0 +1,73 @@
+"""A teacher rewords what many runs support, from their records alone."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from agentkd.errors import ConfigError
+from agentkd.memory.redistil import RedistilRefiner, RedistilSettings
+from agentkd.testing import FakeKit, ScriptedModel, example_trajectory
+
+
+@pytest.fixture
+def strong(ledger, lesson, store):
+    """A memory that two runs support."""
+    runs = [example_trajectory().model_copy(update={"id": f"tra-{n}"}) for n in (1, 2)]
+    for run in runs:
+        ledger.trajectories.begin(run)
+        ledger.trajectories.finish(run)
+    weak = lesson("asks for a table", "Book with `book_table`, never twice.", evidence=("tra-1", "tra-2"))
+    ledger.memories.admit([weak.model_copy(update={"status": "active", "support": 2})])
+    return weak, runs
+
+
+def answer(runs, **changes):
+    said = {
+        "when_to_use": "a guest asks for a table", "query": "book a table", "confidence": 0.8,
+        "lesson": "Check the time, then use `book_table` once and never again.",
+        "quote": runs[0].task.prompt[:20],
+    }  # fmt: skip
+    return json.dumps({**said, **changes})
+
+
+def refined(store, runs, *answers):
+    model = ScriptedModel(list(answers), name="teacher")
+    refiner = RedistilRefiner(RedistilSettings(min_support=2))
+    edits = store.refine([refiner], FakeKit(models={"distiller": model}, trajectories=runs))
+    return edits, refiner, model
+
+
+def test_a_new_version_keeps_the_evidence(store, ledger, strong):
+    weak, runs = strong
+    edits, _, model = refined(store, runs, answer(runs))
+    [newer] = ledger.memories.list()
+    assert [edit.replacement for edit in edits] == [newer.id]
+    assert (newer.parent, newer.version, newer.support, newer.origin) == (weak.id, 2, 2, "redistil")
+    assert newer.evidence.trajectories == ("tra-1", "tra-2")
+    assert "teacher" in ledger.memories.events(memory_id=weak.id)[-1].reason
+    assert runs[0].task.prompt in model.calls[0].messages[-1].content
+    assert refined(store, runs)[0] == []  # what the teacher worded is not asked about again
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"quote": "words that nobody said"}, "quote"),
+        ({"lesson": "Check the time, then book it, never twice."}, "book_table"),
+        ({"lesson": "Check the time, then use `book_table` once."}, "prohibition"),
+    ],
+)
+def test_a_wording_that_loses_something_is_refused_and_recorded(store, ledger, strong, change, why):
+    weak, runs = strong
+    edits, refiner, _ = refined(store, runs, answer(runs, **change), answer(runs, **change))
+    assert edits == []
+    assert why in refiner.failures[0]
+    assert [m.id for m in ledger.memories.list()] == [weak.id]
+
+
+def test_without_a_teacher_it_says_what_it_needs(store, strong):
+    refiner = RedistilRefiner(RedistilSettings(min_support=2))
+    with pytest.raises(ConfigError, match="distiller"):
+        store.refine([refiner], FakeKit())
