@@ -143,6 +143,9 @@ class MemorySettings(Value):
     """What the best match of words is worth against the span of the cosines found."""
     lift_weight: float = Field(default=0.1, ge=0.0, le=1.0)
     """What a measured lift of 1 adds to a memory's relevance, whose span is 1; unknown lift adds nothing."""
+    max_gap: float | None = Field(default=None, ge=0.0)
+    """Memories whose cosine similarity lies further than this below the best one's are left out: beside a
+    memory of the very same situation, a merely similar one distracts. None keeps them."""
     diversity: float = 0.0
     """Weight in [0, 1] of being unlike what was chosen before (maximal marginal relevance); 0 is off."""
     recallers: tuple[str, ...] = ()
@@ -154,7 +157,7 @@ class MemorySettings(Value):
     trial_level: float = 0.95
     """Certainty with which lift must be negative before recall is switched off or a memory quarantined."""
     trial_all: float = Field(default=0.2, ge=0.0, le=1.0)
-    """Share of the trials that withhold all memories, to measure recall as a whole; the others withhold one."""
+    """Share of the trials that withhold all memories, to measure recall as a whole; the rest withhold one."""
     trial_window: int = Field(default=1000, ge=1)
     """Newest tasks of a scope that its lift is measured on, so that it can recover."""
     trial_tasks: int = Field(default=20, ge=1)

@@ -176,9 +176,11 @@ def settings(size: Size, replies: Path | None) -> dict[str, Any]:
     }  # fmt: skip
     chosen: dict[str, Any] = {
         "cycle": {"suite": SUITE},
-        "memory": {"k": 2, "trial_share": 0.65, "trial_all": 0.05, "refiners": ["utility-prune"]},
+        "memory": {
+            "k": 2, "max_gap": 0.1, "trial_share": 0.65, "trial_all": 0.05, "refiners": ["utility-prune"],
+        },
         "refiner": {"utility-prune": prune},
-    }
+    }  # fmt: skip
     if replies is not None:
         chosen["roles"] = {"distiller": "scripted:teacher"}
         chosen["model"] = {"scripted": {"replies": str(replies)}}

@@ -26,11 +26,11 @@ class Moment(click.ParamType):  # type: ignore[type-arg]  # generic from click 8
         from agentkd.schema import now
 
         ago = _AGO.fullmatch(value.strip())
-        if ago is not None:
-            return now() - timedelta(**{_UNITS[ago[2]]: float(ago[1])})
         try:
+            if ago is not None:
+                return now() - timedelta(**{_UNITS[ago[2]]: float(ago[1])})
             found = datetime.fromisoformat(value.strip())
-        except ValueError:
+        except (ValueError, OverflowError):
             self.fail(
                 f"`{value}` is no time: write 2026-11-22, 2026-11-22T19:30, or 3d, 12h, 90m", param, ctx
             )

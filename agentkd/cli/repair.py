@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,8 +30,9 @@ def repair_workspace(root: Path, open_workspace: Callable[[], Workspace]) -> Ite
 
     with open_workspace() as workspace:
         where = workspace.settings.ledger or root / "ledger.db"
-        own = workspace.settings.options("index", "chroma").get("path")
-        index = Path(str(own)).expanduser() if own else root / "index"
+        own = workspace.settings.options("index", "chroma")
+        home = Path(str(own["path"])).expanduser() if own.get("path") else root / "index"
+        made = () if own.get("url") else (home / "chroma", root / "index" / "words")
     try:
         with Ledger.open(where) as ledger:
             ledger.check()
@@ -40,7 +41,7 @@ def repair_workspace(root: Path, open_workspace: Callable[[], Workspace]) -> Ite
         return
     yield Check(area="repair", name="ledger", status="PASS", detail="whole; every reference holds")
     yield _left_over(root)
-    yield from _indexes(index, open_workspace)
+    yield from _indexes(home / ".lock", made, open_workspace)
 
 
 def _left_over(root: Path) -> Check:
@@ -56,36 +57,38 @@ def _left_over(root: Path) -> Check:
     return Check(area="repair", name="folders", status="PASS", detail="; ".join(told))
 
 
-def _indexes(folder: Path, open_workspace: Callable[[], Workspace]) -> Iterator[Check]:
+def _indexes(lock: Path, made: Sequence[Path], open_workspace: Callable[[], Workspace]) -> Iterator[Check]:
+    """Compare the indexes; of those that cannot be read, throw the folders away that we had `made`."""
     try:
         yield from _compared(open_workspace)
+        return
     except LockedError as error:
-        yield Check(area="repair", name="index", status="FAIL", detail=error.message, hint=error.hint)
+        broken: AgentkdError = error
     except StoreError as error:
-        if not folder.is_dir():
-            yield Check(area="repair", name="index", status="FAIL", detail=error.message, hint=error.hint)
-            return
-        _throw_away(folder)
-        yield Check(
-            area="repair",
-            name="index files",
-            status="PASS",
-            detail=f"thrown away, unreadable: {error.message}",
-        )
-        yield from _compared(open_workspace)
+        broken = error
+        there = [folder for folder in made if folder.is_dir()]
+        if there:
+            told = f"thrown away, unreadable: {error.message}"
+            try:
+                _throw_away(lock, there)
+                yield Check(area="repair", name="index files", status="PASS", detail=told)
+                yield from _compared(open_workspace)
+                return
+            except AgentkdError as again:
+                broken = again
+    yield Check(area="repair", name="index", status="FAIL", detail=broken.message, hint=broken.hint)
 
 
-def _throw_away(folder: Path) -> None:
-    """Empty an index folder under its lock; the lock's file stays, with the epoch in it."""
+def _throw_away(lock: Path, folders: Sequence[Path]) -> None:
+    """Remove index folders under the lock of the index; its file stays, with the epoch in it."""
     from agentkd.memory import IndexLock
 
-    lock = IndexLock(folder / ".lock")
+    held = IndexLock(lock)
     try:
-        for path in folder.iterdir():
-            if path.name != ".lock":
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
     finally:
-        lock.release()
+        held.release()
 
 
 def _compared(open_workspace: Callable[[], Workspace]) -> Iterator[Check]:

@@ -211,7 +211,7 @@ class Parts:
         return spec
 
     def model(self, role: str) -> Model:
-        """Return the model of a role (`actor`, `student`, `distiller`, `judge`, `recaller`) or of a model string."""
+        """Return the model of a role of `[roles]` or of a model string."""
         spec = self.resolve(role)
         with self._lock:
             if spec not in self._models:

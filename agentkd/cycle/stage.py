@@ -339,5 +339,7 @@ def _baseline_results(parts: Parts, suite: Suite, tasks: Sequence[Task], split: 
 
 def memory_snapshot(parts: Parts, checkpoint: str = "base") -> str:
     """Return a hash of the memories that recall can see where `checkpoint` serves."""
-    visible: list[Memory] = parts.ledger.memories.list(status="active", checkpoint=checkpoint)
+    from agentkd.memory.status import RECALLED
+
+    visible: list[Memory] = parts.ledger.memories.list(status=RECALLED, checkpoint=checkpoint)
     return content_id("snp", sorted(memory.id for memory in visible))

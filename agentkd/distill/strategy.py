@@ -39,7 +39,7 @@ class StrategySettings(AskSettings):
     max_scenarios: int = Field(default=8, ge=1)
     """Scenarios that are worked on, the largest first."""
     max_probes: int = Field(default=6, ge=1)
-    """Tasks of a scenario on which guidance is tried; half of them at most are shown to the teacher."""
+    """Tasks of a scenario on which guidance is tried; the first half of them is shown to the teacher."""
     rounds: int = Field(default=2, ge=1)
     """Guidance that the teacher may write for one scenario until the answers hold."""
     min_success: float = Field(default=0.5, ge=0.0, le=1.0)
@@ -192,6 +192,8 @@ class StrategyDistiller(Finds):
             raise
         except AgentkdError as error:
             return f"the trial broke: {error.message}"
+        except Exception as error:  # the world of a task broke: that says nothing about the guidance
+            return f"the trial broke: {type(error).__name__}: {error}"
         before, after = made[: len(scenario.runs)], made[len(scenario.runs) :]
         wrong = [t for t in after if not t.success]
         return _Trial(
@@ -200,7 +202,7 @@ class StrategyDistiller(Finds):
             with_=sum(t.success for t in after),
             still_wrong="\n\n".join(
                 f"Request: {shorten(t.task.prompt, 600)}\n{transcript(t, (), limit=1200)}" for t in wrong[:2]
-            ),
+            ).replace("</", "< /"),
         )
 
     def _holds(self, trial: _Trial) -> bool:

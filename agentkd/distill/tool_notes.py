@@ -122,7 +122,7 @@ class ToolNotesDistiller(Finds):
         calls = "\n".join(_failed_line(act) for act in stats.telling_acts()[:_SHOWN_CALLS])
         rate = f"{stats.n_calls} calls, {stats.n_errors} of them failed."
         slots = {
-            "tool": stats.tool,
+            "tool": stats.tool.replace("</", "< /"),
             "facts": "\n".join([rate, *facts[1:]]).replace("</", "< /"),
             "calls": _whole_lines(calls, self.settings.max_transcript_chars).replace("</", "< /"),
         }

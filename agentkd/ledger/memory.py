@@ -90,7 +90,8 @@ class Memories:
         """Set the status for a serving checkpoint; False when it is so already.
 
         A revocation holds for every checkpoint, undoes the merges that the memory is a part of, and
-        taints the checkpoints that were trained on it or on what was made from it.
+        taints the checkpoints that were trained on it or on what was made from it. It is for good:
+        raises DataError for another status of a revoked memory.
         """
         name = "base" if status == "revoked" else checkpoint
         with self._database.write() as connection:
@@ -99,6 +100,8 @@ class Memories:
                 raise admission.unknown(memory_id)
             if status == before[memory_id] and _has_row(connection, memory_id, name):
                 return False
+            if name == "base" and before[memory_id] == "revoked" != status:
+                raise _is_revoked(memory_id)
             upsert(
                 connection,
                 t.memory_status,
@@ -122,7 +125,8 @@ class Memories:
         made = undo.descendants(connection, [memory_id])
         undo.release_parts(connection, memory_id, reason)
         for id_ in sorted(undo.united_from(connection, memory_id)):  # no longer to be taken apart
-            self.set_status(id_, "quarantined", reason)
+            if self.get(id_).status != "revoked":
+                self.set_status(id_, "quarantined", reason)
         for id_ in (memory_id, *sorted(made)):
             taint_from_memory(connection, id_)
 
@@ -134,7 +138,7 @@ class Memories:
         """
         with self._database.write() as connection:
             if self.get(memory_id).status == "revoked":
-                raise DataError(f"memory `{memory_id}` was revoked, which is for good")
+                raise _is_revoked(memory_id)
             c = t.memory_events.c
             put_away = c.status.in_(("quarantined", "tombstone"))
             found = event.find(connection, c.memory_id == memory_id, c.checkpoint == "base", put_away)
@@ -311,6 +315,12 @@ class Memories:
         where += [c.memory_id == memory_id] if memory_id is not None else []
         with self._database.read() as connection:
             return tuple(recall.find(connection, *where))
+
+
+def _is_revoked(memory_id: str) -> DataError:
+    return DataError(
+        f"memory `{memory_id}` was revoked, which is for good", hint="admit another wording of the lesson"
+    )
 
 
 def _has_row(connection: sa.Connection, memory_id: str, checkpoint: str) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
 import sqlalchemy as sa
 
 from agentkd.config import MemorySettings
+from agentkd.ledger import event
 from agentkd.ledger import tables as t
 from agentkd.ledger.database import Database, chunks, insert_many, insert_once
 from agentkd.schema import Hit, Lift, Scope, Utility, Value, lift_of
@@ -71,7 +72,8 @@ def settle(connection: sa.Connection, trajectory_id: str, success: bool | None) 
     """Set the win flags of a trajectory and add what changed to its memories' counters.
 
     None takes an outcome back. A task counts once per memory however many steps recalled it, and a
-    second call with the same outcome changes nothing.
+    second call with the same outcome changes nothing. What came to be a part of a merge meanwhile counts
+    for the union too, whose counters are the sums of its parts'.
 
     Lift compares like with like: a memory counts as seen where nothing was withheld, and as withheld where
     it alone was. On trials, the memories beside it do not count, nor does any where all were withheld.
@@ -87,15 +89,14 @@ def settle(connection: sa.Connection, trajectory_id: str, success: bool | None) 
     ).scalar_one_or_none()
     if arm in ("one", "withheld"):
         rows = [row for row in rows if arm == "one" and row[1]]
-    changes: dict[Counts, list[str]] = {}
+    changes: dict[str, Counts] = {}
     for memory_id, withheld, win in rows:
         before = _counts(bool(withheld), None if win is None else bool(win))
         after = _counts(bool(withheld), success)
         delta = (after[0] - before[0], after[1] - before[1], after[2] - before[2], after[3] - before[3])
         if any(delta):
-            changes.setdefault(delta, []).append(memory_id)
-    for delta, ids in changes.items():
-        _add(connection, ids, delta)
+            changes[memory_id] = delta
+    _add(connection, changes)
     for table in (t.recalls, t.trials):
         connection.execute(table.update().where(table.c.trajectory_id == trajectory_id).values(win=success))
 
@@ -193,9 +194,34 @@ def _counts(withheld: bool, win: bool | None) -> Counts:
     return (0, 0, 1, int(win)) if withheld else (1, int(win), 0, 0)
 
 
-def _add(connection: sa.Connection, ids: list[str], delta: Counts) -> None:
+def _add(connection: sa.Connection, changes: Mapping[str, Counts]) -> None:
     m = t.memories.c
     columns = (m.recalls, m.wins, m.held_out, m.held_out_wins)
-    values = {column.name: column + number for column, number in zip(columns, delta, strict=True)}
-    for batch in chunks(ids):
-        connection.execute(t.memories.update().where(m.id.in_(batch)).values(values))
+    groups: dict[Counts, list[str]] = {}
+    for id_, delta in changes.items():
+        groups.setdefault(delta, []).append(id_)
+    groups_of_unions = [(changes[id_], [union]) for id_, union in _unions(connection, changes)]
+    for delta, ids in [*groups.items(), *groups_of_unions]:
+        values = {column.name: column + number for column, number in zip(columns, delta, strict=True)}
+        for batch in chunks(ids):
+            connection.execute(t.memories.update().where(m.id.in_(batch)).values(values))
+
+
+def _unions(connection: sa.Connection, ids: Iterable[str]) -> list[tuple[str, str]]:
+    """Return (memory, union) for every merge that a memory is a part of by now, however deep."""
+    m, e = t.memories.c, t.memory_events.c
+    found: list[tuple[str, str]] = []
+    front = [(id_, id_) for id_ in ids]  # (memory, what stands for it)
+    while front:
+        after: dict[str, str] = {}
+        for batch in chunks({id_ for _, id_ in front}):
+            rows = connection.execute(sa.select(m.id, m.current, m.successor).where(m.id.in_(batch)))
+            after |= {id_: successor for id_, current, successor in rows if successor and not current}
+        closed = {id_: event.find(connection, e.memory_id == id_, e.kind == "superseded") for id_ in after}
+        front = [
+            (memory, after[id_])
+            for memory, id_ in front
+            if closed.get(id_) and "with" in closed[id_][-1].details  # a new version counts anew
+        ]
+        found += front
+    return found

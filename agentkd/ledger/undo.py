@@ -110,18 +110,28 @@ def _undo_merge(connection: sa.Connection, union_id: str, reason: str) -> tuple[
         )[-1]
         _note(connection, closing, reason, current=True)
     if last.kind == "united":
-        _give_back(connection, union, last.details)
+        _give_back(connection, union, parts, last.details)
         keys = load(Memory, union["body"]).keys.model_dump(mode="json", exclude_defaults=True)
         taken = {"taken": last.details.get("evidence", {}), "support": -last.details["support"], "keys": keys}
         _note(connection, last, reason, details=taken)
     else:
-        _pass_on(connection, union, parts, last.details)
+        _pass_on(connection, union, parts)
         _set_current(connection, union_id, False, None)
         _note(connection, last, reason, current=False)
     return (union_id, *parts)
 
 
-def _give_back(connection: sa.Connection, union: sa.RowMapping, taken: Mapping[str, Any]) -> None:
+def _own(union: sa.RowMapping, parts: Mapping[str, sa.RowMapping]) -> dict[str, int]:
+    """Return what a union counted itself: outcomes of its parts that came late count for both."""
+    return {name: max(0, union[name] - sum(row[name] for row in parts.values())) for name in COUNTERS}
+
+
+def _give_back(
+    connection: sa.Connection,
+    union: sa.RowMapping,
+    parts: Mapping[str, sa.RowMapping],
+    taken: Mapping[str, Any],
+) -> None:
     """Take out of a memory what a merge had put in; what it gained since stays."""
     memory = load(Memory, union["body"])
     gone = Evidence.model_validate(taken.get("evidence", {}))
@@ -135,7 +145,7 @@ def _give_back(connection: sa.Connection, union: sa.RowMapping, taken: Mapping[s
     values = {
         "body": dump(memory.model_copy(update={"evidence": kept, "keys": keys})),
         "support": union["support"] - taken["support"],
-        **{name: union[name] - taken["counters"][name] for name in COUNTERS},
+        **_own(union, parts),
     }
     connection.execute(t.memories.update().where(t.memories.c.id == memory.id).values(values))
     for table, ids in (
@@ -147,13 +157,10 @@ def _give_back(connection: sa.Connection, union: sa.RowMapping, taken: Mapping[s
 
 
 def _pass_on(
-    connection: sa.Connection,
-    union: sa.RowMapping,
-    parts: Mapping[str, sa.RowMapping],
-    details: Mapping[str, Any],
+    connection: sa.Connection, union: sa.RowMapping, parts: Mapping[str, sa.RowMapping]
 ) -> None:
     """Give every part what its union gained: each recall and each run of the union was one of the part."""
-    gained = {name: union[name] - details["counters"][name] for name in COUNTERS}
+    gained = _own(union, parts)
     evidence = load(Memory, union["body"]).evidence
     known = [load(Memory, row["body"]).evidence for row in parts.values()]
     fresh = Evidence(
@@ -213,14 +220,24 @@ def united_from(connection: sa.Connection, memory_id: str) -> set[str]:
 
 
 def overruled(connection: sa.Connection) -> list[tuple[str, str, frozenset[str]]]:
-    """Return what people took back: who had edited (the head of the reason), the kind, and the ids."""
+    """Return what people took back: who had edited (the head of the reason), the kind, and the ids.
+
+    Of a merge the kind is `united`, and the ids are those of all memories that became one.
+    """
     e = t.memory_events.c
     undone = event.find(connection, e.kind.in_(("undone", "reactivated")), e.details != "")
     seqs = [seq for found in undone for seq in found.details.get("undoes", ())]
     if not seqs:
         return []
-    edits = event.find(connection, e.seq.in_(seqs))
-    return [(_editor(x.reason), x.kind, frozenset(x.details.get("with", (x.memory_id,)))) for x in edits]
+    edits = [x for x in event.find(connection, e.seq.in_(seqs)) if "parents" not in x.details]
+    return [(_editor(x.reason), "united" if "with" in x.details else x.kind, _concerned(x)) for x in edits]
+
+
+def _concerned(edit: MemoryEvent) -> frozenset[str]:
+    """Return the memories that an edit closed, and the one among them that took the others in."""
+    if "with" not in edit.details:
+        return frozenset({edit.memory_id})
+    return frozenset(edit.details["with"]) | (set() if edit.details["made"] else {edit.details["by"]})
 
 
 def _editor(reason: str) -> str:

@@ -44,7 +44,11 @@ def apply_refiner(refiner: Refiner, kit: Kit, ledger: Ledger) -> list[Edit]:
         _check(refiner.name, edit, known)
     made: list[Edit] = []
     with ledger.transaction():
-        taken_back = [(kind, ids) for who, kind, ids in ledger.memories.overruled() if who == refiner.name]
+        taken_back = [
+            (kind, ids)
+            for who, kind, ids in ledger.memories.overruled()
+            if who == refiner.name or kind == "united"  # what `corroborate` merged, `merge` would merge too
+        ]
         for edit in proposed:
             if not _is_overruled(edit, taken_back):
                 made += _apply(edit, f"{refiner.name}: {edit.reason}", known, ledger)
@@ -53,14 +57,15 @@ def apply_refiner(refiner: Refiner, kit: Kit, ledger: Ledger) -> list[Edit]:
 
 def _is_overruled(edit: MemoryEdit, taken_back: Iterable[tuple[str, frozenset[str]]]) -> bool:
     """Whether a person took the same edit, or a part of it, back."""
-    kind = edit.status if edit.status is not None else "superseded"
-    changed = {*edit.ids} - ({edit.replacement.id} if edit.replacement is not None else set())
-    return any(kind == what and ids <= changed for what, ids in taken_back)
+    kind = edit.status or ("united" if len(set(edit.ids)) > 1 else "superseded")
+    return any(kind == what and ids <= {*edit.ids} for what, ids in taken_back)
 
 
 def _apply(edit: MemoryEdit, reason: str, known: Mapping[str, Memory], ledger: Ledger) -> Iterator[Edit]:
-    """Carry an edit out, unless another process has replaced one of its memories meanwhile."""
-    if set(edit.ids) - ledger.memories.status_for("base", edit.ids).keys():
+    """Carry an edit out, unless one of its memories was replaced or revoked since the refiner saw it."""
+    seen = {*edit.ids} | ({edit.replacement.id} & known.keys() if edit.replacement is not None else set())
+    status = ledger.memories.status_for("base", seen)
+    if seen - status.keys() or "revoked" in status.values():
         return
     if edit.status is not None:
         for id_ in edit.ids:

@@ -182,6 +182,9 @@ class Search:
     def _chosen(self, pool: _Pool, k: int) -> list[Hit]:
         """Return the `k` best of what was read, by relevance and, where that is asked for, by diversity."""
         pool.hits.sort(key=lambda item: -item[0])  # stable: equals stay in the order of the search
+        if self._settings.max_gap is not None and pool.hits:
+            least = max(hit.score for _, hit in pool.hits) - self._settings.max_gap
+            pool.hits = [item for item in pool.hits if item[1].score >= least]
         hits = [hit for _, hit in pool.hits]
         if self._settings.diversity and len(hits) > 1:
             vectors = self._embedder.embed([key_texts(hit.memory)[hit.key] for hit in hits])

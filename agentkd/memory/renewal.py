@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from agentkd.errors import AgentkdError
@@ -16,10 +17,12 @@ __all__ = ["Renewal"]
 class Renewal:
     """One rebuild in the background; stopped half-way, the next one goes on from there."""
 
-    def __init__(self, projection: Projection, index: Any) -> None:
-        """Start the thread."""
+    def __init__(self, projection: Projection, index: Any, say: Callable[[str], None]) -> None:
+        """Start the thread; `say` is told what ended it, unless it was stopped."""
         self._projection = projection
         self._index = index
+        self._say = say
+        self._is_stopped = False
         self.error: AgentkdError | None = None
         """What ended it before its time."""
         self._thread = threading.Thread(target=self._run, name="agentkd-renewal", daemon=True)
@@ -32,6 +35,7 @@ class Renewal:
 
     def stop(self) -> None:
         """Let it end after the batch at work."""
+        self._is_stopped = True
         self._index.interrupt()
         self._thread.join()
 
@@ -40,3 +44,5 @@ class Renewal:
             self._projection.rebuild(words=False)
         except AgentkdError as error:
             self.error = error
+            if not self._is_stopped:
+                self._say(f"the index keeps its old settings, building it anew failed: {error}")

@@ -87,7 +87,9 @@ class Shelf:
         if collection is None:
             return [[] for _ in range(len(vectors))]
         if self._in_memory(collection):
-            return self._small.query(vectors, k, collection.name)
+            near = self._small.query(vectors, k, collection.name)
+            if self._is_small.get(collection.name):  # else it outgrew memory meanwhile
+                return near
         step = max(1, _HITS // k)
         found: list[list[IndexHit]] = []
         for start in range(0, len(vectors), step):
@@ -171,12 +173,19 @@ class Shelf:
         known = self._is_small.get(name)
         if known is None:
             with self._guard:
-                known = self._is_small[name] = collection.count() <= _SMALL
-                found = collection.get(include=["embeddings"]) if known else {"ids": []}
-                if found["ids"]:
-                    _, memory_ids, keys = zip(*(id_.split(_MARK) for id_ in found["ids"]), strict=True)
-                    self._small.add(found["ids"], found["embeddings"], memory_ids, keys, name)
+                if name not in self._is_small:  # said only once they are there: other threads do not wait
+                    self._is_small[name] = self._read_small(collection)
+                return self._is_small[name]
         return known
+
+    def _read_small(self, collection: Any) -> bool:
+        if collection.count() > _SMALL:
+            return False
+        found = collection.get(include=["embeddings"])
+        if found["ids"]:
+            _, memory_ids, keys = zip(*(id_.split(_MARK) for id_ in found["ids"]), strict=True)
+            self._small.add(found["ids"], found["embeddings"], memory_ids, keys, collection.name)
+        return True
 
     def _has(self, name: str) -> bool:
         """Whether a collection is there; what other clients of a server made is seen within a second."""

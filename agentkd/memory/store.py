@@ -23,7 +23,7 @@ from agentkd.memory.render import render, token_counter
 from agentkd.memory.renewal import Renewal
 from agentkd.memory.threshold import Thresholds, thresholds_for
 from agentkd.plugins import Hooks
-from agentkd.protocols import Embedder, Index, Kit, Progress, RecallStage, Refiner
+from agentkd.protocols import Embedder, Index, Kit, Progress, RecallStage, Refiner, SilentProgress
 from agentkd.schema import Hit, Memory, MemoryStatus, Scope
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ class MemoryStore:
         self._index = index
         self._embedder = embedder
         self._hooks = hooks
-        self._projection = Projection(ledger, index, embedder, progress, self._words)
+        self._progress = progress or SilentProgress()
+        self._projection = Projection(ledger, index, embedder, self._progress, self._words)
         self._search = Search(ledger, index, embedder, settings, self._words)
         self._thresholds: Thresholds | None = None
         self._renewal: Renewal | None = None
@@ -249,7 +250,7 @@ class MemoryStore:
         and the next one goes on from there.
         """
         if self._renewal is None and getattr(self._index, "is_outdated", False):
-            self._renewal = Renewal(self._projection, self._index)
+            self._renewal = Renewal(self._projection, self._index, self._progress.say)
         return self._renewal
 
     def audit(self) -> Audit:

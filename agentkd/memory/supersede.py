@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from pydantic import Field
 
@@ -11,7 +11,7 @@ from agentkd.memory.lesson import lesson_of, normalise
 from agentkd.memory.neighbour import Pair, Situations, close_pairs, judged, situation_of, together
 from agentkd.memory.wording import contradicts, wording_of
 from agentkd.protocols import Embedder, Kit
-from agentkd.schema import Memory, MemoryEdit, Value
+from agentkd.schema import Memory, MemoryEdit, ToolSpec, Value
 
 __all__ = ["SupersedeRefiner", "SupersedeSettings", "build"]
 
@@ -32,7 +32,7 @@ class SupersedeRefiner:
     Lessons for the same situation contradict each other where they give one parameter of one tool other
     values, or differ in nothing but a value or a `not`. What a person corrected goes first, then the better
     supported, then the newer one. Exemplars of one and the same task contradict each other only where a
-    newer correction accepted other calls.
+    newer correction accepted other calls; a request that comes with other tools is another task.
     """
 
     name = "supersede"
@@ -47,7 +47,11 @@ class SupersedeRefiner:
         gone: set[str] = set()
         for group in together(judged(memories)):
             if any(memory.kind == "case" or memory.calls for memory in group):
-                conflicts = [(*pair, "a newer correction accepted other calls") for pair in _recalled(group)]
+                conflicts = [
+                    (*pair, "a newer correction accepted other calls")
+                    for pair in _recalled(group)
+                    if _tools_offered(pair[0], kit) == _tools_offered(pair[1], kit)
+                ]
             else:
                 conflicts = [
                     (*_winner_first(*pair), why) for *pair, why in _conflicts(group, above, kit.embedder())
@@ -73,6 +77,12 @@ def _recalled(group: Sequence[Memory]) -> Iterator[Pair]:
         for at, newer in enumerate(same):
             if newer.evidence.corrections:
                 yield from ((newer, older) for older in same[:at] if lesson_of(older) != lesson_of(newer))
+
+
+def _tools_offered(memory: Memory, kit: Kit) -> Collection[ToolSpec]:
+    """Return the tools that the run behind a case could call; none where its suite names them."""
+    runs = kit.trajectories(memory.evidence.trajectories[:1])
+    return runs[0].task.tools if runs else ()
 
 
 def _conflicts(

@@ -52,6 +52,7 @@ def test_diff_compares_two_memories_or_two_times(cli: Cli, merged: tuple[Path, s
     assert "1 united" in cli("-C", root, "memory", "diff", "--since", "1h").out
     assert cli("-C", root, "memory", "diff", first).code == 2
     assert cli("-C", root, "memory", "diff", "--since", "yesterdayish").code == 2
+    assert cli("-C", root, "memory", "diff", "--since", "99999999999d").code == 2
 
 
 def test_the_past_is_listed_shown_and_recalled(cli: Cli, merged: tuple[Path, str, str, str]) -> None:
@@ -78,3 +79,13 @@ def test_a_person_undoes_quarantines_and_activates(cli: Cli, merged: tuple[Path,
     assert "was active before" in cli("-C", root, "memory", "activate", second, "fine").out
     assert "person: fine" in cli("-C", root, "memory", "history", second, "--json").out
     assert cli("-C", root, "memory", "undo", "mem-none").code == 6
+
+
+def test_a_revoked_memory_stays_revoked(cli: Cli, merged: tuple[Path, str, str, str]) -> None:
+    root, first, _second, _ = merged
+    assert cli("-C", root, "memory", "revoke", first, "poison").code == 0
+    for verb in ("quarantine", "activate", "undo"):
+        refused = cli("-C", root, "memory", verb, first, "again")
+        assert refused.code == 3
+        assert "for good" in refused.err
+    assert cli("-C", root, "memory", "show", first, "--json").json["status"] == "revoked"

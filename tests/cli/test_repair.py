@@ -87,6 +87,29 @@ def test_unreadable_index_files_are_thrown_away_and_made_again(cli: Cli, folder:
     assert checks["index"]["detail"] == "agrees: 10 vectors of 10 memories"
 
 
+def test_only_what_agentkd_made_is_thrown_away(cli: Cli, folder: Path, tmp_path: Path) -> None:
+    own = tmp_path / "mine"
+    with (folder / "agentkd.toml").open("a") as file:
+        file.write(f'[index.chroma]\npath = "{own}"\n')
+    assert repaired(cli, folder)[0] == 0
+    (own / "thesis.txt").write_text("years of work")
+    (own / "chroma" / "chroma.sqlite3").write_bytes(b"no database" * 200)
+    code, checks = repaired(cli, folder)
+    assert code == 0
+    assert "thrown away" in checks["index files"]["detail"]
+    assert (own / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_server_that_is_down_costs_no_folder(cli: Cli, folder: Path) -> None:
+    with (folder / "agentkd.toml").open("a") as file:
+        file.write('[index.chroma]\nurl = "http://127.0.0.1:9"\n')
+    code, checks = repaired(cli, folder)
+    assert code == 1
+    assert checks["index"]["status"] == "FAIL"
+    assert "server" in checks["index"]["hint"]
+    assert (folder / "index" / "chroma" / "chroma.sqlite3").is_file()
+
+
 def test_half_written_files_go_and_trainings_stay(cli: Cli, folder: Path) -> None:
     old = folder / "datasets" / ".partial-x"
     old.mkdir(parents=True)

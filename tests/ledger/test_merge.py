@@ -220,3 +220,22 @@ def pause() -> Any:
     moment = now()
     time.sleep(0.002)
     return moment
+
+
+@pytest.mark.parametrize("makes_new", [True, False])
+def test_an_outcome_that_comes_after_a_merge_counts_for_the_union_and_once_after_an_undo(
+    seen: Ledger, make: Make, parts: list[Any], makes_new: bool
+) -> None:
+    keeper, other = parts
+    seen.memories.record_recall("trj-4", 0, [make.hit(other)])
+    union = merged(seen, parts, make.memory("ask for the e-mail address first") if makes_new else keeper)
+    seen.memories.record_recall("trj-5", 0, [make.hit(union)])
+    for id_ in ("trj-4", "trj-5"):
+        seen.memories.record_outcome(id_, True)
+    assert seen.memories.get(union.id).utility == Utility(recalls=9, wins=6, held_out=1)
+    seen.memories.record_outcome("trj-4", False)
+    assert seen.memories.get(union.id).utility == Utility(recalls=9, wins=5, held_out=1)
+    seen.memories.undo(other.id, "they differ")
+    late, own = int(makes_new), seen.memories.get(keeper.id).utility
+    assert own == Utility(recalls=6, wins=5)  # what the union was recalled for is the keeper's
+    assert seen.memories.get(other.id).utility == Utility(recalls=3 + late, wins=late, held_out=1)

@@ -253,3 +253,27 @@ def shared_chroma(tmp_path_factory):
     index = ChromaIndex(ChromaSettings(), fingerprint="f", path=tmp_path_factory.mktemp("chroma"))
     yield index
     index.close()
+
+
+def test_a_thread_that_asks_while_another_one_reads_a_small_partition_finds_it(chroma, tmp_path):
+    vectors = HashingEmbedder().embed(["book a table"])
+    index = chroma(tmp_path / "i")
+    index.add(["a"], vectors, ["mem-a"], ["task"], "p")
+    index.close()
+    index = chroma(tmp_path / "i")
+    begun, go_on, small = threading.Event(), threading.Event(), index._shelf._small
+    fill = small.add
+
+    def slowly(*rows):
+        begun.set()
+        go_on.wait(10)
+        fill(*rows)
+
+    small.add = slowly
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(index.query, vectors, 1, "p")
+        assert begun.wait(10)
+        second = threads.submit(index.query, vectors, 1, "p")
+        threading.Timer(0.2, go_on.set).start()
+        for found in (first.result(), second.result()):
+            assert [hit.memory_id for hit in found[0]] == ["mem-a"]

@@ -13,8 +13,8 @@ from agentkd.memory.corroborate import CorroborateRefiner, CorroborateSettings
 from agentkd.memory.merge import MergeRefiner, MergeSettings
 from agentkd.memory.supersede import SupersedeRefiner, SupersedeSettings
 from agentkd.memory.wording import contains, contradicts, says_the_same, wording_of
-from agentkd.schema import Evidence, MemoryEdit, Scope, ToolCall
-from agentkd.testing import FakeKit, ScriptedModel
+from agentkd.schema import Evidence, MemoryEdit, Scope, ToolCall, ToolSpec
+from agentkd.testing import FakeKit, ScriptedModel, example_correction, example_trajectory
 
 CALL = ToolCall(name="find_order", arguments={"email": "a@b.c"})
 OTHER = ToolCall(name="find_order", arguments={"email": "x@y.z"})
@@ -283,3 +283,54 @@ def test_wording_sees_values_and_negations():
     assert not contradicts(w("set the limit to 5"), w("set the language to 'de'"))
     assert says_the_same(w("use `a` and 5"), w("take 5 and `a`"))
     assert not says_the_same(w("use `a`"), w("never use `a`"))
+
+
+def test_what_a_person_takes_back_is_not_done_by_another_refiner_either(pool, store, ledger, lesson):
+    first, second = pool(
+        lesson("asks for a refund of red shoes", "check the date of the order first"),
+        lesson("asks for a refund of red shoes now", "check the date of the order first"),
+    )
+    corroborate(store)
+    store.undo(second.id, "they differ")
+    assert merge(store) == []
+    assert set(current(ledger)) == {first.id, second.id}
+
+
+@pytest.mark.parametrize("change", ["revoked", "replaced"])
+def test_what_changes_while_a_refiner_thinks_is_left_alone(pool, store, ledger, lesson, change):
+    first, second, union = pool(lesson("book a table"), lesson("book a big table"), lesson("book a seat"))
+
+    class Thinks:
+        name = "thinks"
+
+        def refine(self, memories, kit):
+            if change == "revoked":
+                ledger.memories.set_status(first.id, "revoked", "wrong")
+                return [MemoryEdit(ids=(first.id, second.id), replacement=second, reason="alike")]
+            ledger.memories.replace([first.id, union.id], union, "merge: alike")
+            return [MemoryEdit(ids=(second.id,), replacement=first, reason="the newer one")]
+
+    assert store.refine([Thinks()], FakeKit()) == []
+    left = {id_ for id_, memory in current(ledger).items() if memory.status == "active"}
+    assert left == ({second.id, union.id})
+
+
+def test_cases_of_one_request_with_other_tools_do_not_contradict_each_other(pool, store, ledger, lesson):
+    def run_with(tool):
+        run = example_trajectory()
+        task = run.task.model_copy(update={"tools": (ToolSpec(name=tool),)})
+        run = run.model_copy(update={"id": f"run-{tool}", "task": task})
+        ledger.trajectories.begin(run)
+        ledger.trajectories.finish(run)
+        said = example_correction(run)
+        ledger.corrections.add(said)
+        return run, Evidence(trajectories=(run.id,), corrections=(said.id,))
+
+    request = "what is 100 less 40"
+    (one, first), (two, second) = run_with("add"), run_with("sub")
+    old = aged(lesson(request, "a", kind="case", calls=(CALL,), task=request), 3, evidence=first)
+    new = lesson(request, "b", kind="case", calls=(OTHER,), task=request)
+    pool(old, new.model_copy(update={"evidence": second}))
+    refiners = [CorroborateRefiner(), SupersedeRefiner(), MergeRefiner()]
+    assert store.refine(refiners, FakeKit(trajectories=[one, two])) == []
+    assert set(current(ledger)) == {old.id, new.id}

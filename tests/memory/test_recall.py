@@ -30,6 +30,19 @@ def test_the_most_similar_comes_first_and_k_bounds_the_number(any_store, lesson)
     assert any_store.recall("book a table for two people", k=0) == []
 
 
+def test_what_is_far_behind_the_best_is_left_out_where_that_is_asked_for(make_store, lesson):
+    same, other = lesson("book a table for two people"), lesson("book a flight")
+    found = {}
+    for gap in (None, 0.2):
+        store = make_store(ExactIndex(), max_gap=gap)
+        store.admit([same, other])
+        found[gap] = ids(store.recall("book a table for two people"))
+        found[gap, "far"] = ids(store.recall("book a flight for two"))
+    assert found[None] == [same.id, other.id]
+    assert found[0.2] == [same.id]
+    assert other.id in found[0.2, "far"]
+
+
 def test_a_memory_is_found_by_its_best_key_and_only_once(any_store, lesson):
     memory = lesson("restaurant request", task="reserve seats at luigi", tools="book_table")
     any_store.admit([memory])

@@ -188,3 +188,21 @@ def test_a_shelf_knows_when_it_was_begun(chroma, tmp_path):
     index = chroma(tmp_path)
     assert isinstance(index.aside(), Shelf)
     assert index.aside(resume=True).prefix == index.aside(resume=True).prefix
+
+
+def test_a_renewal_that_fails_says_so(ledger, chroma, tmp_path, lesson):
+    store = store_on(ledger, chroma(tmp_path / "i"))
+    store.admit([lesson("book a table")])
+    store.close()
+
+    class Breaks(HashingEmbedder):
+        def embed(self, texts):
+            raise ModelError("no memory left")
+
+    said = []
+    store = store_on(ledger, chroma(tmp_path / "i", max_neighbors=8), Breaks())
+    store._progress.say = said.append
+    renewal = store.renew()
+    assert renewal.wait(20)
+    assert isinstance(renewal.error, ModelError)
+    assert "no memory left" in said[0]

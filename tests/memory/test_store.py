@@ -249,3 +249,10 @@ def test_a_refiner_that_edits_what_it_may_not_is_named_and_changes_nothing(store
     with pytest.raises(PluginError, match="renames"):
         store.refine([Renames(change(memory.id, "quarantined", "fine"), wrong)], FakeKit())
     assert ids(store.recall("book a table")) == [memory.id]
+
+
+def test_a_memory_without_a_key_is_missed_by_no_index(store, ledger, lesson):
+    hidden = lesson("x").model_copy(update={"when_to_use": "", "keys": MemoryKeys(), "status": "active"})
+    ledger.memories.admit([hidden])
+    found = store.check()
+    assert (found.agrees, found.n_words_missing) == (True, 0)

@@ -83,7 +83,7 @@ def test_the_parents_side_and_the_objectives_import_nothing_heavy() -> None:
 
 def test_the_built_in_objectives_keep_their_promise() -> None:
     registry = PluginHost(auto=False, modules=["agentkd.train.objectives"]).registry
-    assert registry.names("objective") == ["self-context", "sft"]
+    assert {"self-context", "sft", "forward-kl", "jsd", "taid"} <= set(registry.names("objective"))
     for name in registry.names("objective"):
         objective = registry.build("objective", name, {}, None)
         assert isinstance(objective, Objective)

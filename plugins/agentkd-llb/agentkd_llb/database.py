@@ -7,8 +7,10 @@ pragmas, extensions and changes of the schema; every statement has a ceiling of 
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 import statistics
+import sys
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -64,6 +66,7 @@ class Database:
         self._deadline = 0.0
         self._left = 0
         self._connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        self._connection.text_factory = lambda data: data.decode("utf-8", "replace")
         columns = ", ".join(f"{_quoted(name)} {kind}" for name, kind in table.columns)
         self._connection.execute(f"CREATE TABLE {_quoted(table.name)} ({columns})")
         marks = ", ".join("?" * len(table.columns))
@@ -102,8 +105,8 @@ class Database:
         return Answered(plain, columns, n_changed=changed, is_change=self._is_change)
 
     def state(self) -> tuple[tuple[Cell, ...], ...]:
-        """Return the table's rows, in no meaningful order."""
-        self._left, self._deadline = MAX_STEPS // _EVERY, time.monotonic() + MAX_SECONDS
+        """Return the table's rows, in no meaningful order; `MAX_PAGES` alone bounds the work."""
+        self._left, self._deadline = sys.maxsize, math.inf
         rows = self._connection.execute(f"SELECT * FROM {_quoted(self._name)}").fetchall()
         return tuple(tuple(_plain(cell) for cell in row) for row in rows)
 

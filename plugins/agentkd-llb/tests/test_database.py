@@ -95,3 +95,15 @@ def test_a_shown_result_is_cut_after_a_whole_row():
 def test_mysqls_deviation_is_known(database):
     assert database.execute("SELECT STDDEV(id) FROM stock WHERE id IN (2, 4)").rows == ((1.0,),)
     assert database.execute("SELECT STDDEV(id) FROM stock WHERE id > 99").rows == ((None,),)
+
+
+def test_the_state_is_read_whatever_the_statements_left(database):
+    more = (
+        "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c LIMIT 20000) "
+        "INSERT INTO stock SELECT n, 'x' FROM c"
+    )
+    assert not database.execute("UPDATE stock SET item = CAST(x'ff' AS TEXT)").error
+    assert not any(database.execute(more).error for _ in range(6))
+    rows = database.state()
+    assert len(rows) == 30 + 6 * 20_000
+    assert (0, "\ufffd") in rows
