@@ -53,7 +53,14 @@ def import_(
     memory pack. All readable entries are stored at one time or none, each with an answer; importing a file
     again stores nothing new. Exit code 1 where an entry was skipped, rejected or failed.
     """
-    from agentkd.interop import admit_evidence, admit_imported, preview, read_evidence, read_foreign
+    from agentkd.interop import (
+        admit_evidence,
+        admit_imported,
+        preview,
+        read_evidence,
+        read_foreign,
+        refuse_leaks,
+    )
     from agentkd.schema import Scope
 
     imported = read_foreign(path, format_ or "")
@@ -64,7 +71,9 @@ def import_(
             report = preview(imported, own, workspace.ledger, scope=wanted)
         else:
             if evidence and imported.format == "pack":
-                n_new = admit_evidence(read_evidence(path), workspace.ledger)
+                brought = read_evidence(path)
+                refuse_leaks(brought.trajectories, workspace.parts)
+                n_new = admit_evidence(brought, workspace.ledger)
                 invocation.note(f"{n_new} trajectories and corrections taken over")
             report = admit_imported(
                 imported, workspace.memory, workspace.ledger, scope=wanted, quarantine=quarantine

@@ -79,16 +79,22 @@ def show(invocation: Invocation, id_: str, failed: bool, n: int) -> None:
 @click.option("--split", default="train", show_default=True, help="Split that they count to.")
 @pass_invocation
 def import_(invocation: Invocation, file: Path, suite: str, split: str) -> None:
-    """Take in recorded runs: conversations in the OpenAI format with `task_id` and `reward`."""
-    from agentkd.interop import read_openai_traces
+    """Take in recorded runs: conversations in the OpenAI format with `task_id` and `reward`.
+
+    A task that an installed suite of this name holds out is refused under a training split.
+    """
+    from agentkd.interop import read_openai_traces, refuse_leaks
+    from agentkd.schema import is_held_out
 
     found = read_openai_traces(file, suite=suite, split=split)
     with invocation.workspace() as workspace:
+        refuse_leaks(found, workspace.parts)
         with workspace.ledger.transaction():
             n_new = sum(workspace.ledger.trajectories.finish(trajectory) for trajectory in found)
         facts = {"read": len(found), "new": n_new, "run": found[0].run_id if found else ""}
         invocation.show(facts, lambda value, console: print_facts(console, list(value.items())))
-    invocation.note("next: `agentkd distill` learns from them")
+    if n_new and not is_held_out(split):
+        invocation.note("next: `agentkd distill` learns from them")
 
 
 def _print_runs(runs: Sequence[RunSummary], rounds: Mapping[str, CorrectionRound], console: Console) -> None:

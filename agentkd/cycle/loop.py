@@ -17,6 +17,7 @@ from agentkd.cycle.stage import (
     corrections_of,
     distill_stage,
     evaluate_stage,
+    recall_settings,
     run_stage,
     train_stage,
 )
@@ -86,9 +87,9 @@ def run_cycle(parts: Parts) -> CycleReport:
 def phase_settings(parts: Parts) -> dict[str, Any]:
     """Return what each phase reads of the settings: a change there means that it is done again."""
     settings = parts.settings
-    acting = [settings.agent, settings.models, settings.model, settings.suite]
+    acting = [settings.agent, settings.models, settings.model, settings.suite, *recall_settings(parts)]
     return {
-        "run": [*acting, settings.roles.actor, settings.run.attempts, settings.run.retries, settings.memory],
+        "run": [*acting, settings.roles.actor, settings.run.attempts, settings.run.retries],
         "distill": [settings.distill, settings.distiller, settings.roles.distiller, settings.memory],
         "refine": [settings.memory.refiners, settings.memory.trial_level, settings.refiner],
         "compile": [
@@ -98,7 +99,7 @@ def phase_settings(parts: Parts) -> dict[str, Any]:
             settings.train.max_tokens_per_row,
         ],
         "train": [settings.train, settings.trainer],
-        "evaluate": [*acting, settings.evaluate, settings.memory],
+        "evaluate": [*acting, settings.evaluate],
         "promote": [settings.gate],
     }
 

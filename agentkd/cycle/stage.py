@@ -37,6 +37,7 @@ __all__ = [
     "distill_stage",
     "evaluate_stage",
     "memory_snapshot",
+    "recall_settings",
     "run_key",
     "run_stage",
     "train_stage",
@@ -308,8 +309,14 @@ def run_key(
     return content_id(
         "run", purpose, suite, tasks, spec, parts.student_files.base_id if is_local else "", settings.agent,
         settings.models.model_dump(include={"max_new_tokens", "temperature", "dtype"}), settings.model,
-        (memory_snapshot(parts, checkpoint), settings.memory) if uses_memory else "no memory", seed,
+        (memory_snapshot(parts, checkpoint), *recall_settings(parts)) if uses_memory else "no memory", seed,
     )  # fmt: skip
+
+
+def recall_settings(parts: Parts) -> list[Any]:
+    """Return what the settings say of a recall: its thresholds, its embedder, the model of its stages."""
+    settings = parts.settings
+    return [settings.memory, settings.embedder, settings.recaller, settings.roles.recaller]
 
 
 def _arm_result(parts: Parts, arm: Arm, suite: Suite, tasks: Sequence[Task], seed: int) -> ArmResult:

@@ -26,7 +26,9 @@ __all__ = [
 ]
 
 _MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
-_NOTES = re.compile(rf"{re.escape(NOTES_BEGIN)}\n?(.*?)(?:{re.escape(NOTES_END)}|\Z)", re.DOTALL)
+_NOTES = re.compile(  # notes end with a line of their own: the words may also stand in a memory
+    rf"{re.escape(NOTES_BEGIN)}\n?(.*?)(?:^{re.escape(NOTES_END)}[ \t]*$|\Z)", re.DOTALL | re.MULTILINE
+)
 INSTANCE = re.compile(
     rf"""
     "[^"]{{1,200}}" | “[^”]{{1,200}}” | (?<!\w)'[^']{{1,200}}'(?!\w)   # quoted text

@@ -195,7 +195,7 @@ class StrategyDistiller(Finds):
         except Exception as error:  # the world of a task broke: that says nothing about the guidance
             return f"the trial broke: {type(error).__name__}: {error}"
         before, after = made[: len(scenario.runs)], made[len(scenario.runs) :]
-        wrong = [t for t in after if not t.success]
+        wrong = [t for t in after[: len(scenario.shown)] if not t.success]  # the others stay unseen
         return _Trial(
             n=len(after),
             without=sum(t.success for t in before),

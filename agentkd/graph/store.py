@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AgentkdStore"]
 
+_MOST = 1 << 31  # items that a search may skip or return: a database knows no larger numbers than 64 bits
+_MOST_MINUTES = 100 * 366 * 24 * 60.0  # an item that lives longer needs no time to live
 _KEPT_VECTORS = 50_000  # items whose vectors stay in memory: 77 MB of MiniLM
 
 
@@ -143,7 +145,8 @@ class AgentkdStore(BaseStore):
         check_filter(op.filter)
         if op.limit < 1:
             return []
-        items, start, moment = self._host.ledger.items, max(op.offset, 0), self._clock()
+        op = op._replace(limit=min(op.limit, _MOST))
+        items, start, moment = self._host.ledger.items, min(max(op.offset, 0), _MOST), self._clock()
         if op.query:
             found = self._nearest(op, start, moment)
         elif op.filter:
@@ -237,8 +240,11 @@ def _check_index(op: PutOp) -> None:
     is_list = isinstance(op.index, (list, tuple)) and all(isinstance(path, str) for path in op.index)
     if op.index not in (None, False) and not is_list:
         raise DataError(f"{_name(op)}: `index` is False or a list of paths, not `{op.index!r}`")
-    if op.ttl is not None and not op.ttl > 0:
-        raise DataError(f"{_name(op)}: a time to live of {op.ttl} minutes is none")
+    if op.ttl is not None and not 0 < op.ttl <= _MOST_MINUTES:
+        raise DataError(
+            f"{_name(op)}: a time to live of {op.ttl} minutes is none",
+            hint="give up to a hundred years, or None for an item that stays",
+        )
     for path in op.index or ():
         tokenize_path(path)
 

@@ -12,6 +12,7 @@ from agentkd.interop.evidence import admit_evidence, evidence_of
 from agentkd.interop.format import FORMATS, detect, read_foreign, write_foreign
 from agentkd.interop.imported import Imported, Skipped
 from agentkd.interop.langmem import dump_langmem, read_langmem
+from agentkd.interop.leak import refuse_leaks
 from agentkd.interop.mem0 import dump_mem0, read_mem0
 from agentkd.interop.openai_trace import read_openai_traces
 from agentkd.interop.pack import Evidences, dump_pack, read_evidence, read_pack
@@ -49,6 +50,7 @@ __all__ = [
     "read_pack",
     "read_reme",
     "read_skills",
+    "refuse_leaks",
     "strong_memories",
     "topics_of",
     "write_foreign",

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from agentkd.interop.candidate import candidate, count, moment, text_of, wants_mapping
+from agentkd.interop.candidate import candidate, count, kept_of, moment, text_of, wants_mapping
 from agentkd.interop.imported import Imported, Skipped
 from agentkd.interop.source import Record, RecordError, clean, gather, parse_json, read_text
 from agentkd.schema import Memory, Utility
@@ -21,6 +21,8 @@ __all__ = ["BULLET", "dump_ace", "read_ace"]
 FORMAT = "ace"
 BULLET = re.compile(r"^\s*\[([^\]\n]{1,200})\]\s*helpful=(\d{1,9})\s*harmful=(\d{1,9})\s*::[ \t]*(.*)$")
 """One line of a text playbook: id, helpful, harmful, content."""
+
+_ID = re.compile(r"[^\]\n]{1,200}")
 
 _SECTIONS = {
     "strategy": "STRATEGIES & INSIGHTS",
@@ -51,10 +53,10 @@ def dump_ace(memories: Iterable[Memory]) -> str:
     sections: dict[str, list[str]] = {}
     taken: set[str] = set()
     for number, memory in enumerate(memories, 1):
-        kept = memory.extras.get(FORMAT, {})
-        section = kept.get("section") or _SECTIONS.get(memory.kind, _REST)
-        id_ = kept.get("id", "")
-        if not id_ or id_ in taken:
+        kept = kept_of(memory, FORMAT)
+        section = " ".join(str(kept.get("section") or _SECTIONS.get(memory.kind, _REST)).split())
+        id_ = str(kept.get("id") or "")
+        if not _ID.fullmatch(id_) or id_ in taken:
             id_ = _free_id(section, number, taken)
         taken.add(id_)
         wins, losses = memory.utility.wins, memory.utility.recalls - memory.utility.wins

@@ -1,7 +1,8 @@
 """Offer imported memories to a workspace's store, like any other candidates: judged, merged, redacted.
 
 What a foreign store claims is kept where it can be checked or does no harm, and dropped where it could not:
-evidence that this ledger does not hold does not count as support, and statuses cannot bypass quarantine.
+evidence that this ledger does not hold does not count as support, trials that were made elsewhere measure
+nothing here, and statuses cannot bypass quarantine.
 """
 
 from __future__ import annotations
@@ -118,6 +119,7 @@ def _prepared(
             "id": memory_id(memory.kind, memory.when_to_use, memory.content, where),
             "evidence": evidence,
             "support": len(evidence.trajectories),
+            "utility": memory.utility.model_copy(update={"held_out": 0, "held_out_wins": 0}),
             "status": _status(memory, quarantine),
             "privacy": "private" if where.user else memory.privacy,
             "extras": {**memory.extras, "import": note},

@@ -15,6 +15,7 @@ __all__ = [
     "candidate",
     "clipped",
     "count",
+    "kept_of",
     "lesson_fields",
     "moment",
     "text_of",
@@ -65,6 +66,12 @@ def candidate(
         created_at=created_at or now(),
         extras={format_: dict(rest)} if rest else {},
     )
+
+
+def kept_of(memory: Memory, format_: str) -> dict[str, Any]:
+    """Return what a memory keeps for the way back to a format; empty where it keeps no object there."""
+    kept = memory.extras.get(format_)
+    return dict(kept) if isinstance(kept, Mapping) else {}
 
 
 def lesson_fields(memory: Memory, *, but: Collection[str] = ()) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agentkd.interop.candidate import (
+    kept_of,
     lesson_fields,
     moment,
     text_of,
@@ -91,22 +92,28 @@ def _user(namespace: Any) -> str:
 
 
 def _record(memory: Memory) -> dict[str, Any]:
-    kept = memory.extras.get(FORMAT)
-    if not isinstance(kept, Mapping):
-        stamp = memory.created_at.isoformat()
-        content = {"content": memory.content, **lesson_fields(memory)}
-        return {
-            "namespace": [_ROOT, memory.scope.user] if memory.scope.user else [_ROOT],
-            "key": memory.id,
-            "value": {"kind": "Memory", "content": content},
-            "created_at": stamp,
-            "updated_at": stamp,
-        }
-    record = {name: item for name, item in json.loads(json.dumps(kept)).items() if name != "at"}
-    at = texts_of(kept.get("at"))
+    record: dict[str, Any] = json.loads(json.dumps(kept_of(memory, FORMAT)))
+    at = texts_of(record.pop("at", None))
+    held = record.get("value")
+    for name in at[:-1]:
+        held = held.get(name) if isinstance(held, dict) else None
+    if not isinstance(held, dict):
+        return _fresh(memory)
     if at:
-        _below(record["value"], at[:-1])[at[-1]] = memory.content
+        held[at[-1]] = memory.content
     return record
+
+
+def _fresh(memory: Memory) -> dict[str, Any]:
+    stamp = memory.created_at.isoformat()
+    content = {"content": memory.content, **lesson_fields(memory)}
+    return {
+        "namespace": [_ROOT, memory.scope.user] if memory.scope.user else [_ROOT],
+        "key": memory.id,
+        "value": {"kind": "Memory", "content": content},
+        "created_at": stamp,
+        "updated_at": stamp,
+    }
 
 
 def _below(value: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:

@@ -14,7 +14,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from agentkd.interop.candidate import lesson_fields, moment, text_of, wants_mapping, with_lesson_fields
+from agentkd.interop.candidate import (
+    kept_of,
+    lesson_fields,
+    moment,
+    text_of,
+    wants_mapping,
+    with_lesson_fields,
+)
 from agentkd.interop.imported import Imported
 from agentkd.interop.source import (
     MAX_TEXT_CHARS,
@@ -97,7 +104,8 @@ def _memory(value: Any) -> Memory:
 
 
 def _record(memory: Memory) -> dict[str, Any]:
-    rest = dict(memory.extras.get(FORMAT, {}))
+    rest = kept_of(memory, FORMAT)
+    has_metadata = "metadata" in rest
     metadata = rest.pop("metadata", None)
     named = {theirs: getattr(memory.scope, ours) for theirs, ours in _SCOPE.items()}
     fresh = {"created_at": memory.created_at.isoformat(), "updated_at": memory.created_at.isoformat()}
@@ -109,6 +117,6 @@ def _record(memory: Memory) -> dict[str, Any]:
         "id": rest.get("id") or memory.id,
         "memory": memory.content,
         "hash": hashlib.md5(memory.content.encode(), usedforsecurity=False).hexdigest(),
-        **({"metadata": more or metadata} if more or "metadata" in memory.extras.get(FORMAT, {}) else {}),
+        **({"metadata": more or metadata} if more or has_metadata else {}),
         **{name: value for name, value in named.items() if value},
     }

@@ -14,7 +14,8 @@ __all__ = ["write_file"]
 def write_file(path: Path, data: bytes, *, replace: bool = False) -> Path:
     """Write `data` to `path` and return it; ConfigError where the file exists and `replace` is False."""
     if path.exists() and not replace:
-        raise ConfigError(f"`{path}` exists already", hint="choose another name", path=str(path))
+        hint = "choose another name, or replace it with `--force`"
+        raise ConfigError(f"`{path}` exists already", hint=hint, path=str(path))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(prefix=".export-", dir=path.parent, delete=False) as file:

@@ -15,6 +15,7 @@ from agentkd.interop.candidate import (
     candidate,
     clipped,
     count,
+    kept_of,
     moment,
     text_of,
     texts_of,
@@ -43,7 +44,7 @@ def read_reme(path: str | Path) -> Imported:
     """
     file = Path(path)
     imported = gather(file, FORMAT, json_records(file, read_text(file)), _memory)
-    has_counts = any("freq" in memory.extras[FORMAT].get("metadata", {}) for memory in imported.memories)
+    has_counts = any("freq" in _below(memory.extras[FORMAT], "metadata") for memory in imported.memories)
     return imported.model_copy(update={"counts_use": has_counts})
 
 
@@ -102,8 +103,8 @@ def _rest(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _record(memory: Memory) -> dict[str, Any]:
-    kept = memory.extras.get(FORMAT)
-    record: dict[str, Any] = json.loads(json.dumps(kept)) if isinstance(kept, Mapping) else _fresh(memory)
+    kept = kept_of(memory, FORMAT)
+    record: dict[str, Any] = json.loads(json.dumps(kept)) if "memory_type" in kept else _fresh(memory)
     when = memory.when_to_use if memory.when_to_use != memory.content else ""
     _set(record, ("content",), memory.content)
     _set(record, ("when_to_use",), when)

@@ -45,7 +45,7 @@ class Strength(Value):
     """What a memory must have shown before it goes into a skill."""
 
     min_support: int = 2
-    """Distinct trajectories that support it; a lift that is credibly positive counts as well."""
+    """Distinct trajectories that support it; a lift that trials show to be positive counts as well."""
     min_confidence: float = 0.5
     """Least confidence of its distiller."""
     kinds: tuple[str, ...] = _OPEN_KINDS
@@ -80,7 +80,10 @@ def strong_memories(memories: Iterable[Memory], strength: Strength | None = None
     ]
     lifts = lifts_of(open_)
     strong = [
-        m for m in open_ if lifts[m.id].high >= 0 and (m.support >= wanted.min_support or lifts[m.id].low > 0)
+        m
+        for m in open_
+        if lifts[m.id].high >= 0
+        and (m.support >= wanted.min_support or (lifts[m.id].low > 0 and lifts[m.id].n_without > 0))
     ]
     return sorted(strong, key=lambda memory: rank_of(memory, lifts[memory.id]))
 

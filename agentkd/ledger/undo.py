@@ -156,9 +156,7 @@ def _give_back(
         connection.execute(table.delete().where(table.c.source == memory.id, table.c.target.in_(ids)))
 
 
-def _pass_on(
-    connection: sa.Connection, union: sa.RowMapping, parts: Mapping[str, sa.RowMapping]
-) -> None:
+def _pass_on(connection: sa.Connection, union: sa.RowMapping, parts: Mapping[str, sa.RowMapping]) -> None:
     """Give every part what its union gained: each recall and each run of the union was one of the part."""
     gained = _own(union, parts)
     evidence = load(Memory, union["body"]).evidence

@@ -102,7 +102,7 @@ class _Desk:
         self._embed(memories, lessons)  # the slow part, before the ledger is locked
         with self._ledger.transaction():
             alike = self._embed(memories, lessons)  # another process may have stored a copy meanwhile
-            twins = [self._twin(memory, alike[lessons[memory.id]]) for memory in memories]
+            twins = self._twins(memories, [alike[lessons[memory.id]] for memory in memories])
             fresh = [memory for memory, twin in zip(memories, twins, strict=True) if twin is None]
             stored = self._store(fresh, lessons)
             return [
@@ -124,17 +124,31 @@ class _Desk:
             self._vectors.update(zip(missing, self._embedder.embed(missing), strict=True))
         return alike
 
+    def _twins(
+        self, memories: Sequence[Memory], groups: Sequence[Sequence[Memory]]
+    ) -> list[tuple[Memory, float] | None]:
+        """Return the twin of each candidate; one that has a twin is not stored, so it is nobody's twin."""
+        given = {id(memory) for memory in memories}
+        merged: set[str] = set()
+        twins: list[tuple[Memory, float] | None] = []
+        for memory, group in zip(memories, groups, strict=True):
+            is_there = any(other.id == memory.id and id(other) not in given for other in group)
+            left = [other for other in group if other.id == memory.id or other.id not in merged]
+            twins.append(None if is_there else self._twin(memory, left))  # the ledger merges equal ones
+            if twins[-1] is not None:
+                merged.add(memory.id)
+        return twins
+
     def _twin(self, memory: Memory, alike: Sequence[Memory]) -> tuple[Memory, float] | None:
         """Return the memory before this one that is closest to it, where it is close enough."""
         best, best_score = None, self._merge_above
         for other in alike:
             if other.id == memory.id:
-                break  # those behind it came later; where it is the first, the ledger merges equal ones
+                break  # those behind it came later
             score = self._score(memory, other)
             if score > best_score:
                 best, best_score = other, score
-        is_there = any(other is not memory and other.id == memory.id for other in alike)
-        return None if best is None or is_there else (best, best_score)
+        return None if best is None else (best, best_score)
 
     def _score(self, memory: Memory, other: Memory) -> float:
         """Return the best cosine of keys of one name, or of a situation with one that was taken in."""

@@ -155,21 +155,26 @@ def _compatible(group: Sequence[Memory], above: float, embedder: Embedder) -> It
 
 
 def _holders(group: Sequence[Memory]) -> Iterator[Pair]:
-    """Yield (longer, shorter) where the longer text holds the shorter; found by the shorter's rarest word."""
-    words = {memory.id: frozenset(wording_of(memory.content).words) for memory in group}
-    holding: dict[str, list[Memory]] = {}
+    """Yield (longer, shorter) where the longer text holds the shorter; found by the shorter's rarest word.
+
+    Lessons of the same words, such as those that a template made, are looked up together.
+    """
+    by_words: dict[frozenset[str], list[Memory]] = {}
     for memory in group:
-        for word in words[memory.id]:
-            holding.setdefault(word, []).append(memory)
-    for part in group:
-        own = words[part.id]
+        by_words.setdefault(frozenset(wording_of(memory.content).words), []).append(memory)
+    holding: dict[str, list[frozenset[str]]] = {}
+    for words in by_words:
+        for word in words:
+            holding.setdefault(word, []).append(words)
+    for own, parts in by_words.items():
         if not own:
             continue
         rarest = min(own, key=lambda word: (len(holding[word]), word))
-        for whole in holding[rarest]:
-            is_wider = whole.id != part.id and own < words[whole.id]
-            if is_wider and contains(wording_of(whole.content), wording_of(part.content)):
-                yield whole, part
+        wholes = [whole for words in holding[rarest] if own < words for whole in by_words[words]]
+        for whole in wholes:
+            for part in parts:
+                if contains(wording_of(whole.content), wording_of(part.content)):
+                    yield whole, part
 
 
 def _related(group: Sequence[Memory], above: float, embedder: Embedder) -> Iterator[Pair]:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import agentkd
+from agentkd.cycle.loop import phase_settings
+from agentkd.cycle.stage import memory_snapshot
 from agentkd.errors import PluginError
+from agentkd.schema import Memory, content_id
 
 
 class Breaks:
@@ -64,3 +68,34 @@ def test_teacher_signals_reach_the_training_of_a_cycle(new_workspace: Callable[[
         metrics = workspace.root / "checkpoints" / report.checkpoint / "metrics.jsonl"
         assert '"self-context"' in metrics.read_text(encoding="utf-8")
         assert list((workspace.root / "signals").iterdir())
+
+
+def test_what_a_recall_depends_on_decides_whether_a_phase_is_done_again(tmp_path: Path) -> None:
+    plain: dict[str, Any] = {"memory": {"embedder": "hashing", "index": "exact"}, "plugins": {"auto": False}}
+    others = [
+        {"recaller": {"llm-rerank": {"candidates": 5}}},
+        {"roles": {"recaller": "scripted:other"}},
+        {"embedder": {"hashing": {"dimensions": 64}}},
+    ]
+
+    def keys(settings: dict[str, Any]) -> list[str]:
+        with agentkd.Workspace(tmp_path, settings=settings) as workspace:
+            read = phase_settings(workspace.parts)
+            return [content_id("key", read[name]) for name in ("run", "evaluate", "train")]
+
+    run, evaluate, train = keys(plain)
+    for other in others:
+        changed = keys({**plain, **other})
+        assert changed[0] != run
+        assert changed[1] != evaluate
+        assert changed[2] == train
+
+
+def test_a_snapshot_of_memory_holds_all_that_is_recalled(tmp_path: Path) -> None:
+    lesson = Memory(id="mem-1", kind="insight", when_to_use="asked", content="look it up", status="active")
+    with agentkd.Workspace(tmp_path, settings={"plugins": {"auto": False}}) as workspace:
+        workspace.ledger.memories.admit([lesson])
+        workspace.ledger.memories.set_status(lesson.id, "compiled", "in the weights", checkpoint="s@1")
+        before = memory_snapshot(workspace.parts, "s@1")
+        workspace.ledger.memories.set_status(lesson.id, "retired", "needless", checkpoint="s@1")
+        assert memory_snapshot(workspace.parts, "s@1") != before

@@ -272,7 +272,7 @@ def test_an_expired_key_begins_anew(parts: Parts) -> None:
     assert sorted(memory.status for memory in memories(parts)) == ["active", "tombstone"]
 
 
-@pytest.mark.parametrize("ttl", [0, -1])
+@pytest.mark.parametrize("ttl", [0, -1, float("inf"), 1e308])
 def test_a_time_to_live_of_nothing_is_refused(store: AgentkdStore, ttl: float) -> None:
     with pytest.raises(DataError, match="time to live"):
         store.put(ANN, "k", {}, ttl=ttl)
@@ -448,3 +448,9 @@ def test_a_graph_uses_it_as_its_store(store: AgentkdStore) -> None:
 def test_what_is_no_workspace_is_refused_at_once() -> None:
     with pytest.raises(ConfigError, match="no `ledger`"):
         AgentkdStore(object())  # type: ignore[arg-type]
+
+
+def test_a_search_may_ask_for_more_than_there_can_be(store: AgentkdStore) -> None:
+    store.put(ANN, "k", {"n": 1})
+    assert len(store.search(ANN, limit=10**20)) == 1
+    assert store.search(ANN, limit=10**20, offset=10**20) == []

@@ -19,7 +19,7 @@ from agentkd.interop import (
 )
 from agentkd.ledger import Ledger
 from agentkd.memory import MemoryStore
-from agentkd.schema import Correction, Evidence, Memory, Scope, memory_id
+from agentkd.schema import Correction, Evidence, Memory, Scope, Utility, memory_id
 from agentkd.testing import example_trajectory
 
 SECRET = "sk-" + "a1B2" * 6
@@ -196,3 +196,11 @@ def test_evidence_has_a_place_in_packs_only(tmp_path: Path) -> None:
         write_foreign([lesson()], tmp_path / "x", "reme", evidence=Evidences())
     with pytest.raises(DataError, match="does not exist"):
         read_evidence(tmp_path / "none.zip")
+
+
+def test_trials_made_elsewhere_measure_nothing_here(
+    tmp_path: Path, store: MemoryStore, ledger: Ledger
+) -> None:
+    claimed = Utility(recalls=90, wins=90, held_out=90, held_out_wins=0)
+    admit_imported(read_foreign(pack(tmp_path, lesson(utility=claimed))), store, ledger)
+    assert ledger.memories.list()[0].utility == Utility(recalls=90, wins=90)

@@ -368,3 +368,12 @@ def test_an_unknown_format_is_refused_with_the_known_ones(tmp_path: Path) -> Non
 def test_text_that_no_database_keeps_is_made_storable(tmp_path: Path) -> None:
     line = '{"id": "1", "memory": "half \\ud800 and nul \\u0000 here"}'
     assert read_mem0(written(tmp_path, "a.json", line)).memories[0].content == "half ? and nul \ufffd here"
+
+
+@pytest.mark.parametrize("metadata", [None, 3, "text", ["freq"]])
+def test_a_reme_record_may_have_metadata_of_any_shape(tmp_path: Path, metadata: object) -> None:
+    record = {"memory_type": "task", "content": "Ask first.", "metadata": metadata}
+    (tmp_path / "library.jsonl").write_text(json.dumps(record), encoding="utf-8")
+    imported = read_foreign(tmp_path / "library.jsonl", "reme")
+    assert imported.memories[0].content == "Ask first."
+    assert not imported.counts_use

@@ -134,3 +134,16 @@ def test_equal_packs_have_equal_bytes() -> None:
     assert dump_pack([memory], created_at=memory.created_at) == dump_pack(
         [memory], created_at=memory.created_at
     )
+
+
+@pytest.mark.parametrize("format_", ["ace", "mem0", "langmem", "reme", "pack"])
+@pytest.mark.parametrize(
+    "kept",
+    ["text", [1], {"id": ["x"], "at": ["content", "x"], "value": "text"}, {"at": ["a"], "value": None}],
+)
+def test_no_extras_of_a_pack_can_keep_memories_from_being_exported(
+    tmp_path: Path, format_: str, kept: object
+) -> None:
+    sly = Memory(id="mem-1", kind="fact", when_to_use="a", content="b", extras={format_: kept})
+    (back,) = there_and_back([sly], tmp_path / "out", format_)
+    assert "b" in back.content

@@ -56,6 +56,7 @@ def topics(found: list[Memory], **options: object):
         ({"status": "quarantined"}, False),
         ({"status": "compiled"}, True),
         ({"support": 1, "utility": Utility(recalls=30, wins=30, held_out=30, held_out_wins=3)}, True),
+        ({"support": 1, "utility": Utility(recalls=500, wins=500)}, False),
         ({"support": 9, "utility": Utility(recalls=30, wins=3, held_out=30, held_out_wins=30)}, False),
     ],
 )

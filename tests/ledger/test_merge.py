@@ -149,6 +149,19 @@ def test_what_was_made_of_a_union_is_quarantined_when_a_part_is_revoked(
     assert seen.memories.status_for()[newer.id] == "quarantined"
 
 
+def test_a_revoked_union_stays_revoked_when_a_part_is_revoked_too(
+    seen: Ledger, make: Make, parts: list[Any]
+) -> None:
+    union = merged(seen, parts, make.memory("union"))
+    newer = make.memory("reworded union", "trj-1")
+    seen.memories.supersede(union.id, newer)
+    seen.memories.set_status(newer.id, "revoked", "poison")
+    seen.memories.set_status(parts[0].id, "revoked", "it is wrong")
+    assert seen.memories.status_for()[newer.id] == "revoked"
+    with pytest.raises(DataError, match="for good"):
+        seen.memories.set_status(newer.id, "active", "back again")
+
+
 def test_a_status_is_taken_back_where_it_was_set(seen: Ledger, parts: list[Any]) -> None:
     one = parts[0].id
     seen.memories.set_status(one, "quarantined", "ttl: too old")

@@ -147,3 +147,18 @@ def test_a_revoked_memory_is_gone_from_recall_and_cannot_come_back(store, lesson
     assert store.admit([memory])[0].outcome == "rejected"
     with pytest.raises(NotFoundError, match="mem-unknown"):
         store.revoke("mem-unknown", "?")
+
+
+def test_copies_that_come_together_all_find_the_memory_that_says_the_same(
+    make_store, ledger, lesson, happened
+):
+    store = make_store(merge_above=0.6)
+    runs = [happened(f"tra-{at}") for at in range(4)]
+    said = "check the date first"
+    [kept] = store.admit([lesson("asks for a refund of red shoes today", said, evidence=(runs[0],))])
+    equal = [lesson("asks for a refund of the red shoes today", said, evidence=(run,)) for run in runs[1:3]]
+    nearer = lesson("asks for the refund of the red shoes today", said, evidence=(runs[3],))
+    answers = store.admit([*equal, nearer])
+    assert [(answer.outcome, answer.memory_id) for answer in answers] == [("merged", kept.memory_id)] * 3
+    assert ledger.memories.get(kept.memory_id).evidence.trajectories == tuple(runs)
+    assert len(ledger.memories.list()) == 1

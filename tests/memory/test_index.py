@@ -9,7 +9,9 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agentkd.embedders import HashingEmbedder
 from agentkd.errors import ConfigError, DataError, LockedError, StoreError
 from agentkd.memory import ChromaIndex, ChromaSettings, ExactIndex
 from agentkd.memory.index_chroma import build

@@ -312,7 +312,7 @@ def test_what_changes_while_a_refiner_thinks_is_left_alone(pool, store, ledger, 
 
     assert store.refine([Thinks()], FakeKit()) == []
     left = {id_ for id_, memory in current(ledger).items() if memory.status == "active"}
-    assert left == ({second.id, union.id})
+    assert left == {second.id, union.id}
 
 
 def test_cases_of_one_request_with_other_tools_do_not_contradict_each_other(pool, store, ledger, lesson):

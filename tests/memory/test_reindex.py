@@ -12,6 +12,7 @@ import pytest
 import agentkd
 from agentkd.config import MemorySettings
 from agentkd.embedders import HashingEmbedder
+from agentkd.errors import ModelError
 from agentkd.memory import ChromaIndex, ChromaSettings, MemoryStore
 from agentkd.memory.shelf import Shelf
 from agentkd.plugins import PluginHost

@@ -19,7 +19,7 @@ from agentkd.ledger import Ledger
 from agentkd.memory import ChromaIndex, ChromaSettings, ExactIndex, MemoryStore
 from agentkd.memory.scope import partition_of, sees, visible_partitions
 from agentkd.plugins import PluginHost
-from agentkd.schema import MemoryEdit, Scope
+from agentkd.schema import MemoryEdit, MemoryKeys, Scope
 from agentkd.testing import FakeKit, example_trajectory
 
 FIELDS = st.sampled_from(["", "a", "ab", "a%", "a_", "A", "ä", "a/b", '","app":"a'])

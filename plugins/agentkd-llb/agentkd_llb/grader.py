@@ -133,7 +133,7 @@ def _read_rows(rows: object) -> Rows | None:
     if isinstance(rows, str):
         try:
             rows = json.loads(rows)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
     if not isinstance(rows, list):
         return None

@@ -74,7 +74,10 @@ def _same_row(left: Sequence[Cell], right: Sequence[Cell]) -> bool:
 
 def _same_cell(left: Cell, right: Cell) -> bool:
     if isinstance(left, (int, float)) and isinstance(right, (int, float)):
-        return abs(left - right) <= max(RELATIVE * max(abs(left), abs(right)), 1e-6)
+        try:
+            return abs(left - right) <= max(RELATIVE * max(abs(left), abs(right)), 1e-6)
+        except OverflowError:  # a model may answer with a number of any length
+            return left == right
     return type(left) is type(right) and left == right
 
 

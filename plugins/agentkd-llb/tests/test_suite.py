@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from agentkd_llb.data import find_folder
+from agentkd_llb.order import same_order
 from agentkd_llb.settings import LlbDbSettings
 from agentkd_llb.suite import LlbDb, LlbDbSteps
 
@@ -118,6 +119,8 @@ def test_many_steps_end_with_an_answer_of_the_last_rows_or_of_written_ones(steps
     assert is_right(steps, "1", right, sql("SELECT 1"), answer(rows=[["sofa"], ["desk"]]))
     assert is_right(steps, "1", right, answer(rows='["desk", "sofa"]'))
     assert not is_right(steps, "1", right, answer(rows="both"))
+    assert not is_right(steps, "1", right, answer(rows="[" * 100_000))
+    assert not same_order([[(1,)]], [[10**400]])
     assert not is_right(steps, "1", right)
     assert not is_right(steps, "1", answer(rows=[["desk"], ["sofa"]]))  # guessed without a look
 
