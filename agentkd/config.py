@@ -128,11 +128,9 @@ class MemorySettings(Value):
     """Recall abstains below this cosine similarity; None takes what was calibrated for the embedder
     (`agentkd memory calibrate`), else what ships for it, else 0.25."""
     min_words: float | None = None
-    """Share of a state's words, weighted by rarity, that a memory must hold to be recalled by words alone,
-    below `min_score`; None as for `min_score`, else 0.5."""
+    """Share of a state's words, by rarity, that recall it below `min_score`; None as above, else 0.5."""
     merge_above: float | None = None
-    """A candidate at least this similar to a memory of its kind with the same lesson corroborates it;
-    None as for `min_score`, else 0.92."""
+    """A candidate so similar to a memory of the same lesson corroborates it; None as above, else 0.92."""
     max_rendered_chars: int = 4000
     """Longest rendered recall."""
     scope: Scope = Scope()
@@ -144,8 +142,7 @@ class MemorySettings(Value):
     lift_weight: float = Field(default=0.1, ge=0.0, le=1.0)
     """What a measured lift of 1 adds to a memory's relevance, whose span is 1; unknown lift adds nothing."""
     max_gap: float | None = Field(default=None, ge=0.0)
-    """Memories whose cosine similarity lies further than this below the best one's are left out: beside a
-    memory of the very same situation, a merely similar one distracts. None keeps them."""
+    """Memories whose cosine lies further than this below the best one's are left out; None keeps them."""
     diversity: float = 0.0
     """Weight in [0, 1] of being unlike what was chosen before (maximal marginal relevance); 0 is off."""
     recallers: tuple[str, ...] = ()

@@ -24,6 +24,7 @@ import agentkd
 from agentkd.graph import AgentkdStore, recall_node, record_node
 
 FOR_USER = ("users", "{user_id}")  # filled from the call's configurable
+SETTINGS = {"memory": {"trial_share": 0.0}}  # no trials: every line below is the same at every start
 
 
 class FixedReplies(BaseChatModel):
@@ -99,7 +100,7 @@ def an_agent_of_langchain(shop: agentkd.Workspace) -> None:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder, agentkd.Workspace(folder) as shop:
+    with tempfile.TemporaryDirectory() as folder, agentkd.Workspace(folder, settings=SETTINGS) as shop:
         a_graph_of_your_own(shop)
         if importlib.util.find_spec("langchain") is not None:
             an_agent_of_langchain(shop)

@@ -51,13 +51,19 @@ class TrialPolicy:
         *,
         seed: int = 0,
         say: Callable[[str], None] | None = None,
+        waits: bool = False,
     ) -> None:
-        """Put a policy together; `say` is told when recall is switched off or on again."""
+        """Put a policy together; `say` is told when recall is switched off or on again.
+
+        One that `waits` has no trials before the first task of its scope was graded: for an application's
+        own agent, whose tasks perhaps nobody will ever grade.
+        """
         self.scope = scope
         self._ledger = ledger
         self._settings = settings
         self._seed = seed
         self._say = say
+        self._waits = waits
         self._was_off = False
         self._lock = threading.Lock()
 
@@ -101,7 +107,8 @@ class TrialPolicy:
 
     def _share(self, counts: ScopeCounts) -> float:
         graded = counts.n_shown + counts.n_withheld + counts.n_one
-        is_graded = graded > 0 or counts.n_open < self._settings.trial_tasks
+        may_come = not self._waits and counts.n_open < self._settings.trial_tasks
+        is_graded = graded > 0 or may_come
         return self._settings.trial_share if is_graded else 0.0
 
     def _tell(self, off: Lift | None) -> None:

@@ -283,15 +283,20 @@ class Parts:
         interrupt_on: Sequence[str] = (),
         checkpointer: Any = None,
         has_trials: bool = True,
+        has_grader: bool = False,
     ) -> Agent:
-        """Build an agent over a model, a role or a model string; without trials all sees its memories."""
+        """Build an agent over a model, a role or a model string.
+
+        Without trials it always sees its memories; without a grader trials begin once a task was graded.
+        """
         from agentkd.agents import Agent, TrialPolicy
 
         scope = scope or self.settings.memory.scope
         policy = None
         if recaller is not None and has_trials:
+            seed, say = self.settings.cycle.seed, self.progress.say
             policy = TrialPolicy(
-                self.ledger, self.settings.memory, scope, seed=self.settings.cycle.seed, say=self.progress.say
+                self.ledger, self.settings.memory, scope, seed=seed, say=say, waits=not has_grader
             )
         resolved = self.resolve(spec) if isinstance(spec, str) else ""
         checkpoint = resolved.removeprefix("agentkd/") if resolved.startswith("agentkd/") else "base"

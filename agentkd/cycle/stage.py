@@ -104,6 +104,7 @@ def run_stage(
         scope=parts.settings.memory.scope.model_copy(update={"app": suite.name}),
         changes={} if uses_memory else {"recall": "off"},
         has_trials=has_trials and not held_out,
+        has_grader=True,
     )
     return run_tasks(
         agent,

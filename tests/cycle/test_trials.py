@@ -18,7 +18,7 @@ from agentkd.cycle.worth import edits_said, lift_said
 from agentkd.memory import lift_report
 from agentkd.models.scripted import ScriptedModel
 from agentkd.protocols import SilentProgress
-from agentkd.schema import Memory, MemoryKeys, Message, Outcome, Scope, Trajectory, Utility, memory_id
+from agentkd.schema import Memory, MemoryKeys, Message, Outcome, Scope, Trajectory, memory_id
 from agentkd.testing import FakeSuite
 
 TOPICS = ("parcel", "invoice", "refund", "address")
@@ -181,12 +181,17 @@ def test_an_agent_of_the_application_has_trials_too(
     root = workspace.root
     workspace.close()
     with agentkd.Workspace(root, settings=settings) as live:
-        run = live.agent(model=ScriptedModel(Actor({})), name="clerk").run("parcel")
+        agent = live.agent(model=ScriptedModel(Actor({})), name="clerk")
+        first = agent.run("parcel")
+        assert len(first.recalled) == 3  # before anything is graded, trials would measure nothing
+        live.ledger.trajectories.grade(first.id, Outcome(success=True))
+        before = {id_: live.ledger.memories.get(id_).utility for id_ in planted}
+        run = agent.run("parcel")
         recalls = live.ledger.memories.recalls(trajectory_id=run.id)
         assert len(recalls) == 3
         assert all(recall.withheld for recall in recalls)
         assert live.ledger.trials.of(APP).n_open == 1
-        assert all(live.ledger.memories.get(id_).utility == Utility() for id_ in planted)  # nobody graded it
+        assert {id_: live.ledger.memories.get(id_).utility for id_ in planted} == before  # nobody graded it
         live.ledger.trajectories.grade(run.id, Outcome(success=True))
         assert live.ledger.trials.of(APP).n_withheld == 1
 
