@@ -120,10 +120,6 @@ class Projection:
                 self._follow([self._words])
         return n
 
-    def expected_count(self) -> int:
-        """Return how many vectors the index should hold."""
-        return sum(len(key_texts(memory)) for memory in self._ledger.memories.list(status=INDEXED))
-
     @property
     def _is_shared(self) -> bool:
         return bool(getattr(self._index, "is_shared", False))

@@ -21,7 +21,7 @@ from agentkd.memory.scope import sees, visible_partitions
 from agentkd.memory.status import RECALLED, Statuses
 from agentkd.memory.threshold import Thresholds
 from agentkd.protocols import Embedder, Index
-from agentkd.schema import Hit, Memory, MemoryStatus, Scope, Utility
+from agentkd.schema import Hit, Memory, MemoryStatus, Scope, Utility, mean_lift
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -264,12 +264,8 @@ def _is_uncertain(best: Best, k: int, unseen: float) -> bool:
 
 
 def _lift(utility: Utility) -> float:
-    """Return the posterior mean of lift under uniform priors, in [-1, 1]; 0 before it was ever withheld."""
-    if not utility.held_out:
-        return 0.0
-    seen = (utility.wins + 1) / (utility.recalls + 2)
-    withheld = (utility.held_out_wins + 1) / (utility.held_out + 2)
-    return seen - withheld
+    """Return the lift that ranking adds; 0 before the memory was ever withheld."""
+    return mean_lift(utility) if utility.held_out else 0.0
 
 
 def excluded(states: Sequence[str], exclude: Iterable[Iterable[str]] | None) -> list[frozenset[str]]:

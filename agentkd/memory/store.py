@@ -28,7 +28,6 @@ from agentkd.schema import Hit, Memory, MemoryStatus, Scope
 
 if TYPE_CHECKING:
     from agentkd.ledger import Ledger
-    from agentkd.memory.timeline import MemoryHistory
 
 __all__ = ["MemoryStore"]
 
@@ -195,12 +194,6 @@ class MemoryStore:
     def history(self, memory_id: str) -> list[Memory]:
         """Return all versions of a memory, the first one first; raises NotFoundError."""
         return self._ledger.memories.history(memory_id)
-
-    def timeline(self, memory_id: str) -> MemoryHistory:
-        """Return versions, events and use of a memory; raises NotFoundError."""
-        from agentkd.memory.timeline import read_history
-
-        return read_history(self._ledger, memory_id)
 
     def recall_at(
         self, state: str, at: datetime, k: int | None = None, *, scope: Scope | None = None

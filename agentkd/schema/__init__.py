@@ -5,7 +5,7 @@ from __future__ import annotations
 from agentkd.schema.base import Value, canonical_json, content_id, now, sortable_id
 from agentkd.schema.checkpoint import Checkpoint, LoraSettings, TrainJob, TrainSettings
 from agentkd.schema.example import DatasetCard, Example, Provenance, Rendered
-from agentkd.schema.lift import Lift, lift_of, pooled_prior
+from agentkd.schema.lift import Lift, lift_of, mean_lift, pooled_prior
 from agentkd.schema.memory import (
     NOTES_BEGIN,
     NOTES_END,
@@ -86,6 +86,7 @@ __all__ = [
     "content_id",
     "is_held_out",
     "lift_of",
+    "mean_lift",
     "memory_id",
     "now",
     "pooled_prior",
