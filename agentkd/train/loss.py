@@ -31,10 +31,13 @@ class Chunk:
     targets: torch.Tensor
     weights: torch.Tensor
     normaliser: float
+    rows: torch.Tensor
     teacher_top_ids: torch.Tensor | None
     teacher_top_log_probs: torch.Tensor | None
     step: int
     n_steps: int
+    hidden: torch.Tensor | None = None
+    teacher_hidden: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ def accumulate(
     leaf, gradient = hidden.detach(), torch.zeros_like(hidden)
     targets = torch.tensor(pack.targets, device=body.device)
     weights = torch.tensor(pack.weights, device=body.device)
+    numbers = torch.tensor([number for number, _ in pack.labels], device=body.device)
     terms: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=body.device))
     for start in range(0, len(targets), scale.chunk_tokens):
         part = slice(start, start + scale.chunk_tokens)
@@ -101,7 +105,9 @@ def accumulate(
         logits = body.logits(states)
         total = torch.zeros((), device=body.device)
         for weighted in objectives:
-            chunk = _chunk(weighted, logits, targets[part], weights[part], _cut(signals, part), scale)
+            chunk = _chunk(
+                weighted, logits, targets[part], weights[part], numbers[part], _cut(signals, part), scale
+            )
             if chunk is None:
                 continue
             with blaming(weighted.plugin, f"objective `{weighted.objective.name}`"):
@@ -128,21 +134,21 @@ def _chunk(
     logits: torch.Tensor,
     targets: torch.Tensor,
     weights: torch.Tensor,
+    rows: torch.Tensor,
     signals: PackSignals | None,
     scale: StepScale,
 ) -> Chunk | None:
     normaliser = scale.normalisers[weighted.objective.name]
-    rest = (normaliser, None, None, scale.step, scale.n_steps)
     if not weighted.needs_teacher:
-        return Chunk(logits, targets, weights, *rest)
+        return Chunk(logits, targets, weights, normaliser, rows, None, None, scale.step, scale.n_steps)
     if signals is None or not bool(signals.has_teacher.any()):
         return None
     top_ids, log_probs = signals.top_ids, signals.log_probs
     if not bool(signals.has_teacher.all()):
         kept = signals.has_teacher.nonzero()[:, 0]
-        logits, targets, weights = logits[kept], targets[kept], weights[kept]
+        logits, targets, weights, rows = logits[kept], targets[kept], weights[kept], rows[kept]
         top_ids, log_probs = top_ids[kept], log_probs[kept]
-    return Chunk(logits, targets, weights, normaliser, top_ids, log_probs, scale.step, scale.n_steps)
+    return Chunk(logits, targets, weights, normaliser, rows, top_ids, log_probs, scale.step, scale.n_steps)
 
 
 @torch.inference_mode()

@@ -33,7 +33,7 @@ def test_every_setting_is_documented(path: str) -> None:
 @pytest.mark.parametrize("path", [path for path in FIELDS if "." in path])
 def test_every_setting_is_read_somewhere(path: str, sources: dict[str, str]) -> None:
     name = path.rpartition(".")[2]
-    homes = ("agentkd/config.py", "agentkd/schema/")
+    homes = ("agentkd/config/", "agentkd/schema/")
     used = re.compile(rf"(\.{name}\b|[\"']{name}[\"']|settings\.{path.partition('.')[0]}\b.*model_dump)")
     readers = [p for p, text in sources.items() if not p.startswith(homes) and used.search(text)]
     assert readers, f"nobody reads the setting `{path}`: it silently does nothing"

@@ -39,7 +39,17 @@ def logits(seed: int, scale: float = 2.0) -> torch.Tensor:
 def chunk(student: torch.Tensor, teacher: torch.Tensor, k: int = K, step: int = 0) -> Chunk:
     top = teacher.log_softmax(-1).topk(k)
     weights = torch.tensor([1.0, 0.0, 0.5, 2.0, 1.0, 1.0], dtype=torch.float64)
-    return Chunk(student, top.indices[:, 0], weights, 5.5, top.indices, top.values, step, 10)
+    return Chunk(
+        student,
+        top.indices[:, 0],
+        weights,
+        5.5,
+        torch.zeros(len(weights), dtype=torch.long),
+        top.indices,
+        top.values,
+        step,
+        10,
+    )
 
 
 def loss_of(objective: Any, context: Chunk) -> torch.Tensor:

@@ -25,8 +25,11 @@ class _Context:
     targets: torch.Tensor
     weights: torch.Tensor
     normaliser: float
+    rows: torch.Tensor
     teacher_top_ids: torch.Tensor | None
     teacher_top_log_probs: torch.Tensor | None
+    hidden: torch.Tensor | None = None
+    teacher_hidden: torch.Tensor | None = None
     step: int = 0
     n_steps: int = 10
 
@@ -37,6 +40,7 @@ class _Context:
             self.targets[start:end],
             self.weights[start:end],
             self.normaliser,
+            self.rows[start:end],
             None if ids is None else ids[start:end],
             None if log_probs is None else log_probs[start:end],
         )
@@ -80,6 +84,7 @@ def _random_context(needs_teacher: bool, seed: int) -> _Context:
         targets,
         weights,
         float(weights.sum()) * 2,  # as if another chunk of the step weighed as much
+        torch.tensor([0, 0, 0, 1, 1, 1, 2, 2]),
         top.indices if needs_teacher else None,
         top.values if needs_teacher else None,
     )

@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from agentkd.protocols.objective import Objective, SpanContext, SpanObjective, StepContext, Trainer
 from agentkd.schema import (
-    Checkpoint,
     Correction,
     Example,
     Hit,
@@ -27,13 +27,11 @@ from agentkd.schema import (
     ToolCall,
     ToolResult,
     ToolSpec,
-    TrainJob,
     Trajectory,
 )
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from numpy.typing import NDArray
 
     from agentkd.config import Settings
@@ -58,6 +56,8 @@ __all__ = [
     "Scorer",
     "Selector",
     "SilentProgress",
+    "SpanContext",
+    "SpanObjective",
     "StepContext",
     "Suite",
     "Tool",
@@ -305,59 +305,6 @@ class Scorer(Protocol):
         self, item: Any, output: Any, context: Mapping[str, Any]
     ) -> tuple[float, dict[str, float], str]:
         """Return (value in [0, 1], named parts, explanation)."""
-
-
-class StepContext(Protocol):
-    """What an objective sees of one chunk of label positions; every tensor is on one device.
-
-    Axes: `n` label positions of the chunk, `v` vocabulary, `k` teacher's top tokens.
-    """
-
-    logits: torch.Tensor
-    """Student logits `[n, v]`, float32, requires grad."""
-    targets: torch.Tensor
-    """Token ids that were to be predicted, `[n]`."""
-    weights: torch.Tensor
-    """Loss weight per position, `[n]`."""
-    normaliser: float
-    """Sum of the weights over the whole optimiser step: divide the weighted sum by it."""
-    teacher_top_ids: torch.Tensor | None
-    """Teacher's top token ids `[n, k]` where signals were asked for."""
-    teacher_top_log_probs: torch.Tensor | None
-    """Their natural-log probabilities `[n, k]`."""
-    step: int
-    """Optimiser step, from 0."""
-    n_steps: int
-    """Optimiser steps of the whole job."""
-
-
-@runtime_checkable
-class Objective(Protocol):
-    """A loss. Terms are summed after each was normalised by its own token count."""
-
-    name: str
-    requires: frozenset[str]
-    """Subset of {`teacher-top-k`}; empty for a loss on text alone."""
-
-    def prepare(self, n_steps: int) -> None:
-        """Learn the length of the job before the first step."""
-
-    def forward(self, context: StepContext) -> Mapping[str, torch.Tensor]:
-        """Return named scalar losses of this chunk; each already divided by `context.normaliser`."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return JSON-able state for a resumable save."""
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state."""
-
-
-@runtime_checkable
-class Trainer(Protocol):
-    """Trains an adapter; a killed training goes on from its last save when called again."""
-
-    def train(self, job: TrainJob, progress: Progress | None = None) -> Checkpoint:
-        """Return the finished checkpoint; raises TrainError."""
 
 
 @runtime_checkable

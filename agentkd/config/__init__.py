@@ -1,0 +1,36 @@
+"""Settings of a workspace: their tables, and how they are read."""
+
+from __future__ import annotations
+
+from agentkd.config.load import CONFIG_NAME, load_settings
+from agentkd.config.settings import (
+    AgentSettings,
+    CompileSettings,
+    CycleSettings,
+    DistillSettings,
+    EvaluateSettings,
+    GateSettings,
+    MemorySettings,
+    ModelSettings,
+    PluginSettings,
+    RoleSettings,
+    RunSettings,
+    Settings,
+)
+
+__all__ = [
+    "CONFIG_NAME",
+    "AgentSettings",
+    "CompileSettings",
+    "CycleSettings",
+    "DistillSettings",
+    "EvaluateSettings",
+    "GateSettings",
+    "MemorySettings",
+    "ModelSettings",
+    "PluginSettings",
+    "RoleSettings",
+    "RunSettings",
+    "Settings",
+    "load_settings",
+]

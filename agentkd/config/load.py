@@ -1,0 +1,117 @@
+"""Settings: defaults < the suite's < agentkd.toml < `AGENTKD__A__B` < `--set a.b=c` < keywords.
+
+Every table of `agentkd.toml` is a class here, named after the stage that reads it; options of a
+component live in the table of its kind and name, such as `[suite.jsonl]`. Unknown keys are refused
+with the nearest known key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from agentkd.config.settings import Settings
+from agentkd.errors import ConfigError
+
+__all__ = ["CONFIG_NAME", "load_settings"]
+
+CONFIG_NAME = "agentkd.toml"
+
+
+def load_settings(
+    root: Path | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    assignments: Iterable[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+    suggested: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Read and check the settings of a workspace folder.
+
+    Args:
+        root: Folder that may hold `agentkd.toml`; None reads no file.
+        environ: Environment; `AGENTKD__TRAIN__EPOCHS=2` sets `train.epochs`.
+        assignments: `a.b=c` texts of `--set`; values are JSON, else plain text.
+        overrides: Nested mapping with the last word.
+        suggested: Nested mapping that everything else overrules: what a plugin holds to be best.
+
+    Raises:
+        ConfigError: the file is not TOML, a key is unknown, or a value does not fit.
+    """
+    data: dict[str, Any] = {}
+    _merge(data, suggested or {})
+    source = "keywords"
+    if root is not None and (root / CONFIG_NAME).is_file():
+        source = str(root / CONFIG_NAME)
+        try:
+            _merge(data, tomllib.loads((root / CONFIG_NAME).read_text(encoding="utf-8")))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"`{source}` is not valid TOML: {error}", path=source) from error
+    for name, text in sorted((os.environ if environ is None else environ).items()):
+        if name.startswith("AGENTKD__"):
+            _assign(data, [part.lower() for part in name.split("__")[1:]], _value(text), name)
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"`--set {assignment}` has no `=`", hint="write `--set train.epochs=2`")
+        _assign(data, key.strip().split("."), _value(text), f"--set {key}")
+    _merge(data, overrides or {})
+    return _check(data, source)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _assign(data: dict[str, Any], path: list[str], value: Any, source: str) -> None:
+    for part in path[:-1]:
+        data = data.setdefault(part, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"`{source}`: `{part}` is a value, not a table")
+    data[path[-1]] = value
+
+
+def _merge(data: dict[str, Any], overrides: Mapping[str, Any]) -> None:
+    for key, value in overrides.items():
+        if isinstance(value, Mapping):
+            below = data.setdefault(key, {})
+            if isinstance(below, dict):
+                _merge(below, value)
+                continue
+        data[key] = value
+
+
+def _check(data: Mapping[str, Any], source: str) -> Settings:
+    try:
+        return Settings.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = [str(part) for part in first["loc"]]
+        where = ".".join(path)
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(
+                f"unknown key `{where}` in {source}", hint=_nearest_key(path), key=where, path=source
+            ) from error
+        raise ConfigError(f"`{where}` in {source}: {first['msg']}", key=where, path=source) from error
+
+
+def _nearest_key(path: list[str]) -> str:
+    model: Any = Settings
+    for part in path[:-1]:
+        annotation = (
+            model.model_fields[part].annotation if part in getattr(model, "model_fields", {}) else None
+        )
+        model = annotation if hasattr(annotation, "model_fields") else None
+    known = sorted(getattr(model, "model_fields", {}))
+    close = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+    return f"did you mean `{close[0]}`?" if close else f"known here: {', '.join(known)}"
