@@ -32,6 +32,7 @@ COMMANDS: dict[str, _Lazy] = {
     "compile": _Lazy("Compile memories and trajectories into a dataset."),
     "train": _Lazy("Train a LoRA student on a dataset."),
     "evaluate": _Lazy("Compare the arms on held-out tasks, pair by pair."),
+    "gate": _Lazy("Judge a candidate as a cycle would, or say how many tasks that needs."),
     "cycle": _Lazy("Go through all phases: run, distill, compile, train, evaluate, promote."),
     "report": _Lazy("Show the report of a cycle."),
     "memory": _Lazy("Look at, search, rebuild and revoke memories."),

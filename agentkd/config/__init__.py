@@ -14,6 +14,7 @@ from agentkd.config.settings import (
     ModelSettings,
     PluginSettings,
     RoleSettings,
+    RoleWeights,
     RunSettings,
     Settings,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "ModelSettings",
     "PluginSettings",
     "RoleSettings",
+    "RoleWeights",
     "RunSettings",
     "Settings",
     "load_settings",

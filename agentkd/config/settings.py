@@ -19,6 +19,7 @@ __all__ = [
     "ModelSettings",
     "PluginSettings",
     "RoleSettings",
+    "RoleWeights",
     "RunSettings",
     "Settings",
 ]
@@ -159,6 +160,19 @@ class DistillSettings(Value):
     """Further candidates of one trajectory are left out, least confident first."""
 
 
+class RoleWeights(Value):
+    """`[compile.role_weights]`: how much each kind of token counts in the loss; 0 leaves it out."""
+
+    assistant: float = Field(default=1.0, ge=0.0)
+    """Tokens of a target that is text."""
+    tool_call: float = Field(default=1.0, ge=0.0)
+    """Tokens of a target that is a tool call."""
+    observation: float = Field(default=0.0, ge=0.0)
+    """Tokens of the tool results in a row's history; a small weight such as 0.1 teaches what tools answer."""
+    history: float = Field(default=0.0, ge=0.0)
+    """Tokens of the assistant's earlier turns in a row's history, which are targets of rows of their own."""
+
+
 class CompileSettings(Value):
     """`[compile]`: from memories and trajectories to training rows."""
 
@@ -176,6 +190,10 @@ class CompileSettings(Value):
     """Whether the teacher view describes the tools; switch it off where their text makes rows too long."""
     selectors: tuple[str, ...] = ("lift",)
     """Components of kind `selector`, applied in order."""
+    role_weights: RoleWeights = RoleWeights()
+    """Loss weight by kind of token."""
+    correction_weight: float = Field(default=1.0, ge=0.0)
+    """Factor on the tokens of a corrected answer that differ from the wrong one."""
 
 
 class EvaluateSettings(Value):
@@ -206,6 +224,28 @@ class GateSettings(Value):
     """Arms that the candidate must beat, besides what serves now."""
     min_tasks: int = 20
     """Fewer held-out tasks are no evidence: the gate refuses."""
+    spend_alpha: bool = True
+    """Whether looks at the same tasks share `alpha` between two promotions, so that patience never wins."""
+    delta: float = 0.05
+    """How far the student without memories may be below itself with them."""
+    max_part_loss: float = Field(default=0.0, ge=0.0)
+    """A partial score of the grader may not fall credibly further than this below what serves."""
+    probes: int = Field(default=100, ge=0)
+    """Tasks of each suite and split of earlier cycles on which nothing may be lost; 0 looks at none."""
+    contamination: Literal["exclude", "off"] = "exclude"
+    """Whether tasks that stand in the training rows are left out of the decision."""
+    near_copy: float = Field(default=0.6, gt=0.0, le=1.0)
+    """Weighted share of a task's character 5-grams from which a row counts as a disguised copy."""
+    max_contaminated: float = Field(default=0.2, ge=0.0, le=1.0)
+    """Larger shares of contaminated tasks are a leak: the gate refuses."""
+    anchors: bool = True
+    """Whether the candidate is measured on general texts (two passes over some 600 tokens)."""
+    max_anchor_loss: float = Field(default=0.05, ge=0.0)
+    """Largest relative rise of the cross-entropy on general texts."""
+    max_kl: float = Field(default=0.5, ge=0.0)
+    """Largest mean KL to the base on general texts, in nats per token."""
+    max_dev_rise: float = Field(default=0.2, ge=0.0)
+    """Largest relative rise of the loss on rows kept back above its best: the sign of over-training."""
 
 
 class CycleSettings(Value):

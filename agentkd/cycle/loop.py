@@ -7,6 +7,7 @@ from typing import Any
 
 from agentkd import hookspecs
 from agentkd.cycle.journal import Plan, journalled, open_plan
+from agentkd.cycle.judge import judge, probe_earlier
 from agentkd.cycle.parts import Parts
 from agentkd.cycle.report import make_report, write_report
 from agentkd.cycle.stage import (
@@ -77,7 +78,7 @@ def run_cycle(parts: Parts) -> CycleReport:
         decided = do(
             "promote",
             [judged.key, reads["promote"], plan.switches],
-            lambda _: _promote(parts, plan, candidate, evaluations),
+            lambda _: _promote(parts, plan, candidate, evaluations, judged.output.get("earlier", ())),
         )
         verdict = Verdict.model_validate(decided.output["verdict"])
         do("retire", decided.key, lambda _: _retire(parts, candidate, verdict, evaluations))
@@ -99,7 +100,7 @@ def phase_settings(parts: Parts) -> dict[str, Any]:
             settings.train.max_tokens_per_row,
         ],
         "train": [settings.train, settings.trainer],
-        "evaluate": [*acting, settings.evaluate],
+        "evaluate": [*acting, settings.evaluate, settings.gate.probes],
         "promote": [settings.gate],
     }
 
@@ -176,7 +177,7 @@ def is_due(parts: Parts, distilled: PhaseReport) -> bool:
 
 
 def _compile(parts: Parts, plan: Plan) -> StageResult:
-    card = compile_stage(parts, _learnt_from(parts, plan))
+    card = compile_stage(parts, suite=plan.suite or None, split=plan.split if plan.suite else None)
     left_out = "".join(f"; left out: {n} {reason}" for reason, n in sorted(card.dropped.items()))
     return StageResult(
         f"{card.n_train} rows, {card.n_label_tokens} trained tokens{left_out}",
@@ -208,11 +209,16 @@ def _evaluate(parts: Parts, plan: Plan, candidate: str) -> StageResult:
         )
         for split in (settings.split, *settings.also)
     ]  # fmt: skip
+    splits = (settings.split, *settings.also)
+    earlier = probe_earlier(parts, candidate, plan.serving, suite=suite.name, splits=splits, seed=plan.seed)
     done = evaluations[0].arm("student").success
     return StageResult(
         f"student does {done.value:.3f} [{done.low:.3f}, {done.high:.3f}] of {evaluations[0].n} tasks",
-        {"evaluations": [e.model_dump(mode="json") for e in evaluations]},
-        {**_tokens_of(evaluations), "usd": parts.spent_usd - before},
+        {
+            "evaluations": [e.model_dump(mode="json") for e in evaluations],
+            "earlier": [e.model_dump(mode="json") for e in earlier],
+        },
+        {**_tokens_of([*evaluations, *earlier]), "usd": parts.spent_usd - before},
     )
 
 
@@ -224,14 +230,17 @@ def _tokens_of(evaluations: Sequence[Evaluation]) -> dict[str, float]:
     }
 
 
-def _promote(parts: Parts, plan: Plan, candidate: str, evaluations: Sequence[Evaluation]) -> StageResult:
-    from agentkd.evaluate import gate, refuse
+def _promote(
+    parts: Parts, plan: Plan, candidate: str, evaluations: Sequence[Evaluation], probes: Sequence[Any]
+) -> StageResult:
+    from agentkd.evaluate import refuse
 
     obstacle = _obstacle(parts, candidate)
     if obstacle:
         verdict = refuse(candidate, plan.serving, obstacle)
     elif evaluations:
-        verdict = gate(evaluations[0], parts.settings.gate, plan.serving, parts.hooks)
+        earlier = [Evaluation.model_validate(probe) for probe in probes]
+        verdict = judge(parts, candidate, plan.serving, evaluations[0], earlier)
     else:
         verdict = refuse(candidate, plan.serving, "there is no held-out split to judge on")
     if verdict.promote:

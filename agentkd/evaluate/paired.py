@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from agentkd.config import EvaluateSettings
 from agentkd.errors import DataError
@@ -21,7 +21,7 @@ from agentkd.schema import (
     content_id,
 )
 
-__all__ = ["arm_result", "baseline_result", "compare", "make_evaluation"]
+__all__ = ["arm_result", "baseline_result", "compare", "make_evaluation", "without_tasks"]
 
 
 def arm_result(
@@ -193,4 +193,30 @@ def make_evaluation(
         checkpoint=checkpoint,
         arms=tuple(arms),
         paired=tuple(paired),
+    )
+
+
+def without_tasks(
+    evaluation: Evaluation, left_out: Collection[str], settings: EvaluateSettings | None = None
+) -> Evaluation:
+    """Return the evaluation over the tasks that are not in `left_out`; itself where none is.
+
+    A candidate is compared with every other arm, as in `make_evaluation`.
+    """
+    if not any(result.task_id in left_out for arm in evaluation.arms[:1] for result in arm.results):
+        return evaluation
+    arms = []
+    for arm in evaluation.arms:
+        kept = [result for result in arm.results if result.task_id not in left_out]
+        arms.append(_summarise(arm.name, arm.model, arm.uses_memory, kept, arm.success.level))
+    if not arms[0].results:
+        return evaluation.model_copy(update={"n": 0, "arms": tuple(arms), "paired": ()})
+    return make_evaluation(
+        suite=evaluation.suite,
+        split=evaluation.split,
+        arms=arms,
+        candidate=next((pair.ours for pair in evaluation.paired), ""),
+        checkpoint=evaluation.checkpoint,
+        seed=evaluation.seed,
+        settings=settings,
     )

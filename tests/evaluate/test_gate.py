@@ -8,8 +8,9 @@ import pytest
 
 from agentkd.config import GateSettings
 from agentkd.errors import PluginError
-from agentkd.evaluate import gate, make_evaluation, refuse
+from agentkd.evaluate import Contamination, Evidence, Leak, gate, make_evaluation, refuse, without_tasks
 from agentkd.evaluate.statistics import wilson
+from agentkd.hf import Anchors
 from agentkd.hookspecs import hookimpl
 from agentkd.plugins import PluginHost
 from agentkd.schema import ArmResult, TaskResult
@@ -69,7 +70,7 @@ def test_a_clear_interval_without_significance_is_not_enough(host):
     assert low > 0
     verdict = gate(evaluation, GateSettings(alpha=0.05), "base", host.hooks)
     assert not verdict.promote
-    assert gate(evaluation, GateSettings(alpha=0.07), "base", host.hooks).promote
+    assert gate(evaluation, GateSettings(alpha=0.12), "base", host.hooks).promote
 
 
 def test_too_few_tasks_are_no_evidence(host):
@@ -135,3 +136,79 @@ def test_what_could_not_be_judged_is_refused_with_the_reason():
     assert not verdict.promote
     assert verdict.flags == ("unjudged",)
     assert verdict.reasons == ("Not promoted: there is no held-out split.",)
+
+
+GOOD = {"base": 10, "base_memory": 20, "student": 60}
+
+
+@pytest.mark.parametrize(
+    ("evidence", "flag"),
+    [
+        ({"contamination": Contamination(n_tasks=100, n_rows=9, leaks=(Leak("1", "r", 1.0, True),))}, ""),
+        (
+            {
+                "contamination": Contamination(
+                    n_tasks=100, n_rows=9, leaks=tuple(Leak(str(i), "r", 0.8, False) for i in range(30))
+                )
+            },
+            "contaminated",
+        ),
+        ({"anchors": Anchors(base=2.0, student=2.01, kl=0.01, n_tokens=500)}, ""),
+        ({"anchors": Anchors(base=2.0, student=2.5, kl=0.01, n_tokens=500)}, "anchors"),
+        ({"anchors": Anchors(base=2.0, student=2.0, kl=9.0, n_tokens=500)}, "far_from_base"),
+        ({"dev_losses": (0.9, 0.5, 0.51)}, ""),
+        ({"dev_losses": (0.9, 0.5, 0.8)}, "overtrained"),
+        ({"earlier": (judged(base=40, student=45),)}, ""),
+        ({"earlier": (judged(base=60, student=20),)}, "forgot:s/holdout"),
+    ],
+)
+def test_a_good_gain_is_not_enough_where_something_else_was_lost(host, evidence, flag):
+    verdict = gate(judged(**GOOD), GateSettings(), "base", host.hooks, Evidence(**evidence))
+    assert verdict.flags == ((flag,) if flag else ())
+    assert verdict.promote == (not flag)
+
+
+def test_patience_does_not_win(host):
+    evaluation = judged(n=60, base=0, base_memory=0, student=7)
+    assert gate(evaluation, GateSettings(), "base", host.hooks, Evidence(look=1)).promote
+    late = gate(evaluation, GateSettings(), "base", host.hooks, Evidence(look=9))
+    assert not late.promote
+    assert "look 9" in late.reasons[1]
+    assert gate(evaluation, GateSettings(spend_alpha=False), "base", host.hooks, Evidence(look=9)).promote
+
+
+def test_a_student_that_lives_off_its_memories_is_refused(host):
+    verdict = gate(judged(**GOOD, student_memory=80), GateSettings(), "base", host.hooks)
+    assert verdict.flags == ("needs_memory",)
+    assert gate(judged(**GOOD, student_memory=64), GateSettings(), "base", host.hooks).promote
+
+
+def test_a_partial_score_may_not_fall(host):
+    def with_part(name: str, n_right: int, part: float) -> ArmResult:
+        results = tuple(
+            TaskResult(task_id=str(i), success=i < n_right, parts={"valid_call": part if i % 4 else 1.0})
+            for i in range(100)
+        )
+        share = wilson(sum(r.parts["valid_call"] for r in results), 100)
+        return ArmResult(
+            name=name, n=100, success=wilson(n_right, 100), results=results, parts={"valid_call": share}
+        )
+
+    for part, flags in ((1.0, ()), (0.5, ("worse_part:valid_call",))):
+        arms = [
+            with_part("base", 10, 1.0),
+            with_part("base + memory", 20, 1.0),
+            with_part("student", 60, part),
+        ]
+        evaluation = make_evaluation(suite="s", split="holdout", arms=arms, checkpoint="student@2-abc")
+        assert gate(evaluation, GateSettings(), "base", host.hooks).flags == flags
+
+
+def test_figures_are_taken_again_without_contaminated_tasks():
+    evaluation = judged(base=10, base_memory=20, student=60)
+    clean = without_tasks(evaluation, {str(i) for i in range(50)})
+    assert clean.n == 50
+    assert clean.arm("student").success.value == pytest.approx(0.2)
+    assert {pair.n for pair in clean.paired} == {50}
+    assert without_tasks(evaluation, {"nowhere"}) is evaluation
+    assert without_tasks(evaluation, {str(i) for i in range(100)}).n == 0

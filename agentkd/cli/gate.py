@@ -1,0 +1,88 @@
+"""`agentkd gate`: judge a candidate without promoting it, and say how many tasks a judgement needs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from agentkd.cli.invocation import Invocation, pass_invocation
+from agentkd.cli.render import print_verdict
+from agentkd.cli.shared import Command
+from agentkd.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from agentkd.workspace import Workspace
+
+__all__ = ["command"]
+
+_SHARE = click.FloatRange(min=0, max=1)
+
+
+@click.command("gate", cls=Command)
+@click.argument("checkpoint", required=False)
+@click.option("--dry-run", is_flag=True, help="Judge nothing; say how many tasks a gain needs to be seen.")
+@click.option("--gain", type=_SHARE, default=0.1, show_default=True, help="Gain that is hoped for.")
+@click.option("--loss", type=_SHARE, default=0.05, show_default=True, help="Share of tasks that it may lose.")
+@click.option("--power", type=_SHARE, default=0.8, show_default=True, help="Wanted chance to see it.")
+@pass_invocation
+def command(
+    invocation: Invocation, checkpoint: str | None, dry_run: bool, gain: float, loss: float, power: float
+) -> int:
+    """Judge a checkpoint as a cycle would; exit code 1 where it may not serve.
+
+    CHECKPOINT defaults to the latest candidate. Nothing is promoted: `agentkd checkpoints promote` does that.
+    """
+    with invocation.workspace() as workspace:
+        if dry_run:
+            invocation.show(_needs(workspace, gain, loss, power), _print_needs)
+            return 0
+        from agentkd.cycle import judge, probe_earlier
+
+        evaluation = workspace.evaluate(checkpoint)
+        if not evaluation.checkpoint:
+            raise NotFoundError("there is no checkpoint to judge", hint="run `agentkd train`")
+        found = workspace.ledger.checkpoints.serving()
+        serving = found.name if found else "base"
+        earlier = probe_earlier(
+            workspace.parts, evaluation.checkpoint, serving,
+            suite=evaluation.suite, splits=(evaluation.split,), seed=evaluation.seed,
+        )  # fmt: skip
+        verdict = judge(workspace.parts, evaluation.checkpoint, serving, evaluation, earlier)
+    invocation.show(verdict, print_verdict)
+    return 0 if verdict.promote else 1
+
+
+def _needs(workspace: Workspace, gain: float, loss: float, power: float) -> dict[str, Any]:
+    from agentkd.cycle import look_number
+    from agentkd.evaluate import power_of, spent_alpha, tasks_needed
+
+    settings, suite = workspace.settings, workspace.settings.cycle.suite
+    look = look_number(workspace.parts, suite)
+    alpha = spent_alpha(settings.gate.alpha, look) if settings.gate.spend_alpha else settings.gate.alpha
+    there = workspace.parts.suite(suite).splits().get(settings.evaluate.split, 0)
+    n = min(there, settings.evaluate.n or there)
+    return {
+        "suite": suite,
+        "split": settings.evaluate.split,
+        "look": look,
+        "alpha": alpha,
+        "gain": gain,
+        "loss": loss,
+        "wanted_power": power,
+        "tasks_needed": tasks_needed(gain + loss, loss, alpha=alpha, power=power),
+        "tasks": n,
+        "power": power_of(n, gain + loss, loss, alpha),
+    }
+
+
+def _print_needs(needs: dict[str, Any], console: Console) -> None:
+    console.print(
+        f"look {needs['look']} since the last promotion: level {needs['alpha']:.2g}\n"
+        f"a gain of {needs['gain']:g} (while {needs['loss']:g} of the tasks are lost) needs "
+        f"{needs['tasks_needed']} tasks for a power of {needs['wanted_power']:g}\n"
+        f"{needs['suite']}/{needs['split']} gives {needs['tasks']} tasks: power {needs['power']:.2f}",
+        markup=False,
+    )

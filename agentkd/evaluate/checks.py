@@ -1,0 +1,227 @@
+"""The gate's checks: each looks at one kind of evidence and says in one sentence what it saw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from agentkd.config import GateSettings
+from agentkd.evaluate.contamination import Contamination
+from agentkd.evaluate.paired import compare
+from agentkd.evaluate.power import spent_alpha
+from agentkd.evaluate.statistics import paired_bootstrap
+from agentkd.schema import Evaluation, Paired
+
+if TYPE_CHECKING:
+    from agentkd.hf.anchor import Anchors
+
+__all__ = ["BASE", "CANDIDATE", "SERVING", "Check", "Evidence", "all_checks"]
+
+CANDIDATE = "student"
+"""Arm of the candidate."""
+
+SERVING = "serving"
+"""Arm of the checkpoint that serves now, where one does."""
+
+BASE = "base"
+"""Arm of the bare base model: what serves where no checkpoint does."""
+
+_WITH_MEMORY = f"{CANDIDATE} + memory"
+
+
+class Check(NamedTuple):
+    """What one check found."""
+
+    flag: str
+    """What the verdict calls it when it fails."""
+    passed: bool
+    """Whether the candidate may serve as far as this check goes."""
+    sentence: str
+    """What was seen, with its figures."""
+    numbers: Mapping[str, float] = {}
+    """The figures by name."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of a candidate besides the evaluation that decides; None where it was not measured."""
+
+    look: int = 1
+    """How many candidates were judged since the last promotion, this one included."""
+    contamination: Contamination | None = None
+    """Tasks of the evaluation that stand in its training rows; the evaluation given is without them."""
+    anchors: Anchors | None = None
+    """How far it moved from its base on general texts."""
+    earlier: tuple[Evaluation, ...] = ()
+    """Candidate and what serves on the tasks of earlier cycles, one per suite and split."""
+    dev_losses: tuple[float, ...] = ()
+    """Loss on the rows kept back, after each epoch."""
+
+
+def all_checks(
+    evaluation: Evaluation, evidence: Evidence, settings: GateSettings, serving: str
+) -> Iterator[Check]:
+    """Yield every check of the gate."""
+    incumbent = BASE if serving == BASE else SERVING
+    alpha = spent_alpha(settings.alpha, evidence.look) if settings.spend_alpha else settings.alpha
+    yield _has_enough_tasks(evaluation, settings)
+    if evidence.contamination is not None:
+        yield _is_clean(evidence.contamination, settings)
+    for rival in dict.fromkeys((*settings.against, incumbent)):
+        yield _beats(_pair(evaluation, rival), rival, settings, alpha, evidence.look)
+    yield from _keeps_parts(evaluation, incumbent, settings)
+    yield from _stands_alone(evaluation, settings)
+    for earlier in evidence.earlier:
+        yield _keeps_earlier(earlier, incumbent, alpha)
+    if evidence.anchors is not None:
+        yield from _stays_near_base(evidence.anchors, settings)
+    if len(evidence.dev_losses) > 1:
+        yield _is_not_overtrained(evidence.dev_losses, settings)
+
+
+def _has_enough_tasks(evaluation: Evaluation, settings: GateSettings) -> Check:
+    passed = evaluation.n >= settings.min_tasks
+    verb = "are enough" if passed else "are no evidence"
+    return Check(
+        "min_tasks",
+        passed,
+        f"{evaluation.n} tasks of `{evaluation.split}` {verb}: at least {settings.min_tasks} are wanted.",
+        {"n": float(evaluation.n)},
+    )
+
+
+def _is_clean(found: Contamination, settings: GateSettings) -> Check:
+    n_leaked, n_exact = len(found.tasks), found.n_exact
+    share = n_leaked / max(found.n_tasks, 1)
+    passed = share <= settings.max_contaminated
+    seen = (
+        f"{n_leaked} of {found.n_tasks} tasks stand in the training rows ({n_exact} word for word) and "
+        f"do not count here"
+        if n_leaked
+        else f"None of {found.n_tasks} tasks stands in the {found.n_rows} training rows"
+    )
+    limit = "" if passed else f"; more than {settings.max_contaminated:.0%} is a leak"
+    numbers = {"contaminated": float(n_leaked), "copied": float(n_exact)}
+    return Check("contaminated", passed, f"{seen}{limit}.", numbers)
+
+
+def _pair(evaluation: Evaluation, rival: str) -> Paired | None:
+    for pair in evaluation.paired:
+        if pair.ours == CANDIDATE and pair.other == rival:
+            return pair
+    return None
+
+
+def _beats(pair: Paired | None, rival: str, settings: GateSettings, alpha: float, look: int) -> Check:
+    """Check that the gain's lower bound is above the margin and the exact McNemar test below its level."""
+    if pair is None:
+        return Check(f"missing:{rival}", False, f"There is no comparison with `{rival}`.")
+    gain = pair.difference
+    is_clear = gain.low > settings.margin
+    is_significant = pair.wins > pair.losses and pair.p_value < alpha
+    passed = is_clear and is_significant
+    verdict = "Better than" if passed else "Not shown to be better than"
+    spent = f", look {look}" if settings.spend_alpha else ""
+    return Check(
+        f"not_better_than:{rival}",
+        passed,
+        f"{verdict} `{rival}`: gain {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] on {pair.n} "
+        f"tasks (lower bound {'above' if is_clear else 'not above'} {settings.margin:g}), "
+        f"{pair.wins} won, {pair.losses} lost, McNemar p = {pair.p_value:.2g} "
+        f"({'below' if pair.p_value < alpha else 'not below'} {alpha:.2g}{spent}).",
+        {
+            f"gain:{rival}": gain.value,
+            f"low:{rival}": gain.low,
+            f"high:{rival}": gain.high,
+            f"p:{rival}": pair.p_value,
+            f"wins:{rival}": float(pair.wins),
+            f"losses:{rival}": float(pair.losses),
+            "alpha": alpha,
+        },
+    )
+
+
+def _keeps_parts(evaluation: Evaluation, incumbent: str, settings: GateSettings) -> Iterator[Check]:
+    """Check that no partial score, such as the validity of calls, fell credibly below what serves."""
+    arms = {arm.name: arm for arm in evaluation.arms}
+    if CANDIDATE not in arms or incumbent not in arms:
+        return
+    ours, theirs = arms[CANDIDATE].results, arms[incumbent].results
+    for part in sorted(arms[CANDIDATE].parts.keys() & arms[incumbent].parts.keys()):
+        change = paired_bootstrap(
+            [r.parts.get(part, 0.0) for r in ours], [r.parts.get(part, 0.0) for r in theirs]
+        )
+        passed = change.high >= -settings.max_part_loss
+        said = "kept" if passed else "worse"
+        yield Check(
+            f"worse_part:{part}",
+            passed,
+            f"`{part}` is {said} against `{incumbent}`: {change.value:+.3f} "
+            f"[{change.low:+.3f}, {change.high:+.3f}].",
+            {f"part:{part}": change.value},
+        )
+
+
+def _stands_alone(evaluation: Evaluation, settings: GateSettings) -> Iterator[Check]:
+    """Check that the weights took in what the memories teach: without them it is hardly worse."""
+    pair = _pair(evaluation, _WITH_MEMORY)
+    if pair is None:
+        return
+    passed = pair.difference.value >= -settings.delta
+    yield Check(
+        "needs_memory",
+        passed,
+        f"Without memories it does {pair.difference.value:+.3f} against with them "
+        f"({'within' if passed else 'more than'} {settings.delta:g} {'of' if passed else 'below'} that).",
+        {"without_memory": pair.difference.value},
+    )
+
+
+def _keeps_earlier(earlier: Evaluation, incumbent: str, alpha: float) -> Check:
+    arms = {arm.name: arm for arm in earlier.arms}
+    pair = compare(arms[CANDIDATE], arms[incumbent])
+    passed = not (pair.losses > pair.wins and pair.p_value < alpha)
+    where = f"{earlier.suite}/{earlier.split}"
+    said = "kept" if passed else "lost"
+    return Check(
+        f"forgot:{where}",
+        passed,
+        f"What earlier cycles taught on `{where}` is {said}: {arms[CANDIDATE].success.value:.3f} against "
+        f"{arms[incumbent].success.value:.3f} of `{incumbent}` on {pair.n} tasks, {pair.wins} won, "
+        f"{pair.losses} lost (McNemar p = {pair.p_value:.2g}).",
+        {f"transfer:{where}": pair.difference.value, f"p:{where}": pair.p_value},
+    )
+
+
+def _stays_near_base(anchors: Anchors, settings: GateSettings) -> Iterator[Check]:
+    passed = anchors.change <= settings.max_anchor_loss
+    yield Check(
+        "anchors",
+        passed,
+        f"General texts cost {anchors.student:.3f} nats a token against {anchors.base:.3f} of the base "
+        f"({anchors.change:+.1%}, {'within' if passed else 'above'} {settings.max_anchor_loss:.0%}).",
+        {"anchor_change": anchors.change},
+    )
+    is_near = anchors.kl <= settings.max_kl
+    yield Check(
+        "far_from_base",
+        is_near,
+        f"KL to the base on them is {anchors.kl:.3f} nats a token "
+        f"({'within' if is_near else 'above'} {settings.max_kl:g}).",
+        {"kl_to_base": anchors.kl},
+    )
+
+
+def _is_not_overtrained(losses: Sequence[float], settings: GateSettings) -> Check:
+    """Check that the loss on rows kept back did not turn up while training went on (teacher hacking)."""
+    best, last = min(losses), losses[-1]
+    rise = last / best - 1 if best > 0 else 0.0
+    passed = rise <= settings.max_dev_rise
+    return Check(
+        "overtrained",
+        passed,
+        f"The loss on rows kept back ended {rise:.1%} above its best "
+        f"({'within' if passed else 'above'} {settings.max_dev_rise:.0%}).",
+        {"dev_rise": rise},
+    )

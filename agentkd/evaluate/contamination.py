@@ -1,0 +1,134 @@
+"""Contamination: evaluation tasks whose text stands in the rows that a candidate was trained on.
+
+A task is compared with every message of every row. Copies are found word by word; disguised ones by the
+share of the task's character 5-grams that a message holds, where a gram counts the more the fewer tasks
+have it: a phrase that all tasks share says nothing, a name or a number that only one has says much. The
+tasks of an evaluation are few, so an inverted index over their grams is exact and needs no sketch such
+as MinHash; rows are read one at a time.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from agentkd.schema import Value
+
+__all__ = ["NEAR", "Contamination", "Leak", "find_leaks"]
+
+NEAR = 0.6
+"""Share of a task's weighted grams from which a row counts as a disguised copy."""
+
+_GRAM = 5
+_SHORTEST = 6  # characters: of less than that no copy can be told from chance
+_COMMON = 0.5  # grams that more tasks than this share have are not looked up
+
+
+class Leak(NamedTuple):
+    """One task that a training row gives away."""
+
+    task_id: str
+    """The task."""
+    row_id: str
+    """The row that is most like it."""
+    share: float
+    """Weighted share of the task's grams in one message of the row, in [0, 1]; 1 for a copy."""
+    is_exact: bool
+    """Whether the words are the same but for case and punctuation."""
+
+
+class Contamination(Value):
+    """What was found among the tasks of a split."""
+
+    n_tasks: int
+    """Tasks that were looked for."""
+    n_rows: int
+    """Rows that were read."""
+    leaks: tuple[Leak, ...] = ()
+    """Tasks that were found, by id."""
+
+    @property
+    def tasks(self) -> frozenset[str]:
+        """Ids of the tasks that no figure may rest on."""
+        return frozenset(leak.task_id for leak in self.leaks)
+
+    @property
+    def n_exact(self) -> int:
+        """Tasks of which a row holds a copy."""
+        return sum(leak.is_exact for leak in self.leaks)
+
+
+def find_leaks(
+    tasks: Mapping[str, str], rows: Iterable[tuple[str, Iterable[str]]], *, near: float = NEAR
+) -> Contamination:
+    """Look for every task in every row.
+
+    Args:
+        tasks: Text of each evaluation task by its id.
+        rows: For each training row its id and the texts of its messages.
+        near: Weighted share of grams from which a message counts as a disguised copy.
+    """
+    index = _Index(tasks)
+    found: dict[str, Leak] = {}
+    n_rows = 0
+    seen: set[str] = set()
+    for row_id, texts in rows:
+        n_rows += 1
+        for text in texts:
+            plain = _plain(text)
+            if plain in seen:  # rows of one trajectory repeat its messages
+                continue
+            seen.add(plain)
+            for task_id, share, is_exact in index.shares(plain):
+                held = found.get(task_id)
+                if (is_exact or share >= near) and (held is None or (is_exact, share) > (held[3], held[2])):
+                    found[task_id] = Leak(task_id, row_id, min(share, 1.0), is_exact)
+    return Contamination(n_tasks=len(tasks), n_rows=n_rows, leaks=tuple(sorted(found.values())))
+
+
+class _Index:
+    """The tasks' grams, each with its weight and the tasks that have it."""
+
+    def __init__(self, tasks: Mapping[str, str]) -> None:
+        plain = {id_: _plain(text) for id_, text in tasks.items()}
+        plain = {id_: text for id_, text in plain.items() if len(text) >= _SHORTEST}
+        self._exact: dict[str, list[str]] = defaultdict(list)
+        for id_, text in plain.items():
+            self._exact[text].append(id_)
+        grams = {id_: _grams(text) for id_, text in plain.items()}
+        counts = Counter(gram for own in grams.values() for gram in own)
+        n = len(plain)
+        self._weight = {gram: math.log((1 + n) / (0.5 + count)) for gram, count in counts.items()}
+        self._total = {id_: sum(self._weight[gram] for gram in own) for id_, own in grams.items()}
+        self._owners: dict[str, list[str]] = defaultdict(list)
+        for id_, own in grams.items():
+            for gram in own:
+                if n <= 2 or counts[gram] <= _COMMON * n:
+                    self._owners[gram].append(id_)
+
+    def shares(self, text: str) -> Iterable[tuple[str, float, bool]]:
+        """Yield (task, weighted share of its grams in the text, whether it is a copy)."""
+        sums: dict[str, float] = defaultdict(float)
+        for gram in _grams(text):
+            weight = self._weight.get(gram, 0.0)
+            for id_ in self._owners.get(gram, ()):
+                sums[id_] += weight
+        copies = set(self._exact.get(text, ()))
+        for id_ in copies | sums.keys():
+            share = 1.0 if id_ in copies else sums[id_] / self._total[id_] if self._total[id_] else 0.0
+            yield id_, share, id_ in copies
+
+
+def _plain(text: str) -> str:
+    """Return the words of a text in lower case, with single blanks between them."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(re.findall(r"\w+", folded))
+
+
+def _grams(plain: str) -> set[str]:
+    padded = f" {plain} "
+    return {padded[start : start + _GRAM] for start in range(len(padded) - _GRAM + 1)}

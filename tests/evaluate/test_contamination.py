@@ -1,0 +1,75 @@
+"""Tasks that stand in the training rows are found, disguised or not; like ones are not taken for copies."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from agentkd.evaluate import find_leaks
+
+NAMES = ("Amara Diallo", "Jonas Weber", "Mei Lin", "Carlos Ortega", "Priya Nair", "Olga Petrova", "Sam Reed")
+PLACES = ("Lisbon", "Nairobi", "Osaka", "Montreal", "Valparaiso", "Gdansk", "Adelaide", "Bergen")
+
+
+def request(generator: random.Random) -> str:
+    """Make one request; all of them share their wording, as those of a real suite do."""
+    day, seats = generator.randint(1, 28), generator.randint(2, 90)
+    street, number = (
+        generator.choice(("Elm", "Harbour", "Mill", "Station", "Orchard")),
+        generator.randint(1, 400),
+    )
+    return (
+        f"Please book a table for {seats} people on the {day}th near {number} {street} Street in "
+        f"{generator.choice(PLACES)} under the name {generator.choice(NAMES)}, close to the window."
+    )
+
+
+@pytest.fixture(scope="module")
+def requests() -> list[str]:
+    generator = random.Random(5)
+    return [request(generator) for _ in range(160)]
+
+
+@pytest.fixture(scope="module")
+def tasks(requests) -> dict[str, str]:
+    return {f"task-{n}": text for n, text in enumerate(requests[:60])}
+
+
+def disguised(text: str, generator: random.Random) -> str:
+    words = [word for word in text.split() if generator.random() > 0.03]
+    words = [word + " well" if generator.random() < 0.08 else word for word in words]
+    cut = generator.randrange(len(words))
+    letters = list("Hi there! " + " ".join(words[cut:] + words[:cut]).upper() + " - thanks!")
+    for _ in range(2):
+        at = generator.randrange(len(letters) - 1)
+        letters[at], letters[at + 1] = letters[at + 1], letters[at]
+    return "".join(letters)
+
+
+def test_every_copy_is_found_whatever_its_case_and_punctuation(tasks):
+    rows = [
+        (f"row-{n}", ["what came before", text.upper().replace(",", " ;")])
+        for n, text in enumerate(tasks.values())
+    ]
+    found = find_leaks(tasks, rows)
+    assert found.tasks == set(tasks)
+    assert found.n_exact == len(tasks)
+    assert {leak.task_id: leak.row_id for leak in found.leaks}["task-7"] == "row-7"
+
+
+def test_nearly_every_disguised_copy_is_found(tasks):
+    generator = random.Random(0)
+    found = find_leaks(tasks, [(id_, [disguised(text, generator)]) for id_, text in tasks.items()])
+    assert len(found.tasks) >= 0.95 * len(tasks)
+    assert found.n_exact == 0
+
+
+def test_other_requests_of_the_same_wording_are_no_leak(requests, tasks):
+    found = find_leaks(tasks, [(f"row-{n}", [text]) for n, text in enumerate(requests[60:])])
+    assert len(found.tasks) <= 0.05 * len(tasks)
+    assert (found.n_tasks, found.n_rows) == (60, 100)
+
+
+def test_a_task_of_one_word_is_no_reason_for_alarm():
+    assert find_leaks({"a": "Hello"}, [("row", ["Say hello to everyone"])]).leaks == ()
