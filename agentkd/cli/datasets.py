@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby, islice
+import os
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,19 +13,22 @@ import click
 
 from agentkd.cli.invocation import Invocation, pass_invocation
 from agentkd.cli.render import print_facts, print_table
+from agentkd.cli.row import Decode, RowView, print_row
 from agentkd.cli.shared import Group
-from agentkd.errors import DataError, NotFoundError
+from agentkd.errors import DataError, NotFoundError, StoreError
 from agentkd.plugins import nearest
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from agentkd.schema import DatasetCard, Example, Rendered
+    from agentkd.schema import DatasetCard, Example
+    from agentkd.train.artefact import CacheFacts
     from agentkd.workspace import Workspace
 
-__all__ = ["command", "print_card", "spans"]
+__all__ = ["command", "print_card"]
 
-Decode = Callable[[Sequence[int]], str]
+FORMATS = ("openai", "trl-dpo", "trl-sft")
+KINDS = ("trajectory", "internalise", "correction", "negative")
 
 
 @click.group("datasets", cls=Group)
@@ -44,21 +48,92 @@ def list_(invocation: Invocation) -> None:
 @click.argument("dataset_id", required=False)
 @click.option("-n", "n", type=click.IntRange(min=0), default=3, show_default=True, help="Rows to print.")
 @click.option("--split", type=click.Choice(["train", "dev"]), default="train", show_default=True)
+@click.option("--kind", type=click.Choice(KINDS), help="Only rows of this kind.")
 @click.option("--teacher", is_flag=True, help="Print the teacher's view, with the recalled memories.")
+@click.option("--rejected", is_flag=True, help="Print rows with a rejected completion, and that in red.")
 @pass_invocation
-def show(invocation: Invocation, dataset_id: str | None, n: int, split: str, teacher: bool) -> None:
-    """Show a dataset's card and rows, with the trained tokens in green.
+def show(
+    invocation: Invocation,
+    dataset_id: str | None,
+    n: int,
+    split: str,
+    kind: str | None,
+    teacher: bool,
+    rejected: bool,
+) -> None:
+    """Show a dataset's card and rows, with the trained tokens in green: the heavier, the brighter.
 
-    DATASET_ID defaults to the latest dataset. Without colour, trained tokens stand in ⟦ ⟧.
+    DATASET_ID defaults to the latest dataset. Without colour, trained tokens stand in ⟦ ⟧, with their weight
+    where it is not 1, and rejected ones in ⟦✗ ⟧.
     """
     with invocation.workspace() as workspace:
         card = _card(workspace, dataset_id)
-        rows = list(islice(_rows(workspace.root / "datasets" / card.id / f"{split}.jsonl"), n))
+        every = _rows(workspace.root / "datasets" / card.id / f"{split}.jsonl")
+        wanted = (row for row in every if kind in (None, row.kind) and (row.student_rejected or not rejected))
+        rows = list(islice(wanted, n))
         if invocation.is_json:
             invocation.show({"card": card, "rows": rows}, lambda value, console: None)
             return
         decode = _decoder(workspace, card)
-    invocation.show(card, lambda value, console: _print_dataset(value, rows, decode, teacher, console))
+    view = RowView(decode, is_teacher=teacher, has_rejected=rejected)
+    invocation.show(card, lambda value, console: _print_dataset(value, rows, view, console))
+
+
+@command.command("export")
+@click.argument("dataset_id", required=False)
+@click.option("--format", "form", type=click.Choice(FORMATS), default="trl-sft", show_default=True)
+@click.option("--split", type=click.Choice(["train", "dev"]), default="train", show_default=True)
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), help="File; `<id>-<format>-<split>.jsonl` else."
+)
+@click.option("--force", is_flag=True, help="Replace a file.")
+@pass_invocation
+def export(
+    invocation: Invocation, dataset_id: str | None, form: str, split: str, out: Path | None, force: bool
+) -> None:
+    """Write a dataset as JSONL for another trainer.
+
+    `trl-sft` and `trl-dpo` are what TRL's SFTTrainer and DPOTrainer read, `openai` is a fine-tuning file with
+    tool calls. Negatives without a right answer have no place in them and are left out.
+    """
+    from agentkd.compiler import export_lines
+    from agentkd.hf import load_tokenizer
+
+    with invocation.workspace() as workspace:
+        card = _card(workspace, dataset_id)
+        file = out or Path(f"{card.id}-{form}-{split}.jsonl")
+        if file.exists() and not force:
+            raise DataError(f"`{file}` exists already", hint="choose another with -o, or pass `--force`")
+        tokenizer = load_tokenizer(workspace.parts.student_files.path) if form != "openai" else None
+        rows = _rows(workspace.root / "datasets" / card.id / f"{split}.jsonl")
+        n = _write_lines(file, export_lines(rows, form, tokenizer))
+        if not n:
+            raise DataError(
+                f"no row of `{card.id}` ({split}) fits the format `{form}`",
+                hint="pairs come from corrections, and from failed runs where an objective learns from them",
+            )
+    written = {"dataset": card.id, "format": form, "split": split, "file": str(file), "n": n}
+    invocation.show(written, lambda value, console: console.print(f"{n} rows in {file}"))
+
+
+def _write_lines(file: Path, lines: Iterator[str]) -> int:
+    """Write lines aside and rename the file when it is whole; return their number."""
+    aside = file.with_name(f".{file.name}.partial")
+    n = 0
+    try:
+        with aside.open("w", encoding="utf-8", newline="\n") as opened:
+            for line in lines:
+                opened.write(line)
+                n += 1
+            opened.flush()
+            os.fsync(opened.fileno())
+        if n:
+            os.replace(aside, file)
+    except OSError as error:
+        raise StoreError(f"cannot write `{file}`: {error.strerror or error}", path=str(file)) from error
+    finally:
+        aside.unlink(missing_ok=True)
+    return n
 
 
 def _card(workspace: Workspace, dataset_id: str | None) -> DatasetCard:
@@ -96,15 +171,6 @@ def _decoder(workspace: Workspace, card: DatasetCard) -> Decode | None:
     return lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=False))
 
 
-def spans(rendered: Rendered, decode: Decode) -> list[tuple[str, bool]]:
-    """Return the row's text as (text, whether it is trained) spans."""
-    pairs = zip(rendered.ids, rendered.weights, strict=True)
-    return [
-        (decode([token for token, _ in group]), is_trained)
-        for is_trained, group in groupby(pairs, key=lambda pair: pair[1] > 0)
-    ]
-
-
 def print_card(card: DatasetCard, console: Console) -> None:
     """Print what a dataset is."""
     print_facts(
@@ -112,8 +178,12 @@ def print_card(card: DatasetCard, console: Console) -> None:
         [
             ("dataset", card.id),
             ("rows", f"{card.n_train} to train on, {card.n_dev} to watch"),
+            ("kinds", ", ".join(f"{n} {kind}" for kind, n in card.kinds.items())),
+            ("pairs", f"{card.n_pairs} with a rejected answer" if card.n_pairs else ""),
             ("tokens", f"{card.n_label_tokens:,} trained of {card.n_tokens:,}"),
             ("left out", ", ".join(f"{n} {reason}" for reason, n in sorted(card.dropped.items()))),
+            ("first of each", "\n".join(card.refusals)),
+            ("rest on", ", ".join(f"{n} {kind}" for kind, n in card.sources.items() if n)),
             ("base", card.base),
             ("created", f"{card.created_at:%Y-%m-%d %H:%M} UTC"),
         ],
@@ -127,26 +197,28 @@ def _print_cards(cards: Sequence[DatasetCard], console: Console) -> None:
     print_table(console, columns, rows, empty="no datasets yet")
 
 
-def _print_dataset(
-    card: DatasetCard, rows: Sequence[Example], decode: Decode | None, teacher: bool, console: Console
-) -> None:
-    from rich.text import Text
+def _print_signals(caches: Sequence[CacheFacts], console: Console) -> None:
+    rows = [(c.teacher, c.unit, c.top_k, c.n_rows, c.n_tokens, f"{c.n_bytes / 2**20:.2f}",
+             f"{c.mean_tail:.4f}", f"{c.mean_surprise:.3f}", c.n_damaged or "") for c in caches]  # fmt: skip
+    columns = [
+        "teacher",
+        "aligned by",
+        "top k",
+        "rows",
+        "tokens",
+        "MiB",
+        "tail",
+        "nats/token",
+        "damaged shards",
+    ]
+    print_table(console, columns, rows, empty="no signals yet: a training with a teacher caches them")
 
+
+def _print_dataset(card: DatasetCard, rows: Sequence[Example], view: RowView, console: Console) -> None:
     print_card(card, console)
-    if decode is None:
+    if view.decode is None:
         console.print("the base that rendered these rows is not here: token ids only", style="yellow")
     for row in rows:
-        console.rule(f"{row.kind}  {row.id}  task {row.task_id}  weight {row.weight:g}", style="dim")
-        rendered = row.teacher if teacher else row.student
-        if rendered is None:
-            console.print("this row has no teacher view", style="dim")
-            continue
-        shown = Text()
-        for text, is_trained in spans(rendered, decode or (lambda ids: f" {list(ids)} ")):
-            if is_trained and not console.color_system:
-                text = f"⟦{text}⟧"
-            shown.append(text, style="bold green" if is_trained else "dim")
-        console.print(shown)
-        console.print(
-            f"from {', '.join([*row.provenance.trajectories, *row.provenance.memories])}", style="dim"
-        )
+        print_row(row, view, console)
+    if not rows:
+        console.print("no such rows", style="dim")

@@ -1,33 +1,42 @@
-"""Compiles trajectories, corrections and memories into a dataset of training rows."""
+"""Compiles trajectories, corrections and memories into a dataset of training rows.
+
+Trajectories are read twice, task by task: once to find near duplicates and what is kept back, once to write.
+Between the two only ids, hashes and one vector per distinct request are held, and no row outlives its chunk.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from agentkd import hf
 from agentkd.compiler.inputs import CompileInputs
-from agentkd.compiler.render import RowRefused, render_view
-from agentkd.compiler.select import Holdings, admit_rows, memory_extras, refuse_held_out
-from agentkd.compiler.split import TaskKey, choose_dev, group_tasks, task_key
-from agentkd.compiler.turn import Turn, merge_turns, turns_of
+from agentkd.compiler.plan import Plan, make_plan, turns_of_task
+from agentkd.compiler.render import RowRefused, RowRenderer, emphasised
+from agentkd.compiler.select import Holdings, admit_rows, memory_extras
+from agentkd.compiler.source import by_task
+from agentkd.compiler.split import task_key
+from agentkd.compiler.template import TemplateFault
+from agentkd.compiler.turn import Turn
 from agentkd.compiler.views import build_views
-from agentkd.compiler.write import Tally, read_examples, write_dataset
+from agentkd.compiler.write import Tally, read_outlines, write_dataset
 from agentkd.config import CompileSettings
+from agentkd.errors import DataError, ModelError
 from agentkd.plugins import Hooks
 from agentkd.protocols import Progress, Selector, SilentProgress
-from agentkd.schema import DatasetCard, Example, Hit, Message, Provenance, content_id
+from agentkd.schema import DatasetCard, Example, Hit, Message, Provenance, Rendered, content_id
 
 if TYPE_CHECKING:
     from agentkd.ledger import Ledger
 
 __all__ = ["compile_dataset"]
 
-_CHUNK = 1024  # rows that selectors see at one time
+_CHUNK = 256  # rows that selectors see at one time
 
 
 def compile_dataset(
@@ -41,8 +50,9 @@ def compile_dataset(
     selectors: Sequence[Selector] = (),
     ledger: Ledger | None = None,
     max_tokens: int = 2048,
+    need_rejected: bool = False,
 ) -> DatasetCard:
-    """Write `<out_root>/<id>/{train,dev}.jsonl` and `card.json`, and return the card.
+    """Write `<out_root>/<id>/{train,dev}.jsonl`, the same rows as messages, and cards; return the card.
 
     The same inputs and settings give the same id, whatever the trajectories' ids, times and order; a
     whole dataset of that id is left as it is.
@@ -50,80 +60,96 @@ def compile_dataset(
     Args:
         inputs: What to compile.
         settings: How.
-        need_teacher: Whether an objective asks for teacher signals, so that rows get a teacher view.
+        need_teacher: Whether an objective or selector asks for a teacher view.
         hooks: `admit_example` may veto a row.
         out_root: Folder of the datasets.
-        progress: Shows the rows as they are rendered.
+        progress: Shows the tasks as their rows are rendered.
         selectors: Components of kind `selector`; their weights are multiplied, 0 drops a row.
         ledger: Gets the card and the rows' provenance, where given.
         max_tokens: Longer rows are left out, never cut.
+        need_rejected: Whether an objective learns from what failed runs said.
 
     Raises:
-        DataError: a trajectory belongs to a held-out split; nothing is written then.
+        DataError: a trajectory belongs to a held-out split, or the chat template cannot be trusted; nothing
+            is written then.
         PluginError: a selector or hook failed.
         StoreError: the disk refused; nothing is left behind.
     """
-    refuse_held_out(inputs.trajectories)
-    compilation = _plan(inputs, settings, need_teacher, max_tokens)
-    dropped = compilation.dropped
-    with (progress or SilentProgress()).bar("compile", len(compilation.turns), "turns") as bar:
+    holdings = Holdings.of(inputs.memories, settings.min_support)
+    plan = make_plan(inputs, settings, holdings, need_rejected=need_rejected)
+    renderer = RowRenderer(hf.load_tokenizer(inputs.tokenizer), max_tokens, settings.role_weights)
+    compilation = _Compilation(
+        inputs, settings, need_teacher, need_rejected, renderer, plan, holdings, Counter(), {}
+    )
+    with (progress or SilentProgress()).bar("compile", len(plan.groups), "tasks") as bar:
 
         def made() -> Iterator[Example]:
-            for turn in compilation.turns:
-                yield from compilation.rows(turn)
+            for traces in by_task(inputs.traces, plan.keys):
+                for turn in turns_of_task(
+                    traces, inputs, holdings, compilation.dropped, need_rejected=need_rejected
+                ):
+                    yield from compilation.rows(turn)
                 bar.advance()
 
         def finish(tally: Tally) -> DatasetCard:
             return _card(tally, compilation, [selector.name for selector in selectors])
 
-        admitted = _admitted(made(), selectors, hooks, dropped)
-        card = write_dataset(out_root, ((row, compilation.split_of(row)) for row in admitted), finish)
+        admitted = _admitted(made(), selectors, hooks, compilation.dropped)
+        rows = ((row, compilation.split_of(row)) for row in admitted)
+        card = write_dataset(out_root, rows, finish, renderer.tokenizer)
     if ledger is not None:
         with ledger.transaction():
             for split in ("train", "dev"):
-                rows = read_examples(out_root / card.id / f"{split}.jsonl")
-                ledger.datasets.add(card, rows, split)
+                outlines = read_outlines(out_root / card.id / f"{split}.jsonl")
+                ledger.datasets.add(card, outlines, split)
     return card
 
 
 @dataclass(frozen=True)
 class _Compilation:
-    """The plan of a dataset: turns, groups and what may be shown; rows are made one at a time."""
+    """How rows are made from turns, one at a time, and what was left out."""
 
     inputs: CompileInputs
     settings: CompileSettings
     need_teacher: bool
-    max_tokens: int
-    tokenizer: Any
-    turns: list[Turn]
-    groups: dict[TaskKey, str]
-    dev: frozenset[str]
-    kept_back: frozenset[str]
-    """Trajectories of the dev groups: train rows show no memory that rests on them."""
+    need_rejected: bool
+    renderer: RowRenderer
+    plan: Plan
     holdings: Holdings
     dropped: Counter[str]
+    refusals: dict[str, str]
+    """For each reason to leave rows out, the first such row and the cure."""
 
     def split_of(self, example: Example) -> Literal["train", "dev"]:
         """Return where a row goes: whole groups are kept back."""
-        return "dev" if example.group in self.dev else "train"
+        return "dev" if example.group in self.plan.dev else "train"
 
     def rows(self, turn: Turn) -> Iterator[Example]:
         """Yield the row of a turn, and for a share of the turns a second one that shows the memories."""
-        group = self.groups[task_key(turn.trajectory.task)]
-        hits = self._hits(turn, group)
+        group = self.plan.groups[task_key(turn.trajectory.task)]
+        hits = [] if turn.is_negative else self._hits(turn, group)
         views = build_views(turn, hits, self.inputs, self.settings, need_teacher=self.need_teacher)
+        where = f"task `{turn.trajectory.task.id}`, step {turn.step}"
         try:
             row = self._row(turn, group, views.student, views.teacher, hits if views.teacher else ())
             yield row
             if views.student_with_memory and _share_of(row.id) < self.settings.memory_share:
                 yield self._row(turn, group, views.student_with_memory, views.teacher, hits)
         except RowRefused as refusal:
-            self.dropped[str(refusal)] += 1
+            self._refuse(refusal, str(refusal), where)
+        except TemplateFault as fault:
+            raise DataError(f"{fault.message}, met in {where}", hint=fault.hint, row=where) from fault
+        except ModelError as error:
+            raise ModelError(f"{error.message}, met in {where}", hint=error.hint, row=where) from error
+
+    def _refuse(self, refusal: RowRefused, reason: str, where: str) -> None:
+        self.dropped[reason] += 1
+        self.refusals.setdefault(reason, f"{where}: {reason}; {refusal.cure}")
 
     def _hits(self, turn: Turn, group: str) -> list[Hit]:
         if not self.need_teacher and not self.settings.memory_share:
             return []
-        blocked = frozenset() if group in self.dev else self.kept_back
+        blocked = frozenset() if group in self.plan.dev else self.plan.kept_back
         return self.holdings.shown(self.inputs.recall(turn.trajectory), blocked)
 
     def _row(
@@ -134,12 +160,8 @@ class _Compilation:
         teacher_view: tuple[Message, ...],
         shown: Sequence[Hit],
     ) -> Example:
-        student = render_view(self.tokenizer, student_view, turn.target, max_tokens=self.max_tokens)
-        teacher = None
-        if teacher_view:
-            teacher = render_view(
-                self.tokenizer, teacher_view, turn.target, max_tokens=self.max_tokens, name="teacher view"
-            )
+        rejected = self._rejected(turn, student_view)
+        student, teacher = self._rendered(turn, student_view, teacher_view, rejected)
         resting = self.holdings.under(turn)
         memories = {*resting, *turn.recalled, *(hit.memory.id for hit in shown)}
         example = Example(
@@ -152,6 +174,7 @@ class _Compilation:
             target=turn.target,
             rejected=turn.rejected,
             student=student,
+            student_rejected=rejected,
             teacher=teacher,
             provenance=Provenance(
                 trajectories=turn.trajectories,
@@ -160,43 +183,57 @@ class _Compilation:
                 teacher=turn.teacher or self.inputs.teacher,
                 base=self.inputs.base_id,
             ),
-            extras=memory_extras(turn, resting, self.holdings),
+            extras=memory_extras(turn, resting, self.holdings, self.plan.skill.get(group)),
         )
         return example.model_copy(update={"id": _example_id(example)})
 
+    def _rejected(self, turn: Turn, view: tuple[Message, ...]) -> Rendered | None:
+        """Return what must not be said as tokens; without it a row with a target still teaches that."""
+        if turn.rejected is None:
+            return None
+        try:
+            return self.renderer.render(view, turn.rejected)
+        except RowRefused as refusal:
+            if turn.is_negative:
+                raise
+            where = f"task `{turn.trajectory.task.id}`, step {turn.step}"
+            self._refuse(refusal, f"rejected answer: {refusal}", where)
+            return None
 
-def _plan(
-    inputs: CompileInputs, settings: CompileSettings, need_teacher: bool, max_tokens: int
-) -> _Compilation:
-    dropped: Counter[str] = Counter()
-    holdings = Holdings.of(inputs.memories, settings.min_support)
-    turns = merge_turns(_turns(inputs, holdings, dropped), dropped)
-    tasks = [turn.trajectory.task for turn in turns]
-    groups = group_tasks(tasks, inputs.embed, settings.near_duplicate) if tasks else {}
-    dev = choose_dev(Counter(groups[task_key(task)] for task in tasks), settings.dev_share)
-    kept_back = (t.id for t in inputs.trajectories if groups.get(task_key(t.task)) in dev)
-    return _Compilation(
-        inputs=inputs,
-        settings=settings,
-        need_teacher=need_teacher,
-        max_tokens=max_tokens,
-        tokenizer=hf.load_tokenizer(inputs.tokenizer),
-        turns=turns,
-        groups=groups,
-        dev=dev,
-        kept_back=frozenset(kept_back),
-        holdings=holdings,
-        dropped=dropped,
-    )
+    def _rendered(
+        self,
+        turn: Turn,
+        student_view: tuple[Message, ...],
+        teacher_view: tuple[Message, ...],
+        rejected: Rendered | None,
+    ) -> tuple[Rendered, Rendered | None]:
+        """Return both views as tokens: the labels of both are the same tokens with the same weights."""
+        if turn.is_negative:
+            return self.renderer.prompt(student_view), None
+        with_history = rejected is None  # a pair compares two answers, and nothing else
+        student = self.renderer.render(student_view, turn.target, with_history=with_history)
+        if turn.is_correction and rejected is not None and self.settings.correction_weight != 1.0:
+            student = emphasised(student, rejected, self.settings.correction_weight)
+        if not teacher_view:
+            return student, None
+        teacher = self.renderer.render(
+            teacher_view, turn.target, name="teacher view", with_history=with_history
+        )
+        if _labels(teacher)[0] != _labels(student)[0]:  # a template that renders later turns otherwise
+            student = self.renderer.render(student_view, turn.target)
+            teacher = self.renderer.render(teacher_view, turn.target, name="teacher view")
+        return student, _weighted_like(teacher, student)
 
 
-def _turns(inputs: CompileInputs, holdings: Holdings, dropped: Counter[str]) -> Iterator[Turn]:
-    for trajectory in inputs.trajectories:
-        if trajectory.id in holdings.forbidden:
-            dropped[holdings.forbidden[trajectory.id]] += 1
-            continue
-        tools = inputs.tools_of(trajectory.task)
-        yield from turns_of(trajectory, inputs.corrections.get(trajectory.id, ()), tools, dropped)
+def _labels(rendered: Rendered) -> tuple[list[int], list[float]]:
+    """Return the weighted tokens and their weights."""
+    pairs = [(t, w) for t, w in zip(rendered.ids, rendered.weights, strict=True) if w]
+    return [token for token, _ in pairs], [weight for _, weight in pairs]
+
+
+def _weighted_like(teacher: Rendered, student: Rendered) -> Rendered:
+    weights = iter(_labels(student)[1])
+    return Rendered(ids=teacher.ids, weights=tuple(next(weights) if w else 0.0 for w in teacher.weights))
 
 
 def _admitted(
@@ -209,12 +246,13 @@ def _admitted(
 
 
 def _card(tally: Tally, compilation: _Compilation, selectors: Iterable[str]) -> DatasetCard:
-    template = hf.template_hash(compilation.tokenizer)
+    template = hf.template_hash(compilation.renderer.tokenizer)
     settings = {
         **compilation.settings.model_dump(mode="json"),
         "selectors": list(selectors),
         "need_teacher": compilation.need_teacher,
-        "max_tokens": compilation.max_tokens,
+        "need_rejected": compilation.need_rejected,
+        "max_tokens": compilation.renderer.max_tokens,
     }
     base = compilation.inputs.base_id
     return DatasetCard(
@@ -223,14 +261,23 @@ def _card(tally: Tally, compilation: _Compilation, selectors: Iterable[str]) -> 
         n_dev=len(tally.dev),
         n_label_tokens=tally.n_label_tokens,
         n_tokens=tally.n_tokens,
+        n_pairs=tally.n_pairs,
+        kinds=dict(sorted(tally.kinds.items())),
+        sources=tally.sources(),
         dropped={reason: n for reason, n in sorted(compilation.dropped.items()) if n},
+        refusals=tuple(compilation.refusals[reason] for reason in sorted(compilation.refusals)),
         base=base,
+        teacher=compilation.inputs.teacher if tally.n_taught else "",
         template_hash=template,
         settings=settings,
     )
 
 
-def _kind(turn: Turn, resting: Sequence[str]) -> Literal["correction", "internalise", "trajectory"]:
+def _kind(
+    turn: Turn, resting: Sequence[str]
+) -> Literal["correction", "internalise", "negative", "trajectory"]:
+    if turn.is_negative:
+        return "negative"
     if turn.is_correction:
         return "correction"
     return "internalise" if resting or turn.recalled else "trajectory"
@@ -242,8 +289,9 @@ def _example_id(example: Example) -> str:
     Ids of trajectories and corrections name occasions, not content: two runs of the same work must
     compile to the same dataset, so they are left out. Ids of memories are hashes of content and stay.
     """
-    content = example.model_dump(mode="json", exclude={"id", "provenance", "extras"})
-    return content_id("ex", content, example.provenance.memories, example.provenance.base)
+    content = example.model_dump_json(exclude={"id", "provenance", "extras"})
+    made = "\0".join((content, *example.provenance.memories, example.provenance.base))
+    return f"ex-{hashlib.sha256(made.encode()).hexdigest()[:20]}"
 
 
 def _share_of(example_id: str) -> float:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agentkd.compiler.source import Traces
 from agentkd.protocols import Views
-from agentkd.schema import Correction, Hit, Memory, Task, ToolSpec, Trajectory
+from agentkd.schema import Hit, Memory, Task, ToolSpec, Trajectory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,10 +22,8 @@ __all__ = ["CompileInputs"]
 class CompileInputs:
     """Everything that `compile_dataset` reads."""
 
-    trajectories: Sequence[Trajectory]
-    """What happened; only tasks of training splits."""
-    corrections: Mapping[str, Sequence[Correction]]
-    """Corrections by trajectory id."""
+    traces: Traces
+    """What happened, with its corrections; only tasks of training splits."""
     memories: Sequence[Memory]
     """Memories of the scope. What may not be compiled (private, fact, revoked, not active) is left out
     here, and rows that rest on a private or revoked one with it, so that it is best to pass them all."""
@@ -44,3 +43,5 @@ class CompileInputs:
     """Name of the model that gives teacher signals."""
     embed: Callable[[Sequence[str]], NDArray[np.float32]]
     """Unit vectors of texts, `[len(texts), dimensions]`, for near duplicates."""
+    students: frozenset[str] = frozenset()
+    """Names under which the present student acts: its graded runs say what is easy and what is hard."""

@@ -18,11 +18,14 @@ from agentkd.schema import Example, Hit, Memory, Scope, Trajectory, Value, lift_
 from agentkd.schema.lift import Prior
 
 __all__ = [
+    "CorrectionSelector",
+    "CorrectionSettings",
     "Holdings",
     "SuccessOnlySelector",
     "SupportSelector",
     "SupportSettings",
     "admit_rows",
+    "build_correction",
     "build_success_only",
     "build_support",
     "is_compilable",
@@ -146,6 +149,29 @@ class SuccessOnlySelector:
         return [1.0 if example.extras.get("success") else 0.0 for example in examples]
 
 
+class CorrectionSettings(Value):
+    """`[selector.correction]`."""
+
+    weight: float = Field(default=1.0, gt=0.0)
+    """Weight of a row whose target a correction gave."""
+    others: float = Field(default=0.0, ge=0.0)
+    """Weight of all other rows; 0 leaves them out."""
+
+
+class CorrectionSelector:
+    """Keep what a person, grader or judge put right, or weigh it against the agent's own work."""
+
+    name = "correction"
+
+    def __init__(self, settings: CorrectionSettings | None = None) -> None:
+        self.settings = settings or CorrectionSettings()
+
+    def score(self, examples: Sequence[Example]) -> list[float]:
+        """Return the weight of each row by whether a correction taught it."""
+        taught, others = self.settings.weight, self.settings.others
+        return [taught if example.provenance.corrections else others for example in examples]
+
+
 class SupportSettings(Value):
     """`[selector.support]`."""
 
@@ -172,15 +198,23 @@ def build_success_only(settings: NoSettings, kit: Kit) -> SuccessOnlySelector:
     return SuccessOnlySelector()
 
 
+def build_correction(settings: CorrectionSettings, kit: Kit) -> CorrectionSelector:
+    """Build the component `correction`."""
+    return CorrectionSelector(settings)
+
+
 def build_support(settings: SupportSettings, kit: Kit) -> SupportSelector:
     """Build the component `support`."""
     return SupportSelector(settings)
 
 
-def memory_extras(turn: Turn, resting: Sequence[str], holdings: Holdings) -> dict[str, Any]:
+def memory_extras(
+    turn: Turn, resting: Sequence[str], holdings: Holdings, skill: tuple[int, int] | None = None
+) -> dict[str, Any]:
     """Return what selectors know about a row: whose work it is, and how well its memories are supported.
 
-    `p_negative` holds the probability of harm of each memory that trials have measured.
+    `p_negative` holds the probability of harm of each memory that trials have measured, `skill` how often
+    the student was graded on the tasks of the row's group and how often it succeeded.
     """
     memories = [holdings.allowed[id_] for id_ in resting]
     measured = [
@@ -189,7 +223,8 @@ def memory_extras(turn: Turn, resting: Sequence[str], holdings: Holdings) -> dic
         if memory.utility.recalls and memory.utility.held_out
     ]
     return {
-        "success": not turn.is_correction,
+        "success": not turn.is_correction and not turn.is_negative,
         "support": max((holdings.allowed[id_].support for id_ in resting), default=0),
         **({"p_negative": measured} if measured else {}),
+        **({"skill": list(skill)} if skill else {}),
     }

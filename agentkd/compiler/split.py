@@ -2,26 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from agentkd.compiler.neighbour import like_pairs
 from agentkd.schema import Task, content_id
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["TaskKey", "choose_dev", "group_tasks", "task_key"]
+__all__ = ["Forest", "TaskGroups", "TaskKey", "choose_dev", "group_tasks", "task_key"]
 
 TaskKey = tuple[str, str]
 """Suite and id of a task."""
 
-_BLOCK = 1024  # rows of the similarity matrix that exist at one time
+_BATCH = 512  # requests that are embedded at one time
 
 
 def task_key(task: Task) -> TaskKey:
     """Return what makes a task unique."""
     return task.suite, task.id
+
+
+class TaskGroups:
+    """Tasks as they come, told apart by near duplicates; only hashes and vectors of requests are kept."""
+
+    def __init__(self, embed: Callable[[Sequence[str]], NDArray[np.float32]], near_duplicate: float) -> None:
+        self._embed = embed
+        self._near_duplicate = near_duplicate
+        self._keys: list[TaskKey] = []
+        self._declared: dict[bytes, int] = {}
+        self._worded: dict[bytes, int] = {}
+        self._joins: list[tuple[int, int]] = []
+        self._prompts: list[str] = []
+        self._vectors: list[NDArray[np.float16]] = []
+
+    def add(self, task: Task) -> None:
+        """Take a task; each is given once."""
+        index = len(self._keys)
+        self._keys.append(task_key(task))
+        if task.group:
+            self._joins.append((index, self._declared.setdefault(_digest(task.suite, task.group), index)))
+        first = self._worded.setdefault(_digest(_plain(task.prompt)), index)
+        self._joins.append((index, first))
+        if first == index:
+            self._prompts.append(task.prompt)
+            if len(self._prompts) >= _BATCH:
+                self._flush()
+
+    def finish(self) -> dict[TaskKey, str]:
+        """Return the group of each task; names depend on the tasks alone, not on their order."""
+        import numpy as np
+
+        self._flush()
+        forest = Forest(len(self._keys))
+        for one, other in self._joins:
+            forest.join(one, other)
+        firsts = sorted(self._worded.values())
+        if firsts:
+            vectors = np.concatenate(self._vectors)
+            self._vectors = []
+            for one, other in like_pairs(
+                vectors, self._near_duplicate, lambda a, b: forest.is_joined(firsts[a], firsts[b])
+            ):
+                forest.join(firsts[one], firsts[other])
+        smallest: dict[int, TaskKey] = {}
+        for index, key in enumerate(self._keys):
+            root = forest.root(index)
+            smallest[root] = min(smallest.get(root, key), key)
+        names = {root: content_id("grp", *key) for root, key in smallest.items()}
+        return {key: names[forest.root(index)] for index, key in enumerate(self._keys)}
+
+    def _flush(self) -> None:
+        import numpy as np
+
+        if self._prompts:
+            self._vectors.append(self._embed(self._prompts).astype(np.float16))
+            self._prompts = []
 
 
 def group_tasks(
@@ -34,19 +93,10 @@ def group_tasks(
     Tasks share a group where a chain of equal `Task.group`s, equal requests or requests with a cosine
     similarity above `near_duplicate` leads from one to the other. Names depend on the tasks alone.
     """
-    unique = sorted({task_key(task): task for task in tasks}.items())
-    forest = _Forest(len(unique))
-    declared: dict[tuple[str, str], int] = {}
-    worded: dict[str, int] = {}
-    for index, ((suite, _), task) in enumerate(unique):
-        if task.group:
-            forest.join(index, declared.setdefault((suite, task.group), index))
-        forest.join(index, worded.setdefault(_plain(task.prompt), index))
-    firsts = sorted(worded.values())
-    for one, other in _similar(embed([unique[i][1].prompt for i in firsts]), near_duplicate):
-        forest.join(firsts[one], firsts[other])
-    names = {root: content_id("grp", *unique[root][0]) for root in map(forest.root, range(len(unique)))}
-    return {key: names[forest.root(index)] for index, (key, _) in enumerate(unique)}
+    groups = TaskGroups(embed, near_duplicate)
+    for _, task in sorted({task_key(task): task for task in tasks}.items()):
+        groups.add(task)
+    return groups.finish()
 
 
 def choose_dev(rows_per_group: Mapping[str, int], share: float) -> frozenset[str]:
@@ -64,27 +114,28 @@ def _plain(prompt: str) -> str:
     return " ".join(prompt.casefold().split())
 
 
-def _similar(vectors: NDArray[np.float32], threshold: float) -> Iterator[tuple[int, int]]:
-    """Yield pairs of rows whose cosine similarity is above `threshold`; `vectors` are unit, `[n, d]`."""
-    for start in range(0, len(vectors), _BLOCK):
-        block = vectors[start : start + _BLOCK] @ vectors.T
-        for one, other in zip(*(block > threshold).nonzero(), strict=True):
-            if start + one < other:
-                yield start + int(one), int(other)
+def _digest(*texts: str) -> bytes:
+    return hashlib.sha256("\0".join(texts).encode(errors="surrogatepass")).digest()[:16]
 
 
-class _Forest:
+class Forest:
     """Union-find in which the smallest index is the root."""
 
     def __init__(self, n: int) -> None:
         self._parents = list(range(n))
 
     def root(self, index: int) -> int:
+        """Return what stands for everything that an index is joined with."""
         while self._parents[index] != index:
             self._parents[index] = self._parents[self._parents[index]]
             index = self._parents[index]
         return index
 
+    def is_joined(self, one: int, other: int) -> bool:
+        """Whether a chain of joins leads from one to the other."""
+        return self.root(one) == self.root(other)
+
     def join(self, one: int, other: int) -> None:
+        """Put two indices, and all that they are joined with, together."""
         low, high = sorted((self.root(one), self.root(other)))
         self._parents[high] = low

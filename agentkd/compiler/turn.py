@@ -15,7 +15,7 @@ from typing import Any
 from agentkd.hf import call_text
 from agentkd.schema import Correction, Message, Step, ToolCall, ToolResult, ToolSpec, Trajectory
 
-__all__ = ["Turn", "in_schema_order", "merge_turns", "turns_of"]
+__all__ = ["Turn", "in_schema_order", "merge_turns", "spoken", "turns_of"]
 
 _SAY = {"person": 3, "grader": 2, "judge": 1, "tool": 0}  # whose correction counts where several exist
 
@@ -38,6 +38,8 @@ class Turn:
     """Who supplied the target: the source of a correction, or the model that acted."""
     is_correction: bool = False
     """Whether the target comes from a correction."""
+    is_negative: bool = False
+    """Whether there is only a rejected answer and the target is empty."""
     trajectories: tuple[str, ...] = ()
     """Ids of all trajectories that gave this turn."""
     corrections: tuple[str, ...] = ()
@@ -175,6 +177,32 @@ def _own(
         elif _is_offered(call, specs, dropped):
             yield replace(turn, history=history, target=_call_message(call, specs, "model"))
         history += _exchange(call, result, specs)
+
+
+def spoken(trajectory: Trajectory, specs: Mapping[str, ToolSpec]) -> Iterator[tuple[Turn, bool]]:
+    """Yield all that an agent said by itself, right or wrong, and whether the tool took it."""
+    history: tuple[Message, ...] = ()
+    for step in trajectory.steps:
+        turn = Turn(
+            trajectory=trajectory,
+            step=step.index,
+            history=history,
+            target=step.reply,
+            teacher=trajectory.model,
+            trajectories=(trajectory.id,),
+        )
+        for call, result in _executed(step):
+            said = replace(turn, history=history, target=_call_message(call, specs, "model"))
+            yield said, result is None or result.ok
+            history += _exchange(call, result, specs)
+        if not step.accepted_calls:
+            refused = step.reply.tool_calls[:1]
+            content = step.reply.content
+            if refused:
+                yield replace(turn, target=_call_message(refused[0], specs, "model")), False
+            elif content.strip():
+                yield replace(turn, target=Message(role="assistant", content=content, origin="model")), True
+            history += _said(step, specs)
 
 
 def _said(step: Step, specs: Mapping[str, ToolSpec]) -> tuple[Message, ...]:

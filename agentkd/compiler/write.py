@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import Any, Literal, TextIO
 
 from pydantic import ValidationError
+from pydantic_core import from_json
 
+from agentkd.compiler.exchange import SharedRows
+from agentkd.compiler.hub_card import hub_card
 from agentkd.errors import DataError, StoreError
-from agentkd.schema import DatasetCard, Example, sortable_id
+from agentkd.schema import DatasetCard, Example, Provenance, sortable_id
 
-__all__ = ["Tally", "read_card", "read_examples", "write_dataset"]
+__all__ = ["Tally", "read_card", "read_examples", "read_outlines", "write_dataset"]
 
 Split = Literal["train", "dev"]
 
 _CARD = "card.json"
+_FILES = (
+    "train.jsonl", "dev.jsonl", "sft-train.jsonl", "sft-dev.jsonl", "dpo-train.jsonl", "dpo-dev.jsonl",
+)  # fmt: skip
 _ASIDE = ".partial-"
 
 
@@ -35,32 +42,65 @@ class Tally:
     """Trained tokens of the train rows."""
     n_tokens: int = 0
     """All tokens of the train rows' student views."""
+    n_pairs: int = 0
+    """Train rows with a rejected completion."""
+    n_taught: int = 0
+    """Rows of both splits with a teacher view."""
+    kinds: Counter[str] = field(default_factory=Counter)
+    """Rows of both splits by kind."""
+    _sources: dict[str, set[int]] = field(default_factory=dict)
 
     def add(self, example: Example, split: Split) -> None:
         """Count one row."""
+        self.kinds[example.kind] += 1
+        self.n_taught += example.teacher is not None
+        made_from = example.provenance
+        for kind, ids in (
+            ("tasks", (example.task_id,)),
+            ("trajectories", made_from.trajectories),
+            ("memories", made_from.memories),
+            ("corrections", made_from.corrections),
+        ):
+            self._sources.setdefault(kind, set()).update(map(hash, ids))
         if split == "dev":
             self.dev.append(example.id)
             return
         self.train.append(example.id)
         self.n_tokens += len(example.student.ids)
-        self.n_label_tokens += sum(1 for weight in example.student.weights if weight)
+        self.n_label_tokens += len(example.student.weights) - example.student.weights.count(0.0)
+        self.n_pairs += example.student_rejected is not None
+
+    def sources(self) -> dict[str, int]:
+        """Return how many distinct tasks, trajectories, memories and corrections the rows rest on."""
+        return {kind: len(hashes) for kind, hashes in self._sources.items()}
 
 
 def write_dataset(
-    out_root: Path, rows: Iterable[tuple[Example, Split]], finish: Callable[[Tally], DatasetCard]
+    out_root: Path,
+    rows: Iterable[tuple[Example, Split]],
+    finish: Callable[[Tally], DatasetCard],
+    tokenizer: Any,
 ) -> DatasetCard:
-    """Stream rows into `<out_root>/<card.id>/{train,dev}.jsonl` and put `card.json` beside them.
+    """Stream rows into `<out_root>/<card.id>/{train,dev}.jsonl` and put the cards beside them.
 
-    `finish` names the dataset when all rows are known. A whole dataset of that name is left as it is and
-    its card returned. Raises StoreError where the disk refuses; then nothing is left behind.
+    The same rows as messages lie in `sft-*.jsonl`, the pairs in `dpo-*.jsonl`; `README.md` names them, so
+    that `datasets.load_dataset` reads the folder. `finish` names the dataset when all rows are known. A
+    whole dataset of that name is left as it is and its card returned. Raises StoreError where the disk
+    refuses; then nothing is left behind.
     """
     try:
         with _aside(out_root) as folder:
-            tally = Tally()
-            with _synced(folder / "train.jsonl") as train, _synced(folder / "dev.jsonl") as dev:
+            tally, shared = Tally(), SharedRows(tokenizer)
+            with ExitStack() as stack:
+                files = {name: stack.enter_context(_synced(folder / name)) for name in _FILES}
                 for example, split in rows:
-                    (train if split == "train" else dev).write(example.model_dump_json() + "\n")
+                    files[f"{split}.jsonl"].write(example.model_dump_json() + "\n")
+                    for form, line in shared.lines(example).items():
+                        files[f"{form}-{split}.jsonl"].write(line)
                     tally.add(example, split)
+            shared_files = {name for name in _FILES[2:] if (folder / name).stat().st_size}
+            for name in set(_FILES[2:]) - shared_files:
+                (folder / name).unlink()
             card = finish(tally)
             target = out_root / card.id
             present = _complete(target)
@@ -68,6 +108,8 @@ def write_dataset(
                 return present
             with _synced(folder / _CARD) as file:
                 file.write(card.model_dump_json(indent=2) + "\n")
+            with _synced(folder / "README.md") as file:
+                file.write(hub_card(card, shared_files))
             if target.exists():
                 shutil.rmtree(target)  # what a crash or a hand left incomplete
             os.replace(folder, target)
@@ -111,6 +153,18 @@ def read_examples(file: Path) -> Iterator[Example]:
                     ) from error
     except OSError as error:
         raise DataError(f"cannot read `{file}`: {error.strerror}", path=str(file)) from error
+
+
+def read_outlines(file: Path) -> Iterator[Example]:
+    """Yield the rows of a file that was just written with what the ledger keeps of them, and nothing else.
+
+    Views and tokens are neither read into values nor checked, which is most of the work on a row.
+    """
+    with file.open(encoding="utf-8") as lines:
+        for line in lines:
+            row = from_json(line)
+            kept = {name: row[name] for name in ("id", "kind", "task_id", "group")}
+            yield Example.model_construct(**kept, provenance=Provenance(**row["provenance"]))
 
 
 def _complete(folder: Path) -> DatasetCard | None:

@@ -47,7 +47,8 @@ class Example(Value):
     """Content hash over views, target, tokens, weight, memories and base; trajectory and correction ids
     are left out, so that the same lesson from a repeated run is the same row."""
     kind: Literal["trajectory", "internalise", "correction", "negative"]
-    """What the row teaches."""
+    """What the row teaches. A `negative` has only a rejected completion: its target is empty and `student`
+    is the bare prompt without a single weight."""
     task_id: str
     """Task that it comes from."""
     group: str = ""
@@ -59,9 +60,12 @@ class Example(Value):
     target: Message
     """What is to be said."""
     rejected: Message | None = None
-    """What must not be said, where a correction gave a pair."""
+    """What must not be said, where a correction or a failed run gave one."""
     student: Rendered
     """The student view and target as tokens."""
+    student_rejected: Rendered | None = None
+    """The student view and the rejected message as tokens, its completion weighted; None where nothing is
+    rejected or where it cannot be rendered."""
     teacher: Rendered | None = None
     """The teacher view and the same target as tokens."""
     weight: float = 1.0
@@ -87,10 +91,20 @@ class DatasetCard(Value):
     """Trained tokens of the train rows."""
     n_tokens: int
     """All tokens of the train rows' student views."""
+    n_pairs: int = 0
+    """Train rows that have a rejected completion."""
+    kinds: dict[str, int] = Field(default_factory=dict)
+    """Rows of both splits by kind."""
+    sources: dict[str, int] = Field(default_factory=dict)
+    """Number of distinct tasks, trajectories, memories and corrections under the rows."""
     dropped: dict[str, int] = Field(default_factory=dict)
     """Number of candidate rows left out, by reason."""
+    refusals: tuple[str, ...] = ()
+    """For each row that could not be rendered, by reason: the first of them, and the cure."""
     base: str = ""
     """Base model whose tokenizer and template rendered it."""
+    teacher: str = ""
+    """Model that sees the memories in the teacher views; empty where no row has one."""
     template_hash: str = ""
     """Hash of tokenizer and chat template."""
     settings: dict[str, Any] = Field(default_factory=dict)

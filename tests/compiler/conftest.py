@@ -9,7 +9,7 @@ import pytest
 
 from agentkd import hf
 from agentkd.agents import PromptBuilder
-from agentkd.compiler import CompileInputs, compile_dataset
+from agentkd.compiler import CompileInputs, ListedTraces, compile_dataset
 from agentkd.config import AgentSettings, CompileSettings
 from agentkd.plugins import PluginHost
 from agentkd.schema import (
@@ -136,8 +136,7 @@ class Make:
             return [Hit(memory=m, score=0.9) for m in memories if run.id not in m.evidence.trajectories]
 
         inputs = CompileInputs(
-            trajectories=runs,
-            corrections=by_run,
+            traces=ListedTraces(runs, by_run),
             memories=memories,
             recall=recall,
             render=render,

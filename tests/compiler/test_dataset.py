@@ -42,6 +42,11 @@ def test_a_correction_gives_the_target_and_the_wrong_call_is_kept_as_rejected(ma
     assert row.kind == "correction"
     assert row.target.content == '{"name": "book", "arguments": {"city": "Bergen"}}'
     assert row.rejected.content == '{"name": "find", "arguments": {}}'
+    wrong = row.student_rejected
+    said = [token for token, weight in zip(wrong.ids, wrong.weights, strict=True) if weight]
+    assert make.tokenizer.decode(said) == '{"name": "find", "arguments": {}}<|im_end|>'
+    n_prompt = len(wrong.ids) - len(said)
+    assert wrong.ids[:n_prompt] == row.student.ids[:n_prompt]
     assert row.provenance.corrections == (right.id,)
     assert (row.provenance.teacher, row.provenance.base) == ("grader", "base-x")
 

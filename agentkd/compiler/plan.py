@@ -1,0 +1,97 @@
+"""Reads the trajectories once, to know their groups and what is kept back before the first row is written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agentkd.compiler.inputs import CompileInputs
+from agentkd.compiler.negative import is_mere_failure, with_negatives
+from agentkd.compiler.select import Holdings, refuse_held_out
+from agentkd.compiler.source import Trace, TraceKey, by_task
+from agentkd.compiler.split import TaskGroups, TaskKey, choose_dev, task_key
+from agentkd.compiler.turn import Turn, merge_turns, turns_of
+from agentkd.config import CompileSettings
+
+__all__ = ["Plan", "make_plan", "turns_of_task"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What must be known of all trajectories before one row is made: ids and hashes, no texts."""
+
+    keys: Sequence[TraceKey]
+    """Every trajectory, sorted by task."""
+    groups: dict[TaskKey, str]
+    """Near-duplicate cluster of each task."""
+    dev: frozenset[str]
+    """Groups that are kept back."""
+    kept_back: frozenset[str]
+    """Trajectories of these groups: train rows show no memory that rests on them."""
+    skill: dict[str, tuple[int, int]]
+    """Graded runs of the student, and how many succeeded, by group."""
+
+
+def turns_of_task(
+    traces: Sequence[Trace],
+    inputs: CompileInputs,
+    holdings: Holdings,
+    dropped: Counter[str],
+    *,
+    need_rejected: bool,
+) -> list[Turn]:
+    """Return what the traces of one task teach, equal turns merged; what is left out is counted."""
+    turns: list[Turn] = []
+    failed = []
+    for trace in traces:
+        trajectory = trace.trajectory
+        if trajectory.id in holdings.forbidden:
+            dropped[holdings.forbidden[trajectory.id]] += 1
+            continue
+        usable = [c for c in trace.corrections if c.accepted or c.accepted_answer]
+        if need_rejected and is_mere_failure(trajectory, len(usable)):
+            failed.append(trajectory)
+        else:
+            tools = inputs.tools_of(trajectory.task)
+            turns += turns_of(trajectory, trace.corrections, tools, dropped)
+    merged = merge_turns(turns, dropped)
+    return with_negatives(merged, failed, inputs.tools_of, dropped) if failed else merged
+
+
+def make_plan(
+    inputs: CompileInputs, settings: CompileSettings, holdings: Holdings, *, need_rejected: bool
+) -> Plan:
+    """Read all trajectories, a few at a time; raises DataError for a held-out one."""
+    keys = inputs.traces.keys()
+    groups = TaskGroups(inputs.embed, settings.near_duplicate)
+    n_turns: dict[TaskKey, int] = {}
+    results: dict[TaskKey, tuple[int, int]] = {}
+    for traces in by_task(inputs.traces, keys):
+        refuse_held_out(trace.trajectory for trace in traces)
+        task = traces[0].trajectory.task
+        turns = turns_of_task(traces, inputs, holdings, Counter(), need_rejected=need_rejected)
+        if turns:
+            n_turns[task_key(task)] = len(turns)
+        groups.add(task)
+        won = _results(traces, inputs.students)
+        if won[0]:
+            results[task_key(task)] = won
+    named = groups.finish() if keys else {}
+    rows: Counter[str] = Counter()
+    for key, n in n_turns.items():
+        rows[named[key]] += n
+    dev = choose_dev(rows, settings.dev_share)
+    skill: dict[str, tuple[int, int]] = {}
+    for key, (n, wins) in results.items():
+        before = skill.get(named[key], (0, 0))
+        skill[named[key]] = (before[0] + n, before[1] + wins)
+    kept_back = frozenset(id_ for suite, task_id, id_ in keys if named.get((suite, task_id)) in dev)
+    return Plan(keys, named, dev, kept_back, skill)
+
+
+def _results(traces: Sequence[Trace], students: frozenset[str]) -> tuple[int, int]:
+    """Return how often a student was graded on a task, and how often it succeeded."""
+    runs = [trace.trajectory for trace in traces]
+    graded = [run for run in runs if run.model in students and run.outcome is not None]
+    return len(graded), sum(run.success for run in graded)

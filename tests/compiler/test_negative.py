@@ -1,0 +1,88 @@
+"""What failed runs said: rejected where something right is known, alone where nothing is."""
+
+from __future__ import annotations
+
+import pytest
+
+from agentkd.schema import ToolResult
+
+
+def compiled(make, rows, runs, corrections=(), **more):
+    card = make.compile(make.inputs(runs, corrections), need_rejected=True, **more)
+    return card, rows(card)
+
+
+def said(rendered, make):
+    return make.tokenizer.decode([t for t, w in zip(rendered.ids, rendered.weights, strict=True) if w])
+
+
+def test_a_failure_beside_a_success_becomes_the_rejected_side_of_a_pair(make, rows):
+    good = make.run(calls=(make.call("find"), make.call("book", people=2)))
+    bad = make.run(id="bad", attempt=1, success=False, calls=(make.call("find"), make.call("book", people=9)))
+    card, (first, second) = compiled(make, rows, [good, bad])
+    assert first.rejected is None  # both runs began alike
+    assert second.rejected.content == '{"name": "book", "arguments": {"people": 9}}'
+    assert said(second.student_rejected, make) == second.rejected.content + "<|im_end|>"
+    assert second.provenance.trajectories == (good.id, "bad")
+    assert (second.kind, card.n_pairs, card.dropped) == ("trajectory", 1, {})
+
+
+def test_a_correction_of_another_run_is_the_right_answer_too(make, rows):
+    one = make.run(id="one", success=False, calls=(make.call("find", q="a"),))
+    two = make.run(id="two", attempt=1, success=False, calls=(make.call("find", q="b"),))
+    right = make.correction(one, make.call("book"))
+    _, found = compiled(make, rows, [one, two], [right])
+    pair, alone = found
+    assert pair.rejected.content == '{"name": "find", "arguments": {"q": "a"}}'
+    assert (alone.kind, alone.rejected.content) == ("negative", '{"name": "find", "arguments": {"q": "b"}}')
+
+
+def test_a_failure_without_any_right_answer_stands_alone(make, rows):
+    calls = (make.call("find"), make.call("book", city="Oslo"))
+    card, (row,) = compiled(make, rows, [make.run(success=False, calls=calls)])
+    assert (row.kind, row.target.content) == ("negative", "")
+    assert row.rejected.content == '{"name": "book", "arguments": {"city": "Oslo"}}'  # the last thing said
+    assert not any(row.student.weights)
+    assert row.student_rejected.ids[: len(row.student.ids)] == row.student.ids
+    assert (card.kinds, card.n_label_tokens, card.n_pairs) == ({"negative": 1}, 0, 1)
+
+
+def test_the_first_call_that_failed_stands_for_the_mistake(make, rows):
+    run = make.run(success=False, calls=(make.call("find"), make.call("book")))
+    broken = run.steps[0].model_copy(update={"results": (ToolResult(error="no such place"),)})
+    _, (row,) = compiled(make, rows, [run.model_copy(update={"steps": (broken, run.steps[1])})])
+    assert row.rejected.content == '{"name": "find", "arguments": {}}'
+
+
+def test_the_most_frequent_wrong_answer_is_paired_and_the_others_stand_alone(make, rows):
+    good = make.run(calls=(make.call("book", people=2),))
+    bad = [
+        make.run(id=f"bad-{i}", attempt=i + 1, success=False, calls=(make.call("book", people=n),))
+        for i, n in enumerate((9, 7, 7))
+    ]
+    _, (pair, alone) = compiled(make, rows, [good, *bad])
+    assert pair.rejected.tool_calls[0].arguments == {"people": 7}
+    assert pair.provenance.trajectories == (good.id, "bad-1", "bad-2")
+    assert alone.rejected.tool_calls[0].arguments == {"people": 9}
+
+
+def test_a_run_that_failed_like_a_success_teaches_nothing(make, rows):
+    good, bad = make.run(), make.run(id="bad", attempt=1, success=False)
+    card, (row,) = compiled(make, rows, [good, bad])
+    assert row.rejected is None
+    assert card.dropped == {"failed without a wrong answer of its own": 1}
+
+
+@pytest.mark.parametrize("success", [False, None])
+def test_without_an_objective_that_asks_nothing_changes(make, rows, success):
+    runs = [make.run(), make.run("b", success=success)]
+    card = make.compile(make.inputs(runs))
+    (row,) = rows(card)
+    assert row.rejected is None
+    assert card.kinds == {"trajectory": 1}
+
+
+def test_an_ungraded_run_is_no_negative(make, rows):
+    card, found = compiled(make, rows, [make.run(success=None)])
+    assert found == []
+    assert card.dropped == {"not graded": 1}
