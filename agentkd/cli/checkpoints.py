@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from agentkd.hf import Export
     from agentkd.schema import Checkpoint
 
 __all__ = ["command"]
@@ -77,32 +78,41 @@ def rollback(invocation: Invocation) -> None:
 @click.argument("name")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
-    "--as", "shape", type=click.Choice(["peft", "merged", "gguf-adapter"]), default="merged",
-    show_default=True, help="A peft folder, a whole transformers model, or a LoRA for llama.cpp.",
+    "--as", "shape", type=click.Choice(["peft", "merged", "gguf-adapter", "gguf"]), default="merged",
+    show_default=True,
+    help="A peft folder, a whole transformers model, a LoRA for llama.cpp, or a whole model for it.",
 )  # fmt: skip
 @click.option(
-    "--dtype", type=click.Choice(["bfloat16", "float32"]), default="float32", show_default=True,
-    help="Type of a merged model's weights.",
+    "--dtype", type=click.Choice(["float32", "float16", "bfloat16", "q8_0"]),
+    help="Type of a whole model's weights: float32 where nothing is said, float16 as `gguf`.",
 )  # fmt: skip
 @pass_invocation
-def export(invocation: Invocation, name: str, out: Path, shape: str, dtype: str) -> None:
+def export(invocation: Invocation, name: str, out: Path, shape: str, dtype: str | None) -> None:
     """Write a student to OUT for other programs.
 
-    The export is read back and must answer like the student on prompts of its dataset; else nothing is
-    written.
+    The export is read back (by llama.cpp too where xllamacpp is installed) and must answer like the student
+    at every position of 32 prompts of its dataset; else nothing is written. `export.json` beside it says how
+    like it answered.
     """
     from agentkd.cycle.export import export_checkpoint
 
     with invocation.workspace() as workspace:
-        parity = export_checkpoint(workspace.parts, name, shape, out, dtype=dtype)
-    invocation.show(
-        {"out": str(out), "shape": shape, **parity.model_dump()},
-        lambda v, console: console.print(
-            f"{v['out']}: {v['shape']}; {v['agreement']:.2%} of {v['n_tokens']} tokens as in the student, "
-            f"largest difference of a logit {v['largest']:.4f}",
+        done = export_checkpoint(workspace.parts, name, shape, out, dtype=dtype or "")
+    invocation.show(done, _print_export)
+
+
+def _print_export(export: Export, console: Console) -> None:
+    size = export.n_bytes / 1e6
+    console.print(f"{export.out}: {export.shape}, {export.dtype}, {size:.1f} MB", markup=False)
+    for parity in export.parity:
+        console.print(
+            f"  {parity.reader} says the student's token at {parity.agreement:.2%} of {parity.n_tokens} "
+            f"positions ({parity.n_prompts} prompts of {export.prompts}; needed {parity.bar:.1%}); largest "
+            f"difference of a logit {parity.largest:.4f}",
             markup=False,
-        ),
-    )
+        )
+    for note in export.notes:
+        console.print(f"  {note}", markup=False)
 
 
 def _print_checkpoints(checkpoints: Sequence[Checkpoint], console: Console) -> None:

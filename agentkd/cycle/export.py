@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from agentkd.cycle.parts import Parts
-from agentkd.errors import CheckpointError
+from agentkd.errors import AgentkdError, CheckpointError
 from agentkd.schema import Example, Rendered
 
 if TYPE_CHECKING:
-    from agentkd.hf.export import Parity
+    from agentkd.hf import Export
 
-__all__ = ["export_checkpoint"]
+__all__ = ["export_checkpoint", "exports_of"]
 
-N_ROWS = 32
+N_ROWS = 64
+"""Rows that the 32 different prompts are looked for in."""
+
+_LOG = "exports.jsonl"
 
 
-def export_checkpoint(parts: Parts, name: str, shape: Any, out: Path, *, dtype: Any = "float32") -> Parity:
+def export_checkpoint(parts: Parts, name: str, shape: str, out: Path, *, dtype: str = "") -> Export:
     """Export a checkpoint to `out` in one of `agentkd.hf.EXPORTS`; see `agentkd.hf.export_student`.
 
-    The parity is measured on the completions of up to 32 rows of its dataset. Raises NotFoundError
-    for an unknown checkpoint, CheckpointError for an export that does not answer like the student.
+    The parity is measured on rows of its dataset; where that is gone, on tasks of the suite's train split,
+    and without a suite on a fixed list of texts. Raises NotFoundError for an unknown checkpoint,
+    CheckpointError for an export that does not answer like the student. The workspace keeps a line of it.
     """
     from agentkd import hf
 
@@ -33,18 +38,64 @@ def export_checkpoint(parts: Parts, name: str, shape: Any, out: Path, *, dtype: 
             f"checkpoint `{name}` is tainted: a memory that it was trained on was revoked",
             hint="run a cycle: it trains without that memory",
         )
-    rows = _rows(parts.root / "datasets" / checkpoint.dataset_id / "train.jsonl")
     base = parts.student_files
     if base.base_id != checkpoint.base_id:
         raise CheckpointError(
             f"checkpoint `{name}` belongs to another base model than `{parts.settings.roles.student}`",
             hint="set `[roles] student` to the base that it was trained on",
         )
-    return hf.export_student(shape, base.path, folder, out, rows, dtype=dtype)
+    rows, origin = _prompts(parts, checkpoint.dataset_id, base.path)
+    export = hf.export_student(
+        shape, base.path, folder, out, rows, dtype=dtype, base_gguf=_base_gguf(parts), prompts=origin
+    )
+    with (parts.root / _LOG).open("a", encoding="utf-8") as log:
+        log.write(export.model_dump_json() + "\n")
+    return export
 
 
-def _rows(file: Path) -> list[Rendered]:
-    if not file.is_file():
-        raise CheckpointError(f"the dataset `{file.parent.name}` has no rows on disk", path=str(file))
-    with file.open(encoding="utf-8") as lines:
-        return [Example.model_validate_json(line).student for line in islice(lines, N_ROWS)]
+def exports_of(root: Path, name: str) -> list[Export]:
+    """Return what was exported of a checkpoint, oldest first; a line that was cut off is left out."""
+    from agentkd.hf import Export
+
+    file = root / _LOG
+    lines = file.read_text(encoding="utf-8").split("\n")[:-1] if file.is_file() else []
+    found = (Export.model_validate_json(line) for line in lines)
+    return [export for export in found if export.checkpoint == name]
+
+
+def _prompts(parts: Parts, dataset_id: str, base: Path) -> tuple[list[Rendered], str]:
+    """Return rows to compare on, and where they are from."""
+    rows = list(_rows(parts.root / "datasets" / dataset_id / "train.jsonl"))
+    if rows:
+        return rows, f"dataset {dataset_id}"
+    from agentkd import hf
+
+    tokenizer = hf.load_tokenizer(base)
+    suite = parts.settings.cycle.suite
+    if suite:
+        try:
+            tasks, views = parts.suite(suite).tasks("train", N_ROWS, 0), parts.views()
+            ids = [hf.render(tokenizer, views.prompt(task, tools=())) for task in tasks]
+        except AgentkdError as error:
+            parts.progress.say(f"the prompts of suite `{suite}` cannot be had: {error.message}")
+        else:
+            return [_prompt(row) for row in ids], f"suite {suite}, train"
+    return [_prompt(tokenizer.encode(text)) for text in hf.PROMPTS], "built-in texts"
+
+
+def _prompt(ids: list[int]) -> Rendered:
+    return Rendered(ids=tuple(ids), weights=(0.0,) * len(ids))
+
+
+def _rows(file: Path) -> Iterator[Rendered]:
+    if file.is_file():
+        with file.open(encoding="utf-8") as lines:
+            for line in islice(lines, N_ROWS):
+                yield Example.model_validate_json(line).student
+
+
+def _base_gguf(parts: Parts) -> Path | None:
+    """Return the GGUF file that the base was converted from; None where it came as safetensors."""
+    source = parts.fetch(parts.settings.roles.student)
+    found = [] if any(source.rglob("*.safetensors")) else sorted(source.rglob("*.gguf"))
+    return found[0] if len(found) == 1 else None

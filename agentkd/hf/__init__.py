@@ -8,20 +8,37 @@ a tiny random model for tests.
 from __future__ import annotations
 
 from agentkd.hf.adapter import Adapter, attach_adapter, check_files, read_adapter
-from agentkd.hf.export import EXPORTS, Parity, export_student
+from agentkd.hf.anchor import Anchors, measure_anchors
+from agentkd.hf.export import DTYPES, EXPORTS, Export, export_student
 from agentkd.hf.fingerprint import base_id, file_sha256, template_hash
 from agentkd.hf.loading import convert_gguf, fastest_dtype, load_model, load_tokenizer, pick_device
-from agentkd.hf.render import as_text, call_text, end_ids, render, render_example
+from agentkd.hf.parity import PROMPTS, Parity
+from agentkd.hf.render import (
+    as_text,
+    call_text,
+    chat_text,
+    chat_turns,
+    end_ids,
+    render,
+    render_example,
+    special_tokens,
+)
 from agentkd.hf.tiny import tiny_model
 
 __all__ = [
     "Adapter",
+    "Anchors",
+    "DTYPES",
     "EXPORTS",
+    "Export",
+    "PROMPTS",
     "Parity",
     "as_text",
     "attach_adapter",
     "base_id",
     "call_text",
+    "chat_text",
+    "chat_turns",
     "check_files",
     "convert_gguf",
     "end_ids",
@@ -30,10 +47,12 @@ __all__ = [
     "file_sha256",
     "load_model",
     "load_tokenizer",
+    "measure_anchors",
     "pick_device",
     "read_adapter",
     "render",
     "render_example",
+    "special_tokens",
     "template_hash",
     "tiny_model",
 ]

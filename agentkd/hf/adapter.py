@@ -24,7 +24,7 @@ PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 
 # What a LoRA file may decide. peft knows further keys that import modules or load other weights
 # (`auto_mapping`, `megatron_core`, `lora_ga_config`, ...): those must be absent, empty or peft's default.
-_DECIDES = ("r", "lora_alpha", "target_modules", "use_rslora", "lora_dropout")
+_DECIDES = ("r", "lora_alpha", "target_modules", "use_rslora", "use_dora", "lora_dropout")
 _INFORMS: tuple[str, ...] = (
     "peft_type",
     "task_type",
@@ -37,6 +37,11 @@ _INFORMS += ("init_lora_weights",)
 
 
 _DEFAULTS = (["bias", "none"], ["megatron_core", "megatron.core"], ["qalora_group_size", 16])
+
+_CHANGES_THE_BASE = ("corda", "loftq", "lora_ga", "olora", "pissa")
+"""Initialisations that also change the base's weights: their A and B mean nothing on the base itself."""
+
+_MAGNITUDE = ".lora_magnitude_vector"
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,8 @@ class Adapter:
         """Return (A `[r, in]`, B `[out, r]`) by module name as in the base model."""
         found: dict[str, dict[str, torch.Tensor]] = {}
         for name, tensor in self.tensors.items():
+            if self.has_magnitudes and _MAGNITUDE in name:
+                continue
             module, _, rest = name.removeprefix("base_model.model.").partition(".lora_")
             if rest not in {"A.weight", "B.weight"}:
                 raise _broken(
@@ -68,6 +75,30 @@ class Adapter:
             if set(pair) != {"A", "B"} or pair["A"].shape[0] != self.r or pair["B"].shape[1] != self.r:
                 raise _broken(self.folder / WEIGHTS, f"has an incomplete or misshapen pair for `{module}`")
         return {module: (pair["A"], pair["B"]) for module, pair in found.items()}
+
+    @property
+    def has_magnitudes(self) -> bool:
+        """Whether it is a DoRA adapter: B @ A alone is then not what it adds (see `merged`)."""
+        return bool(self.config.get("use_dora"))
+
+    def merged(self, module: str, weight: torch.Tensor) -> torch.Tensor:
+        """Return the float32 weight `[out, in]` of `module` with the adapter in it.
+
+        W + scale * B @ A; under DoRA (Liu et al. 2024, equation 5) each row of that is then brought to its
+        learnt length.
+        """
+        a, b = self.pairs()[module]
+        sum_: torch.Tensor = weight.float() + self.scale * (b.float() @ a.float())
+        if not self.has_magnitudes:
+            return sum_
+        wanted = self._magnitudes()[module].float()
+        longer: torch.Tensor = wanted / sum_.norm(dim=1)
+        return sum_ * longer.unsqueeze(1)
+
+    def _magnitudes(self) -> dict[str, torch.Tensor]:
+        prefix = "base_model.model."
+        named = ((name.partition(_MAGNITUDE), tensor) for name, tensor in self.tensors.items())
+        return {part[0].removeprefix(prefix): tensor for part, tensor in named if part[1]}
 
 
 def read_adapter(folder: str | Path) -> Adapter:
@@ -87,7 +118,9 @@ def read_adapter(folder: str | Path) -> Adapter:
     r, alpha = int(config["r"]), float(config["lora_alpha"])
     scale = alpha / r**0.5 if config.get("use_rslora") else alpha / r
     adapter = Adapter(folder, r, scale, config, tensors)
-    adapter.pairs()
+    pairs = adapter.pairs()
+    if adapter.has_magnitudes and set(adapter._magnitudes()) != set(pairs):
+        raise _broken(folder / WEIGHTS, "is of DoRA, but lacks the magnitude of a module")
     return adapter
 
 
@@ -173,6 +206,13 @@ def _checked_config(file: Path) -> dict[str, Any]:
     names = [targets] if isinstance(targets, str) else targets
     if not isinstance(names, list) or not names or not all(_is_module_name(name) for name in names):
         raise _broken(file, "must name its `target_modules` one by one")
+    init = str(config.get("init_lora_weights") or "").lower()
+    if init.startswith(_CHANGES_THE_BASE):
+        raise _broken(
+            file,
+            f"says `init_lora_weights` = `{init}`: it was trained against changed weights of the base",
+            hint="let peft convert it when it saves (`path_initial_model_for_weight_conversion`)",
+        )
     if not isinstance(config.get("r"), int) or not 0 < config["r"] <= 4096:
         raise _broken(file, "has no usable rank `r`")
     if not isinstance(config.get("lora_alpha"), int | float):

@@ -1,239 +1,294 @@
-"""Export a student: its adapter merged into the base, or as a GGUF adapter; each proved on real prompts.
+"""Export a student: as a peft folder, merged into the base, or for llama.cpp; each proved on real prompts.
 
 A merge is computed in float32 and then cast. Every export is written aside and moved into place only after
-the exported files, read back, answered like the student; one that does not is refused and removed.
+the written files, read back by the programs they are for, answered like the student at every position of the
+prompts; one that does not is refused and removed. What was found is kept beside the files as `export.json`.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
-from agentkd.errors import CheckpointError, MissingExtraError
+from pydantic import Field
+
+from agentkd.errors import CheckpointError, ConfigError
 from agentkd.hf.adapter import Adapter, attach_adapter, read_adapter
+from agentkd.hf.fingerprint import file_sha256
+from agentkd.hf.gguf_adapter import check_adapter, merge_from_gguf, write_adapter_gguf
+from agentkd.hf.gguf_model import check_model, read_model, write_model
+from agentkd.hf.llama_cpp import compare_llama_cpp, has_llama_cpp
 from agentkd.hf.loading import load_model, load_tokenizer
-from agentkd.schema import Rendered, Value
+from agentkd.hf.parity import Answers, Parity, answers_of, compare, prompts_of
+from agentkd.schema import Rendered, Value, now
 
-if TYPE_CHECKING:
-    import torch
+__all__ = ["DTYPES", "EXPORTS", "Export", "export_student", "record_file"]
 
-__all__ = ["EXPORTS", "Parity", "export_student"]
-
-EXPORTS: tuple[str, ...] = ("peft", "merged", "gguf-adapter")
+EXPORTS: tuple[str, ...] = ("peft", "merged", "gguf-adapter", "gguf")
 """Shapes that a student can be exported to."""
 
-_AGREEMENT = {"peft": 1.0, "merged": 0.999, "gguf-adapter": 0.995}
-"""Least share of positions whose most likely token is the student's, by shape."""
+DTYPES: dict[str, tuple[str, ...]] = {
+    "peft": ("float32",),
+    "merged": ("float32", "bfloat16", "float16"),
+    "gguf-adapter": ("float32",),
+    "gguf": ("float16", "bfloat16", "float32", "q8_0"),
+}
+"""Types of the weights by shape, the default first."""
 
-_PERMUTED = {"llama": ("q_proj", "k_proj")}
-"""Projections whose rows llama.cpp keeps in another order (rotary halves interleaved), by architecture."""
+BARS = {"peft": 0.999, "merged": 0.999, "gguf-adapter": 0.995, "gguf": 0.995, "q8_0": 0.98}
+"""Least share of positions whose most likely token is the student's, by shape; Q8_0 has its own."""
 
 
-class Parity(Value):
-    """How like the student an export answers."""
+class Export(Value):
+    """One export that was let through; written as `export.json` beside its files."""
 
-    n_prompts: int
-    """Prompts that were compared."""
-    n_tokens: int
-    """Tokens of completions that were compared."""
-    agreement: float
-    """Share of them with the same most likely token."""
-    largest: float
-    """Largest difference of two logits."""
+    schema_version: int = 1
+    """Version of this value's shape."""
+    checkpoint: str
+    """Name of the student."""
+    shape: str
+    """One of `EXPORTS`."""
+    dtype: str
+    """Type of the weights."""
+    out: str
+    """Where it lies."""
+    files: dict[str, str]
+    """sha256 of every file."""
+    n_bytes: int
+    """Size of all of them."""
+    parity: tuple[Parity, ...]
+    """How like the student it answers, by what read it."""
+    prompts: str = ""
+    """Where the prompts came from."""
+    notes: tuple[str, ...] = ()
+    """What could not be checked here, and why."""
+    created_at: datetime = Field(default_factory=now)
+    """When (UTC)."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    base: Path
+    adapter: Adapter
+    out: Path
+    dtype: str
+    wanted: list[Answers]
     bar: float
-    """Least agreement that lets an export through."""
+    base_gguf: Path | None
 
 
 def export_student(
-    shape: Literal["peft", "merged", "gguf-adapter"],
+    shape: str,
     base: Path,
     adapter: Path,
     out: Path,
     rows: Sequence[Rendered],
     *,
-    dtype: Literal["float32", "bfloat16"] = "float32",
-) -> Parity:
-    """Write the student to `out` and return how like it the export answers.
+    dtype: str = "",
+    base_gguf: Path | None = None,
+    prompts: str = "",
+) -> Export:
+    """Write the student to `out` and return what was written and how like it the export answers.
 
     Args:
-        shape: `peft` (a folder of peft), `merged` (a whole model of transformers) or `gguf-adapter` (one
-            file for llama.cpp's `--lora`, beside a GGUF of the same base).
+        shape: `peft` (a folder of peft), `merged` (a whole model of transformers), `gguf-adapter` (one file
+            for llama.cpp's `--lora`, beside a GGUF of the same base) or `gguf` (a whole model in one file).
         base: Folder of the base model.
         adapter: Folder of the checkpoint.
-        out: Folder, or file for `gguf-adapter`, that is made.
-        rows: Prompts with completions, at least one; the parity is measured on the completions' tokens,
-            since what a model would say within somebody else's words decides nothing.
-        dtype: Type of the weights of a merged model.
+        out: Folder, or file for the GGUF shapes, that is made.
+        rows: Prompts, at least one; the first 32 different ones are compared at every position.
+        dtype: Type of the weights, of `DTYPES[shape]`; empty takes the first.
+        base_gguf: File that the base came from: a whole GGUF takes over its metadata and tokenizer, and
+            llama.cpp reads a GGUF adapter beside it.
+        prompts: Where the prompts came from, for the record.
 
-    Raises CheckpointError where `out` exists, or where the export answers otherwise than the student.
+    Raises CheckpointError where `out` exists, where the shape cannot hold this adapter, or where the export
+    answers otherwise than the student; ConfigError for a `dtype` that the shape does not have.
     """
-    if out.exists():
+    dtype = _dtype(shape, dtype)
+    if out.exists() or record_file(out, shape).exists():
         raise CheckpointError(f"`{out}` exists already", hint="choose another place", path=str(out))
-    if not any(weight for row in rows for weight in row.weights):
-        raise CheckpointError("an export needs completions to be checked on", hint="compile a dataset first")
+    asked = prompts_of(rows)
+    if not asked:
+        raise CheckpointError("an export needs prompts to be checked on", hint="compile a dataset first")
     checked = read_adapter(adapter)
+    _check_fits(shape, base, checked)
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=".partial-", dir=out.parent)) / out.name
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for what it renames
-            wanted = _logits(attach_adapter(load_model(base, "float32", "cpu"), adapter), rows)
-            found = _logits(_WRITERS[shape](base, checked, aside, dtype), rows)
-        parity = _compare(wanted, found, _AGREEMENT[shape])
-        if parity.agreement < parity.bar:
-            raise CheckpointError(
-                f"the {shape} export of `{adapter.name}` answers otherwise than the student: agreement "
-                f"{parity.agreement:.4f} of {parity.n_tokens} tokens, needed {parity.bar:g}",
-                hint="nothing was written; float32 keeps more digits of a merged model",
-            )
-        os.replace(aside, out)
+            student = attach_adapter(load_model(base, "float32", "cpu"), adapter)
+            wanted = answers_of(student, asked)
+            del student
+            bar = BARS["q8_0"] if dtype == "q8_0" else BARS[shape]
+            parity = _WRITERS[shape](_Job(base, checked, aside, dtype, wanted, bar, base_gguf))
+        _refuse_unlike(parity, adapter.name, shape)
+        return _place(aside, out, shape, dtype, adapter.name, parity, prompts)
     finally:
         shutil.rmtree(aside.parent, ignore_errors=True)
-    return parity
 
 
-def _copy(base: Path, adapter: Adapter, out: Path, dtype: str) -> Any:
-    """Copy a checkpoint as the folder that peft reads."""
-    out.mkdir()
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        shutil.copyfile(adapter.folder / name, out / name)
-    return attach_adapter(load_model(base, "float32", "cpu"), out)
+def record_file(out: Path, shape: str) -> Path:
+    """Return where the record of an export lies: in its folder, or beside its file."""
+    return out.with_name(f"{out.name}.export.json") if shape.startswith("gguf") else out / "export.json"
 
 
-def _merge(base: Path, adapter: Adapter, out: Path, dtype: str) -> Any:
-    """Add scale * B @ A to the weights in float32, cast, save, and read back."""
-    import torch
-
-    model: Any = load_model(base, "float32", "cpu")
-    modules = dict(model.named_modules())
-    for name, (a, b) in adapter.pairs().items():
-        if name not in modules:
-            raise CheckpointError(
-                f"adapter `{adapter.folder}` has weights for `{name}`, which the base lacks"
-            )
-        modules[name].weight.add_(adapter.scale * (b.float() @ a.float()))
-    model.to({"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype])
-    model.save_pretrained(str(out), safe_serialization=True)
-    load_tokenizer(base).save_pretrained(str(out))
-    del model
-    return load_model(out, dtype, "cpu")
-
-
-def _write_gguf(base: Path, adapter: Adapter, out: Path, dtype: str) -> Any:
-    """Write the adapter for llama.cpp and attach to the base what the file holds when it is read back."""
-    gguf = _gguf()
-    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    architecture = str(config["model_type"])
-    names = _tensor_names(gguf, architecture, int(config["num_hidden_layers"]))
-    writer = gguf.GGUFWriter(str(out), architecture)
-    writer.add_type("adapter")
-    writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", adapter.scale * adapter.r)  # llama.cpp divides by the rank
-    for module, (a, b) in adapter.pairs().items():
-        rows = _reorder(b.float(), _heads(config, module, architecture))
-        writer.add_tensor(f"{names(module)}.lora_a", a.float().contiguous().numpy())
-        writer.add_tensor(f"{names(module)}.lora_b", rows.contiguous().numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return _with_gguf(gguf, base, adapter, out, config, architecture, names)
-
-
-def _with_gguf(
-    gguf: Any,
-    base: Path,
-    adapter: Adapter,
-    file: Path,
-    config: dict[str, Any],
-    architecture: str,
-    names: Callable[[str], str],
-) -> Any:
-    import torch
-
-    model: Any = load_model(base, "float32", "cpu")
-    reader = gguf.GGUFReader(str(file))
-    tensors = {tensor.name: torch.from_numpy(tensor.data.copy()) for tensor in reader.tensors}
-    alpha = float(reader.get_field("adapter.lora.alpha").contents())
-    modules = dict(model.named_modules())
-    for module in adapter.pairs():
-        a, b = (tensors[f"{names(module)}.lora_{side}"] for side in "ab")
-        rows = _reorder(b, _heads(config, module, architecture), back=True)
-        modules[module].weight.add_(alpha / a.shape[0] * (rows @ a))
-    return model
-
-
-def _heads(config: dict[str, Any], module: str, architecture: str) -> int:
-    """Return the number of heads whose rows llama.cpp reorders in this module; 0 for none."""
-    name = module.rpartition(".")[2]
-    if name not in _PERMUTED.get(architecture, ()):
-        return 0
-    heads = int(config["num_attention_heads"])
-    return heads if name == "q_proj" else int(config.get("num_key_value_heads") or heads)
-
-
-def _reorder(b: torch.Tensor, heads: int, *, back: bool = False) -> torch.Tensor:
-    """Interleave the rotary halves of each head, or put them apart again; `[out, r]`."""
-    if not heads:
-        return b
-    half = b.shape[0] // heads // 2
-    shape = (heads, half, 2) if back else (heads, 2, half)
-    return b.reshape(*shape, b.shape[1]).swapaxes(1, 2).reshape(b.shape)
-
-
-def _tensor_names(gguf: Any, architecture: str, n_layers: int) -> Callable[[str], str]:
-    kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
-    if architecture not in kinds:
-        raise CheckpointError(
-            f"llama.cpp knows no architecture `{architecture}`", hint="export it as `merged` or `peft`"
+def _dtype(shape: str, dtype: str) -> str:
+    if shape not in DTYPES:
+        raise ConfigError(f"no export has the shape `{shape}`", hint=f"one of {', '.join(EXPORTS)}")
+    if dtype and dtype not in DTYPES[shape]:
+        raise ConfigError(
+            f"a `{shape}` export has no weights of type `{dtype}`",
+            hint=f"it has {', '.join(DTYPES[shape])}",
         )
-    table = gguf.get_tensor_name_map(kinds[architecture], n_layers)
-
-    def name_of(module: str) -> str:
-        name = table.get_name(f"{module}.weight", try_suffixes=(".weight",))
-        if name is None:
-            raise CheckpointError(f"llama.cpp has no name for `{module}` of architecture `{architecture}`")
-        return str(name)
-
-    return name_of
+    return dtype or DTYPES[shape][0]
 
 
-def _gguf() -> Any:
-    try:
-        import gguf
-    except ImportError:
-        raise MissingExtraError.of("gguf", "train", "a GGUF export") from None
-    return gguf
+def _check_fits(shape: str, base: Path, adapter: Adapter) -> None:
+    """Refuse what the shape cannot hold before anything heavy is loaded."""
+    if shape == "gguf-adapter":
+        check_adapter(base, adapter)
+    if shape == "gguf":
+        check_model(base)
 
 
-def _logits(model: Any, rows: Sequence[Rendered]) -> list[torch.Tensor]:
-    """Return the logits that predict each row's completion, float32 `[n, v]`."""
+def _refuse_unlike(parity: Sequence[Parity], name: str, shape: str) -> None:
+    for found in parity:
+        if not found.holds:
+            raise CheckpointError(
+                f"the {shape} export of `{name}` answers otherwise than the student: {found.reader} agrees "
+                f"on {found.agreement:.4f} of {found.n_tokens} tokens, needed {found.bar:g} (largest "
+                f"difference of a logit {found.largest:.3g})",
+                hint="nothing was written; weights of more bits keep more digits (`--dtype float32`)",
+                parity=[one.model_dump() for one in parity],
+            )
+
+
+def _place(
+    aside: Path, out: Path, shape: str, dtype: str, name: str, parity: Sequence[Parity], prompts: str
+) -> Export:
+    """Write the record, and move the files to where they are wanted."""
+    files = sorted(aside.iterdir()) if aside.is_dir() else [aside]
+    notes = []
+    if shape.startswith("gguf") and not any(found.reader == "llama.cpp" for found in parity):
+        notes.append("not read by llama.cpp: " + _why_not(shape))
+    export = Export(
+        checkpoint=name,
+        shape=shape,
+        dtype=dtype,
+        out=str(out),
+        files={file.name: file_sha256(file) for file in files},
+        n_bytes=sum(file.stat().st_size for file in files),
+        parity=tuple(parity),
+        prompts=prompts,
+        notes=tuple(notes),
+    )
+    record = record_file(aside, shape)
+    record.write_text(export.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    for file in (*files, record):
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+    if record.parent != aside:
+        os.replace(record, record_file(out, shape))
+    os.replace(aside, out)
+    return export
+
+
+def _why_not(shape: str) -> str:
+    if not has_llama_cpp():
+        return "xllamacpp is not installed (pip install 'agentkd[llama]')"
+    return "the base did not come from a GGUF file" if shape == "gguf-adapter" else "no reader"
+
+
+def _peft(job: _Job) -> list[Parity]:
+    """Copy a checkpoint as the folder that peft reads, and read it with peft."""
+    from peft import PeftModel
+
+    job.out.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copyfile(job.adapter.folder / name, job.out / name)
+    model: Any = PeftModel.from_pretrained(load_model(job.base, "float32", "cpu"), str(job.out)).eval()
+    return [compare(job.wanted, model, reader="peft", bar=job.bar)]
+
+
+def _merged(job: _Job) -> list[Parity]:
+    """Save the merged model, cast, and read it with transformers."""
     import torch
 
-    found = []
-    with torch.inference_mode():
-        for row in rows:
-            at = [t - 1 for t, weight in enumerate(row.weights) if weight and t]
-            if at:
-                found.append(model(input_ids=torch.tensor([row.ids])).logits[0, at].float())
+    model = _merge(job)
+    model.to(getattr(torch, job.dtype))
+    model.save_pretrained(str(job.out), safe_serialization=True)
+    load_tokenizer(job.base).save_pretrained(str(job.out))
+    del model
+    return [compare(job.wanted, load_model(job.out, job.dtype, "cpu"), reader="transformers", bar=job.bar)]
+
+
+def _gguf_adapter(job: _Job) -> list[Parity]:
+    """Write the adapter for llama.cpp; read it back, and with llama.cpp beside the base's own file."""
+    write_adapter_gguf(job.base, job.adapter, job.out)
+    model = merge_from_gguf(job.base, job.adapter, job.out, load_model(job.base, "float32", "cpu"))
+    found = [compare(job.wanted, model, reader="transformers", bar=job.bar)]
+    if found[0].holds and has_llama_cpp():
+        whole = job.out.with_name("base.gguf")  # what the student stood on, digit by digit
+        write_model(
+            whole,
+            job.base,
+            load_model(job.base, "float32", "cpu"),
+            load_tokenizer(job.base),
+            dtype="float32",
+            name="base",
+            base_gguf=job.base_gguf,
+        )
+        found += compare_llama_cpp(job.wanted, whole, adapter=job.out, bar=job.bar)
     return found
 
 
-def _compare(wanted: Sequence[torch.Tensor], found: Sequence[torch.Tensor], bar: float) -> Parity:
-    same = sum(int((w.argmax(-1) == f.argmax(-1)).sum()) for w, f in zip(wanted, found, strict=True))
-    n = sum(len(w) for w in wanted)
-    largest = max(float((w - f).abs().max()) for w, f in zip(wanted, found, strict=True))
-    return Parity(n_prompts=len(wanted), n_tokens=n, agreement=same / n, largest=largest, bar=bar)
+def _gguf(job: _Job) -> list[Parity]:
+    """Write the merged model for llama.cpp; read it back, and with llama.cpp."""
+    model = _merge(job)
+    name = job.adapter.folder.name
+    tokenizer = load_tokenizer(job.base)
+    layout = write_model(
+        job.out, job.base, model, tokenizer, dtype=job.dtype, name=name, base_gguf=job.base_gguf
+    )
+    found = [compare(job.wanted, read_model(job.out, layout, model), reader="transformers", bar=job.bar)]
+    if found[0].holds and has_llama_cpp():
+        found += compare_llama_cpp(job.wanted, job.out, tokenizer=tokenizer, bar=job.bar)
+    return found
 
 
-_WRITERS: dict[str, Callable[[Path, Adapter, Path, str], Any]] = {
-    "peft": _copy,
-    "merged": _merge,
-    "gguf-adapter": _write_gguf,
+def _merge(job: _Job) -> Any:
+    """Return the base with the adapter in its weights, float32.
+
+    An output layer that is tied to the embedding and has an adapter gets weights of its own first.
+    """
+    import torch
+
+    model: Any = load_model(job.base, "float32", "cpu")
+    modules = dict(model.named_modules())
+    for name in job.adapter.pairs():
+        if name not in modules:
+            raise CheckpointError(
+                f"adapter `{job.adapter.folder}` has weights for `{name}`, which the base lacks"
+            )
+        if modules[name] is model.get_output_embeddings() and model.config.tie_word_embeddings:
+            model.config.tie_word_embeddings = False
+            modules[name].weight = torch.nn.Parameter(modules[name].weight.detach().clone(), False)
+        modules[name].weight.copy_(job.adapter.merged(name, modules[name].weight))
+    return model
+
+
+_WRITERS: dict[str, Callable[[_Job], list[Parity]]] = {
+    "peft": _peft,
+    "merged": _merged,
+    "gguf-adapter": _gguf_adapter,
+    "gguf": _gguf,
 }

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentkd.errors import DataError, ModelError
@@ -12,7 +16,17 @@ from agentkd.schema import Message, Rendered, ToolCall
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-__all__ = ["as_text", "call_text", "end_ids", "render", "render_example"]
+__all__ = [
+    "as_text",
+    "call_text",
+    "chat_text",
+    "chat_turns",
+    "check_template",
+    "end_ids",
+    "render",
+    "render_example",
+    "special_tokens",
+]
 
 
 def call_text(call: ToolCall) -> str:
@@ -38,7 +52,7 @@ def as_text(message: Message) -> str:
 def _says_the_same(content: str, calls: Sequence[ToolCall]) -> bool:
     # A constrained reply carries its JSON as text too: keep what the model wrote, once.
     try:
-        said = [json.loads(line) for line in content.splitlines()]
+        said = [json.loads(line) for line in content.split("\n")]
     except ValueError:
         return False
     return said == [{"name": call.name, "arguments": call.arguments} for call in calls]
@@ -75,7 +89,10 @@ def render_example(
     ends = end_ids(tokenizer)
     stop = next((i for i, token in enumerate(completion) if token in ends), None)
     if stop is None:
-        raise DataError("the chat template does not end the assistant's turn with a stop token")
+        raise DataError(
+            "the chat template does not end the assistant's turn with a stop token",
+            hint="a student would never stop: take the model's own chat_template.jinja",
+        )
     completion = completion[: stop + 1]
     said, wanted = _decode(tokenizer, completion[:-1]), as_text(target)
     if said != wanted or not wanted:
@@ -96,31 +113,88 @@ def end_ids(tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
     return frozenset(found if tokenizer.eos_token_id is None else {*found, int(tokenizer.eos_token_id)})
 
 
+def special_tokens(tokenizer: PreTrainedTokenizerFast) -> tuple[str, ...]:
+    """Return the texts that must not reach a model from within a message, longest first.
+
+    Those are the control tokens, and what the chat template itself writes as one token. Other added tokens
+    are plain text that happens to be one token, such as the line breaks and HTML tags of Gemma.
+    """
+    template, ends = str(tokenizer.chat_template or ""), end_ids(tokenizer)
+    found = [
+        token.content
+        for number, token in tokenizer.added_tokens_decoder.items()
+        if token.content.strip() and (token.special or number in ends or token.content in template)
+    ]
+    return tuple(sorted((text for text in found if len(text) > 1), key=lambda text: (-len(text), text)))
+
+
 def _templated(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message], more: bool) -> str:
+    return chat_text(tokenizer, chat_turns(messages, special_tokens(tokenizer)), more)
+
+
+def chat_text(tokenizer: PreTrainedTokenizerFast, turns: Sequence[dict[str, str]], more: bool) -> str:
+    """Return turns under the chat template, with the head of the next reply if `more`; raises ModelError.
+
+    A template without a system role gets the system's text before the first user's.
+    """
     if not tokenizer.chat_template:
         raise ModelError(
             "this model has no chat template: it is a base model for plain completion",
             hint="take an instruction-tuned model, or put a chat_template.jinja into its folder",
         )
-    turns = _turns(tokenizer, messages)
+    check_template(str(tokenizer.chat_template))
     try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=more)
+        text = tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=more)
     except Exception as error:  # jinja errors, raised by the template itself
         if len(turns) < 2 or turns[0]["role"] != "system":
-            raise ModelError(f"the chat template refuses this conversation: {error}") from error
+            raise _refused(error) from error
         first = {"role": "user", "content": f"{turns[0]['content']}\n\n{turns[1]['content']}"}
-        turns = [first, *turns[2:]]  # templates without a system role
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=more)
+        try:
+            text = tokenizer.apply_chat_template(
+                [first, *turns[2:]], tokenize=False, add_generation_prompt=more
+            )
+        except Exception as again:
+            raise _refused(again) from again
     return str(text)
 
 
-def _turns(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message]) -> list[dict[str, str]]:
-    specials = [token for token in tokenizer.get_added_vocab() if len(token) > 1]
+def _refused(error: Exception) -> ModelError:
+    return ModelError(
+        f"the chat template refuses this conversation: {type(error).__name__}: {error}",
+        hint="take the model's own chat_template.jinja, or leave such conversations out",
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def check_template(template: str) -> None:
+    """Refuse a template that takes too long or grows without bound; asked once per process and template.
+
+    It is tried on short conversations in a process with little time and memory. Raises ModelError.
+    """
+    probe = Path(__file__).with_name("template_probe.py")
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", str(probe)], input=template, text=True, capture_output=True, timeout=120
+        ).returncode
+    except subprocess.TimeoutExpired:
+        done = -1
+    if done:
+        raise ModelError(
+            "the chat template takes seconds or gigabytes for a conversation of a few words",
+            hint="take the model's own chat_template.jinja; this one would never end",
+        )
+
+
+def chat_turns(messages: Sequence[Message], specials: Sequence[str] = ()) -> list[dict[str, str]]:
+    """Return messages as the turns that a chat template gets: roles that every template knows, alternating.
+
+    Texts in `specials` are broken up, so that no message can end its own turn.
+    """
     turns: list[dict[str, str]] = []
     for message in messages:
         text = as_text(message)
-        for special in specials:
-            if special in text:
+        while found := [special for special in specials if special in text]:  # breaking one may make another
+            for special in found:
                 text = text.replace(special, f"{special[0]} {special[1:]}")
         role = "user" if message.role == "tool" else message.role
         if turns and turns[-1]["role"] == role == "user":  # many templates insist on alternation

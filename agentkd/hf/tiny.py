@@ -24,10 +24,11 @@ _TEXT = (
 )
 
 
-def tiny_model(folder: str | Path, seed: int = 0) -> Path:
-    """Write a random llama-type model (2 layers of 64, context 2048, float32) and its tokenizer to `folder`.
+def tiny_model(folder: str | Path, seed: int = 0, *, n_vocabulary: int = 1024, width: int = 64) -> Path:
+    """Write a random llama-type model (2 layers, context 2048, float32) and its tokenizer to `folder`.
 
-    The tokenizer is byte-level BPE, so it can encode every text; the template is ChatML.
+    The tokenizer is byte-level BPE of at most `n_vocabulary` tokens, so it can encode every text; the
+    template is ChatML. `width` is a multiple of 16.
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -36,12 +37,12 @@ def tiny_model(folder: str | Path, seed: int = 0) -> Path:
     logging.disable_progress_bar()
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = _tokenizer()
+    tokenizer = _tokenizer(n_vocabulary)
     tokenizer.save_pretrained(str(folder))
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
+        hidden_size=width,
+        intermediate_size=2 * width,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
@@ -58,7 +59,7 @@ def tiny_model(folder: str | Path, seed: int = 0) -> Path:
     return folder
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def _tokenizer(n_vocabulary: int) -> PreTrainedTokenizerFast:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -66,7 +67,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=1024,
+        vocab_size=n_vocabulary,
         special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
