@@ -11,7 +11,7 @@ from agentkd.errors import NotFoundError
 from agentkd.ledger import event
 from agentkd.ledger import tables as t
 from agentkd.ledger.database import chunks, dump, insert_many, known, load
-from agentkd.ledger.redact import Redact, redact_json
+from agentkd.ledger.redact import Redact, is_clean, redact_json
 from agentkd.schema import Evidence, Memory, Value, now
 
 __all__ = [
@@ -172,7 +172,10 @@ def store(
 
 
 def _columns(memory: Memory, redact: Redact, lessons: Mapping[str, str]) -> dict[str, Any]:
-    data, _ = redact_json(memory.model_dump(mode="json"), redact, keep=_KEPT)
+    data = memory.model_dump(mode="json")
+    body = dump(data)
+    if not is_clean(body, redact):
+        body = dump(redact_json(data, redact, keep=_KEPT)[0])
     return {
         "id": memory.id,
         "kind": memory.kind,
@@ -187,7 +190,7 @@ def _columns(memory: Memory, redact: Redact, lessons: Mapping[str, str]) -> dict
         **memory.utility.model_dump(),
         "lesson": lessons.get(memory.id),
         "created_at": memory.created_at,
-        "body": dump(data),
+        "body": body,
     }
 
 

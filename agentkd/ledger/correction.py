@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from agentkd.errors import NotFoundError
 from agentkd.ledger import tables as t
-from agentkd.ledger.database import Database, dump, insert_once, known, load
+from agentkd.ledger.database import Database, chunks, dump, insert_once, known, load
 from agentkd.ledger.redact import Redact, redact_json
 from agentkd.schema import RETRY_STRIDE, Correction, CorrectionRound, is_held_out
 
@@ -60,6 +60,12 @@ class Corrections:
     def for_trajectory(self, trajectory_id: str) -> Found:
         """Return the corrections of a trajectory, oldest first."""
         return self._where(t.corrections.c.trajectory_id == trajectory_id)
+
+    def for_trajectories(self, trajectory_ids: Iterable[str]) -> Found:
+        """Return the corrections of several trajectories, oldest first."""
+        column = t.corrections.c.trajectory_id
+        found = [c for batch in chunks(trajectory_ids) for c in self._where(column.in_(batch))]
+        return sorted(found, key=lambda c: (c.created_at, c.id))
 
     def list(
         self,

@@ -8,6 +8,7 @@ lock of the transaction, so that event numbers are seen in the order in which th
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import threading
 import time
@@ -25,11 +26,14 @@ from sqlalchemy.pool import QueuePool, StaticPool
 
 from agentkd.errors import AgentkdError, DataError, LockedError, MissingExtraError, NotFoundError, StoreError
 
-__all__ = ["Database", "chunks", "dump", "insert_many", "insert_once", "known", "load", "upsert"]
+__all__ = ["CHUNK", "Database", "chunks", "dump", "insert_many", "insert_once", "known", "load", "upsert"]
 
 BUSY_SECONDS = 30.0
+CACHE_KIB = 32 * 1024  # pages that a connection keeps: ids are hashes, so rows go all over the tree
 WRITER_LOCK = 0x61676B64  # "agkd": the advisory lock of the one writer on PostgreSQL
 CHUNK = 500  # ids in one IN (...) list; SQLite allows 32766 variables, older builds 999
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 V = TypeVar("V", bound=BaseModel)
 T = TypeVar("T")
@@ -58,6 +62,8 @@ class Database:
         self._writer = threading.RLock()
         self._shares_connection = isinstance(engine.pool, StaticPool)
         self._local = threading.local()
+        self._kept: tuple[int, sa.PoolProxiedConnection] | None = None
+        self._keeper = threading.Lock()
 
     @classmethod
     def open(cls, url_or_path: str | Path, *, read_only: bool = False) -> Database:
@@ -84,6 +90,32 @@ class Database:
                 connection = connection.execution_options(isolation_level="REPEATABLE READ")
             with connection.begin():
                 yield connection
+
+    def glance(self, statement: str, *values: Any) -> Sequence[Sequence[Any]]:
+        """Return the rows of one SELECT whose values are marked `?`: what every recall asks.
+
+        An SQLite file answers on a connection that is kept for it, without a transaction's set-up: ten
+        times as fast as `read`, and as new, since one statement sees one state of the database.
+        """
+        joined = getattr(self._local, "connection", None)
+        if joined is None and self.is_sqlite and not self._shares_connection:
+            with self._keeper:
+                try:
+                    cursor = self._kept_connection().cursor()
+                    cursor.execute(statement, values)
+                    return cursor.fetchall()
+                except sqlite3.Error as error:
+                    raise self.trouble(sa.exc.DBAPIError(statement, values, error)) from error
+        with self.read() as connection:
+            marked = statement if self.is_sqlite else statement.replace("?", "%s")
+            return connection.exec_driver_sql(marked, values).fetchall()
+
+    def _kept_connection(self) -> sa.PoolProxiedConnection:
+        """Return the connection of `glance`; a forked child opens its own."""
+        if self._kept is None or self._kept[0] != os.getpid():
+            with self.translated():
+                self._kept = os.getpid(), self.engine.raw_connection()
+        return self._kept[1]
 
     @contextmanager
     def write(self, *, lasting: bool = True) -> Iterator[sa.Connection]:
@@ -145,6 +177,10 @@ class Database:
 
     def close(self) -> None:
         """Close all connections."""
+        with self._keeper:
+            kept, self._kept = self._kept, None
+            if kept is not None and kept[0] == os.getpid():
+                kept[1].invalidate()
         self.engine.dispose()
 
 
@@ -201,6 +237,7 @@ def _prepared(engine: sa.Engine, *, wal: bool) -> sa.Engine:
         connection.isolation_level = None  # the driver begins nothing by itself
         connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
         connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         if wal:
             _switch_to_wal(connection)
 
@@ -301,7 +338,7 @@ def known(connection: sa.Connection, column: sa.Column[str], ids: Iterable[str])
 def dump(data: BaseModel | Mapping[str, Any] | Sequence[Any]) -> str:
     """Render a value as ASCII JSON: lone surrogates, NUL and infinities survive in every database."""
     plain = data.model_dump(mode="json") if isinstance(data, BaseModel) else data
-    return json.dumps(plain, separators=(",", ":"))
+    return _ENCODER.encode(plain)
 
 
 def load(model: type[V], body: str | None, /, **overlay: Any) -> V:

@@ -13,9 +13,10 @@ from agentkd.ledger import admission, event, query, recall, standing, undo, vers
 from agentkd.ledger import tables as t
 from agentkd.ledger.admission import Admission
 from agentkd.ledger.checkpoint import taint_from_memory
-from agentkd.ledger.database import Database, chunks, upsert
+from agentkd.ledger.database import CHUNK, Database, chunks, upsert
 from agentkd.ledger.event import MemoryEvent
 from agentkd.ledger.recall import Recall
+from agentkd.ledger.recent import Recent
 from agentkd.ledger.redact import Redact
 from agentkd.schema import Evidence, Hit, Memory, MemoryStatus, Scope, Standing, now
 
@@ -30,6 +31,7 @@ class Memories:
     def __init__(self, database: Database, redact: Redact) -> None:
         self._database = database
         self._redact = redact
+        self._recent = Recent(database)
 
     def admit(
         self, candidates: Iterable[Memory], lessons: Mapping[str, str] | None = None
@@ -178,6 +180,9 @@ class Memories:
         """Return memories in the order of the ids; unknown ids are left out."""
         order = {id_: i for i, id_ in enumerate(dict.fromkeys(ids))}
         found: Found = []
+        if len(order) <= CHUNK:
+            found = self._recent.read(tuple(order), checkpoint)
+            return sorted(found, key=lambda memory: order[memory.id])
         with self._database.read() as connection:
             for batch in chunks(order):
                 found += query.fetch(connection, checkpoint, t.memories.c.id.in_(batch))
@@ -237,8 +242,7 @@ class Memories:
 
     def last_seq(self) -> int:
         """Return the number of the newest event; 0 without any."""
-        with self._database.read() as connection:
-            return connection.execute(sa.select(sa.func.max(t.memory_events.c.seq))).scalar_one() or 0
+        return self._database.glance("SELECT max(seq) FROM memory_events")[0][0] or 0
 
     def lessons_alike(self, lessons: Iterable[str]) -> dict[str, Found]:
         """Return the current memories that teach each lesson, in the order of their admission."""

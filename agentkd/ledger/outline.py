@@ -6,16 +6,18 @@ import json
 from collections.abc import Iterable
 from typing import NamedTuple
 
-import sqlalchemy as sa
-
 from agentkd.errors import StoreError
-from agentkd.ledger import tables as t
 from agentkd.ledger.database import Database, chunks
-from agentkd.schema import MemoryKeys, Scope
+from agentkd.schema import MemoryKeys, MemoryStatus, Scope
 
 __all__ = ["Outline", "Outlines"]
 
 _FIELDS = tuple(Scope.model_fields)
+_SELECT = f"""
+SELECT m.id, m.body, base.status, m.current, {", ".join(f'm."{name}"' for name in _FIELDS)}
+FROM memories m
+JOIN memory_status base ON base.memory_id = m.id AND base.checkpoint = 'base'
+WHERE m.id IN """
 
 
 class Outline(NamedTuple):
@@ -39,21 +41,22 @@ class Outlines:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def get_many(self, ids: Iterable[str]) -> list[Outline]:
-        """Return outlines in the order of the ids; unknown ids are left out."""
-        c = t.memories.c
-        columns = [c.id, c.body, *(c[name] for name in _FIELDS)]
+    def get_many(self, ids: Iterable[str]) -> list[tuple[Outline, MemoryStatus, bool]]:
+        """Return outlines with the status for the base and whether the version is the current one.
+
+        They come in the order of the ids; unknown ids are left out.
+        """
         order = {id_: at for at, id_ in enumerate(dict.fromkeys(ids))}
-        found: list[Outline] = []
+        found: list[tuple[Outline, MemoryStatus, bool]] = []
         scopes: dict[tuple[str, ...], Scope] = {}
-        with self._database.read() as connection:
-            for batch in chunks(order):
-                for id_, body, *names in connection.execute(sa.select(*columns).where(c.id.in_(batch))):
-                    place = tuple(names)
-                    if place not in scopes:
-                        scopes[place] = Scope(**dict(zip(_FIELDS, place, strict=True)))
-                    found.append(_outline(id_, scopes[place], body))
-        return sorted(found, key=lambda outline: order[outline.id])
+        for batch in chunks(order):
+            rows = self._database.glance(f"{_SELECT}({', '.join('?' * len(batch))})", *batch)
+            for id_, body, status, current, *names in rows:
+                place = tuple(names)
+                if place not in scopes:
+                    scopes[place] = Scope(**dict(zip(_FIELDS, place, strict=True)))
+                found.append((_outline(id_, scopes[place], body), status, bool(current)))
+        return sorted(found, key=lambda item: order[item[0].id])
 
 
 def _outline(id_: str, scope: Scope, body: str) -> Outline:

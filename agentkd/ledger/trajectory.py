@@ -156,6 +156,16 @@ class Trajectories:
         with self._database.read() as connection:
             return _fetch(connection, *where, limit=limit, latest=latest)
 
+    def keys(self, suite: str | None = None, split: str | None = None) -> Sequence[tuple[str, str, str, str]]:
+        """Return (suite, task id, trajectory id, split) of finished trajectories, sorted; no body is read."""
+        c = t.trajectories.c
+        columns = (c.suite, c.task_id, c.id, c.split)
+        query = sa.select(*columns).where(c.is_finished.is_(True))
+        for column, value in ((c.suite, suite), (c.split, split)):
+            query = query if value is None else query.where(column == value)
+        with self._database.read() as connection:
+            return sorted((row[0], row[1], row[2], row[3]) for row in connection.execute(query))
+
     def unfinished(self, run_id: str | None = None) -> Found:
         """Return the trajectories that were begun and not finished, with their steps so far."""
         c = t.trajectories.c

@@ -11,12 +11,13 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field
 
-from agentkd.errors import ConfigError, LockedError
+from agentkd.errors import AgentkdError, ConfigError, LockedError
 from agentkd.memory.chroma import Chroma, is_gone
 from agentkd.memory.index_exact import ExactIndex
 from agentkd.memory.shelf import Shelf
@@ -61,6 +62,9 @@ class ChromaSettings(Value):
     """Vectors after which the graph is written to disk; the log holds what is newer."""
     num_threads: int = Field(default=0, ge=0, le=256)
     """Threads that insert and search; 0 takes all cores."""
+    waiting: int = Field(default=100_000, ge=0)
+    """Vectors of an embedded index that may wait in memory, found by comparing all, until there is time to
+    insert them; 0 inserts at once, as with a server."""
 
 
 class ChromaIndex:
@@ -93,6 +97,7 @@ class ChromaIndex:
         self._family = f"{self._workspace}{_hash(fingerprint)}-"
         self._pointer = f"{self._family}current"
         self._guard = threading.RLock()
+        self._waiting = 0 if settings.url else settings.waiting
         self._chroma = Chroma(settings, path)
         self.is_shared = self._chroma.is_server
         """Whether other processes write to it: then one at a time follows the ledger."""
@@ -100,7 +105,7 @@ class ChromaIndex:
         """Whether its graph was built with other settings; it serves until a rebuild is done."""
         try:
             with self._chroma.translated():
-                self._shelf = self._open()
+                self._serve(self._open())
         except BaseException:
             self.close()
             raise
@@ -128,6 +133,14 @@ class ChromaIndex:
     def delete(self, memory_ids: Sequence[str], partition: str) -> None:
         """Remove all vectors of these memories."""
         self._on_shelf(lambda shelf: shelf.delete(memory_ids, partition))
+
+    def waiting(self) -> int:
+        """Return how many vectors wait in memory: found, but lost with the process."""
+        return self._shelf.waiting()
+
+    def settle(self, most: int) -> int:
+        """Insert at most `most` of the vectors that wait; returns how many still do."""
+        return self._on_shelf(lambda shelf: shelf.settle(most))
 
     def count(self) -> int:
         """Return the number of vectors."""
@@ -192,8 +205,12 @@ class ChromaIndex:
         self._chroma.interrupt()
 
     def close(self) -> None:
-        """Release files and lock; safe to call twice."""
+        """Insert what waits, release files and lock; safe to call twice."""
         with self._guard:
+            shelf = getattr(self, "_shelf", None)
+            if shelf is not None and shelf.waiting():
+                with suppress(AgentkdError):  # an interrupted index: the ledger still has it
+                    shelf.settle(shelf.waiting())
             self._chroma.close()
 
     def _open(self) -> Shelf:
@@ -208,6 +225,10 @@ class ChromaIndex:
         self._tune(shelf)
         return shelf
 
+    def _serve(self, shelf: Shelf) -> None:
+        shelf.most_waiting = self._waiting
+        self._shelf = shelf
+
     def _pointed_at(self) -> Shelf:
         facts = self._chroma.collection(self._pointer).metadata or {}
         self.is_outdated = facts.get("graph") != self._tag
@@ -219,7 +240,8 @@ class ChromaIndex:
     def _switch(self, shelf: Shelf) -> None:
         before = self._pointed_at() if self.is_shared else self._shelf
         self._chroma.collection(self._pointer).modify(metadata=self._facts(shelf))
-        self._shelf, self.is_outdated = shelf, False
+        self._serve(shelf)
+        self.is_outdated = False
         shelf.forget()
         self._chroma.drop(self._chroma.names(before.prefix))
 
@@ -251,7 +273,7 @@ class ChromaIndex:
         if shelf.prefix == self._shelf.prefix:
             self._shelf.look_again()
         else:
-            self._shelf = shelf
+            self._serve(shelf)
 
     def _on_shelf(self, work: Callable[[Shelf], T]) -> T:
         """Work on the shelf in use; once more where it was switched or dropped meanwhile."""

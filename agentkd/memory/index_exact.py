@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,11 @@ if TYPE_CHECKING:
     from agentkd.plugins import NoSettings
     from agentkd.protocols import IndexHit, Kit
 
-__all__ = ["ExactIndex", "VectorHit", "build"]
+__all__ = ["ExactIndex", "VectorHit", "build", "cosine"]
+
+
+_times_one = getattr(np, "vecdot", np.matmul)
+"""Matrix times one vector on one thread: BLAS wakes others for it, which then spin on somebody's core."""
 
 
 @dataclass(slots=True)
@@ -35,6 +40,11 @@ class VectorHit:
     """Cosine similarity in [-1, 1]."""
 
 
+def cosine(score: float | np.floating[Any]) -> float:
+    """Return a cosine to six digits, in [-1, 1]: the rest is noise of the order of the sums."""
+    return round(max(-1.0, min(1.0, float(score))), 6)
+
+
 class _Partition:
     """Vectors of one scope in a matrix that grows by doubling; freed rows are used again."""
 
@@ -44,6 +54,23 @@ class _Partition:
         self.owners: list[tuple[str, str] | None] = []
         self.rows: dict[str, int] = {}
         self.free: list[int] = []
+
+    def put_all(
+        self, ids: Sequence[str], vectors: NDArray[np.float32], owners: Sequence[tuple[str, str]]
+    ) -> None:
+        """Put many vectors; at one stroke where all of them are new and nothing was freed."""
+        if self.free or len({*ids}) < len(ids) or not self.rows.keys().isdisjoint(ids):
+            for id_, vector, owner in zip(ids, vectors, owners, strict=True):
+                self.put(id_, vector, owner)
+            return
+        start, stop = len(self.owners), len(self.owners) + len(ids)
+        if stop > len(self.vectors):
+            more = max(stop, 2 * len(self.vectors)) - len(self.vectors)
+            self.vectors = np.concatenate([self.vectors, np.zeros((more, vectors.shape[1]), np.float32)])
+            self.dead = np.concatenate([self.dead, np.ones(more, bool)])
+        self.vectors[start:stop], self.dead[start:stop] = vectors, False
+        self.owners += owners
+        self.rows.update(zip(ids, range(start, stop), strict=True))
 
     def put(self, id_: str, vector: NDArray[np.float32], owner: tuple[str, str]) -> None:
         row = self.rows.get(id_)
@@ -65,16 +92,23 @@ class _Partition:
         for id_, row in list(self.rows.items()):
             owner = self.owners[row]
             if owner is not None and owner[0] in memory_ids:
-                self.owners[row] = None
-                self.dead[row] = True
-                del self.rows[id_]
-                self.free.append(row)
+                self.remove(id_)
+
+    def remove(self, id_: str) -> None:
+        row = self.rows.pop(id_, None)
+        if row is not None:
+            self.owners[row] = None
+            self.dead[row] = True
+            self.free.append(row)
 
     def query(self, vectors: NDArray[np.float32], k: int) -> list[list[IndexHit]]:
         n = len(self.owners)
-        scores = vectors @ self.vectors[:n].T
+        if len(vectors) == 1:
+            scores = _times_one(self.vectors[:n], vectors[0])[None]
+        else:
+            scores = vectors @ self.vectors[:n].T
         scores[:, self.dead[:n]] = -np.inf
-        return [self._best(line, min(k, len(self.rows))) for line in np.clip(scores, None, 1.0)]
+        return [self._best(line, min(k, len(self.rows))) for line in scores]
 
     def _best(self, scores: NDArray[np.float32], k: int) -> list[IndexHit]:
         edge = np.partition(scores, len(scores) - k)[len(scores) - k]
@@ -82,7 +116,7 @@ class _Partition:
         for row in np.flatnonzero(scores >= edge):
             owner = self.owners[row]
             if owner is not None:
-                hits.append(VectorHit(owner[0], owner[1], float(scores[row])))
+                hits.append(VectorHit(owner[0], owner[1], cosine(scores[row])))
         hits.sort(key=lambda hit: (-hit.score, hit.memory_id, hit.key))
         return hits[:k]
 
@@ -114,8 +148,7 @@ class ExactIndex:
                     f"vectors of length {vectors.shape[1]} do not fit an index of {part.vectors.shape[1]}",
                     hint="rebuild the index after a change of the embedder",
                 )
-            for id_, vector, memory_id, key in zip(ids, vectors, memory_ids, keys, strict=True):
-                part.put(id_, vector, (memory_id, key))
+            part.put_all(ids, vectors, list(zip(memory_ids, keys, strict=True)))
 
     def query(self, vectors: NDArray[np.float32], k: int, partition: str) -> list[list[IndexHit]]:
         """Return the `k` nearest of each query `[n, d]`, best first; equal scores by memory id."""
@@ -132,10 +165,36 @@ class ExactIndex:
             if part is not None:
                 part.drop(set(memory_ids))
 
-    def count(self) -> int:
-        """Return the number of vectors."""
+    def oldest(self, n: int, partition: str) -> tuple[list[str], NDArray[np.float32], list[tuple[str, str]]]:
+        """Return ids, vectors and (memory id, key) of the at most `n` that were put first."""
         with self._lock:
-            return sum(len(part.rows) for part in self._partitions.values())
+            part = self._partitions.get(partition)
+            if part is None:
+                return [], np.zeros((0, 0), np.float32), []
+            ids = list(islice(part.rows, n))
+            rows = [part.rows[id_] for id_ in ids]
+            return ids, part.vectors[rows], [owner for row in rows if (owner := part.owners[row]) is not None]
+
+    def remove(self, ids: Sequence[str], partition: str) -> None:
+        """Remove vectors by their own ids."""
+        with self._lock:
+            part = self._partitions.get(partition)
+            if part is not None:
+                for id_ in ids:
+                    part.remove(id_)
+                if not part.rows:
+                    del self._partitions[partition]
+
+    def count(self, partition: str | None = None) -> int:
+        """Return the number of vectors, of one partition or of all."""
+        with self._lock:
+            chosen = [partition] if partition is not None else list(self._partitions)
+            return sum(len(self._partitions[name].rows) for name in chosen if name in self._partitions)
+
+    def partitions(self) -> list[str]:
+        """Return the names of the partitions."""
+        with self._lock:
+            return list(self._partitions)
 
     def forget(self, partition: str) -> None:
         """Remove everything of one partition."""

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shutil
 import threading
 import unicodedata
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,8 @@ _VERSION = "1"  # of fields and analysis: another one makes a new index
 _HEAP = 15_000_000  # bytes of the writer's buffer
 _LONGEST = 40  # letters; longer words are keys and hashes
 _MOST_TERMS = 48  # of one query: the rarest words of a long state
+_MOST_POSTINGS = 150_000  # documents that its words are read in, summed: the commonest words are left out
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _MARKER = ""  # the word that every document of a partition has
 
 
@@ -194,7 +197,7 @@ class _Opened:
         counts = {word: {p: searcher.doc_freq("words", f"{p}:{word}") for p in sizes} for word in words}
         rarity = {word: _rarity(sum(counts[word].values()), sum(sizes.values())) for word in words}
         clauses = []
-        for word in sorted(words, key=lambda word: -rarity[word])[:_MOST_TERMS]:
+        for word in _telling(words, rarity, {word: sum(counts[word].values()) for word in words}):
             for partition, n in counts[word].items():
                 if n:
                     # tantivy weighs a term by how rare it is among all documents, whoever sees them
@@ -243,6 +246,18 @@ class _Opened:
         return identity, index
 
 
+def _telling(words: Iterable[str], rarity: Mapping[str, float], n: Mapping[str, int]) -> list[str]:
+    """Return the rarest words of a query: as many as are read quickly, however large the index is."""
+    chosen: list[str] = []
+    read = 0
+    for word in sorted(words, key=lambda word: -rarity[word])[:_MOST_TERMS]:
+        read += n[word]
+        if chosen and read > _MOST_POSTINGS:
+            break
+        chosen.append(word)
+    return chosen
+
+
 def _rarity(n: int, n_all: int) -> float:
     """Return the inverse document frequency of a word that `n` of `n_all` documents hold."""
     return math.log(1.0 + (max(n_all, n) - n + 0.5) / (n + 0.5))
@@ -252,6 +267,8 @@ def _parted(text: str) -> str:
     """Part camelCase; what is not a letter or a digit parts words anyway."""
     if text.islower():
         return text
+    if text.isascii():
+        return _CAMEL.sub(" ", text)
     return "".join(
         f" {letter}" if letter.isupper() and at and text[at - 1].islower() else letter
         for at, letter in enumerate(text)

@@ -16,7 +16,7 @@ from agentkd.memory.lexical import LexicalIndex
 from agentkd.memory.scope import partition_of
 from agentkd.memory.status import INDEXED
 from agentkd.protocols import Embedder, Index, Progress, SilentProgress
-from agentkd.schema import MemoryKeys, MemoryStatus
+from agentkd.schema import MemoryKeys
 
 if TYPE_CHECKING:
     from agentkd.ledger import Ledger, Outline
@@ -30,6 +30,7 @@ approximate index into islands, and on BFCL requests they found nothing more (hi
 _UNTOUCHED = ("corroborated", "merged")  # events that change nothing that a memory is found by
 _REKEYED = ("united", "undone")  # events after which a memory may have fewer keys
 _EVENTS = 4000  # between two marks
+_WORDS_BEHIND = 2000  # events that the index of words may be behind: a recall waits for it
 _BAR_FROM = 200  # events
 
 
@@ -86,14 +87,33 @@ class Projection:
     def sync(self, *, words: bool = True) -> int:
         """Follow all new events and return their number.
 
-        Without `words` the index of words is left for the next recall: each commit of it costs a disk's
-        flush, and a hundred writes need one.
+        Without `words` the index of words is left for the next recall, unless it is far behind: each commit
+        of it costs a disk's flush, and a thousand writes need one.
         """
         with self._lock:
             if self._is_shared:
                 self._index.refresh()  # type: ignore[attr-defined]
                 self._vectors.seen = self._stored_mark(self._vectors)
-            return self._follow(self._targets() if words else [self._vectors])
+            n = self._follow(self._targets() if words else [self._vectors])
+            if self._words is not None and self._vectors.seen - self._words.seen > _WORDS_BEHIND:
+                self._follow([self._words])
+            return n
+
+    def waiting(self) -> int:
+        """Return how many vectors are found but not yet written by their index."""
+        return self._vectors.waiting()
+
+    def settle(self, most: int | None = None) -> int:
+        """Let the index write what waits in memory, at most `most` vectors; returns how many still wait."""
+        with self._lock:
+            n = self.waiting()
+            left = int(self._index.settle(n if most is None else most)) if n else 0  # type: ignore[attr-defined]
+            name, seq = self._vectors.mark_name(), self._vectors.seen
+            if left or not name or seq <= self._vectors.marked:
+                return left
+            self._vectors.marked = seq
+        self._ledger.memories.set_index_mark(name, seq)  # without our lock: a writer may wait for it
+        return 0
 
     def rebuild(self, *, words: bool = True) -> int:
         """Make the indexes anew from the first event and return the number of events.
@@ -168,11 +188,10 @@ class Projection:
     def _outlines(self, touched: _Touched, after: int) -> tuple[list[Outline], list[Outline]]:
         """Return what an index must hold and what must leave it first, whatever the newest event said."""
         ids = [id_ for id_, seq in touched.newest.items() if seq > after]
-        status: Mapping[str, MemoryStatus] = self._ledger.memories.status_for("base", ids) if ids else {}
-        outlines = self._ledger.outlines.get_many(ids) if ids else []
-        wanted = [outline for outline in outlines if status.get(outline.id) in INDEXED]
-        gone = [o for o in outlines if status.get(o.id) not in INDEXED or o.id in touched.rekeyed]
-        return wanted, gone
+        found = self._ledger.outlines.get_many(ids)
+        wanted = [outline for outline, status, current in found if current and status in INDEXED]
+        held = {outline.id for outline in wanted} - {*touched.rekeyed}
+        return wanted, [outline for outline, _, _ in found if outline.id not in held]
 
     def _stored_mark(self, target: _Target) -> int:
         name = target.mark_name()
@@ -180,7 +199,7 @@ class Projection:
 
     def _move_mark(self, target: _Target, seq: int) -> None:
         name = target.mark_name()
-        if name and seq - target.marked >= target.lag:
+        if name and seq - target.marked >= target.lag and not target.waiting():
             self._ledger.memories.set_index_mark(name, seq)
             target.marked = seq
         target.seen = seq
@@ -211,6 +230,7 @@ class _Target(Protocol):
     def apply(self, wanted: Sequence[Outline], gone: Sequence[Outline]) -> None: ...
     def clear(self) -> None: ...
     def mark_name(self) -> str: ...
+    def waiting(self) -> int: ...
 
 
 class _Vectors:
@@ -249,6 +269,10 @@ class _Vectors:
     def clear(self) -> None:
         self.index.clear()
 
+    def waiting(self) -> int:
+        waiting = getattr(self.index, "waiting", None)
+        return int(waiting()) if waiting is not None else 0
+
     def mark_name(self) -> str:
         identity = getattr(self.index, "identity", "")
         return f"{identity}:{self._embedder.fingerprint}" if identity else ""
@@ -277,6 +301,9 @@ class _Words:
 
     def clear(self) -> None:
         self.index.clear()
+
+    def waiting(self) -> int:
+        return 0  # what it is told it has written
 
     def mark_name(self) -> str:
         return f"words:{self.index.identity}" if self.index.identity else ""

@@ -6,9 +6,10 @@ whose status for the serving checkpoint allows it are returned, whatever the ind
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -33,7 +34,9 @@ __all__ = ["RECALLED", "Asked", "Search", "excluded"]
 _KEYS = len(EMBEDDED)  # a memory is in the index up to this many times
 _WIDER = 8  # growth of a search that found too few allowed memories
 _NOWHERE = -2.0  # below every cosine
+_MANY = 5_000  # memories from which both searches run side by side
 
+T = TypeVar("T")
 Best = dict[str, tuple[float, str]]  # memory id -> (score, key) of its best key
 
 
@@ -99,6 +102,7 @@ class Search:
         self._settings = settings
         self._words = words
         self._statuses = Statuses(ledger)
+        self._thread: ThreadPoolExecutor | None = None
 
     def find(
         self, states: Sequence[str], asked: Asked, exclude: Sequence[Collection[str]]
@@ -126,16 +130,34 @@ class Search:
         partitions = visible_partitions(asked.scope)
         wanted = self._wanted(asked.k)
         depth = max(wanted, 2 * asked.k + 24) if self._words is not None else wanted
+
+        def by_words() -> list[dict[str, float]]:
+            return [
+                self._by_words(state, wanted, depth, partitions, allowed, out)
+                for state, out in zip(states, exclude, strict=True)
+            ]
+
+        beside = self._beside(by_words)
         vectors = self._embedder.embed(states)
         cut = asked.thresholds.min_score
         dense = self._nearest(vectors, wanted, depth, cut, partitions, allowed, exclude)
         pools = []
-        for state, vector, best, out in zip(states, vectors, dense, exclude, strict=True):
-            words = self._by_words(state, wanted, depth, partitions, allowed, out)
+        for vector, best, words in zip(vectors, dense, beside(), strict=True):
             cosines = {id_: score for id_, (score, _) in best.items()}
             ranked = fuse(cosines, words, weight=self._settings.lexical_weight)
             pools.append(_Pool(vector, best, words, ranked))
         return pools
+
+    def _beside(self, work: Callable[[], T]) -> Callable[[], T]:
+        """Begin the search by words in a thread of its own where that takes longer than to wake one.
+
+        Both indexes let other threads run while they search. Returns what waits for the result.
+        """
+        if self._words is None or self._words.count() < _MANY:  # the count refuses in a forked child
+            return work
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="agentkd-words")
+        return self._thread.submit(work).result
 
     def _look(self, pools: Sequence[_Pool], asked: Asked, wanted: int) -> None:
         """Read ranked memories, in few queries for many states, until each state has enough hits."""

@@ -1,5 +1,9 @@
 """One build of a Chroma index: a collection per partition, under a prefix and an identity of its own.
 
+What is added waits in memory, where it is searched one by one, and is written to the collections in large
+batches by `settle`: a hundred vectors cost Chroma as many flushes of the disk as a thousand. A process that
+dies loses what waited; the ledger's mark says from where it has to be read again.
+
 A rebuild fills a second shelf beside the one in use; which of them serves is one record, so a killed
 rebuild leaves the old one in use and a finished one is switched to at once.
 """
@@ -14,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from agentkd.memory.chroma import Chroma
-from agentkd.memory.index_exact import ExactIndex, VectorHit
+from agentkd.memory.index_exact import ExactIndex, VectorHit, cosine
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,6 +51,9 @@ class Shelf:
         self._looked_at: float | None = None
         self._small = ExactIndex()
         self._is_small: dict[str, bool] = {}
+        self._tail = ExactIndex()
+        self.most_waiting = 0
+        """Vectors that may wait in memory; 0 writes all of them at once."""
 
     @classmethod
     def make(cls, chroma: Chroma, family: str, graph: Mapping[str, Any], tag: str) -> Self:
@@ -66,20 +73,47 @@ class Shelf:
     ) -> None:
         """Insert or replace vectors `[len(ids), d]` of unit length."""
         stored = [_MARK.join(parts) for parts in zip(ids, memory_ids, keys, strict=True)]
-        owners = [{"memory": memory_id} for memory_id in memory_ids]
         if not stored:
             return
         with self._guard, self._chroma.translated():
             collection: Any = self._collection(partition, create=True)
-            for start in range(0, len(stored), _BATCH):
-                part = slice(start, start + _BATCH)
-                collection.upsert(ids=stored[part], embeddings=vectors[part], metadatas=owners[part])
-            name = self.name_of(partition)
+            name = collection.name
+            if not self.most_waiting:
+                self._write(collection, stored, vectors, memory_ids)
+            else:
+                self._tail.add(stored, vectors, memory_ids, keys, name)
             if self._is_small.get(name):
                 self._small.add(stored, vectors, memory_ids, keys, name)
-                self._is_small[name] = collection.count() <= _SMALL
+                self._is_small[name] = self._small.count(name) <= _SMALL
                 if not self._is_small[name]:
                     self._small.forget(name)
+        while self.waiting() > self.most_waiting:
+            self.settle(_BATCH)
+
+    def waiting(self) -> int:
+        """Return the number of vectors that are not in their collection yet."""
+        return self._tail.count()
+
+    def settle(self, most: int) -> int:
+        """Write at most `most` waiting vectors to their collections; returns how many still wait."""
+        with self._guard, self._chroma.translated():
+            for name in self._tail.partitions():
+                ids, vectors, owners = self._tail.oldest(most, name)
+                if ids:
+                    collection = self._collections.get(name) or self._chroma.collection(name)
+                    self._write(collection, ids, vectors, [memory_id for memory_id, _ in owners])
+                    self._tail.remove(ids, name)
+                    most -= len(ids)
+        return self.waiting()
+
+    def _write(
+        self, collection: Any, ids: Sequence[str], vectors: NDArray[np.float32], memory_ids: Sequence[str]
+    ) -> None:
+        owners = [{"memory": memory_id} for memory_id in memory_ids]
+        for start in range(0, len(ids), _BATCH):
+            self._chroma.check()
+            part = slice(start, start + _BATCH)
+            collection.upsert(ids=ids[part], embeddings=vectors[part], metadatas=owners[part])
 
     def query(self, vectors: NDArray[np.float32], k: int, partition: str) -> list[list[IndexHit]]:
         """Return about the `k` nearest of each query `[n, d]`, best first; equal scores by memory id."""
@@ -90,13 +124,14 @@ class Shelf:
             near = self._small.query(vectors, k, collection.name)
             if self._is_small.get(collection.name):  # else it outgrew memory meanwhile
                 return near
+        waiting = self._tail.query(vectors, k, collection.name)  # first: what is written meanwhile is in both
         step = max(1, _HITS // k)
         found: list[list[IndexHit]] = []
         for start in range(0, len(vectors), step):
             part = vectors[start : start + step]
             answer = collection.query(query_embeddings=part, n_results=k, include=["distances"])
             found += map(_hits, answer["ids"], answer["distances"])
-        return found
+        return [_united(*both, k) if both[1] else both[0] for both in zip(found, waiting, strict=True)]
 
     def delete(self, memory_ids: Sequence[str], partition: str) -> None:
         """Remove all vectors of these memories."""
@@ -104,6 +139,7 @@ class Shelf:
             collection = self._collection(partition)
             if collection is not None:
                 self._small.delete(memory_ids, collection.name)
+                self._tail.delete(memory_ids, collection.name)
             for start in range(0, len(memory_ids) if collection is not None else 0, _BATCH):
                 wanted = list(memory_ids[start : start + _BATCH])
                 collection.delete(where={"memory": {"$in": wanted}})
@@ -113,11 +149,13 @@ class Shelf:
         return self._chroma.names(f"{self.prefix}p-")
 
     def count(self) -> int:
-        """Return the number of vectors."""
+        """Return the number of vectors; writes those that wait."""
+        self.settle(self.waiting())
         return sum(self._chroma.collection(name).count() for name in self.names())
 
     def stored(self) -> set[tuple[str, str, str]]:
         """Return (collection, memory id, key) of every vector: what a check compares with the ledger."""
+        self.settle(self.waiting())
         found: set[tuple[str, str, str]] = set()
         for name in self.names():
             collection, offset = self._chroma.collection(name), 0
@@ -179,12 +217,15 @@ class Shelf:
         return known
 
     def _read_small(self, collection: Any) -> bool:
-        if collection.count() > _SMALL:
+        name = collection.name
+        if collection.count() + self._tail.count(name) > _SMALL:
             return False
         found = collection.get(include=["embeddings"])
         if found["ids"]:
             _, memory_ids, keys = zip(*(id_.split(_MARK) for id_ in found["ids"]), strict=True)
-            self._small.add(found["ids"], found["embeddings"], memory_ids, keys, collection.name)
+            self._small.add(found["ids"], found["embeddings"], memory_ids, keys, name)
+        ids, vectors, owners = self._tail.oldest(_SMALL, name)
+        self._small.add(ids, vectors, [owner[0] for owner in owners], [owner[1] for owner in owners], name)
         return True
 
     def _has(self, name: str) -> bool:
@@ -196,10 +237,18 @@ class Shelf:
         return name in self._present
 
 
+def _united(written: list[IndexHit], waiting: list[IndexHit], k: int) -> list[IndexHit]:
+    """Return the `k` best of two lists; what is in both counts once, as it waits."""
+    newer = {(hit.memory_id, hit.key) for hit in waiting}
+    hits = [*waiting, *(hit for hit in written if (hit.memory_id, hit.key) not in newer)]
+    hits.sort(key=lambda hit: (-hit.score, hit.memory_id, hit.key))
+    return hits[:k]
+
+
 def _hits(ids: Sequence[str], distances: Sequence[float]) -> list[IndexHit]:
     hits: list[IndexHit] = []
     for id_, distance in zip(ids, distances, strict=True):
         _, memory_id, key = id_.split(_MARK)
-        hits.append(VectorHit(memory_id, key, max(-1.0, min(1.0, 1.0 - distance))))
+        hits.append(VectorHit(memory_id, key, cosine(1.0 - distance)))
     hits.sort(key=lambda hit: (-hit.score, hit.memory_id, hit.key))
     return hits

@@ -21,6 +21,7 @@ from agentkd.memory.recall import Asked, Search, excluded
 from agentkd.memory.recaller import candidates_of, staged
 from agentkd.memory.render import render, token_counter
 from agentkd.memory.renewal import Renewal
+from agentkd.memory.settling import Settling
 from agentkd.memory.threshold import Thresholds, thresholds_for
 from agentkd.plugins import Hooks
 from agentkd.protocols import Embedder, Index, Kit, Progress, RecallStage, Refiner, SilentProgress
@@ -76,6 +77,7 @@ class MemoryStore:
         self._progress = progress or SilentProgress()
         self._projection = Projection(ledger, index, embedder, self._progress, self._words)
         self._search = Search(ledger, index, embedder, settings, self._words)
+        self._settling = Settling(self._projection)
         self._thresholds: Thresholds | None = None
         self._renewal: Renewal | None = None
 
@@ -101,6 +103,7 @@ class MemoryStore:
             merge_above=self.thresholds.merge_above,
         )
         self._projection.sync(words=False)
+        self._settling.used()
         return answers
 
     def recall(
@@ -141,6 +144,7 @@ class MemoryStore:
         seq = self._ledger.memories.last_seq()
         if seq > self._projection.seen:
             self._projection.sync()
+        self._settling.used()
         most = self.settings.k if k is None else k
         asked = Asked(
             k=max(most, candidates_of(self._stages)) if most > 0 else most,
@@ -166,6 +170,10 @@ class MemoryStore:
     def sync(self) -> int:
         """Bring the index up to the ledger and return the number of events followed."""
         return self._projection.sync()
+
+    def settle(self) -> None:
+        """Let the index write at once what waits in memory; it would in idle moments, and by `close`."""
+        self._projection.settle()
 
     def rebuild(self) -> int:
         """Make the index anew from the ledger and return the number of events followed."""
@@ -259,9 +267,11 @@ class MemoryStore:
 
     def close(self) -> None:
         """Release the index and the embedder's cache; safe to call twice."""
-        if self._words is not None:
-            with suppress(AgentkdError):  # what is not followed now is followed by the next one
+        self._settling.stop()
+        with suppress(AgentkdError):  # what is not followed now is followed by the next one
+            if self._words is not None:
                 self._projection.sync()
+            self._projection.settle()
         if self._renewal is not None:
             self._renewal.stop()
         self._index.close()

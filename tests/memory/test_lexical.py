@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentkd.errors import StoreError
+from agentkd.memory import lexical
 from agentkd.memory.lexical import LexicalIndex
 
 
@@ -144,3 +145,20 @@ def test_clearing_renews_the_identity(tmp_path):
     assert index.identity != before
     assert index.count() == 0
     index.close()
+
+
+def test_a_long_query_in_a_large_index_is_answered_by_its_rarest_words(index, monkeypatch):
+    index.change(
+        [(f"m{i}", "p", "the order of the customer") for i in range(40)] + [("rare", "p", "error E4412")]
+    )
+    query = "the customer saw error E4412"
+    everything = ids(index.search(query, 50, ["p"]))
+    assert len(everything) == 41
+    monkeypatch.setattr(lexical, "_MOST_POSTINGS", 10)
+    assert ids(index.search(query, 50, ["p"])) == ["rare"]
+    assert len(ids(index.search("customer", 50, ["p"]))) == 40  # the rarest word is read, however common
+
+
+def test_words_are_parted_alike_in_every_script():
+    assert lexical._parted("getOrderDetails HTTPServer x") == "get Order Details HTTPServer x"
+    assert lexical._parted("getÖrderDetails HTTPServer x") == "get Örder Details HTTPServer x"

@@ -1,0 +1,77 @@
+"""Memories read lately: built from their row again only where the row says something else.
+
+Every reading asks the database, so nothing that is returned can be out of date, whoever wrote it; what is
+spared is parsing and checking a value that has not changed since.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from agentkd.ledger.database import Database, load
+from agentkd.schema import Memory, Utility
+
+__all__ = ["Recent"]
+
+_MOST = 4096  # memories kept; the oldest reading leaves first
+_COUNTERS = tuple(Utility.model_fields)
+_SELECT = f"""
+SELECT m.id, base.status, own.status, m.support, m.version, m.parent,
+       {", ".join(f"m.{name}" for name in _COUNTERS)}, m.body
+FROM memories m
+JOIN memory_status base ON base.memory_id = m.id AND base.checkpoint = 'base'
+LEFT JOIN memory_status own ON own.memory_id = m.id AND own.checkpoint = ?
+WHERE m.id IN """
+
+
+class Recent:
+    """Reads memories by id and keeps the newest ones parsed; safe for threads."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._known: dict[str, tuple[Sequence[Any], Memory]] = {}
+        self._lock = threading.Lock()
+
+    def read(self, ids: Sequence[str], checkpoint: str) -> list[Memory]:
+        """Return the memories of a few ids, in any order; unknown ids are left out."""
+        if not ids:
+            return []
+        marks = ", ".join("?" * len(ids))
+        rows = self._database.glance(f"{_SELECT}({marks})", checkpoint, *ids)
+        return [self._memory(row) for row in rows]
+
+    def _memory(self, row: Sequence[Any]) -> Memory:
+        known = self._known.get(row[0])
+        if known is None or known[0] != row:
+            known = row, _built(row)
+            with self._lock:
+                self._known[row[0]] = known
+                while len(self._known) > _MOST:
+                    del self._known[next(iter(self._known))]
+        return _apart(known[1])
+
+
+def _built(row: Sequence[Any]) -> Memory:
+    _, base, own, support, version, parent, *counters, body = row
+    return load(
+        Memory,
+        body,
+        status="revoked" if base == "revoked" else own or base,
+        support=support,
+        version=version,
+        parent=parent or "",
+        utility=Utility(**dict(zip(_COUNTERS, counters, strict=True))),
+    )
+
+
+def _apart(memory: Memory) -> Memory:
+    """Return a memory whose dictionaries are the caller's own: nothing that is done to them comes back."""
+    if not memory.calls and not memory.extras:
+        return memory
+    calls = tuple(
+        call.model_copy(update={"arguments": copy.deepcopy(call.arguments)}) for call in memory.calls
+    )
+    return memory.model_copy(update={"calls": calls, "extras": copy.deepcopy(memory.extras)})
