@@ -170,8 +170,31 @@ def _training() -> Iterable[Component[Any]]:
         "selector", "lift", "Weights by what trials say of a row's memories.", compiler.build_lift,
         compiler.LiftSettings,
     )  # fmt: skip
+    yield Component(
+        "selector", "correction", "Rows that a correction taught, alone or weighed.",
+        compiler.build_correction, compiler.CorrectionSettings,
+    )  # fmt: skip
+    yield Component(
+        "selector", "difficulty", "Weights by how often the student succeeds at such tasks.",
+        compiler.build_difficulty, compiler.DifficultySettings,
+    )  # fmt: skip
+    yield Component(
+        "selector", "divergence", "Weights by what the memories add to what the base model says.",
+        _divergence, compiler.DivergenceSettings,
+    )  # fmt: skip
     yield from objectives.components()
     yield Component(
         "trainer", "lora", "Our LoRA loop in a process of its own.",
         lambda settings, kit: train.LoraTrainer(settings), train.LoraTrainerSettings,
+    )  # fmt: skip
+
+
+def _divergence(settings: Any, kit: Any) -> Any:
+    from agentkd import compiler
+    from agentkd.models.gguf import resolve_model
+
+    models, source = kit.settings.models, kit.settings.roles.student
+    return compiler.DivergenceSelector(
+        settings, folder=lambda: resolve_model(source, cache_dir=kit.cache_dir, progress=kit.progress).path,
+        dtype=models.dtype, device=models.device, progress=kit.progress,
     )  # fmt: skip

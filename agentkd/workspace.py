@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentkd import hookspecs
 from agentkd.config import CONFIG_NAME, Settings, load_settings
-from agentkd.errors import ConfigError, DataError, NotFoundError
+from agentkd.errors import ConfigError, DataError
 from agentkd.plugins import Hooks, Registry, open_host
 from agentkd.protocols import Model, Progress, SilentProgress, Tool
 from agentkd.schema import (
@@ -21,6 +21,7 @@ from agentkd.schema import (
     Evaluation,
     PhaseReport,
     ToolCall,
+    TrainPlan,
     Trajectory,
     content_id,
 )
@@ -274,20 +275,26 @@ class Workspace:
         """Compile trajectories and memories into a dataset of training rows."""
         from agentkd.cycle.stage import compile_stage
 
-        found = self.ledger.trajectories.list(suite=suite or self.settings.cycle.suite or None)
-        return compile_stage(self.parts, [t for t in found if not t.task.is_held_out])
+        return compile_stage(self.parts, suite=suite or self.settings.cycle.suite or None)
 
-    def train(self, dataset_id: str | None = None, *, go_on_from: str = "") -> Checkpoint:
+    def train(
+        self, dataset_id: str | None = None, *, go_on_from: str = "", replay: Sequence[str] = ()
+    ) -> Checkpoint:
         """Train a student on a dataset (the newest by default); a killed training goes on."""
         from agentkd.cycle.stage import checkpoint_name, train_stage
+        from agentkd.cycle.training import dataset_to_train
 
-        if dataset_id is None:
-            cards = self.datasets()
-            if not cards:
-                raise NotFoundError("there is no dataset yet", hint="run `agentkd compile`")
-            dataset_id = cards[-1].id
+        dataset_id = dataset_to_train(self.parts, dataset_id, replay)
         key = content_id("trn", dataset_id, self.settings.train, self.parts.student_files.base_id, go_on_from)
         return train_stage(self.parts, dataset_id, checkpoint_name(self.parts, key), go_on_from)
+
+    def plan_training(
+        self, dataset_id: str | None = None, *, go_on_from: str = "", replay: Sequence[str] = ()
+    ) -> TrainPlan:
+        """Return what `train` would take; starts nothing."""
+        from agentkd.cycle.training import plan_training
+
+        return plan_training(self.parts, dataset_id, go_on_from, replay)
 
     def evaluate(
         self, checkpoint: str | None = None, split: str | None = None, n: int | None = None

@@ -3,11 +3,12 @@
     python benchmarks/memory.py            # 1k, 10k, 100k memories; about a quarter of an hour
     python benchmarks/memory.py --small    # 1k and 5k
 
-Each system runs in a process of its own on the same texts and vectors (`memory_corpus.py`), the peers from
-`.venv-bench` (made by the script with pip, pinned in `requirements-memory.txt`). Vectors come from a table,
-so no figure holds the time of a model; what embedding one question costs is a row of its own, and is the
-same for every system. A system that does not reach a size within its cap of seconds has no row there, but
-one that says where it stopped.
+What counts as added is kept and found: agentkd's vectors are compared one by one until its graph has taken
+them in, which is a row of its own. Each system runs in a process of its own on the same texts and vectors
+(`memory_corpus.py`), the peers from `.venv-bench` (made by the script with pip, pinned in
+`requirements-memory.txt`). Vectors come from a table, so no figure holds the time of a model; what embedding
+one question costs is a row of its own, and is the same for every system. A system that does not reach a size
+within its cap of seconds has no row there, but one that says where it stopped.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ def write_corpus(folder: Path, made: Corpus) -> None:
 def measured(name: str, python: str, sizes: list[int], cap: float, folder: Path) -> dict[int, dict[str, Any]]:
     """Run one system in its own process; return its facts by size, the last one perhaps `stopped_at`."""
     report, scratch = folder / f"{name}.jsonl", folder / "scratch"
-    report.unlink(missing_ok=True)
+    if report.is_file():  # of the run that this one goes on with
+        return {fact["size"]: fact for fact in map(json.loads, report.read_text("utf-8").splitlines())}
     command = [python, str(Path(__file__).with_name("memory_system.py")), name, ",".join(map(str, sizes)),
                str(cap), str(folder), str(scratch), str(report)]  # fmt: skip
     begun = time.monotonic()
@@ -69,6 +71,7 @@ def measured(name: str, python: str, sizes: list[int], cap: float, folder: Path)
     shutil.rmtree(scratch, ignore_errors=True)
     lines = report.read_text(encoding="utf-8").splitlines() if report.is_file() else []
     if done.returncode:
+        report.unlink(missing_ok=True)
         raise SystemExit(f"{name} ended with code {done.returncode}:\n{done.stderr[-2000:]}")
     facts = {fact["size"]: fact for fact in map(json.loads, lines)}
     print(f"{name}: {time.monotonic() - begun:.0f} s, {', '.join(map(_told, facts.values()))}", flush=True)
@@ -124,6 +127,13 @@ def _system_rows(name: str, fact: dict[str, Any], made: Corpus, largest: int) ->
         Row(f"{label}, MB on disk", fact["disk"] / 1e6),
         Row(f"{label}, MB in memory", fact["rss"] / 1e6),
     ]
+    if fact["early"]:
+        whole = fact["add_seconds"] + fact["finish_seconds"]
+        early = float(np.percentile(fact["early"], 95)) * 1000
+        rows += [
+            Row(f"{label}, added per second, with the graph", fact["batched"] / whole, n=size),
+            Row(f"{label}, recall all before the graph has them, p95 ms", early, n=len(fact["early"])),
+        ]
     for view, found in fact["views"].items():
         seconds, n = found["seconds"], len(found["seconds"])
         right = truth(made, size, largest, seen_by(name, view))
@@ -239,6 +249,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=None, help="folder with reme-library, llb, tau")
     parser.add_argument("--sizes", default="", help="sizes instead, such as 1000,10000")
     parser.add_argument("--systems", default="", help="systems instead, separated by `;`")
+    parser.add_argument("--resume", action="store_true", help="measure what the last run has not measured")
     parser.add_argument("--cap", type=float, default=0.0, help="seconds of one system")
     options = parser.parse_args()
     sizes = [
@@ -248,7 +259,8 @@ def main() -> int:
     cap = options.cap or (40.0 if options.small else 180.0)
     made = corpus(max(sizes) + 2 * (max(sizes) // 20), options.data)
     folder = WORK / "memory"
-    write_corpus(folder, made)
+    if not options.resume:
+        write_corpus(folder, made)
     names = options.systems.split(";") if options.systems else [*OURS, *PEERS]
     peers = peers_python() if set(names) - set(NEEDS_OURS) else ""
     facts: Facts = {

@@ -1,6 +1,6 @@
 """A stream of real requests: does memory earn its place, and does what harms or idles lose it?
 
-    python benchmarks/stream.py                # 200 requests that come and come back ten times
+    python benchmarks/stream.py                # 200 requests that come and come back fourteen times
     python benchmarks/stream.py --small        # 60 requests, four rounds, fewer planted memories
     python benchmarks/stream.py --teacher      # with the distillers that ask a model; replies are recorded
 
@@ -8,7 +8,8 @@ First every request of `bfcl-live` (training split) arrives once, and memory hol
 users come back: the same requests arrive in every round, in another order. SmolLM2-135M-Instruct acts.
 Before they come back harmful memories (a wrong call for three requests) and useless ones (a remark without
 content) are planted. Trials withhold memories on most tasks, and the refiner `utility-prune` alone decides
-what leaves; nothing tells it what was planted.
+what leaves; nothing tells it what was planted. The actor answers at temperature 0, so what it answered to a
+prompt it would answer again: a prompt that comes back is not decoded a second time.
 """
 
 from __future__ import annotations
@@ -25,10 +26,23 @@ from typing import Any
 from measure import WORK, Row, above, at_least, at_most, publish
 from stream_teacher import BAD_WORDS, record
 
-from agentkd import Workspace
+from agentkd import Workspace, hookimpl
 from agentkd.cycle.stage import run_stage
 from agentkd.evaluate.statistics import paired_bootstrap
-from agentkd.schema import Memory, MemoryKeys, Scope, Task, ToolCall, memory_id
+from agentkd.plugins import Component
+from agentkd.protocols import Model
+from agentkd.schema import (
+    Memory,
+    MemoryKeys,
+    Message,
+    Reply,
+    Scope,
+    Task,
+    ToolCall,
+    ToolSpec,
+    content_id,
+    memory_id,
+)
 
 SUITE, SPLIT, SEED = "bfcl-live", "train-inner", 11
 DISTILLERS = ("failure", "success", "contrast", "correction", "strategy", "tool-notes")
@@ -49,7 +63,41 @@ class Size:
     batch: int
 
 
-FULL, SMALL = Size(200, 10, 20, 100, 25), Size(60, 4, 5, 25, 20)
+FULL, SMALL = Size(200, 14, 20, 100, 25), Size(60, 4, 5, 25, 20)
+
+
+class Remembering:
+    """The base model, which answers a prompt that it has answered before without decoding."""
+
+    def __init__(self, model: Model) -> None:
+        self.name = model.name
+        self.n_kept = 0
+        self._model = model
+        self._kept: dict[str, Reply] = {}
+
+    def reply(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = (), **sampling: Any) -> Reply:
+        """Answer a conversation at temperature 0."""
+        if sampling.get("temperature"):
+            raise SystemExit("the stream's actor answers at temperature 0")
+        told = {name: value for name, value in sampling.items() if name not in ("purpose", "seed")}
+        key = content_id("ask", list(messages), list(tools), told)
+        if key in self._kept:
+            self.n_kept += 1
+        else:
+            self._kept[key] = self._model.reply(messages, tools, **sampling)
+        return self._kept[key]
+
+
+class Actor:
+    """Offers the actor as a model of the workspace."""
+
+    @hookimpl
+    def components(self) -> list[Component[Any]]:
+        """Return the model `remembering`."""
+        return [Component("model", "remembering", "The base, which keeps its answers.", self._build)]
+
+    def _build(self, settings: Any, kit: Any) -> Remembering:
+        return Remembering(kit.model("base"))
 
 
 @dataclass
@@ -75,7 +123,7 @@ class Stream:
         """Run the actor over some requests and return what was done."""
         parts = self.workspace.parts
         run_stage(
-            parts, suite=parts.suite(SUITE), tasks=tasks, run_id=run_id, model="base",
+            parts, suite=parts.suite(SUITE), tasks=tasks, run_id=run_id, model="remembering",
             uses_memory=uses_memory, label=run_id, has_trials=has_trials,
         )  # fmt: skip
         return {t.task.id: t.success for t in self.workspace.ledger.trajectories.list(run_id=run_id)}
@@ -171,7 +219,7 @@ def largest_pool(size: Size, replies: Path | None) -> int:
 def settings(size: Size, replies: Path | None) -> dict[str, Any]:
     """Return the settings of the stream: two notes a prompt, trials on most tasks, a pool with an end."""
     prune = {
-        "min_recalls": 3, "useless_tasks": 9, "useless_withheld": 3, "useless_above": 0.5, "band": 0.1,
+        "useless_tasks": 9, "useless_withheld": 3, "useless_above": 0.5, "band": 0.1,
         "keep": size.best, "max_pool": largest_pool(size, replies), "unused_days": 0.0,
     }  # fmt: skip
     chosen: dict[str, Any] = {
@@ -233,7 +281,7 @@ def main() -> int:
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(exist_ok=True)
     replies = folder.with_suffix(".replies.jsonl") if options.teacher else None
-    with Workspace(folder, settings=settings(size, replies)) as workspace:
+    with Workspace(folder, settings=settings(size, replies), plugins=[Actor()]) as workspace:
         stream = Stream(workspace, size, replies)
         rows = measure(stream)
         facts = {"seed": SEED, "actor": workspace.model("base").name, "size": vars(size), "pool": stream.pool}

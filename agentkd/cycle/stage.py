@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from agentkd.cycle.parts import Parts
 from agentkd.cycle.retry import proven, retries_of
-from agentkd.errors import ConfigError, DataError, NotFoundError
+from agentkd.cycle.training import train_job
+from agentkd.cycle.tutor import taught_job
+from agentkd.errors import ConfigError, DataError
 from agentkd.protocols import Suite
 from agentkd.schema import (
     ArmResult,
@@ -19,7 +21,6 @@ from agentkd.schema import (
     Hit,
     Memory,
     Task,
-    TrainJob,
     Trajectory,
     content_id,
 )
@@ -164,32 +165,42 @@ def corrections_of(parts: Parts, trajectories: Sequence[Trajectory]) -> dict[str
     return found
 
 
-def needs_teacher(parts: Parts) -> bool:
-    """Whether one of the configured objectives asks for teacher signals."""
+def objective_needs(parts: Parts) -> frozenset[str]:
+    """Return what the configured objectives ask of the rows: see `Objective.requires`."""
     names = parts.settings.train.objective
     built = [
         parts.registry.build("objective", name, {k: v for k, v in options.items() if k != "weight"}, parts)
         for name, options in names.items()
     ]
-    return any(objective.requires for objective in built)
+    return frozenset[str]().union(*(objective.requires for objective in built))
 
 
-def compile_stage(parts: Parts, trajectories: Sequence[Trajectory]) -> DatasetCard:
-    """Compile trajectories and memories into a dataset of training rows."""
-    from agentkd.compiler import CompileInputs, compile_dataset
+def compile_stage(
+    parts: Parts,
+    learnt: Sequence[Trajectory] | None = None,
+    *,
+    suite: str | None = None,
+    split: str | None = None,
+) -> DatasetCard:
+    """Compile trajectories and memories into a dataset of training rows.
+
+    Without a list of trajectories they are read from the ledger, a few at a time: those of a suite's split,
+    and without a split those of all splits that are not held out. Rejected answers and a teacher view are
+    made where an objective or selector asks for them.
+    """
+    from agentkd.compiler import CompileInputs, LedgerTraces, ListedTraces, compile_dataset
 
     memories = parts.ledger.memories.list()
     own: dict[str, set[str]] = {}
     for memory in memories:
         for trajectory_id in memory.evidence.trajectories:
             own.setdefault(trajectory_id, set()).add(memory.id)
-    teacher = needs_teacher(parts)
-    hits = _hits_for(parts, trajectories, own) if teacher or parts.settings.compile.memory_share else {}
+    needs, selectors = objective_needs(parts), parts.selectors()
+    stored = LedgerTraces(parts.ledger, suite=suite, split=split)
     inputs = CompileInputs(
-        trajectories=trajectories,
-        corrections=corrections_of(parts, trajectories),
+        traces=stored if learnt is None else ListedTraces(learnt, corrections_of(parts, learnt)),
         memories=memories,
-        recall=lambda trajectory: hits.get(trajectory.id, []),
+        recall=lambda trajectory: _hits_for(parts, trajectory, own),
         render=parts.memory.render,
         views=parts.views(),
         tools_of=_tools_of(parts),
@@ -197,12 +208,15 @@ def compile_stage(parts: Parts, trajectories: Sequence[Trajectory]) -> DatasetCa
         base_id=parts.student_files.base_id,
         teacher="base",
         embed=parts.embedder().embed,
+        students=_student_names(parts),
     )
     return compile_dataset(
         inputs,
         settings=parts.settings.compile,
-        selectors=parts.selectors(),
-        need_teacher=teacher,
+        selectors=selectors,
+        need_teacher=any(need.startswith("teacher") for need in needs)
+        or any(getattr(selector, "needs_teacher", False) for selector in selectors),
+        need_rejected="rejected" in needs,
         hooks=parts.hooks,
         out_root=parts.root / "datasets",
         ledger=parts.ledger,
@@ -211,19 +225,16 @@ def compile_stage(parts: Parts, trajectories: Sequence[Trajectory]) -> DatasetCa
     )
 
 
-def _hits_for(
-    parts: Parts, trajectories: Sequence[Trajectory], own: Mapping[str, set[str]]
-) -> dict[str, list[Hit]]:
-    """Recall for each trajectory's request, without the memories that rest on the same trajectory."""
-    found = {}
-    with parts.progress.bar("recall for the teacher view", len(trajectories), "tasks") as bar:
-        for trajectory in trajectories:
-            scope = parts.settings.memory.scope.model_copy(update={"app": trajectory.task.suite})
-            found[trajectory.id] = parts.memory.recall(
-                trajectory.task.prompt, scope=scope, exclude=own.get(trajectory.id, ())
-            )
-            bar.advance()
-    return found
+def _hits_for(parts: Parts, trajectory: Trajectory, own: Mapping[str, set[str]]) -> Sequence[Hit]:
+    """Recall for a trajectory's request, without the memories that rest on the same trajectory."""
+    scope = parts.settings.memory.scope.model_copy(update={"app": trajectory.task.suite})
+    return parts.memory.recall(trajectory.task.prompt, scope=scope, exclude=own.get(trajectory.id, ()))
+
+
+def _student_names(parts: Parts) -> frozenset[str]:
+    """Return the name under which what serves now is recorded in trajectories."""
+    serving, source = parts.ledger.checkpoints.serving(), parts.settings.roles.student
+    return frozenset({f"{source}@{serving.name}" if serving else source})
 
 
 def _tools_of(parts: Parts) -> Any:
@@ -253,21 +264,7 @@ def checkpoint_name(parts: Parts, key: str) -> str:
 
 def train_stage(parts: Parts, dataset_id: str, name: str, init: str = "") -> Checkpoint:
     """Train a student on a dataset and register the checkpoint; a finished one is only read."""
-    folder = parts.root / "datasets" / parts.ledger.datasets.get(dataset_id).id
-    if not (folder / "card.json").is_file():
-        raise NotFoundError(
-            f"dataset `{dataset_id}` is not in `{folder.parent}`", hint="run `agentkd compile`"
-        )
-    job = TrainJob(
-        dataset=str(folder),
-        base=str(parts.student_files.path),
-        base_id=parts.student_files.base_id,
-        output=str(parts.root / "checkpoints" / name),
-        init_adapter=str(parts.checkpoint_folder(init)) if init else "",
-        settings=parts.settings.train,
-        plugins=parts.plugin_modules("objective", parts.settings.train.objective),
-        signals=str(parts.root / "signals"),
-    )
+    job = taught_job(parts, train_job(parts, dataset_id, str(parts.root / "checkpoints" / name), init))
     checkpoint = parts.trainer().train(job, parts.progress)
     checkpoint = checkpoint.model_copy(update={"base": parts.settings.roles.student, "parent": init})
     parts.ledger.checkpoints.add(checkpoint)
@@ -275,18 +272,26 @@ def train_stage(parts: Parts, dataset_id: str, name: str, init: str = "") -> Che
 
 
 def evaluate_stage(
-    parts: Parts, *, suite: Suite, split: str, n: int | None, seed: int, candidate: str, serving: str
+    parts: Parts,
+    *,
+    suite: Suite,
+    split: str,
+    n: int | None,
+    seed: int,
+    candidate: str,
+    serving: str,
+    arms: Sequence[str] | None = None,
 ) -> Evaluation:
-    """Run every arm on the same held-out tasks and compare them pairwise."""
+    """Run every arm (those of the settings, or `arms`) on the same held-out tasks; compare them pairwise."""
     from agentkd.evaluate import make_evaluation
 
     tasks = suite.tasks(split, n, seed)
-    names = list(parts.settings.evaluate.arms)
+    names = list(parts.settings.evaluate.arms if arms is None else arms)
     if serving != "base" and candidate and "serving" not in names:
         names.append("serving")
-    arms = [arm for name in names if (arm := arm_of(name, candidate, serving)) is not None]
-    results = [_arm_result(parts, arm, suite, tasks, seed) for arm in arms]
-    baselines = _baseline_results(parts, suite, tasks, split)
+    wanted = [arm for name in names if (arm := arm_of(name, candidate, serving)) is not None]
+    results = [_arm_result(parts, arm, suite, tasks, seed) for arm in wanted]
+    baselines = _baseline_results(parts, suite, tasks, split) if arms is None else []
     evaluation = make_evaluation(
         suite=suite.name,
         split=split,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from agentkd.config import ModelSettings
-from agentkd.errors import BudgetError
+from agentkd.errors import BudgetError, ConfigError
 from agentkd.protocols import Model
 from agentkd.schema import Message, Reply, ToolSpec, Usage
 
@@ -110,6 +110,19 @@ class Booked:
             spent.append(reply.usage)
         return reply
 
+    def score(self, prompt: str, completion: str, *, top_k: int) -> Reply:
+        """Ask what the model thinks of a given text and book it; raises ConfigError where it cannot say."""
+        ask = getattr(self.model, "score", None)
+        if ask is None:
+            raise ConfigError(f"model `{self.name}` cannot score a given text")
+        if not isinstance(self.model, Priced):
+            return self._booked(lambda: ask(prompt, completion, top_k=top_k), "teacher")
+        whole = (Message(role="user", content=prompt + completion),)
+        with self._meter.reserve(self.model.estimate(whole, (), 1), self.name) as spent:
+            reply = self._booked(lambda: ask(prompt, completion, top_k=top_k), "teacher")
+            spent.append(reply.usage)
+        return reply
+
     def close(self) -> None:
         """Release what the model holds."""
         close = getattr(self.model, "close", None)
@@ -119,9 +132,12 @@ class Booked:
     def _call(
         self, messages: Sequence[Message], tools: Sequence[ToolSpec], sampling: dict[str, Any], purpose: str
     ) -> Reply:
+        return self._booked(lambda: self.model.reply(messages, tools, **sampling), purpose)
+
+    def _booked(self, ask: Callable[[], Reply], purpose: str) -> Reply:
         started = time.monotonic()
         try:
-            reply = self.model.reply(messages, tools, **sampling)
+            reply = ask()
         except Exception as error:
             usage = Usage(seconds=time.monotonic() - started)
             self._ledger.calls.book(purpose, self.name, usage, ok=False, error=str(error))

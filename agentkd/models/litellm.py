@@ -22,6 +22,7 @@ from agentkd.models.wire import (
     BadArguments,
     ask_again,
     read_reply,
+    read_scores,
     schema_note,
     to_wire,
     tools_to_wire,
@@ -109,6 +110,21 @@ class LiteLLMModel:
         completion = max_new_tokens or self._settings.max_new_tokens
         return Usage(prompt_tokens=prompt, completion_tokens=completion, usd=self._price(prompt, completion))
 
+    def score(self, prompt: str, completion: str, *, top_k: int) -> Reply:
+        """Return what the model thinks of a given text, as the tokens of a reply; None there if it is silent.
+
+        Needs a server of text completions that echoes its prompt with log-probabilities, as vLLM's does.
+        """
+        litellm = import_litellm()
+        started = time.monotonic()
+        request = self._request((), (), {"max_new_tokens": 1, "temperature": 0.0})
+        del request["messages"]
+        request |= {"prompt": prompt + completion, "echo": True, "logprobs": top_k}
+        response = self._complete(litellm, request, litellm.text_completion)
+        usage = self._usage(litellm, response).model_copy(update={"seconds": time.monotonic() - started})
+        trace = read_scores(response, prompt, completion)
+        return Reply(text=completion, model=self.name, usage=usage, tokens=trace)
+
     def _price(self, prompt: int, completion: int) -> float | None:
         litellm = import_litellm()
         try:
@@ -141,8 +157,10 @@ class LiteLLMModel:
         if sampling.get("schema") is not None:
             wanted = {"name": "answer", "schema": sampling["schema"], "strict": False}
             request["response_format"] = {"type": "json_schema", "json_schema": wanted}
-        if options.log_probs:
+        if options.log_probs or sampling.get("top_log_probs"):
             request["logprobs"] = True
+        if sampling.get("top_log_probs"):
+            request["top_logprobs"] = sampling["top_log_probs"]
         if options.api_base:
             request["api_base"] = options.api_base
         if options.api_key_env:
@@ -157,12 +175,12 @@ class LiteLLMModel:
             )
         return key
 
-    def _complete(self, litellm: Any, request: dict[str, Any]) -> Any:
+    def _complete(self, litellm: Any, request: dict[str, Any], call: Callable[..., Any] | None = None) -> Any:
         """Make one request with its further tries; what a provider does not know is asked without."""
         tries = 0
         while True:
             try:
-                return litellm.completion(**request)
+                return (call or litellm.completion)(**request)
             except Exception as error:
                 if is_unsupported(litellm, error) and _simplify(request, str(error)):
                     continue
@@ -210,7 +228,7 @@ def _simplify(request: dict[str, Any], said: str) -> bool:
 
     A JSON Schema that it cannot enforce is put into words.
     """
-    for name in ("logprobs", "seed", "temperature", "tool_choice", "response_format"):
+    for name in ("top_logprobs", "logprobs", "seed", "temperature", "tool_choice", "response_format"):
         if name in request and name in said:
             value = request.pop(name)
             if name == "response_format":

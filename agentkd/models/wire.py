@@ -15,6 +15,7 @@ __all__ = [
     "ask_again",
     "mend_json",
     "read_reply",
+    "read_scores",
     "schema_note",
     "to_wire",
     "tools_to_wire",
@@ -197,8 +198,50 @@ def _trace(choice: Any) -> TokenTrace | None:
     content = getattr(getattr(choice, "logprobs", None), "content", None)
     if not content:
         return None
-    return TokenTrace(log_probs=tuple(float(_field(token, "logprob")) for token in content))
+    tops = [_field(token, "top_logprobs") or () for token in content]
+    return TokenTrace(
+        log_probs=tuple(float(_field(token, "logprob")) for token in content),
+        pieces=tuple(_piece(token) for token in content),
+        top=tuple(tuple((_piece(t), float(_field(t, "logprob"))) for t in top) for top in tops if top),
+    )
+
+
+def read_scores(response: Any, prompt: str, completion: str) -> TokenTrace | None:
+    """Read an echoed text completion: what the model thinks of `completion` after `prompt`.
+
+    None where it sends no log-probabilities, or where a token reaches over the end of the prompt.
+    """
+    found = getattr(response.choices[0], "logprobs", None)
+    texts = _field(found, "tokens") if found else None
+    if not texts or not _field(found, "token_logprobs"):
+        return None
+    scores, tops = _field(found, "token_logprobs"), _field(found, "top_logprobs") or [None] * len(texts)
+    start, kept = 0, []
+    for text, score, top in zip(texts, scores, tops, strict=True):
+        if start >= len(prompt) and start < len(prompt) + len(completion) and score is not None:
+            kept.append((text, float(score), top or {}))
+        start += len(text)
+    if "".join(text for text, _, _ in kept) != completion:
+        return None
+    return TokenTrace(
+        log_probs=tuple(score for _, score, _ in kept),
+        pieces=tuple(_latin(text.encode()) for text, _, _ in kept),
+        top=tuple(
+            tuple((_latin(text.encode()), float(score)) for text, score in dict(top).items())
+            for _, _, top in kept
+        ),
+    )
+
+
+def _piece(token: Any) -> str:
+    """Return a token's bytes as Latin-1 text; its text is enough where the provider sends no bytes."""
+    data = _field(token, "bytes")
+    return _latin(bytes(data) if data else str(_field(token, "token")).encode())
+
+
+def _latin(data: bytes) -> str:
+    return data.decode("latin-1")
 
 
 def _field(token: Any, name: str) -> Any:
-    return token[name] if isinstance(token, dict) else getattr(token, name)
+    return token.get(name) if isinstance(token, dict) else getattr(token, name, None)

@@ -11,7 +11,14 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from agentkd.protocols.objective import Objective, SpanContext, SpanObjective, StepContext, Trainer
+from agentkd.protocols.objective import (
+    Objective,
+    SelectiveObjective,
+    SpanContext,
+    SpanObjective,
+    StepContext,
+    Trainer,
+)
 from agentkd.schema import (
     Correction,
     Example,
@@ -54,6 +61,7 @@ __all__ = [
     "Refiner",
     "Request",
     "Scorer",
+    "SelectiveObjective",
     "Selector",
     "SilentProgress",
     "SpanContext",

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from agentkd.schema import Checkpoint, TrainJob
+from agentkd.schema import Checkpoint, TrainJob, TrainPlan
 
 if TYPE_CHECKING:
     import torch
 
     from agentkd.protocols import Progress
 
-__all__ = ["Objective", "SpanContext", "SpanObjective", "StepContext", "Trainer"]
+__all__ = ["Objective", "SelectiveObjective", "SpanContext", "SpanObjective", "StepContext", "Trainer"]
 
 
 class StepContext(Protocol):
@@ -40,6 +40,9 @@ class StepContext(Protocol):
     """Student's last states `[n, w]`, requires grad, where `teacher-hidden` was asked for."""
     teacher_hidden: torch.Tensor | None
     """Teacher's last states at the same labels, `[n, width of the teacher]`."""
+    reference_loss: torch.Tensor | None
+    """Loss of the reference at each label, `[n]`, where `reference` was asked for: its forward KL from the
+    teacher's top tokens, or its negative log-likelihood where no teacher was asked for."""
     step: int
     """Optimiser step, from 0."""
     n_steps: int
@@ -61,7 +64,7 @@ class SpanContext(Protocol):
     is_rejected: torch.Tensor
     """Whether the span is what must not be said, bool `[m]`."""
     log_q_reference: torch.Tensor | None
-    """Log-probability of each span under the adapter-free base, `[m]`, where `reference` was asked for."""
+    """Log-probability of each span under the reference, `[m]`, where `reference` was asked for."""
     log_p: torch.Tensor | None
     """Log-probability of each span under the teacher, `[m]`, where `teacher-spans` was asked for."""
     normaliser: float
@@ -74,11 +77,17 @@ class SpanContext(Protocol):
 
 @runtime_checkable
 class Objective(Protocol):
-    """A loss. Terms are summed after each was normalised by its own token count."""
+    """A loss. Terms are summed after each was normalised by its own token count.
+
+    What it may declare besides: `is_divergence = True` (0 where student and teacher agree, positive
+    elsewhere), `has_moving_target = True` (the target follows the student without gradient), `whole_rows =
+    True` (it needs all labels of a row in one chunk), `top_k` (teacher tokens that it reads), `reference`
+    (see `SelectiveObjective`). `agentkd.testing.check_objective` checks what is declared.
+    """
 
     name: str
     requires: frozenset[str]
-    """Subset of {`teacher-top-k`, `teacher-sorted`, `teacher-hidden`}; empty for a loss on text alone.
+    """Subset of {`teacher-top-k`, `teacher-sorted`, `teacher-hidden`, `reference`}; empty for text alone.
 
     `teacher-top-k`: top tokens of a teacher with the same vocabulary. `teacher-sorted`: top probabilities
     of a teacher with any vocabulary, best first, without ids. `teacher-hidden`: states of a local teacher.
@@ -98,6 +107,26 @@ class Objective(Protocol):
 
 
 @runtime_checkable
+class SelectiveObjective(Objective, Protocol):
+    """A loss on the share of each row's labels that it scores highest.
+
+    The trainer scores all labels of a pack without a graph, keeps ``ceil(keep * labels)`` of each row (those
+    with a weight; of equal scores the earlier) and calls `forward` with chunks of the kept ones. The
+    `normaliser` counts the row's weights by the share that is kept. A row is never split between packs, so
+    that neither chunks nor packs change what is kept.
+    """
+
+    keep: float
+    """Share of each row's labels, above 0 and below 1."""
+    reference: str
+    """With `reference` in `requires`: `start` (the model that training starts from), `base` (without an
+    adapter) or an adapter folder."""
+
+    def scores(self, context: StepContext) -> torch.Tensor:
+        """Return a score per label, `[n]`, that depends on that label alone."""
+
+
+@runtime_checkable
 class SpanObjective(Protocol):
     """A loss on sums of log-probabilities: preference pairs, aligned stretches of text.
 
@@ -109,7 +138,8 @@ class SpanObjective(Protocol):
     name: str
     requires: frozenset[str]
     """Subset of {`rejected`, `reference`, `teacher-spans`}; `rejected` asks for rows with a rejected
-    completion, `reference` for the adapter-free base, `teacher-spans` for aligned spans of the teacher."""
+    completion, `reference` for what the attribute `reference` names (`start`, `base` or an adapter folder),
+    `teacher-spans` for aligned spans of the teacher."""
 
     def prepare(self, n_steps: int) -> None:
         """Learn the length of the job before the first step."""
@@ -133,3 +163,6 @@ class Trainer(Protocol):
 
     def train(self, job: TrainJob, progress: Progress | None = None) -> Checkpoint:
         """Return the finished checkpoint; raises TrainError."""
+
+    def plan(self, job: TrainJob, progress: Progress | None = None) -> TrainPlan:
+        """Return what the training would take; start nothing."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agentkd.schema.base import Value, canonical_json, content_id, now, sortable_id
-from agentkd.schema.checkpoint import Checkpoint, LoraSettings, TrainJob, TrainSettings
+from agentkd.schema.checkpoint import AnchorSettings, Checkpoint, LoraSettings, TrainJob, TrainSettings
 from agentkd.schema.example import DatasetCard, Example, Provenance, Rendered
 from agentkd.schema.lift import Lift, lift_of, mean_lift, pooled_prior
 from agentkd.schema.memory import (
@@ -22,6 +22,7 @@ from agentkd.schema.memory import (
     memory_id,
 )
 from agentkd.schema.message import Message, Reply, TokenTrace, ToolCall, ToolResult, ToolSpec, Usage
+from agentkd.schema.plan import Advice, TrainPlan
 from agentkd.schema.report import (
     ArmResult,
     CorrectionRound,
@@ -40,6 +41,8 @@ __all__ = [
     "NOTES_BEGIN",
     "NOTES_END",
     "RETRY_STRIDE",
+    "AnchorSettings",
+    "Advice",
     "ArmResult",
     "Checkpoint",
     "Correction",
@@ -76,6 +79,7 @@ __all__ = [
     "ToolResult",
     "ToolSpec",
     "TrainJob",
+    "TrainPlan",
     "TrainSettings",
     "Trajectory",
     "Usage",

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from agentkd.schema.base import Value, now
 
-__all__ = ["Checkpoint", "LoraSettings", "TrainJob", "TrainSettings"]
+__all__ = ["AnchorSettings", "Checkpoint", "LoraSettings", "TrainJob", "TrainSettings"]
 
 
 def _sft() -> dict[str, dict[str, Any]]:
@@ -27,6 +27,25 @@ class LoraSettings(Value):
     """Dropout on the adapter's input in [0, 1)."""
     target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
     """Modules that get an adapter."""
+    variant: Literal["lora", "rslora", "dora"] = "lora"
+    """`rslora` scales by alpha / sqrt(r), which suits high ranks; `dora` also trains each output's magnitude, by
+    peft's own slower forward."""
+    init: Literal["kaiming", "gaussian", "pissa"] = "kaiming"
+    """How A begins, with B = 0; `pissa` begins with the weights' largest singular directions and is saved as an
+    adapter of twice the rank on the unchanged base."""
+
+
+class AnchorSettings(Value):
+    """`[train.anchor]`: general text on which the student is held to its base while it learns."""
+
+    weight: float = Field(default=0.0, ge=0.0)
+    """Weight of the divergence from the base on general text beside the objectives; 0 is off."""
+    share: float = Field(default=0.15, gt=0.0, le=1.0)
+    """General text in every optimiser step, as a share of `tokens_per_step`."""
+    top_k: int = Field(default=20, ge=1, le=1024)
+    """Tokens of the base's distribution that are kept per position; the rest is one further bucket."""
+    path: str = ""
+    """JSON lines of `text`, or of `request` and `reply`, to use instead of the texts that ship."""
 
 
 class TrainSettings(Value):
@@ -36,6 +55,8 @@ class TrainSettings(Value):
     """Objectives by component name with their settings; each may hold a `weight` (default 1.0)."""
     lora: LoraSettings = LoraSettings()
     """Shape of the adapter."""
+    anchor: AnchorSettings = AnchorSettings()
+    """General text on which the student stays near its base."""
     learning_rate: float = 5e-4
     """Peak learning rate of AdamW."""
     warmup_share: float = 0.05
@@ -59,9 +80,29 @@ class TrainSettings(Value):
     save_every_seconds: float = 60.0
     """Longest time between two resumable saves."""
     chunk_tokens: int = 256
-    """Label positions whose logits exist at one time."""
+    """Label positions whose logits exist at one time; fewer where `max_memory` asks for it."""
+    max_memory: Literal["auto"] | float = "auto"
+    """GiB that training may take; `auto` is 80 % of what is free (memory, or the GPU's). The planner makes
+    packs and chunks smaller, then recomputes activations, until its prediction fits."""
+    gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
+    """Whether activations are computed again in the backward pass; `auto` only where nothing else fits."""
+    compile: bool = False
+    """Whether torch.compile translates the layers: minutes of warm-up and a C++ compiler for less time per
+    step, so only for jobs of an hour or more."""
+    quantise: Literal["none", "nf4"] = "none"
+    """`nf4` keeps the base's weights in 4 bits (QLoRA); needs bitsandbytes and a CUDA device."""
+    sharding: Literal["none", "fsdp"] = "none"
+    """`fsdp` splits the base's weights over the processes of torchrun, for bases larger than one device."""
+    replay_share: float = Field(default=1.0, ge=0.0, le=1.0)
+    """Share of the rows of earlier datasets that `agentkd train --replay` trains on again, drawn by row id. A
+    cycle compiles all trajectories each round and needs no replay: earlier ground truth stays in the dataset."""
+    keep_last: int = Field(default=2, ge=1)
+    """Resumable saves that are kept while training."""
     loss_rows_logged: int = 1
     """Steps between two lines of metrics.jsonl."""
+    teacher: str = ""
+    """Who gives the signals: empty for the student's own base without adapter, a local source (`wheel:`, `hf:`,
+    `path:`), `checkpoint:NAME` (an adapter on the same base), or a LiteLLM string such as `openai/gpt-5-mini`."""
 
 
 class TrainJob(Value):
@@ -85,6 +126,12 @@ class TrainJob(Value):
     """Modules that offer extra objectives, loaded by name."""
     signals: str = ""
     """Folder of cached teacher signals; empty puts them beside the dataset."""
+    teacher: str = ""
+    """Folder of a local teacher model; empty takes the student's base."""
+    teacher_adapter: str = ""
+    """Adapter folder of the teacher; empty for none."""
+    teacher_id: str = ""
+    """Fingerprint of a teacher that is not the student's own base: part of the name of its signals."""
 
 
 class Checkpoint(Value):

@@ -110,6 +110,10 @@ class TokenTrace(Value):
     """Natural-log probability of each completion token under the unmasked distribution."""
     template_hash: str = ""
     """Hash of the chat template and tokenizer that made the ids."""
+    pieces: tuple[str, ...] = ()
+    """Bytes of each completion token as Latin-1 text, where a remote model was asked for its top tokens."""
+    top: tuple[tuple[tuple[str, float], ...], ...] = ()
+    """For each completion token its likeliest alternatives, (bytes as Latin-1 text, log-probability)."""
 
 
 class Reply(Value):

@@ -2,7 +2,8 @@
 
 Runs where torch, transformers, peft, safetensors, pydantic and pluggy are installed. With `--events` it
 writes JSON events on standard output for the process that started it; `--parent PID` ends it (saved, to go
-on later) when that process is gone.
+on later) when that process is gone. `--plan` says what the job will take and starts nothing. Several
+processes share the work under `torchrun -m agentkd.train spec.json`, or `accelerate launch -m` with the same.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("spec", type=Path, help="TrainJob as JSON")
     parser.add_argument("--events", action="store_true", help="write JSON events on standard output")
     parser.add_argument("--parent", type=int, default=0, help="stop when this process is gone")
+    parser.add_argument("--plan", action="store_true", help="say what the job will take, and start nothing")
+    parser.add_argument("--processes", type=int, default=1, help="processes that `--plan` reckons with")
     options = parser.parse_args(arguments)
-    reporter = Reporter(is_machine=options.events)
+    reporter = Reporter(is_machine=options.events, is_muted=os.environ.get("RANK", "0") != "0")
     asked: list[int] = []
 
     def ask_to_stop(number: int, frame: FrameType | None) -> None:
@@ -41,9 +44,13 @@ def main(arguments: list[str] | None = None) -> int:
         job = _read(options.spec)
         try:
             from agentkd.train.loop import train
+            from agentkd.train.plan import plan
         except ImportError as error:
             raise MissingExtraError.of(error.name or "torch", "train", "training") from error
-        checkpoint = train(job, reporter, lambda: bool(asked) or options.parent not in (0, os.getppid()))
+        if options.plan:
+            reporter.plan(plan(job, reporter, processes=options.processes))
+            return 0
+        checkpoint = train(job, reporter, lambda: bool(asked) or _is_gone(options.parent))
     except Exception as error:
         named = error if isinstance(error, AgentkdError) else _disk_trouble(error)
         if named is None:
@@ -52,6 +59,17 @@ def main(arguments: list[str] | None = None) -> int:
         return named.exit_code
     reporter.say(f"`{checkpoint.name}` is in {job.output}")
     return 0
+
+
+def _is_gone(parent: int) -> bool:
+    """Whether the process that asked for this training is gone; 0 for none."""
+    if "RANK" in os.environ and parent:  # torchrun stands between
+        try:
+            os.kill(parent, 0)
+        except ProcessLookupError:
+            return True
+        return False
+    return parent not in (0, os.getppid())
 
 
 def _read(spec: Path) -> TrainJob:

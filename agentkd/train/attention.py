@@ -1,48 +1,70 @@
-"""Attention over packs: whole rows are gathered, attended causally and put back.
+"""Attention over packs: by blocks of queries on a CPU, else by whole rows.
 
-Right padding inside a group needs no mask: a causal query never sees what comes after it, and the padded
-queries' results are not read.
+Whole rows are gathered in groups, attended causally and put back. Right padding inside a group needs no mask: a
+causal query never sees what comes after it, and the padded queries' results are not read.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 from agentkd.errors import TrainError
-from agentkd.train.packing import BLOCK, Pack
+from agentkd.train.block import Block, BlockAttention, make_blocks
+from agentkd.train.packing import Pack
 
 __all__ = ["Layout", "packed_attention"]
 
-_LONGEST_BY_BLOCKS = 2048  # past it the kept scores would take more memory than they save time
+_MAX_KEPT = 3 << 20  # query-key pairs; past them the kept scores would take more memory than they save time
+_MAX_GATHERED = 1 << 17  # tokens of one group
+_MANY_COPIES = 1.5  # copies of a token in the rows of a pack, past which they are not kept
 _UNKNOWN = ("softcap", "s_aux", "position_bias")
 
 
-@dataclass(frozen=True)
 class Layout:
-    """Where the rows of a pack lie, as tensors on the model's device."""
+    """Where the rows of a pack lie, as tensors on the model's device; made once for all layers."""
 
-    groups: tuple[torch.Tensor, ...]
-    """For each group, the packed token of every place, `[row, place]`; padded with token 0."""
-    back: torch.Tensor
-    """For each packed token, one place in the groups' concatenation that holds it, `[t]`."""
+    def __init__(self, pack: Pack, device: torch.device, dtype: torch.dtype) -> None:
+        """Take a pack, and the device and type of the model."""
+        self._pack, self._device, self._dtype = pack, device, dtype
+        self._longest = max(len(path) for path in pack.paths)
+        self._blocks: dict[int | None, tuple[Block, ...]] = {}
 
-    @classmethod
-    def of(cls, pack: Pack, device: torch.device) -> Layout:
-        """Lay a pack out."""
-        groups, back, start = [], [0] * len(pack.tokens), 0
-        for paths in pack.groups():
+    def window(self, window: int | None) -> int | None:
+        """Return the window where it is shorter than some row, else None."""
+        return window if window is not None and window < self._longest else None
+
+    def blocks(self, window: int | None) -> tuple[Block, ...] | None:
+        """Return the pack in blocks; None off the CPU, and for rows so long that scores must not be kept."""
+        if self._device.type != "cpu":
+            return None
+        if window not in self._blocks:
+            self._blocks[window] = make_blocks(self._pack, window, self._dtype)
+        blocks = self._blocks[window]
+        return blocks if sum(block.n_pairs for block in blocks) <= _MAX_KEPT else None
+
+    @functools.cached_property
+    def groups(self) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+        """Rows of similar length and the way back.
+
+        Returns:
+            For each group, the packed token of every place, `[row, place]`, padded with token 0; and for each
+            packed token, one place in the groups' concatenation that holds it, `[t]`.
+        """
+        groups, back, start = [], [0] * len(self._pack.tokens), 0
+        for paths in self._pack.groups():
             width = len(paths[0])
-            padded = [path + [0] * (width - len(path)) for path in paths]
             for row, path in enumerate(paths):
                 for place, token in enumerate(path):
                     back[token] = start + row * width + place
             start += width * len(paths)
-            groups.append(torch.tensor(padded, device=device))
-        return cls(tuple(groups), torch.tensor(back, device=device))
+            padded = torch.tensor([path + [0] * (width - len(path)) for path in paths], device=self._device)
+            groups += padded.split(max(1, _MAX_GATHERED // width))
+        return tuple(groups), torch.tensor(back, device=self._device)
 
 
 def packed_attention(
@@ -76,54 +98,57 @@ def packed_attention(
     strange = [name for name in _UNKNOWN if others.get(name) is not None]
     if layout is None or strange:
         raise TrainError(f"this model's attention cannot be packed ({strange or 'it drops keywords'})")
-    heads, n_tokens, dim = query.shape[1:]
-    scale = dim**-0.5 if scaling is None else scaling
-    flat = [states[0].transpose(0, 1).reshape(n_tokens, -1) for states in (query, key, value)]
+    scale = query.shape[3] ** -0.5 if scaling is None else scaling
+    window = layout.window(sliding_window)
+    blocks = layout.blocks(window)
+    if blocks is None:
+        return _attend_rows(query, key, value, layout, scale, window), None
+    found: torch.Tensor = BlockAttention.apply(query[0], key[0], value[0], scale, blocks)  # type: ignore[no-untyped-call]
+    return found[None], None
+
+
+def _attend_rows(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: Layout,
+    scale: float,
+    window: int | None,
+) -> torch.Tensor:
+    heads, n_tokens, _ = query.shape[1:]
+    flat = [states[0].transpose(0, 1) for states in (query, key, value)]
+    groups, back = layout.groups
+    is_shared = sum(group.numel() for group in groups) > _MANY_COPIES * n_tokens
     done = []
-    for group in layout.groups:
-        rows, width = group.shape
-        q, k, v = (
-            states.index_select(0, group.view(-1)).view(rows, width, -1, size).transpose(1, 2)
-            for states, size in zip(flat, (dim, dim, value.shape[3]), strict=True)
-        )
-        mixed = _attend(q, k, v, scale, sliding_window)
-        done.append(mixed.transpose(1, 2).reshape(rows * width, -1))
-    packed = torch.cat(done).index_select(0, layout.back)
-    return packed.view(1, n_tokens, heads, -1), None
+    for group in groups:
+        if is_shared and torch.is_grad_enabled():  # else every row would keep a copy of what it shares
+            found = checkpoint(_attend_group, *flat, group, scale, window, use_reentrant=False)
+        else:
+            found = _attend_group(*flat, group, scale, window)
+        done.append(found)
+    return torch.cat(done).index_select(0, back).view(1, n_tokens, heads, -1)
 
 
-def _attend(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int | None
+def _attend_group(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    group: torch.Tensor,
+    scale: float,
+    window: int | None,
 ) -> torch.Tensor:
-    width = q.shape[2]
-    is_windowed = window is not None and window < width
-    seen = _seen(width, window if is_windowed else None, q.device)
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and width <= _LONGEST_BY_BLOCKS:
-        # torch's bf16 flash kernel for CPUs takes 2 to 3 times as long as plain matrix products
-        blocks = [
-            _attend_block(q[:, :, start : start + BLOCK] * scale, k, v, seen[start : start + BLOCK], start)
-            for start in range(0, width, BLOCK)
-        ]
-        return torch.cat(blocks, dim=2)
-    mask = seen if is_windowed else None
-    return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+    rows, width = group.shape
+    q, k, v = (
+        states.index_select(0, group.view(-1)).unflatten(0, (rows, width)).transpose(1, 2)
+        for states in (query, key, value)
     )
+    seen = None if window is None else _seen(width, window, q.device)
+    mixed = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=seen, is_causal=seen is None, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+    )
+    return mixed.transpose(1, 2).reshape(rows * width, -1)
 
 
-def _attend_block(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, seen: torch.Tensor, start: int
-) -> torch.Tensor:
-    """Attend from the scaled queries of one block to all keys up to the block's end."""
-    rows, heads, n, dim = q.shape
-    kv_heads, end = k.shape[1], start + n
-    scores = (q.reshape(rows, kv_heads, -1, dim) @ k[:, :, :end].transpose(-1, -2)).view(rows, heads, n, end)
-    bias = torch.zeros(n, end, dtype=q.dtype).masked_fill_(~seen[:, :end], float("-inf"))
-    shares = scores.add_(bias).softmax(-1).view(rows, kv_heads, -1, end)
-    return (shares @ v[:, :, :end]).view(rows, heads, n, -1)
-
-
-def _seen(width: int, window: int | None, device: torch.device) -> torch.Tensor:
+def _seen(width: int, window: int, device: torch.device) -> torch.Tensor:
     """Return which keys each query sees, bool `[width, width]`."""
-    seen = torch.ones(width, width, dtype=torch.bool, device=device).tril()
-    return seen if window is None else seen.triu(1 - window)
+    return torch.ones(width, width, dtype=torch.bool, device=device).tril().triu(1 - window)

@@ -44,7 +44,7 @@ class Body:
             position_ids=torch.tensor([pack.positions], device=self.device),
             attention_mask=None,
             use_cache=False,
-            layout=Layout.of(pack, self.device),
+            layout=Layout(pack, self.device, self.dtype),
         ).last_hidden_state[0]
         found: torch.Tensor = states.index_select(0, torch.tensor(pack.sources, device=self.device))
         return found
@@ -59,6 +59,21 @@ class Body:
         """Be the base model: the teacher of self-distillation needs no second set of weights."""
         with self.model.disable_adapter():
             yield
+
+    @contextmanager
+    def usual_attention(self) -> Iterator[Any]:
+        """Give the causal model with attention over plain rows, as generation needs it."""
+        packed = self._causal.config._attn_implementation
+        self._causal.set_attn_implementation("sdpa")
+        try:
+            yield self._causal
+        finally:
+            self._causal.set_attn_implementation(packed)
+
+    def end_ids(self) -> set[int]:
+        """Return the tokens at which the model stops by its own configuration."""
+        ends = getattr(self._causal.generation_config, "eos_token_id", None)
+        return set() if ends is None else set(ends) if isinstance(ends, list) else {int(ends)}
 
     def pack_for_training(self, views: Sequence[View]) -> None:
         """Switch the packed attention on, after checking on two rows that it changes nothing.

@@ -17,9 +17,17 @@ from agentkd import hf
 from agentkd.errors import CheckpointError, TrainError
 from agentkd.schema import Checkpoint, DatasetCard, TrainJob, TrainSettings, content_id
 
-__all__ = ["finished", "job_key", "publish"]
+__all__ = ["finished", "job_key", "limits_key", "publish"]
 
-_NOT_PART_OF_THE_RESULT = {"save_every_seconds", "loss_rows_logged"}
+_NOT_PART_OF_THE_RESULT = {
+    "compile",
+    "gradient_checkpointing",
+    "keep_last",
+    "loss_rows_logged",
+    "max_memory",
+    "save_every_seconds",
+    "sharding",
+}
 _PACKAGES = ("agentkd", "peft", "safetensors", "torch", "transformers")
 
 
@@ -27,7 +35,15 @@ def job_key(job: TrainJob, card: DatasetCard) -> str:
     """Return the hash of all that decides the trained weights."""
     adapter = Path(job.init_adapter) / "adapter_model.safetensors"
     init = hf.file_sha256(adapter) if job.init_adapter else ""
-    return content_id("job", card.id, job.base_id, _decisive(job.settings), init, job.plugins)
+    return content_id("job", card.id, job.base_id, _decisive(job.settings), init, job.plugins, job.teacher_id)
+
+
+def limits_key(job: TrainJob) -> str:
+    """Return the hash of the settings that decide how this machine trains, but not what it learns."""
+    settings = job.settings
+    return content_id(
+        "limits", settings.max_memory, settings.gradient_checkpointing, settings.compile, settings.sharding
+    )
 
 
 def _decisive(settings: TrainSettings) -> dict[str, Any]:

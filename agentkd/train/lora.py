@@ -1,4 +1,8 @@
-"""The adapter: made or read with peft, computed by one fused function per layer, saved as peft saves it."""
+"""The adapter: made or read with peft, computed by one fused function per layer, saved as peft saves it.
+
+The fused function is exact for plain, rank-stabilised and PiSSA adapters over linear layers; DoRA, dropout
+and quantised layers keep peft's own forward.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import functools
 import json
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +18,11 @@ import torch
 import torch.nn.functional as F
 
 from agentkd import hf
+from agentkd.errors import ConfigError
 from agentkd.schema import LoraSettings
+from agentkd.train import pissa
 
-__all__ = ["FusedLora", "adapter_parameters", "add_adapter", "write_adapter"]
+__all__ = ["FusedLora", "adapter_parameters", "add_adapter", "without_dropout", "write_adapter"]
 
 NAME = "default"
 
@@ -23,26 +30,14 @@ NAME = "default"
 def add_adapter(model: Any, settings: LoraSettings, *, init_adapter: str, seed: int) -> Any:
     """Return the model with a trainable float32 adapter: a new one, or a copy of `init_adapter`.
 
-    B starts at zero, so that the student starts as its base. The model stays in evaluation mode except
-    for the adapter's own dropout.
+    The student starts as its base: B is zero, or what PiSSA starts with is taken off again. The model stays
+    in evaluation mode except for the adapter's own dropout. Raises ConfigError for settings that exclude
+    each other.
     """
     if init_adapter:
         wrapped = hf.attach_adapter(model, init_adapter, NAME)
     else:
-        from peft import LoraConfig, get_peft_model
-
-        targets = settings.target_modules
-        config = LoraConfig(
-            r=settings.r,
-            lora_alpha=settings.alpha,
-            lora_dropout=settings.dropout,
-            target_modules=targets if isinstance(targets, str) else list(targets),
-            task_type="CAUSAL_LM",
-        )
-        with torch.random.fork_rng(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # between peft and transformers
-            torch.manual_seed(seed)
-            wrapped = get_peft_model(model, config)
+        wrapped = _new_adapter(model, settings, seed)
     wrapped.eval()
     for name, parameter in wrapped.named_parameters():
         is_adapter = ".lora_" in name
@@ -54,6 +49,47 @@ def add_adapter(model: Any, settings: LoraSettings, *, init_adapter: str, seed: 
             module.lora_dropout.train()
             _fuse(module)
     return wrapped
+
+
+def _new_adapter(model: Any, settings: LoraSettings, seed: int) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    if settings.init == "pissa" and (settings.variant == "dora" or settings.dropout):
+        raise ConfigError(
+            '`[train.lora] init = "pissa"` goes with neither `variant = "dora"` nor `dropout`',
+            hint="leave one of them out",
+        )
+    targets = settings.target_modules
+    config = LoraConfig(
+        r=settings.r,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        use_rslora=settings.variant == "rslora",
+        use_dora=settings.variant == "dora",
+        init_lora_weights="gaussian" if settings.init == "gaussian" else True,
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # between peft and transformers
+        torch.manual_seed(seed)
+        wrapped = get_peft_model(model, config)
+        if settings.init == "pissa":
+            pissa.start(wrapped, NAME)
+    return wrapped
+
+
+@contextmanager
+def without_dropout(model: Any) -> Iterator[None]:
+    """Switch the adapter's dropout off, where figures are compared or watched."""
+    layers = [module.lora_dropout for module in model.modules() if hasattr(module, "lora_dropout")]
+    for dropout in layers:
+        dropout.eval()
+    try:
+        yield
+    finally:
+        for dropout in layers:
+            dropout.train()
 
 
 def adapter_parameters(model: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:
@@ -69,10 +105,11 @@ def write_adapter(model: Any, folder: Path, base: str) -> None:
     from safetensors.torch import save_file
 
     state = get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)
+    state, changed = pissa.converted(model, state, NAME)
     tensors = {name: state[name].detach().cpu().contiguous() for name in sorted(state)}
     save_file(tensors, str(folder / "adapter_model.safetensors"), metadata={"format": "pt"})
     config = {key: _plain(value) for key, value in model.peft_config[NAME].to_dict().items()}
-    config |= {"base_model_name_or_path": base, "inference_mode": True}
+    config |= {"base_model_name_or_path": base, "inference_mode": True, **changed}
     text = json.dumps(config, indent=2, sort_keys=True)
     (folder / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
 
@@ -120,7 +157,8 @@ class FusedLora(torch.autograd.Function):
 
 def _fuse(layer: Any) -> None:
     """Let a peft layer over a plain linear layer compute by `FusedLora`; others keep peft's own way."""
-    if type(layer.base_layer) is torch.nn.Linear and not _has_dropout(layer):
+    is_plain = type(layer.base_layer) is torch.nn.Linear and not layer.lora_variant
+    if is_plain and not _has_dropout(layer):
         layer.forward = functools.partial(_forward, layer)
 
 
@@ -128,7 +166,7 @@ def _forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
     base = layer.base_layer
     if layer.disable_adapters:
         return F.linear(x, base.weight, base.bias)
-    a, b = layer.lora_A[NAME].weight, layer.lora_B[NAME].weight
+    a, b = pissa.trained(layer, NAME)
     y: torch.Tensor = FusedLora.apply(x, base.weight, base.bias, a, b, layer.scaling[NAME])  # type: ignore[no-untyped-call]
     return y
 

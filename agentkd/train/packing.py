@@ -97,27 +97,54 @@ class Pack:
             yield group
 
 
-def make_packs(views: Sequence[View], max_tokens: int, max_pairs: int = MAX_PAIRS) -> Iterator[Pack]:
+def make_packs(
+    views: Sequence[View],
+    max_tokens: int,
+    max_pairs: int = MAX_PAIRS,
+    together: Sequence[Sequence[int]] = (),
+) -> Iterator[Pack]:
     """Pack rows so that no pack computes more than `max_tokens` or `max_pairs` query-key pairs.
 
-    A row that is larger by itself is alone in its pack.
+    Views whose numbers stand in one group of `together` come into one pack. A group, or a row by itself,
+    that is larger is alone in its pack.
     """
     pack, pairs = Pack(), 0
     previous: tuple[int, ...] = ()
-    for number in sorted(range(len(views)), key=lambda i: views[i].ids):
-        view = views[number]
-        inputs = view.ids[:-1]
-        n_shared = _n_shared(previous, inputs) if pack.paths else 0
-        new_pairs = len(inputs) * min(len(inputs), (len(inputs) + BLOCK) // 2)
-        if pack.paths and (
-            len(pack.tokens) + len(inputs) - n_shared > max_tokens or pairs + new_pairs > max_pairs
-        ):
+    for unit in _units(views, together):
+        n_new, new_pairs = _cost(views, unit, previous if pack.paths else ())
+        if pack.paths and (len(pack.tokens) + n_new > max_tokens or pairs + new_pairs > max_pairs):
             yield pack
-            pack, pairs, n_shared = Pack(), 0, 0
-        pack.add(number, view, pack.paths[-1] if n_shared else [], n_shared)
-        previous, pairs = inputs, pairs + new_pairs
+            pack, pairs = Pack(), 0
+            new_pairs = _cost(views, unit, ())[1]
+        for number in unit:
+            inputs = views[number].ids[:-1]
+            n_shared = _n_shared(previous, inputs) if pack.paths else 0
+            pack.add(number, views[number], pack.paths[-1] if n_shared else [], n_shared)
+            previous = inputs
+        pairs += new_pairs
     if pack.paths:
         yield pack
+
+
+def _units(views: Sequence[View], together: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Return what is packed as a whole, sorted so that rows that begin alike are neighbours."""
+    bound = {number for group in together for number in group}
+    units = [sorted(group, key=lambda i: views[i].ids) for group in together if group]
+    units += [[number] for number in range(len(views)) if number not in bound]
+    return sorted(units, key=lambda unit: (views[unit[0]].ids, unit[0]))
+
+
+def _cost(views: Sequence[View], unit: Sequence[int], previous: tuple[int, ...]) -> tuple[int, int]:
+    """Return the tokens and the query-key pairs that a unit adds behind `previous`."""
+    n_new = n_pairs = 0
+    for number in unit:
+        inputs = views[number].ids[:-1]
+        n_shared = _n_shared(previous, inputs)
+        n_own = len(inputs) - n_shared
+        n_new += n_own
+        n_pairs += n_own * (n_shared + min(n_own, (n_own + BLOCK) // 2))
+        previous = inputs
+    return n_new, n_pairs
 
 
 def _n_shared(first: Sequence[int], second: Sequence[int]) -> int:

@@ -8,6 +8,8 @@ import sys
 import time
 from typing import Any, TextIO
 
+from agentkd.schema import TrainPlan
+
 __all__ = ["Reporter"]
 
 _LINE_EVERY_SECONDS = 5.0
@@ -16,15 +18,24 @@ _LINE_EVERY_SECONDS = 5.0
 class Reporter:
     """Says how far training is, on standard output as events or on standard error as text."""
 
-    def __init__(self, *, is_machine: bool, out: TextIO | None = None) -> None:
-        """Write JSON events to `out` (standard output) if `is_machine`, else text (standard error)."""
+    def __init__(self, *, is_machine: bool, out: TextIO | None = None, is_muted: bool = False) -> None:
+        """Write JSON events to `out` (standard output) if `is_machine`, else text (standard error).
+
+        A muted one, of all processes but the first, tells errors alone.
+        """
+        self._is_muted = is_muted
         self._is_machine = is_machine
         self._out = out or (sys.stdout if is_machine else sys.stderr)
         self._last = 0.0
 
     def say(self, line: str) -> None:
         """Say one line."""
-        self._write({"event": "say", "line": line}, line)
+        if not self._is_muted:
+            self._write({"event": "say", "line": line}, line)
+
+    def plan(self, plan: TrainPlan) -> None:
+        """Hand a plan over; people get it as JSON."""
+        self._write({"event": "plan", "plan": plan.model_dump(mode="json")}, plan.model_dump_json(indent=2))
 
     def error(self, kind: str, message: str, hint: str) -> None:
         """Say why training stops."""
@@ -32,6 +43,8 @@ class Reporter:
 
     def progress(self, label: str, done: float, total: float, unit: str, note: str = "") -> None:
         """Say how much of a part is done; people get a line every five seconds, or a line that moves."""
+        if self._is_muted:
+            return
         if self._is_machine:
             facts = {"label": label, "done": done, "total": total, "unit": unit, "note": note}
             self._write({"event": "progress", **facts}, "")

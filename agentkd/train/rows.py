@@ -42,6 +42,13 @@ class Row:
     """Sequence of the student."""
     teacher: View | None
     """The same labels after the teacher's prompt."""
+    rejected: View | None = None
+    """The student's prompt with the completion that must not be said; weighted as the row is."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that the row counts for in the plan: both completions of a pair."""
+        return self.student.n_tokens + (self.rejected.n_tokens if self.rejected else 0)
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,10 @@ def _read_rows(file: Path, max_tokens: int) -> Iterator[Row]:
 
 def _row(example: Example) -> Row:
     student = _view(example.student, example.weight)
-    if not student.labels:
+    rejected = _view(example.student_rejected, example.weight) if example.student_rejected else None
+    if rejected is not None and not rejected.labels:
+        raise ValueError(f"row `{example.id}`: its rejected completion has no label tokens")
+    if not student.labels and rejected is None:
         raise TrainError(
             f"row `{example.id}` has no label tokens: nothing in it would be learnt",
             hint="its loss weights are all zero; compile the dataset again",
@@ -105,7 +115,7 @@ def _row(example: Example) -> Row:
     teacher = _view(example.teacher, example.weight) if example.teacher else None
     if teacher is not None and _label_ids(teacher) != _label_ids(student):
         raise ValueError(f"row `{example.id}`: the teacher view does not predict the student's label tokens")
-    return Row(example.id, student, teacher)
+    return Row(example.id, student, teacher, rejected)
 
 
 def _view(rendered: Rendered, row_weight: float) -> View:
@@ -125,7 +135,7 @@ def _label_ids(view: View) -> list[int]:
 
 
 def _check_length(row: Row, max_tokens: int, file: Path, number: int) -> None:
-    longest = max(row.student.n_tokens, row.teacher.n_tokens if row.teacher else 0)
+    longest = max(view.n_tokens for view in (row.student, row.teacher, row.rejected) if view is not None)
     if longest > max_tokens:
         raise DataError(
             f"row `{row.id}` has {longest} tokens, more than `max_tokens_per_row` = {max_tokens}",

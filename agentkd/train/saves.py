@@ -18,7 +18,6 @@ from agentkd.train.lora import adapter_parameters
 
 __all__ = ["Progressed", "latest", "restore", "save", "sync_folder", "write_text"]
 
-_KEPT = 2
 _TENSORS, _STATE = "tensors.safetensors", "state.json"
 
 
@@ -41,9 +40,15 @@ class Progressed:
 
 
 def save(
-    folder: Path, progressed: Progressed, model: Any, optimizer: Any, objectives: Mapping[str, Any]
+    folder: Path,
+    progressed: Progressed,
+    model: Any,
+    optimizer: Any,
+    objectives: Mapping[str, Any],
+    *,
+    keep_last: int = 2,
 ) -> None:
-    """Write `<folder>/step-N` atomically and drop all but the newest two."""
+    """Write `<folder>/step-N` atomically and drop all but the newest `keep_last`."""
     from safetensors.torch import save_file
 
     final = folder / f"step-{progressed.step:06d}"
@@ -61,7 +66,7 @@ def save(
     shutil.rmtree(final, ignore_errors=True)
     os.rename(aside, final)
     sync_folder(folder)
-    for old in sorted(folder.glob("step-??????"))[:-_KEPT]:
+    for old in sorted(folder.glob("step-??????"))[:-keep_last]:
         shutil.rmtree(old)
 
 

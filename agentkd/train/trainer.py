@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -20,7 +20,7 @@ import agentkd
 from agentkd import errors
 from agentkd.errors import AgentkdError, TrainError
 from agentkd.protocols import Bar, Progress, SilentProgress
-from agentkd.schema import Checkpoint, TrainJob, Value
+from agentkd.schema import Checkpoint, TrainJob, TrainPlan, Value
 
 __all__ = ["LoraTrainer", "LoraTrainerSettings"]
 
@@ -32,6 +32,8 @@ class LoraTrainerSettings(Value):
 
     threads: int = Field(default=0, ge=0)
     """CPU threads of the training process; 0 takes all cores."""
+    processes: int = Field(default=1, ge=1)
+    """Processes of torchrun that share the packs of every step: one per GPU, or per group of CPU cores."""
 
 
 class LoraTrainer:
@@ -48,10 +50,33 @@ class LoraTrainer:
         Raises the error that the process named (DataError, ConfigError, CheckpointError, LockedError, ...),
         or TrainError with its last lines where it died.
         """
+        self._run(job, self._launcher(), progress or SilentProgress())
+        manifest = Path(job.output) / "checkpoint.json"
+        return Checkpoint.model_validate_json(manifest.read_bytes())
+
+    def plan(self, job: TrainJob, progress: Progress | None = None) -> TrainPlan:
+        """Return what a training will take, measured by a short probe in such a process; starts nothing."""
+        asked = ["--plan", "--processes", str(self._settings.processes)]
+        display = self._run(job, ["agentkd.train"], progress or SilentProgress(), asked)
+        if display.plan is None:
+            raise TrainError("the training process gave no plan")
+        return display.plan
+
+    def _launcher(self) -> list[str]:
+        """Return the module that is run, behind torchrun for several processes."""
+        if self._settings.processes == 1:
+            return ["agentkd.train"]
+        each = f"--nproc-per-node={self._settings.processes}"
+        return ["torch.distributed.run", "--standalone", each, "-m", "agentkd.train"]
+
+    def _run(
+        self, job: TrainJob, launcher: Sequence[str], progress: Progress, options: Sequence[str] = ()
+    ) -> _Display:
         with tempfile.TemporaryDirectory(prefix="agentkd-train-") as folder:
             spec = Path(folder) / "spec.json"
             spec.write_text(job.model_dump_json(indent=2), encoding="utf-8")
-            with self._process(spec) as process, _Display(progress or SilentProgress()) as display:
+            arguments = [*launcher, str(spec), "--events", "--parent", str(os.getpid()), *options]
+            with self._process(arguments) as process, _Display(progress) as display:
                 last_lines: deque[str] = deque(maxlen=_LAST_LINES)
                 reader = threading.Thread(target=_drain, args=(process.stderr, last_lines), daemon=True)
                 reader.start()
@@ -60,14 +85,12 @@ class LoraTrainer:
                 reader.join(timeout=5)
         if code != 0:
             raise display.error or _died(code, last_lines)
-        manifest = Path(job.output) / "checkpoint.json"
-        return Checkpoint.model_validate_json(manifest.read_bytes())
+        return display
 
     @contextmanager
-    def _process(self, spec: Path) -> Iterator[subprocess.Popen[str]]:
-        command = [sys.executable, "-m", "agentkd.train", str(spec), "--events", "--parent", str(os.getpid())]
+    def _process(self, arguments: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
         process = subprocess.Popen(
-            command,
+            [sys.executable, "-m", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -122,7 +145,7 @@ def _died(code: int, last_lines: deque[str]) -> TrainError:
     how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
     hint = "run again: it goes on from its last save"
     if code == -9:
-        hint += "; if memory ran out, lower `[train] tokens_per_step`"
+        hint += "; if memory ran out, lower `[train] max_memory` or `tokens_per_step`"
     return TrainError(f"the training process {how}" + (f":\n{said}" if said else ""), hint=hint, code=code)
 
 
@@ -136,6 +159,7 @@ class _Display:
         self._done = 0.0
         self._bar: Bar | None = None
         self.error: AgentkdError | None = None
+        self.plan: TrainPlan | None = None
 
     def __enter__(self) -> _Display:
         return self
@@ -150,6 +174,8 @@ class _Display:
         elif event["event"] == "error":
             kind = getattr(errors, event["kind"], TrainError)
             self.error = kind(event["message"], hint=event["hint"])
+        elif event["event"] == "plan":
+            self.plan = TrainPlan.model_validate(event["plan"])
         elif event["event"] == "progress":
             self._advance(event)
 

@@ -14,7 +14,7 @@ from agentkd.errors import PluginError
 from agentkd.schema import LoraSettings
 from agentkd.train.body import Body
 from agentkd.train.lora import adapter_parameters, add_adapter
-from agentkd.train.loss import PackSignals, StepScale, Weighted, accumulate, evaluate, normalisers
+from agentkd.train.loss import Batch, PackSignals, StepScale, Weighted, accumulate, evaluate, normalisers
 from agentkd.train.objectives import SelfContext, SelfContextSettings, Sft
 from agentkd.train.packing import make_packs
 from agentkd.train.rows import View
@@ -58,18 +58,20 @@ def step(
     untaught: Sequence[int] = (),
 ) -> tuple[dict[str, float], Gradient]:
     body.model.zero_grad()
-    weights = [weight for view in views for weight in view.weights]
     taught = [number not in untaught for number, view in enumerate(views) for _ in view.weights]
-    scale = StepScale(normalisers(objectives, weights, taught), 0, 1, chunk)
-    everything = signals_for(len(weights), taught)
+    everything = signals_for(len(taught), taught)
     starts = [0]
     for view in views:
         starts.append(starts[-1] + len(view.labels))
-    terms: dict[str, float] = {}
+    batches = []
     for pack in make_packs(views, max_tokens):
         places = [starts[number] + place for number, place in pack.labels]
-        signals = PackSignals(*(t[places] for t in vars(everything).values()))
-        for name, value in accumulate(body, pack, signals, objectives, scale).items():
+        signals = PackSignals(*(t[places] for t in vars(everything).values() if t is not None))
+        batches.append(Batch.of(pack, signals))
+    scale = StepScale(normalisers(objectives, batches), 0, 1, chunk)
+    terms: dict[str, float] = {}
+    for batch in batches:
+        for name, value in accumulate(body, batch, objectives, scale).items():
             terms[name] = terms.get(name, 0.0) + value
     return terms, {name: p.grad.clone() for name, p in adapter_parameters(body.model)}
 

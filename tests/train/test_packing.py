@@ -46,12 +46,18 @@ def test_groups_do_not_pad_short_rows_to_long_ones() -> None:
 
 
 def test_the_memory_of_attention_bounds_a_pack() -> None:
-    views = views_of([[1] * 200 + [number] for number in range(120)])
+    views = views_of([[number] * 200 + [0] for number in range(120)])
     packs = list(make_packs(views, 10**6))
     assert len(packs) == 3
     assert all(sum(len(path) ** 2 for path in pack.paths) <= MAX_PAIRS for pack in packs)
     (pack,) = make_packs(views, 10**6, max_pairs=10**9)
-    assert len(pack.tokens) == 200
+    assert len(pack.tokens) == 120 * 200
+
+
+def test_attention_over_a_shared_prefix_counts_once() -> None:
+    views = views_of([[1] * 1000 + [number, 2] for number in range(120)])
+    (pack,) = make_packs(views, 10**6)
+    assert len(pack.tokens) == 1000 + 120
 
 
 def test_the_turns_of_a_long_trajectory_share_their_history() -> None:

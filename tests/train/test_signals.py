@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,11 +14,12 @@ import torch
 
 from agentkd import hf
 from agentkd.schema import Example, LoraSettings
+from agentkd.train.artefact import SignalCache, inspect_caches, row_key
 from agentkd.train.body import Body
 from agentkd.train.lora import adapter_parameters, add_adapter
 from agentkd.train.packing import make_packs
 from agentkd.train.rows import Row, load_dataset
-from agentkd.train.signals import TeacherSignals
+from agentkd.train.signals import TeacherModel, TeacherSignals
 
 
 @pytest.fixture
@@ -38,9 +43,14 @@ def body(base: Path, rows: tuple[Row, ...]) -> Body:
 def prepared(
     root: Path, rows: tuple[Row, ...], body: Body, *, template: str = "t", top_k: int = 6
 ) -> tuple[TeacherSignals, int]:
-    signals = TeacherSignals(root, base_id="base-tiny", template_hash=template, top_k=top_k)
+    cache = SignalCache(root, teacher_id="base-tiny", template_hash=template, top_k=top_k)
+    signals = TeacherSignals(cache, n_vocabulary=body.n_vocabulary)
     n = signals.prepare(
-        rows, body, pack=lambda views: make_packs(views, 64), chunk_tokens=5, on_rows=lambda n: None
+        rows,
+        lambda: TeacherModel(body, True),
+        pack=lambda views: make_packs(views, 64),
+        chunk_tokens=5,
+        on_rows=lambda n: None,
     )
     return signals, n
 
@@ -92,3 +102,80 @@ def test_a_truncated_shard_is_computed_again(tmp_path: Path, rows: tuple[Row, ..
     (shard,) = tmp_path.glob("*/*.safetensors")
     shard.write_bytes(shard.read_bytes()[:100])
     assert prepared(tmp_path, rows, body)[1] == 4
+
+
+def test_the_cache_says_what_it_holds_and_which_shards_are_damaged(
+    tmp_path: Path, rows: tuple[Row, ...], body: Body
+) -> None:
+    prepared(tmp_path, rows[:3], body)
+    prepared(tmp_path, rows, body)
+    (facts,) = inspect_caches(tmp_path)
+    taught = [row.teacher for row in rows if row.teacher]
+    assert (facts.teacher, facts.template, facts.top_k, facts.unit) == ("base-tiny", "t", 6, "token")
+    assert (facts.n_shards, facts.n_rows, facts.n_damaged) == (2, 4, 0)
+    assert facts.n_tokens == sum(len(view.labels) for view in taught)
+    assert 0 < facts.mean_tail < 1
+    assert facts.mean_surprise > 0
+    shard = sorted(tmp_path.glob("*/*.safetensors"))[0]
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    (damaged,) = inspect_caches(tmp_path)
+    assert (damaged.n_shards, damaged.n_damaged) == (1, 1)
+    assert shard.is_file(), "looking must not delete"
+
+
+def test_the_tail_and_the_own_token_are_kept_with_the_top(
+    tmp_path: Path, rows: tuple[Row, ...], body: Body
+) -> None:
+    signals, _ = prepared(tmp_path, rows, body, top_k=body.n_vocabulary)
+    for row in (row for row in rows if row.teacher):
+        kept = signals.cache.read([row_key(row.teacher)])[row_key(row.teacher)]  # type: ignore[arg-type]
+        assert float(kept.tail.max()) < 2e-3
+        for place, label in enumerate(row.teacher.labels):  # type: ignore[union-attr]
+            (at,) = (kept.ids[place] == row.teacher.ids[label]).nonzero()  # type: ignore[union-attr]
+            assert abs(float(kept.log_probs[place][at[0]]) - float(kept.chosen[place])) < 2e-2
+
+
+def test_the_signals_of_a_killed_process_are_kept_shard_by_shard(
+    tmp_path: Path, base: Path, write_dataset: Callable[..., Path], make_example: Callable[..., Example]
+) -> None:
+    write_dataset([make_example(number, teacher=True) for number in range(200)])
+    script = tmp_path / "fill.py"
+    script.write_text(_FILL)
+    command = [sys.executable, str(script), str(base), str(tmp_path / "dataset"), str(tmp_path / "cache")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen([*command, "kill"], stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.wait() == -signal.SIGKILL
+    assert len(list((tmp_path / "cache").glob("*/*.safetensors"))) == 2
+    second = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert second.stdout.split() == ["72"], "200 rows, of which two shards of 64 were there"
+
+
+_FILL = """
+import os, signal, sys
+from pathlib import Path
+from agentkd import hf
+from agentkd.train.artefact import SignalCache
+from agentkd.train.body import Body
+from agentkd.train.packing import make_packs
+from agentkd.train.rows import load_dataset
+from agentkd.train.signals import TeacherModel, TeacherSignals
+
+base, dataset, root, *kill = sys.argv[1:]
+body = Body(hf.load_model(base, dtype="float32", device="cpu"))
+rows = load_dataset(dataset, 100).train
+body.pack_for_training([row.teacher for row in rows])
+shards = []
+
+def on_rows(n):
+    shards.append(n)
+    if kill and len(shards) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+cache = SignalCache(Path(root), teacher_id="t", template_hash="t", top_k=4)
+signals = TeacherSignals(cache, n_vocabulary=body.n_vocabulary)
+n = signals.prepare(
+    rows, lambda: TeacherModel(body, False), pack=lambda views: make_packs(views, 512), chunk_tokens=64,
+    on_rows=on_rows,
+)
+print(n)
+"""

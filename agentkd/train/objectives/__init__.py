@@ -7,10 +7,16 @@ from functools import partial
 from typing import Any
 
 from agentkd.hookspecs import hookimpl
-from agentkd.plugins import Component, NoSettings
+from agentkd.plugins import Component, NoSettings, check_options
 from agentkd.train.objectives import divergences as kd
+from agentkd.train.objectives.alm import Alm, AlmSettings
+from agentkd.train.objectives.hidden import HiddenMse, HiddenMseSettings, Relations, RelationsSettings
+from agentkd.train.objectives.pairs import Dpo, DpoSettings, Redi, RediSettings
+from agentkd.train.objectives.selective import Selective, SelectiveSettings
 from agentkd.train.objectives.self_context import SelfContext, SelfContextSettings
 from agentkd.train.objectives.sft import Sft
+from agentkd.train.objectives.sinkhorn import Sinkhorn, SinkhornSettings
+from agentkd.train.objectives.uld import Uld, UldSettings
 
 __all__ = ["SelfContext", "SelfContextSettings", "Sft", "components"]
 
@@ -27,6 +33,19 @@ def components() -> Iterable[Component[Any]]:
         SelfContextSettings,
     )
     yield from _divergences()
+    yield from _between_models()
+    yield Component(
+        "objective", "dpo", "Logistic loss on pairs, against a reference (DPO).",
+        lambda s, kit: Dpo(s), DpoSettings,
+    )  # fmt: skip
+    yield Component(
+        "objective", "redi", "Chosen completions up, rejected ones down a little less (REDI, stage 2).",
+        lambda s, kit: Redi(s), RediSettings,
+    )  # fmt: skip
+    yield Component(
+        "objective", "selective", "Another loss on the tokens that can still be learnt (AdaSPEC).",
+        _selective, SelectiveSettings,
+    )  # fmt: skip
 
 
 def _divergences() -> Iterable[Component[Any]]:
@@ -45,6 +64,39 @@ def _divergences() -> Iterable[Component[Any]]:
         "objective", "taid", "Forward KL from a target that moves from student to teacher (TAID).",
         lambda s, kit: kd.Taid(s), kd.TaidSettings,
     )  # fmt: skip
+
+
+def _between_models() -> Iterable[Component[Any]]:
+    """Offer the losses between two models that need not share a vocabulary or a width."""
+    yield Component(
+        "objective", "alm", "Give stretches of text the teacher's probability (any tokenizer).",
+        lambda s, kit: Alm(s), AlmSettings,
+    )  # fmt: skip
+    yield Component(
+        "objective", "uld", "Match the teacher's sorted probabilities (any tokenizer).",
+        lambda s, kit: Uld(s), UldSettings,
+    )  # fmt: skip
+    yield Component(
+        "objective", "sinkhorn", "Optimal transport between the positions of a row (SinKD).",
+        lambda s, kit: Sinkhorn(s), SinkhornSettings,
+    )  # fmt: skip
+    yield Component(
+        "objective", "hidden-mse", "Match a local teacher's states through a linear map.",
+        lambda s, kit: HiddenMse(s), HiddenMseSettings,
+    )  # fmt: skip
+    yield Component(
+        "objective", "minilm-relations", "Match how a row's states relate to each other.",
+        lambda s, kit: Relations(s), RelationsSettings,
+    )  # fmt: skip
+
+
+def _selective(settings: SelectiveSettings, kit: Any) -> Selective:
+    """Wrap a built-in loss at once; one of a plugin is given by the trainer, which knows them all."""
+    selective = Selective(settings)
+    inner = next((c for c in components() if c.name == settings.objective), None)
+    if inner is None or inner.name == selective.name:
+        return selective
+    return selective.wrap(inner.build(check_options(inner, settings.options), kit))
 
 
 def _jsd(settings: kd.JsdSettings, kit: Any) -> kd.Divergence:

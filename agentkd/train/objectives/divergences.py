@@ -113,6 +113,7 @@ class Divergence:
     """A divergence from the cached top tokens of a teacher, on the target's tokens."""
 
     requires: frozenset[str] = frozenset({"teacher-top-k"})
+    is_divergence = True
 
     def __init__(self, name: str, formula: Formula, top_k: int) -> None:
         """Make an objective.
@@ -163,6 +164,8 @@ class Taid(Divergence):
 
     Source: M. Shing et al., TAID, arXiv 2501.16937.
     """
+
+    has_moving_target = True
 
     def __init__(self, settings: TaidSettings) -> None:
         super().__init__("taid", forward_kl, settings.top_k)

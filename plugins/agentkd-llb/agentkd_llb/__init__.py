@@ -21,7 +21,7 @@ _COMMON = {
     "memory": {"k": 3, "min_score": 0.2},
     "models": {"max_new_tokens": 160},
     "distill": {"distillers": ["case"]},
-    "train": {"epochs": 5, "learning_rate": 0.001, "tokens_per_step": 1024},
+    "train": {"epochs": 5, "learning_rate": 0.001, "tokens_per_step": 1024, "anchor": {"weight": 1.0}},
 }
 
 SUGGESTED = {

@@ -1,0 +1,75 @@
+"""Who teaches a training: `[train] teacher` as the fields of the job, with everything fetched beforehand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from agentkd import hf
+from agentkd.cycle.parts import LOCAL_PREFIXES, Parts
+from agentkd.errors import ConfigError
+from agentkd.schema import TrainSettings, content_id
+
+__all__ = ["OWN_ADAPTER", "is_remote", "objective_modules", "settings_with_folders", "teacher_fields"]
+
+OWN_ADAPTER = "checkpoint:"
+
+
+def is_remote(teacher: str) -> bool:
+    """Whether a teacher answers over the network: a LiteLLM string, or a component of kind `model`."""
+    return bool(teacher) and not teacher.startswith((*LOCAL_PREFIXES, OWN_ADAPTER))
+
+
+def teacher_fields(parts: Parts) -> dict[str, Any]:
+    """Return `teacher`, `teacher_adapter` and `teacher_id` of a job with a teacher on this machine.
+
+    Fetches and converts a model source on first use. Raises ConfigError for an adapter on another base.
+    """
+    teacher = parts.settings.train.teacher
+    if not teacher:
+        return {}
+    if is_remote(teacher):
+        return {"teacher_id": content_id("remote", teacher)}
+    if not teacher.startswith(OWN_ADAPTER):
+        from agentkd.models.gguf import resolve_model
+
+        files = resolve_model(teacher, cache_dir=parts.cache_dir, progress=parts.progress)
+        return {"teacher": str(files.path), "teacher_id": files.base_id}
+    name = teacher.removeprefix(OWN_ADAPTER)
+    checkpoint, folder = parts.checkpoint(name), parts.checkpoint_folder(name)
+    if checkpoint.base_id != parts.student_files.base_id:
+        raise ConfigError(
+            f"teacher `{teacher}` was trained on another base than `{parts.settings.roles.student}`",
+            hint="name a checkpoint of the present student (`agentkd checkpoints list`) or a model source",
+            key="train.teacher",
+        )
+    if checkpoint.status == "tainted":
+        raise ConfigError(
+            f"teacher `{teacher}` was trained on a memory that was revoked since",
+            hint="name an older checkpoint",
+            key="train.teacher",
+        )
+    digest = hf.file_sha256(Path(folder) / "adapter_model.safetensors")
+    return {
+        "teacher_adapter": str(folder),
+        "teacher_id": content_id("teacher", checkpoint.base_id, digest),
+    }
+
+
+def settings_with_folders(parts: Parts) -> TrainSettings:
+    """Return the settings with the folder for each objective's `reference` that names a checkpoint."""
+    train = parts.settings.train
+    objectives = {
+        name: options | {"reference": str(parts.checkpoint_folder(wanted.removeprefix(OWN_ADAPTER)))}
+        if str(wanted := options.get("reference", "")).startswith(OWN_ADAPTER)
+        else options
+        for name, options in train.objective.items()
+    }
+    return train.model_copy(update={"objective": objectives})
+
+
+def objective_modules(parts: Parts) -> tuple[str, ...]:
+    """Return the plugin modules of the objectives and of those that `selective` is around."""
+    named = parts.settings.train.objective
+    inner = [str(options["objective"]) for options in named.values() if "objective" in options]
+    return parts.plugin_modules("objective", [*named, *inner])

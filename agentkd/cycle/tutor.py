@@ -1,0 +1,216 @@
+"""A remote teacher is asked before training starts: for signals on the rows, or for targets of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agentkd.cycle.parts import Parts
+from agentkd.cycle.teach import is_remote
+from agentkd.errors import ConfigError, DataError
+from agentkd.schema import DatasetCard, Example, Reply, TrainJob, content_id
+
+if TYPE_CHECKING:
+    from agentkd.train.remote import Said, Vocabulary
+    from agentkd.train.rows import Row, View
+
+__all__ = ["SCORES_TEXT", "taught_job"]
+
+SCORES_TEXT = "text-completion-"
+"""LiteLLM strings that begin so name a server of text completions, which can score a given text."""
+_MOST_TOP = 20  # what providers send at most
+
+
+def taught_job(parts: Parts, job: TrainJob) -> TrainJob:
+    """Return the job with all that its remote teacher says on disk; any other job as it is.
+
+    A `text-completion-...` teacher scores the targets. A chat model answers in its own words: the job gets a
+    new dataset with them, which the ledger knows. Raises ConfigError where an objective asks for
+    log-probabilities and the provider sends none.
+    """
+    teacher = job.settings.teacher
+    if not is_remote(teacher):
+        return job
+    from agentkd.train.prepare import build_objectives
+    from agentkd.train.teacher import wanted_top_k
+
+    top_k = wanted_top_k(build_objectives(job))
+    lesson = _Tutor(parts, job, top_k)
+    if not teacher.startswith(SCORES_TEXT):
+        return lesson.answer()
+    if top_k:
+        lesson.score()
+    return job
+
+
+@dataclass(frozen=True)
+class _Tutor:
+    parts: Parts
+    job: TrainJob
+    top_k: int
+
+    def score(self) -> None:
+        """Let the teacher score the target of every row."""
+        from agentkd.train.remote import Vocabulary
+
+        rows, vocabulary = self._rows(self.job.dataset), Vocabulary(self.job.base)
+        model: Any = self.parts.model(self.job.settings.teacher)
+        wanted: dict[str, Callable[[], Reply]] = {}
+        for key, (_, view) in rows.items():
+            first, last = view.labels[0], view.labels[-1]
+            if last - first + 1 != len(view.labels):
+                continue  # several stretches in one row: no one text to score
+            asked = vocabulary.text(view.ids[:first]), vocabulary.text(view.ids[first : last + 1])
+            wanted[key] = partial(model.score, *asked, top_k=min(self.top_k, _MOST_TOP))
+        answers = self._ask("score", wanted)
+        self._refuse_silence(answers.values())
+        texts = {key: _target_text(answers[key].text, view, vocabulary) for key, (_, view) in rows.items()
+                 if key in answers}  # fmt: skip
+        self._store(self.job, rows, answers, texts, vocabulary)
+
+    def answer(self) -> TrainJob:
+        """Let the teacher answer every prompt; return the job on the dataset of its answers."""
+        from agentkd.train.remote import Vocabulary
+        from agentkd.train.view import read_examples
+
+        examples = [e for e in read_examples(self.job.dataset) if e.weight and any(e.student.weights)]
+        model: Any = self.parts.model(self.job.settings.teacher)
+        sampling: dict[str, Any] = {"temperature": 0.0, "purpose": "teacher"}
+        if self.top_k:
+            sampling["top_log_probs"] = min(self.top_k, _MOST_TOP)
+        wanted = {e.id: partial(model.reply, e.teacher_view or e.student_view, **sampling) for e in examples}
+        answers = self._ask("answer", wanted)
+        if self.top_k:
+            self._refuse_silence(answers.values())
+        job, origin = self._retell(examples, answers)
+        if self.top_k:
+            rows = self._rows(job.dataset)
+            said = {key: answers[origin[row.id]] for key, (row, _) in rows.items()}
+            texts = {key: one.text for key, one in said.items()}
+            self._store(job, rows, said, texts, Vocabulary(job.base))
+        return job
+
+    def _rows(self, folder: str) -> dict[str, tuple[Row, View]]:
+        """Return the taught rows of a dataset with what the teacher sees, by key."""
+        from agentkd.train.artefact import row_key
+        from agentkd.train.rows import load_dataset
+        from agentkd.train.view import with_own_views
+
+        dataset = with_own_views(load_dataset(folder, self.job.settings.max_tokens_per_row))
+        return {row_key(row.teacher): (row, row.teacher) for row in dataset.train if row.teacher is not None}
+
+    def _ask(self, way: str, wanted: Mapping[str, Callable[[], Reply]]) -> dict[str, Said]:
+        """Ask what was not asked before; say what it cost."""
+        from agentkd.train.remote import Answers, cost_text
+
+        teacher, progress = self.job.settings.teacher, self.parts.progress
+        name = content_id("remote", self.job.teacher_id, way, self.top_k, sorted(wanted))
+        log = Answers(Path(self.job.signals) / "remote" / f"{name}.jsonl")
+        n = sum(key not in log.found for key in wanted)
+        progress.say(f"teacher `{teacher}`: {n} of {len(wanted)} rows to ask for")
+        log.ask(wanted, workers=self.parts.settings.run.workers, progress=progress, label="teacher")
+        found = {key: log.found[key] for key in wanted}
+        if n:
+            progress.say(f"teacher `{teacher}` has cost {cost_text(said.usage for said in found.values())}")
+        return found
+
+    def _refuse_silence(self, answers: Any) -> None:
+        if not any(said.pieces for said in answers):
+            named = ", ".join(f"`{name}`" for name in self.job.settings.objective)
+            raise ConfigError(
+                f"teacher `{self.job.settings.teacher}` sends text without log-probabilities, and {named} "
+                "cannot be computed from text alone",
+                hint="train on its text with `sft`, or take a teacher that sends `top_logprobs`",
+                key="train.teacher",
+            )
+
+    def _store(
+        self,
+        job: TrainJob,
+        rows: Mapping[str, tuple[Row, View]],
+        answers: Mapping[str, Said],
+        texts: Mapping[str, str],
+        vocabulary: Vocabulary,
+    ) -> None:
+        """Write the signals of rows that the cache lacks; a row without a usable answer gets none."""
+        from agentkd.train.remote import Said, spelled, unit_of
+        from agentkd.train.rows import load_dataset
+        from agentkd.train.teacher import signal_cache
+
+        unit = unit_of([(said, rows[key][1]) for key, said in answers.items()], vocabulary)
+        template = load_dataset(job.dataset, job.settings.max_tokens_per_row).card.template_hash
+        cache = signal_cache(job, template, self.top_k, unit)
+        missing = rows.keys() - cache.read(rows.keys()).keys()
+        made = {
+            key: spelled(
+                answers.get(key) or Said(key=key, text=""), rows[key][1], texts.get(key, ""), unit,
+                vocabulary, self.top_k,
+            )
+            for key in sorted(missing)
+        }  # fmt: skip
+        if made:
+            cache.write(made)
+        silent = sum(not len(row.ends) for row in made.values())
+        if silent:
+            self.parts.progress.say(f"{silent} rows: the teacher's tokens cannot be laid over the target")
+
+    def _retell(
+        self, examples: Sequence[Example], answers: Mapping[str, Said]
+    ) -> tuple[TrainJob, dict[str, str]]:
+        """Write and register the dataset of the teacher's words; return the job on it and each row's origin."""
+        from agentkd.train.remote import retold
+
+        teacher, settings = self.job.settings.teacher, self.job.settings
+        pairs = retold(examples, answers, self.job.base, teacher, settings.max_tokens_per_row)
+        if left_out := len(examples) - len(pairs):
+            self.parts.progress.say(
+                f"{left_out} rows are left out: their answers are cut off, too long or cannot be rendered"
+            )
+        if not pairs:
+            raise DataError(f"no answer of teacher `{teacher}` can be learnt from")
+        old = Path(self.job.dataset)
+        card = DatasetCard.model_validate_json((old / "card.json").read_bytes())
+        rows = [row for _, row in pairs]
+        new = card.model_copy(
+            update={
+                "id": content_id("dat", card.id, teacher, sorted(row.id for row in rows)),
+                "n_train": len(rows),
+                "n_label_tokens": sum(sum(map(bool, row.student.weights)) for row in rows),
+                "n_tokens": sum(len(row.student.ids) for row in rows),
+                "settings": {**card.settings, "taught_by": teacher, "made_from": card.id},
+            }
+        )
+        folder = old.parent / new.id
+        if not folder.is_dir():
+            _write(folder, new, rows, old / "dev.jsonl")
+        if new.id not in {known.id for known in self.parts.ledger.datasets.list()}:
+            self.parts.ledger.datasets.add(new, rows)
+        return self.job.model_copy(update={"dataset": str(folder)}), {row.id: key for key, row in pairs}
+
+
+def _target_text(completion: str, view: View, vocabulary: Vocabulary) -> str:
+    """Return the completion without the token that ends the turn."""
+    end = view.ids[view.labels[-1]]
+    return completion.removesuffix(vocabulary.text([end])) if end in vocabulary.ends else completion
+
+
+def _write(folder: Path, card: DatasetCard, rows: Sequence[Example], dev: Path) -> None:
+    """Write a dataset aside and rename it."""
+    aside = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
+    try:
+        with open(aside / "train.jsonl", "w", encoding="utf-8") as lines:
+            lines.writelines(row.model_dump_json() + "\n" for row in rows)
+            lines.flush()
+            os.fsync(lines.fileno())
+        if dev.is_file():
+            shutil.copyfile(dev, aside / "dev.jsonl")
+        (aside / "card.json").write_text(card.model_dump_json(indent=1), encoding="utf-8")
+        os.replace(aside, folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,231 @@
+"""The cache of teacher signals on disk: a documented artefact that any program can read. No torch.
+
+A folder `<signals>/<key>/` belongs to one teacher, template and `top_k`; it holds safetensors shards that
+are only ever added, each written aside and renamed. A shard holds whole rows, one after the other; axes: `t`
+label tokens of its rows, as the teacher tokenises them, `k` top tokens.
+
+| tensor | type | shape | is |
+|---|---|---|---|
+| `ids` | int32 | `[t, k]` | the teacher's top token ids, best first; -1 fills a token with fewer |
+| `log_probs` | float16 | `[t, k]` | their natural-log probabilities; minus infinity where `ids` is -1 |
+| `tail` | float16 | `[t]` | probability outside the top |
+| `chosen` | float32 | `[t]` | log-probability of the row's own token |
+| `ends` | int32 | `[t]` | where the token ends in the completion: its number, or bytes of text |
+
+The metadata (strings) names `format`, `teacher`, `template` (hash of tokenizer and template), `top_k`, `unit`
+(`token`: the student has the same vocabulary; `byte`: it has another one), `rows` (JSON: key of a row -> its
+tokens, in order) and `crc` (CRC-32 of `rows`, then of the tensors by name), because safetensors notices no
+flipped bits. A shard that fails it is deleted and computed again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import zlib
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from agentkd.schema import Value, content_id
+from agentkd.train.rows import View
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["CacheFacts", "RowSignals", "SignalCache", "Unit", "inspect_caches", "row_key"]
+
+FORMAT = "agentkd-signals/2"
+_ROWS_PER_SHARD = 64
+Unit = Literal["token", "byte"]
+
+
+def row_key(view: View) -> str:
+    """Return the hash of a teacher's view: equal key, equal signals."""
+    return content_id("row", view.ids, view.labels)
+
+
+@dataclass(frozen=True)
+class RowSignals:
+    """What a teacher said about one row; axes as in the module's table."""
+
+    ids: NDArray[np.int32]
+    """Top token ids, `[t, k]`."""
+    log_probs: NDArray[np.float16]
+    """Their log-probabilities, `[t, k]`."""
+    tail: NDArray[np.float16]
+    """Probability outside the top, `[t]`."""
+    chosen: NDArray[np.float32]
+    """Log-probability of the row's own tokens, `[t]`."""
+    ends: NDArray[np.int32]
+    """Where each token ends, `[t]`."""
+
+
+_TENSORS = tuple(sorted(field.name for field in fields(RowSignals)))
+
+
+class CacheFacts(Value):
+    """What one folder of signals holds, by its own account."""
+
+    folder: str
+    """Name of the folder."""
+    teacher: str
+    """Fingerprint or name of the teacher."""
+    template: str
+    """Hash of tokenizer and chat template."""
+    top_k: int
+    """Tokens kept per position."""
+    unit: str
+    """`token` or `byte`: what the ends count."""
+    n_shards: int = 0
+    """Whole shards."""
+    n_damaged: int = 0
+    """Shards that fail their CRC; the next training computes their rows again."""
+    n_rows: int = 0
+    """Rows."""
+    n_tokens: int = 0
+    """Label tokens."""
+    n_bytes: int = 0
+    """Bytes on disk."""
+    mean_tail: float = 0.0
+    """Mean probability that the top tokens leave out."""
+    mean_surprise: float = 0.0
+    """Mean negative log-likelihood of the rows' own tokens under the teacher, nats."""
+
+
+class SignalCache:
+    """The folder of one teacher, template and `top_k`."""
+
+    def __init__(
+        self, root: Path, *, teacher_id: str, template_hash: str, top_k: int, unit: Unit = "token"
+    ) -> None:
+        """Name the folder below `root`; nothing is read or made yet."""
+        self.folder = root / content_id("signals", FORMAT, teacher_id, template_hash, top_k, unit)
+        self.top_k = top_k
+        self.unit: Unit = unit
+        self._facts = {
+            "format": FORMAT,
+            "teacher": teacher_id,
+            "template": template_hash,
+            "top_k": str(top_k),
+            "unit": unit,
+        }
+
+    def read(self, wanted: Collection[str]) -> dict[str, RowSignals]:
+        """Return the rows that are there; a damaged shard is deleted."""
+        found: dict[str, RowSignals] = {}
+        for shard in sorted(self.folder.glob("*.safetensors")):
+            whole = _read(shard)
+            if whole is None:
+                with contextlib.suppress(FileNotFoundError):
+                    shard.unlink()
+            else:
+                found.update(_cut(whole, wanted))
+        return found
+
+    def fill(
+        self,
+        missing: list[str],
+        compute: Callable[[list[str]], list[RowSignals]],
+        on_rows: Callable[[int], None],
+    ) -> Iterator[tuple[str, RowSignals]]:
+        """Compute rows shard by shard, store each shard at once, and yield its rows.
+
+        A process that is killed keeps every shard that it finished.
+        """
+        for start in range(0, len(missing), _ROWS_PER_SHARD):
+            keys = missing[start : start + _ROWS_PER_SHARD]
+            rows = dict(zip(keys, compute(keys), strict=True))
+            self.write(rows)
+            on_rows(len(keys))
+            yield from rows.items()
+
+    def write(self, rows: Mapping[str, RowSignals]) -> None:
+        """Add one shard with these rows."""
+        import numpy as np
+        from safetensors.numpy import save_file
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: np.concatenate([getattr(row, name) for row in rows.values()]) for name in _TENSORS}
+        index = json.dumps({key: len(row.ends) for key, row in rows.items()})
+        name = content_id("shard", list(rows))
+        aside = self.folder / f"{name}.{os.getpid()}.tmp"
+        save_file(
+            tensors, str(aside), metadata={**self._facts, "rows": index, "crc": str(_crc(tensors, index))}
+        )
+        with open(aside, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(aside, self.folder / f"{name}.safetensors")
+
+
+def inspect_caches(root: Path) -> list[CacheFacts]:
+    """Return what each folder of signals below `root` holds, after checking every CRC; nothing is deleted."""
+    found = []
+    for folder in sorted(path for path in root.glob("signals-*") if path.is_dir()):
+        shards = [(file, _read(file)) for file in sorted(folder.glob("*.safetensors"))]
+        whole = [shard for _, shard in shards if shard is not None]
+        if shards:
+            found.append(_facts(folder, [file for file, _ in shards], whole))
+    return found
+
+
+@dataclass(frozen=True)
+class _Shard:
+    facts: dict[str, str]
+    sizes: dict[str, int]
+    tensors: dict[str, Any]
+
+
+def _facts(folder: Path, files: list[Path], shards: list[_Shard]) -> CacheFacts:
+    said = shards[0].facts if shards else {}
+    n_tokens = sum(len(shard.tensors["tail"]) for shard in shards)
+    tail = sum(float(shard.tensors["tail"].astype("float64").sum()) for shard in shards)
+    surprise = -sum(float(shard.tensors["chosen"].astype("float64").sum()) for shard in shards)
+    return CacheFacts(
+        folder=folder.name,
+        teacher=said.get("teacher", ""),
+        template=said.get("template", ""),
+        top_k=int(said.get("top_k", 0)),
+        unit=said.get("unit", ""),
+        n_shards=len(shards),
+        n_damaged=len(files) - len(shards),
+        n_rows=sum(len(shard.sizes) for shard in shards),
+        n_tokens=n_tokens,
+        n_bytes=sum(file.stat().st_size for file in files),
+        mean_tail=tail / max(n_tokens, 1),
+        mean_surprise=surprise / max(n_tokens, 1),
+    )
+
+
+def _read(file: Path) -> _Shard | None:
+    """Return a shard; None where its content does not match its CRC."""
+    from safetensors import safe_open
+
+    try:
+        with safe_open(str(file), framework="numpy") as opened:
+            facts = opened.metadata()
+            tensors = {name: opened.get_tensor(name) for name in _TENSORS}
+        if _crc(tensors, facts["rows"]) != int(facts["crc"]):
+            return None
+        return _Shard(facts, json.loads(facts["rows"]), tensors)
+    except Exception:  # safetensors has its own error class per release
+        return None
+
+
+def _cut(shard: _Shard, wanted: Collection[str]) -> Iterator[tuple[str, RowSignals]]:
+    start = 0
+    for key, size in shard.sizes.items():
+        if key in wanted:
+            cut = {name: tensor[start : start + size].copy() for name, tensor in shard.tensors.items()}
+            yield key, RowSignals(**cut)
+        start += size
+
+
+def _crc(tensors: Mapping[str, Any], index: str) -> int:
+    crc = zlib.crc32(index.encode())
+    for name in sorted(tensors):
+        crc = zlib.crc32(tensors[name].tobytes(), crc)
+    return crc

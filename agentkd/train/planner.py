@@ -1,0 +1,280 @@
+"""Predicts what a training takes and makes it fit: packs, chunks, and at last recomputed activations.
+
+The parts of the peak: this process with its imports (measured), weights, adapter with gradient and Adam's two
+moments (counted), activations of the largest pack (bytes per token from `probe`), logits of one chunk. The
+last two live one after the other and both count, because an allocator gives little back in between.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from agentkd.errors import TrainError
+from agentkd.schema import TrainJob
+from agentkd.train.packing import MAX_PAIRS, Pack
+from agentkd.train.probe import LayerCost, head_seconds, probe_layers
+from agentkd.train.rows import View
+
+__all__ = ["Fit", "Load", "Shape", "fit", "memory_limit_mib", "measure_load", "shape_of"]
+
+_MIB = 2**20
+_SHARE_OF_FREE = 0.8
+_PROBED_TOKENS = 256
+_SAMPLED_STEPS = 64
+_LEAST_PACK, _LEAST_CHUNK = 256, 32
+_CPU_PACK, _GPU_PACK = 3072, 32768
+_GPU_PAIRS = 1 << 26
+_LOGIT_TENSORS = 4  # float32 copies of a chunk's logits at one time: logits, log-softmax, and their gradients
+_ADAPTER_BYTES = 16  # per parameter: itself, its gradient, two moments
+_SLACK = 1.05  # what an allocator holds beyond what is alive
+
+Packs = Callable[[Sequence[int], int, int], Iterator[Pack]]
+"""Makes the packs of a step's rows, of at most so many tokens and query-key pairs."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The base model and the adapter in numbers."""
+
+    n_layers: int
+    """Decoder layers."""
+    width: int
+    """Width of the states."""
+    n_vocabulary: int
+    """Size of the vocabulary."""
+    n_base: int
+    """Parameters of the base."""
+    n_adapter: int
+    """Trained parameters."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """The packs of a job."""
+
+    largest: int
+    """Tokens that the largest pack computes."""
+    n_computed: int
+    """Tokens computed over all steps."""
+    most_labels: int
+    """Labels of the pack with the most."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Sizes that fit, and what they come to."""
+
+    pack_tokens: int
+    """Most tokens that one pack computes."""
+    pack_pairs: int
+    """Most query-key pairs of one pack."""
+    chunk_tokens: int
+    """Label positions whose logits exist at one time."""
+    recompute: bool
+    """Whether activations are computed again."""
+    parts: dict[str, float]
+    """MiB of each part of the peak."""
+    seconds: float
+    """Time of all steps."""
+    forward_seconds: float
+    """Time of a forward pass alone, per token."""
+    load: Load
+    """The packs."""
+    limit_mib: float
+    """What it had to fit into."""
+
+    @property
+    def memory_mib(self) -> float:
+        """Predicted peak."""
+        return sum(self.parts.values())
+
+
+def shape_of(job: TrainJob) -> tuple[Any, Shape]:
+    """Read the base's configuration; return it and the numbers, without loading a weight."""
+    import transformers
+    from peft import LoraConfig, get_peft_model
+
+    config = transformers.AutoConfig.from_pretrained(job.base, local_files_only=True, trust_remote_code=False)
+    lora, text = job.settings.lora, config.get_text_config()
+    with torch.device("meta"):
+        model: Any = transformers.AutoModelForCausalLM.from_config(config)
+        n_base = sum(parameter.numel() for parameter in model.parameters())
+        targets = lora.target_modules
+        model = get_peft_model(
+            model,
+            LoraConfig(
+                r=lora.r,
+                target_modules=targets if isinstance(targets, str) else list(targets),
+                task_type="CAUSAL_LM",
+            ),
+        )
+    n_adapter = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return config, Shape(text.num_hidden_layers, text.hidden_size, text.vocab_size, n_base, n_adapter)
+
+
+def memory_limit_mib(job: TrainJob, device: str) -> float:
+    """Return what `[train] max_memory` comes to on this machine."""
+    wanted = job.settings.max_memory
+    if wanted != "auto":
+        return wanted * 1024
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info()[0] / _MIB * _SHARE_OF_FREE
+    return resident_mib() + available_mib() * _SHARE_OF_FREE
+
+
+def available_mib() -> float:
+    """Return the memory that new work may take, a container's limit considered."""
+    pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / _MIB
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            pages = next(int(line.split()[1]) / 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        pass  # no Linux
+    try:
+        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as top:
+            limit = int(top.read())
+        with open("/sys/fs/cgroup/memory.current", encoding="ascii") as now:
+            return min(pages, (limit - int(now.read())) / _MIB)
+    except (OSError, ValueError):
+        return pages
+
+
+def resident_mib() -> float:
+    """Return what this process holds now."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / _MIB
+    except OSError:  # no Linux
+        from agentkd.train.record import peak_mib
+
+        return peak_mib()
+
+
+def measure_load(steps: Sequence[Sequence[int]], packs: Packs, pack_tokens: int, pack_pairs: int) -> Load:
+    """Pack the steps (a sample of them, of a long job) and count."""
+    stride = max(1, len(steps) // _SAMPLED_STEPS)
+    sampled = steps[::stride]
+    largest = computed = labels = 0
+    for rows in sampled:
+        for pack in packs(rows, pack_tokens, pack_pairs):
+            largest, labels = max(largest, len(pack.tokens)), max(labels, len(pack.targets))
+            computed += len(pack.tokens)
+    return Load(largest, round(computed * len(steps) / len(sampled)), labels)
+
+
+def fit(
+    job: TrainJob,
+    shape: Shape,
+    config: Any,
+    views: Sequence[View],
+    steps: Sequence[Sequence[int]],
+    packs: Packs,
+    *,
+    device: str,
+    dtype: str,
+    n_labels: int,
+) -> Fit:
+    """Choose sizes whose predicted peak is within the limit; raises TrainError where nothing fits.
+
+    `n_labels` are the trained tokens of the whole job.
+    """
+    imports = 0.0 if device.startswith("cuda") else resident_mib()
+    limit = memory_limit_mib(job, device)
+    bench = _Bench(job, shape, config, _probed(views), device, dtype, imports, limit)
+    wanted = job.settings.gradient_checkpointing
+    is_cpu = not device.startswith("cuda")
+    first = _CPU_PACK if is_cpu else _GPU_PACK
+    pairs = MAX_PAIRS if is_cpu else _GPU_PAIRS
+    found: Fit | None = None
+    for recompute in {"auto": (False, True), "on": (True,), "off": (False,)}[wanted]:
+        cost = bench.cost(recompute)
+        for tokens, chunk in _sizes(first, job.settings.chunk_tokens):
+            load = measure_load(steps, packs, tokens, pairs)
+            found = bench.fit(cost, load, tokens, pairs, chunk, n_labels, recompute)
+            if found.memory_mib <= limit:
+                return found
+    assert found is not None
+    raise TrainError(
+        f"this training needs about {found.memory_mib:,.0f} MiB at its smallest, more than {limit:,.0f} MiB",
+        hint="raise `[train] max_memory`, take a smaller base or rank, or shorten the longest rows "
+        f"({max(view.n_tokens for view in views)} tokens)",
+    )
+
+
+def _sizes(first: int, chunk_tokens: int) -> Iterator[tuple[int, int]]:
+    """Yield sizes of packs and chunks, from the fastest to the smallest."""
+    tokens, chunk = first, chunk_tokens
+    while True:
+        yield tokens, chunk
+        if tokens <= _LEAST_PACK and chunk <= _LEAST_CHUNK:
+            return
+        tokens, chunk = max(_LEAST_PACK, tokens // 2), max(min(_LEAST_CHUNK, chunk), chunk // 2)
+
+
+def _probed(views: Sequence[View]) -> list[View]:
+    """Return a few views of middle length."""
+    middle = sorted(views, key=lambda view: view.n_tokens)[len(views) // 2 :]
+    chosen = [middle[0]]
+    for view in middle[1:]:
+        if sum(one.n_tokens for one in chosen) + view.n_tokens > _PROBED_TOKENS:
+            break
+        chosen.append(view)
+    return chosen
+
+
+class _Bench:
+    """Turns the cost of a token into the peak and the time of a job."""
+
+    def __init__(
+        self,
+        job: TrainJob,
+        shape: Shape,
+        config: Any,
+        views: Sequence[View],
+        device: str,
+        dtype: str,
+        imports: float,
+        limit: float,
+    ) -> None:
+        self._job, self._shape, self._config, self._views = job, shape, config, views
+        self._device, self._dtype, self._imports, self._limit = device, dtype, imports, limit
+        self._head = head_seconds(shape.width, shape.n_vocabulary, device=device, dtype=dtype)
+        self._bytes = torch.finfo(getattr(torch, dtype)).bits // 8
+
+    def cost(self, recompute: bool) -> LayerCost:
+        return probe_layers(
+            self._config, self._job, self._views, device=self._device, dtype=self._dtype, recompute=recompute
+        )
+
+    def fit(
+        self,
+        cost: LayerCost,
+        load: Load,
+        tokens: int,
+        pairs: int,
+        chunk: int,
+        n_labels: int,
+        recompute: bool,
+    ) -> Fit:
+        shape = self._shape
+        n_chunk = min(chunk, load.most_labels)
+        logits = n_chunk * shape.n_vocabulary * (4 * _LOGIT_TENSORS + 2 * self._bytes * (self._bytes < 4))
+        states = 3 * load.most_labels * shape.width * 4
+        kept = load.largest * (cost.layer_bytes * shape.n_layers + cost.other_bytes)
+        weights = self._bytes if self._job.settings.quantise == "none" else 0.6
+        parts = {
+            "imports": self._imports,
+            "weights": shape.n_base * weights / _MIB,
+            "adapter": shape.n_adapter * _ADAPTER_BYTES / _MIB,
+            "activations": kept * _SLACK / _MIB,
+            "logits": (logits + states) / _MIB,
+        }
+        per_token = cost.layer_seconds * shape.n_layers + cost.other_seconds
+        seconds = load.n_computed * per_token + n_labels * self._head
+        forward = per_token * cost.forward_share
+        return Fit(tokens, pairs, chunk, recompute, parts, seconds, forward, load, self._limit)

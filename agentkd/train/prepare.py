@@ -1,0 +1,69 @@
+"""What a training is made of before its first step: objectives, the rows they learn from, teacher signals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from agentkd.errors import ConfigError, TrainError
+from agentkd.plugins import PluginHost
+from agentkd.schema import TrainJob
+from agentkd.train.batch import KNOWN_NEEDS, Weighted
+from agentkd.train.feed import learns_from
+from agentkd.train.rows import Dataset, Row
+
+__all__ = ["build_objectives", "useful_rows"]
+
+BUILT_IN = "agentkd.train.objectives"
+
+
+def build_objectives(job: TrainJob) -> list[Weighted]:
+    """Build the job's objectives; raises ConfigError for an unknown name, option or weight."""
+    modules = [module for module in job.plugins if module != "agentkd.builtins"]
+    registry = PluginHost(auto=False, modules=[BUILT_IN, *modules]).registry
+    built = []
+    for name, options in job.settings.objective.items():
+        rest = {key: value for key, value in options.items() if key != "weight"}
+        weight = options.get("weight", 1.0)
+        if not isinstance(weight, int | float) or not 0 < weight < math.inf:
+            raise ConfigError(f"`weight` of objective `{name}` must be a positive number, not {weight!r}")
+        objective = registry.build("objective", name, rest, None)
+        if hasattr(objective, "wrap"):  # around another loss, which may be a plugin's
+            objective.wrap(registry.build("objective", objective.objective, objective.options, None))
+        if unknown := sorted(objective.requires - KNOWN_NEEDS):
+            raise TrainError(f"objective `{name}` requires {unknown}, which this trainer cannot give")
+        built.append(Weighted(objective, float(weight), registry.get("objective", name).plugin))
+    if not built:
+        raise ConfigError("`[train.objective]` names no objective", hint="add `sft`")
+    return built
+
+
+_CURES = {
+    "rejected": "compile with corrections or failed runs, or train with `sft`",
+    "teacher": "compile with memories that are recalled for the rows, or train with `sft`",
+}
+
+
+def useful_rows(
+    dataset: Dataset, objectives: Sequence[Weighted], say: Callable[[str], None]
+) -> tuple[Row, ...]:
+    """Return the rows that some objective learns from, without completions that none asks for.
+
+    Raises TrainError where an objective would learn nothing.
+    """
+    rows = dataset.train
+    if not any("rejected" in weighted.objective.requires for weighted in objectives):
+        rows = tuple(replace(row, rejected=None) if row.rejected else row for row in rows)
+    for weighted in objectives:
+        if not any(learns_from(weighted, row) for row in rows):
+            what = "rejected" if "rejected" in weighted.objective.requires else "teacher"
+            lacking = {"rejected": "a rejected completion", "teacher": "a teacher view"}[what]
+            raise TrainError(
+                f"objective `{weighted.name}` needs rows with {lacking}, and the dataset has none",
+                hint=_CURES[what],
+            )
+    useful = tuple(row for row in rows if any(learns_from(weighted, row) for weighted in objectives))
+    if len(useful) < len(rows):
+        say(f"{len(rows) - len(useful)} rows from which no objective learns are left out")
+    return useful

@@ -1,0 +1,247 @@
+"""What a remote teacher says, asked in the parent process before a training starts. No torch.
+
+Two honest ways. A server of text completions that echoes its prompt scores the given targets, token by
+token. A chat model cannot score a given text: it answers itself, and its own words become the targets, with
+their log-probabilities where the provider sends them and as plain text where it does not.
+
+Every answer is paid for once: it is one line of a log, on disk before the next call, and a killed run goes on
+behind it. Signals and rows are made from the log.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from agentkd import hf
+from agentkd.errors import AgentkdError
+from agentkd.protocols import Progress
+from agentkd.schema import Example, Message, Reply, Usage, Value, content_id
+from agentkd.train.alignment import TokenBytes
+from agentkd.train.artefact import RowSignals, Unit
+from agentkd.train.rows import View
+
+__all__ = ["Answers", "Said", "Vocabulary", "cost_text", "retold", "spelled", "unit_of"]
+
+
+class Said(Value):
+    """One answer of a remote teacher: a line of the log."""
+
+    key: str
+    """Key of the row's teacher view, or the row's id where the teacher answers itself."""
+    text: str
+    """The text that was scored or said."""
+    pieces: tuple[str, ...] = ()
+    """Bytes of its tokens as Latin-1 text; empty where the provider sends no log-probabilities."""
+    log_probs: tuple[float, ...] = ()
+    """Their log-probabilities."""
+    top: tuple[tuple[tuple[str, float], ...], ...] = ()
+    """For each token its likeliest alternatives."""
+    is_cut: bool = False
+    """Whether it ended for want of room."""
+    usage: Usage = Usage()
+    """What it cost."""
+
+
+class Answers:
+    """The log of one teacher, way of asking and dataset: `<folder>/<key>.jsonl`."""
+
+    def __init__(self, file: Path) -> None:
+        """Read what is there; a line that was cut off by a kill is dropped."""
+        self.file = file
+        self._lock = threading.Lock()
+        self.found: dict[str, Said] = {}
+        if file.is_file():
+            for line in file.read_bytes().split(b"\n"):
+                try:
+                    said = Said.model_validate_json(line)
+                except ValidationError:
+                    continue
+                self.found[said.key] = said
+
+    def ask(
+        self, wanted: Mapping[str, Callable[[], Reply]], *, workers: int, progress: Progress, label: str
+    ) -> int:
+        """Ask for every key that the log lacks and return their number; the first error ends it."""
+        missing = [key for key in wanted if key not in self.found]
+        if not missing:
+            return 0
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with progress.bar(label, len(missing), "rows") as bar, ThreadPoolExecutor(workers) as pool:
+            pending = [pool.submit(self._ask, key, wanted[key]) for key in missing]
+            spent = Usage(usd=0.0)
+            try:
+                for key, done in zip(missing, pending, strict=True):
+                    done.result()
+                    spent += self.found[key].usage
+                    bar.advance(note=cost_text([spent]))
+            except BaseException:
+                for future in pending:
+                    future.cancel()
+                raise
+        return len(missing)
+
+    def _ask(self, key: str, ask: Callable[[], Reply]) -> None:
+        reply = ask()
+        trace = reply.tokens
+        said = Said(
+            key=key,
+            text=reply.text,
+            pieces=trace.pieces if trace else (),
+            log_probs=trace.log_probs if trace else (),
+            top=trace.top if trace else (),
+            is_cut=reply.finish_reason != "stop",
+            usage=reply.usage,
+        )
+        with self._lock, open(self.file, "ab") as log:
+            start = b"\n" if log.tell() else b""  # behind a line that was cut off
+            log.write(start + said.model_dump_json().encode())
+            log.flush()
+            os.fsync(log.fileno())
+            self.found[key] = said
+
+
+def cost_text(usages: Iterable[Usage]) -> str:
+    """Return `1,234 tokens, $0.02`; money is left out where a price is unknown."""
+    total = sum(usages, Usage(usd=0.0))
+    tokens = f"{total.prompt_tokens + total.completion_tokens:,} tokens"
+    return tokens if total.usd is None else f"{tokens}, ${total.usd:.4f}"
+
+
+class Vocabulary:
+    """The student's tokens by their bytes: what a provider's token texts are matched with."""
+
+    def __init__(self, base: str | Path) -> None:
+        """Read the tokenizer of a model folder."""
+        self.tokenizer = hf.load_tokenizer(base)
+        self.bytes_of = TokenBytes.of(self.tokenizer)
+        self.ends = hf.end_ids(self.tokenizer)
+        self.n_tokens = len(self.tokenizer)
+        self._ids: dict[bytes, int] = {}
+        for token in range(self.n_tokens):
+            self._ids.setdefault(self.bytes_of(token), token)
+
+    def id_of(self, piece: str) -> int | None:
+        """Return the token with these bytes; None where the student has none."""
+        return self._ids.get(piece.encode("latin-1"))
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Return the text of tokens, special ones as they are written."""
+        said = self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return str(said)
+
+
+def unit_of(pairs: Sequence[tuple[Said, View]], vocabulary: Vocabulary) -> Unit:
+    """Return `token` where the teacher cuts most of the texts as the student does, else `byte`."""
+    alike = sum(_is_alike(said, view, vocabulary) for said, view in pairs)
+    return "token" if 2 * alike > len(pairs) else "byte"
+
+
+def _is_alike(said: Said, view: View, vocabulary: Vocabulary) -> bool:
+    """Whether the teacher's tokens are the row's labels; a chat model does not report its last one."""
+    own = [vocabulary.bytes_of(view.ids[label]).decode("latin-1") for label in view.labels]
+    return bool(said.pieces) and list(said.pieces) in (own, own[:-1])
+
+
+def spelled(said: Said, view: View, text: str, unit: Unit, vocabulary: Vocabulary, top_k: int) -> RowSignals:
+    """Return what was said as signals; of no tokens where it cannot be laid over the row.
+
+    Args:
+        said: The answer.
+        view: The row as the student's tokenizer writes it.
+        text: The target, without the token that ends the turn.
+        unit: How all rows of the cache are aligned.
+        vocabulary: The student's.
+        top_k: Tokens kept per position; a position may have fewer.
+    """
+    if unit == "token":
+        n = len(said.pieces) if _is_alike(said, view, vocabulary) else 0
+        ends = list(range(1, n + 1))
+    else:
+        ends = _byte_ends(said, len(text.encode()), text)
+        n = len(ends)
+    row = RowSignals(
+        ids=np.full((n, top_k), -1, np.int32),
+        log_probs=np.full((n, top_k), -np.inf, np.float16),
+        tail=np.ones(n, np.float16),
+        chosen=np.asarray(said.log_probs[:n], np.float32),
+        ends=np.asarray(ends, np.int32),
+    )
+    for place in range(n):
+        top = sorted(said.top[place] if said.top else (), key=lambda pair: -pair[1])
+        known = [(vocabulary.id_of(piece) if unit == "token" else -1, value) for piece, value in top]
+        kept = [(token, value) for token, value in dict(_first(known)).items() if token is not None]
+        kept = kept if unit == "token" else [(-1, value) for _, value in top]
+        for rank, (token, value) in enumerate(kept[:top_k]):
+            row.ids[place, rank], row.log_probs[place, rank] = token, value
+        row.tail[place] = max(0.0, 1.0 - sum(float(np.exp(value)) for _, value in kept[:top_k]))
+    return row
+
+
+def _first(known: Sequence[tuple[int | None, float]]) -> Iterator[tuple[int | None, float]]:
+    """Yield each token once, with its best log-probability (pairs come best first)."""
+    seen: set[int | None] = set()
+    for token, value in known:
+        if token not in seen:
+            seen.add(token)
+            yield token, value
+
+
+def _byte_ends(said: Said, n_bytes: int, text: str) -> list[int]:
+    """Return the byte after each piece; the piece behind the text ends the turn. Empty where it says more."""
+    whole = "".join(said.pieces).encode("latin-1")
+    if not said.pieces or not whole.startswith(text.encode()):
+        return []
+    ends: list[int] = []
+    at = 0
+    for piece in said.pieces:
+        at += len(piece)
+        if at > n_bytes:
+            is_end = bool(ends) and ends[-1] == n_bytes
+            return [*ends, n_bytes + 1] if is_end else []
+        ends.append(at)
+    return ends
+
+
+def retold(
+    examples: Sequence[Example], answers: Mapping[str, Said], base: str | Path, teacher: str, max_tokens: int
+) -> list[tuple[str, Example]]:
+    """Return the rows with the teacher's own words as targets, each behind the id that it had.
+
+    Left out are rows whose answer was cut off, is empty, too long or cannot be rendered for the student.
+    """
+    tokenizer = hf.load_tokenizer(base)
+    made = []
+    for example in examples:
+        said = answers.get(example.id)
+        if said is None or said.is_cut:
+            continue
+        try:
+            row = _retold(example, said, tokenizer, teacher)
+        except AgentkdError:
+            continue
+        if max(len(view.ids) for view in (row.student, row.teacher) if view) <= max_tokens:
+            made.append((example.id, row))
+    return made
+
+
+def _retold(example: Example, said: Said, tokenizer: Any, teacher: str) -> Example:
+    target = Message(role="assistant", content=said.text, origin="model")
+    seen = example.teacher_view
+    changes = {
+        "id": content_id("ex", example.id, teacher, said.text),
+        "target": target,
+        "rejected": None,
+        "student_rejected": None,
+        "student": hf.render_example(tokenizer, example.student_view, target),
+        "teacher": hf.render_example(tokenizer, seen, target) if seen else None,
+        "provenance": example.provenance.model_copy(update={"teacher": teacher}),
+    }
+    return example.model_copy(update=changes)

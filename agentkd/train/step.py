@@ -1,0 +1,136 @@
+"""One optimiser step: the packs of its rows, the gradient of all terms, the update."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from agentkd.errors import TrainError
+from agentkd.schema import TrainSettings
+from agentkd.train.anchor import Anchors
+from agentkd.train.body import Body
+from agentkd.train.distributed import World
+from agentkd.train.feed import Feed
+from agentkd.train.lora import adapter_parameters
+from agentkd.train.loss import StepScale, Weighted, accumulate, normalisers
+from agentkd.train.rows import Row
+from agentkd.train.saves import write_text
+
+__all__ = ["StepResult", "Stepper", "learning_rate"]
+
+
+def learning_rate(step: int, n_steps: int, *, peak: float, warmup_share: float) -> float:
+    """Return the rate of a step (from 0): linear warm-up, then cosine decay to a tenth of the peak."""
+    n_warmup = math.ceil(warmup_share * n_steps)
+    if step < n_warmup:
+        return peak * (step + 1) / n_warmup
+    share = (step - n_warmup) / max(1, n_steps - n_warmup)
+    return peak * (0.1 + 0.45 * (1 + math.cos(math.pi * share)))
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step did."""
+
+    terms: dict[str, float]
+    """Every term of the loss."""
+    loss: float
+    """Their sum."""
+    grad_norm: float
+    """Norm of the gradient before clipping."""
+    n_tokens: int
+    """Tokens of the rows."""
+    n_computed: int
+    """Tokens that were computed: those that rows share count once."""
+    n_labels: int
+    """Trained tokens."""
+
+
+@dataclass(frozen=True)
+class Stepper:
+    """Does the steps of one training."""
+
+    settings: TrainSettings
+    """How to train."""
+    rows: Sequence[Row]
+    """All rows."""
+    steps: Sequence[Sequence[int]]
+    """The rows of every step."""
+    body: Body
+    """The model."""
+    objectives: Sequence[Weighted]
+    """The losses."""
+    feed: Feed
+    """Makes the packs of a step with all that their losses need."""
+    chunk_tokens: int
+    """Label positions whose logits exist at one time."""
+    optimizer: torch.optim.Optimizer
+    """Of the adapter."""
+    world: World
+    """The processes that share the packs."""
+    work: Path
+    """Where the rows of a step that failed are written."""
+    anchors: Anchors | None = None
+    """General text on which the student stays near its base; None where it has no weight."""
+
+    def run(self, step: int) -> StepResult:
+        """Do one step (from 0); raises TrainError, and names its rows, where a figure is not finite."""
+        rows = [self.rows[number] for number in self.steps[step]]
+        rate = learning_rate(
+            step, len(self.steps), peak=self.settings.learning_rate, warmup_share=self.settings.warmup_share
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad()
+        terms, n_computed = self._gradient(step, rows)
+        parameters = [parameter for _, parameter in adapter_parameters(self.body.model)]
+        self.world.sum_gradients(parameters)
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm))
+        loss = sum(terms.values())
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self._refuse(step, rows, terms, norm)
+        self.optimizer.step()
+        n_tokens = sum(row.n_tokens for row in rows)
+        n_labels = sum(len(row.student.labels) for row in rows)
+        return StepResult(terms, loss, norm, n_tokens, n_computed, n_labels)
+
+    def _gradient(self, step: int, rows: Sequence[Row]) -> tuple[dict[str, float], int]:
+        """Add the gradient of this process's packs to the adapter; return all terms and computed tokens."""
+        batches = self.feed.batches(rows, step)
+        scale = StepScale(normalisers(self.objectives, batches), step, len(self.steps), self.chunk_tokens)
+        terms: dict[str, float] = defaultdict(float)
+        mine = self.world.share(batches)
+        for batch in mine:
+            for name, value in accumulate(self.body, batch, self.objectives, scale).items():
+                terms[name] += value
+        if self.settings.sharding != "none" and len(mine) < len(self.world.most(batches)):
+            idle = self.body.hidden(batches[0].pack)  # weights are gathered by all processes or by none
+            (idle * 0.0).sum().backward()  # type: ignore[no-untyped-call]
+        if self.anchors is not None:  # one process computes them: gradients and terms are summed
+            terms["anchor"] += self.anchors.accumulate(self.body, step) if self.world.is_main else 0.0
+        return self.world.sum_terms(terms), sum(len(batch.pack.tokens) for batch in batches)
+
+    def _refuse(self, step: int, rows: Sequence[Row], terms: dict[str, float], norm: float) -> None:
+        file = self.work / "bad-step.json"
+        facts = {
+            "step": step + 1,
+            "terms": {name: repr(value) for name, value in terms.items()},
+            "grad_norm": repr(norm),
+            "rows": [{"id": row.id, "ids": row.student.ids} for row in rows],
+        }
+        if self.world.is_main:
+            write_text(file, json.dumps(facts, indent=1))
+        named = ", ".join(f"`{row.id}`" for row in rows[:3]) + (", ..." if len(rows) > 3 else "")
+        raise TrainError(
+            f"the loss of step {step + 1} is not finite ({facts['terms']}, gradient norm {norm}); "
+            f"its rows are {named}",
+            hint=f"lower `[train] learning_rate`, or look at the rows in `{file}` and compile without them; "
+            "the last good save is kept",
+            path=str(file),
+        )

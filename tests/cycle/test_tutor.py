@@ -1,0 +1,228 @@
+"""A remote teacher scores the rows or answers itself; what it said is asked once and reaches the training."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import agentkd
+from agentkd import hf
+from agentkd.errors import ConfigError, ModelError
+from agentkd.schema import Message
+from agentkd.train.artefact import inspect_caches
+from agentkd.train.rows import load_dataset
+from agentkd.train.view import read_examples
+
+ANSWER = 'The weather is {"city": "Paris"}'
+
+
+class Teacher:
+    """An OpenAI-compatible server over a real (tiny, random) model: it scores texts, and says one sentence."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tokenizer = hf.load_tokenizer(folder)
+        self.model = hf.load_model(folder, dtype="float32", device="cpu")
+        self.requests: list[dict[str, Any]] = []
+        self.is_silent = False
+        self.fails_after: int | None = None
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                status, answer = outer.answer(self.path, body)
+                data = json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *args: Any) -> None: ...
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
+        self._lock = threading.Lock()
+
+    def answer(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        with self._lock:
+            if self.fails_after is not None and len(self.requests) >= self.fails_after:
+                return 400, {"error": {"message": "out of order", "type": "invalid_request_error"}}
+            self.requests.append(body)
+            is_chat = path.endswith("/chat/completions")
+            choice = self._chat(body) if is_chat else self._echo(body)
+        usage = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
+        kind = "chat.completion" if is_chat else "text_completion"
+        return 200, {"id": "1", "object": kind, "created": 1, "model": "tiny", "choices": [choice],
+                     "usage": usage}  # fmt: skip
+
+    def _tops(self, ids: list[int], start: int, k: int) -> list[tuple[int, float, list[tuple[int, float]]]]:
+        with torch.inference_mode():
+            log_probs = self.model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+        found = []
+        for place in range(start, len(ids)):
+            top = log_probs[place - 1].topk(k)
+            pairs = list(zip(top.indices.tolist(), top.values.tolist(), strict=True))
+            found.append((ids[place], float(log_probs[place - 1, ids[place]]), pairs))
+        return found
+
+    def _text(self, token: int) -> str:
+        return str(self.tokenizer.decode([token]))
+
+    def _echo(self, body: dict[str, Any]) -> dict[str, Any]:
+        assert body["echo"]
+        ids = self.tokenizer.backend_tokenizer.encode(body["prompt"], add_special_tokens=False).ids
+        scored = self._tops(ids, 1, body["logprobs"])
+        texts = [self._text(token) for token in ids]
+        logprobs = {
+            "tokens": [*texts, "x"],
+            "token_logprobs": [None, *(score for _, score, _ in scored), -1.0],
+            "top_logprobs": [
+                None, *({self._text(t): v for t, v in top} for _, _, top in scored), {"x": -1.0}
+            ],
+            "text_offset": [],
+        }  # fmt: skip
+        said = {"index": 0, "finish_reason": "length", "text": body["prompt"] + "x"}
+        return said | ({} if self.is_silent else {"logprobs": logprobs})
+
+    def _chat(self, body: dict[str, Any]) -> dict[str, Any]:
+        messages = [Message(role=m["role"], content=m["content"]) for m in body["messages"]]
+        head = hf.render(self.tokenizer, messages)
+        ids = self.tokenizer.backend_tokenizer.encode(ANSWER, add_special_tokens=False).ids
+        said = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": ANSWER}}
+        if self.is_silent or not body.get("logprobs"):
+            return said
+        scored = self._tops([*head, *ids], len(head), body["top_logprobs"])
+        content = [
+            self._piece(token, score) | {"top_logprobs": [self._piece(t, v) for t, v in top]}
+            for token, score, top in scored
+        ]
+        return said | {"logprobs": {"content": content}}
+
+    def _piece(self, token: int, score: float) -> dict[str, Any]:
+        text = self._text(token)
+        return {"token": text, "bytes": list(text.encode()), "logprob": score}
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Path], Teacher]]:
+    made: list[Teacher] = []
+
+    def start(folder: Path) -> Teacher:
+        teacher = Teacher(folder)
+        threading.Thread(target=teacher.http.serve_forever, args=(0.02,), daemon=True).start()
+        made.append(teacher)
+        return teacher
+
+    yield start
+    for teacher in made:
+        teacher.http.shutdown()
+        teacher.http.server_close()
+
+
+@pytest.fixture
+def opened(cycled: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., agentkd.Workspace]:
+    monkeypatch.setenv("TUTOR_KEY", "sk-test")
+
+    def open_(url: str, model: str, objective: dict[str, Any]) -> agentkd.Workspace:
+        return agentkd.Workspace(
+            cycled,
+            settings={
+                "train": {"teacher": model, "objective": objective, "epochs": 1},
+                "model": {"litellm": {"api_base": url, "api_key_env": "TUTOR_KEY", "backoff_seconds": 0.01}},
+                "models": {"retries": 0},
+                "run": {"workers": 2},
+            },
+        )
+
+    return open_
+
+
+def student_of(cycled: Path) -> Path:
+    with agentkd.Workspace(cycled) as workspace:
+        return workspace.parts.student_files.path
+
+
+def terms(workspace: agentkd.Workspace, name: str) -> list[dict[str, float]]:
+    lines = (workspace.root / "checkpoints" / name / "metrics.jsonl").read_text().splitlines()
+    return [line["terms"] for line in map(json.loads, lines) if "terms" in line]
+
+
+def test_a_server_with_the_students_tokens_scores_the_rows_exactly(
+    cycled: Path, serve: Callable[[Path], Teacher], opened: Callable[..., agentkd.Workspace]
+) -> None:
+    student = student_of(cycled)
+    teacher = serve(student)
+    objective = {"forward-kl": {"top_k": 5}, "alm": {"weight": 0.5}}
+    with opened(teacher.url, "text-completion-openai/tiny", objective) as workspace:
+        checkpoint = workspace.train()
+        (facts,) = inspect_caches(workspace.root / "signals")
+        assert facts.unit == "token"
+        assert facts.n_rows == len(teacher.requests)
+        first = terms(workspace, checkpoint.name)[0]
+        assert first["alm"] < 0.01, "teacher and student are one model, and no row shows a memory"
+        card = next(c for c in workspace.datasets() if c.id == checkpoint.dataset_id)
+        rows = load_dataset(workspace.root / "datasets" / card.id, 2048).train
+        assert facts.n_tokens == sum(len(row.student.labels) for row in rows)
+        booked = [call for call in workspace.ledger.calls.list() if call.purpose == "teacher"]
+        assert len(booked) == len(teacher.requests)
+        asked = len(teacher.requests)
+    with opened(teacher.url, "text-completion-openai/tiny", objective | {"sft": {}}) as workspace:
+        workspace.train()
+        assert len(teacher.requests) == asked, "what was paid for is asked once"
+
+
+def test_a_chat_model_with_other_tokens_answers_and_its_words_are_learnt(
+    tmp_path: Path, serve: Callable[[Path], Teacher], opened: Callable[..., agentkd.Workspace]
+) -> None:
+    teacher = serve(hf.tiny_model(tmp_path / "foreign", seed=3, n_vocabulary=280, width=32))
+    with opened(teacher.url, "openai/tiny", {"alm": {}, "uld": {}}) as workspace:
+        before = {card.id for card in workspace.datasets()}
+        checkpoint = workspace.train()
+        assert checkpoint.dataset_id not in before
+        folder = workspace.root / "datasets" / checkpoint.dataset_id
+        examples = list(read_examples(folder))
+        assert {example.target.content for example in examples} == {ANSWER}
+        assert {example.provenance.teacher for example in examples} == {"openai/tiny"}
+        assert all(example.provenance.trajectories for example in examples), "the lineage is kept"
+        (facts,) = inspect_caches(workspace.root / "signals")
+        assert (facts.unit, facts.n_rows) == ("byte", len(examples))
+        assert min(terms(workspace, checkpoint.name)[0].values()) > 0
+
+
+def test_a_run_that_broke_off_asks_only_for_the_rest(
+    tmp_path: Path, serve: Callable[[Path], Teacher], opened: Callable[..., agentkd.Workspace]
+) -> None:
+    teacher = serve(hf.tiny_model(tmp_path / "foreign", seed=3, n_vocabulary=280, width=32))
+    teacher.fails_after = 4
+    with opened(teacher.url, "openai/tiny", {"sft": {}}) as workspace:
+        with pytest.raises(ModelError):
+            workspace.train()
+        teacher.fails_after = None
+        checkpoint = workspace.train()
+        n = checkpoint.dataset_id and len(
+            list(read_examples(workspace.root / "datasets" / checkpoint.dataset_id))
+        )
+        assert len(teacher.requests) == n
+
+
+def test_a_teacher_without_log_probabilities_teaches_text_alone(
+    tmp_path: Path, serve: Callable[[Path], Teacher], opened: Callable[..., agentkd.Workspace]
+) -> None:
+    teacher = serve(hf.tiny_model(tmp_path / "foreign", seed=3, n_vocabulary=280, width=32))
+    teacher.is_silent = True
+    with (
+        opened(teacher.url, "openai/tiny", {"alm": {}}) as workspace,
+        pytest.raises(ConfigError, match="text without log-probabilities, and `alm`") as refused,
+    ):
+        workspace.train()
+    assert "`sft`" in refused.value.hint
+    with opened(teacher.url, "openai/tiny", {"sft": {}}) as workspace:
+        assert workspace.train().metrics["steps"] >= 1

@@ -1,0 +1,119 @@
+"""Anchors hold the student to its base on general text, and only where they have a weight."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from agentkd import hf
+from agentkd.errors import DataError
+from agentkd.schema import AnchorSettings, Checkpoint, TrainJob
+from agentkd.train.anchor import SHIPPED, Anchors, read_anchors
+from agentkd.train.loop import train
+from agentkd.train.packing import make_packs
+from agentkd.train.reporter import Reporter
+from agentkd.train.rows import View
+
+MakeJob = Callable[..., TrainJob]
+
+GENERAL = [
+    {"text": "the cat sat on the mat and looked at the rain in the garden"},
+    {"request": "what is the time", "reply": "it is nine in the morning"},
+    {"text": "a river runs from the hills to the sea past many towns"},
+]
+
+
+@pytest.fixture
+def general(tmp_path: Path) -> Path:
+    file = tmp_path / "general.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in GENERAL), encoding="utf-8")
+    return file
+
+
+def run(job: TrainJob) -> Checkpoint:
+    return train(job, Reporter(is_machine=True, out=io.StringIO()))
+
+
+def terms_of(job: TrainJob) -> list[dict[str, float]]:
+    lines = (Path(job.output) / "metrics.jsonl").read_text().splitlines()
+    return [line["terms"] for line in map(json.loads, lines) if "terms" in line]
+
+
+def drift(job: TrainJob, views: list[View]) -> float:
+    """Return the mean KL(base || student) at the labels of the views."""
+    base = hf.load_model(job.base, dtype="float32", device="cpu")
+    student = hf.attach_adapter(hf.load_model(job.base, dtype="float32", device="cpu"), Path(job.output))
+    total, n = 0.0, 0
+    with torch.inference_mode():
+        for view in views:
+            ids, before = torch.tensor([view.ids]), [label - 1 for label in view.labels]
+            log_p, log_q = (m(ids).logits[0, before].log_softmax(-1) for m in (base, student))
+            total += float((log_p.exp() * (log_p - log_q)).sum())
+            n += len(before)
+    return total / n
+
+
+def test_a_student_with_anchors_stays_nearer_to_its_base_and_learns_all_the_same(
+    make_job: MakeJob, general: Path
+) -> None:
+    free = make_job(output="free", epochs=6.0)
+    settings = AnchorSettings(weight=3.0, share=1.0, top_k=400, path=str(general))
+    held = make_job(output="held", epochs=6.0, anchor=settings)
+    run(free), run(held)
+    views = read_anchors(hf.load_tokenizer(free.base), general)
+
+    assert drift(held, views) < 0.5 * drift(free, views)
+    assert all("anchor" not in terms for terms in terms_of(free))
+    learnt = terms_of(held)
+    assert all("anchor" in terms for terms in learnt)
+    assert learnt[0]["anchor"] == pytest.approx(0.0, abs=1e-4)  # before the first step it is the base
+    assert learnt[-1]["sft"] < 0.7 * learnt[0]["sft"]
+
+
+def test_every_anchor_comes_equally_often_and_a_resumed_job_sees_the_same_ones() -> None:
+    views = [View(tuple(range(2, 12)), tuple(range(1, 10)), (1.0,) * 9)] * 5
+
+    def anchors(seed: int) -> Anchors:
+        settings = AnchorSettings(weight=1.0, share=0.2)
+        return Anchors(settings, views, lambda v: make_packs(v, 512), tokens_per_step=100, seed=seed)
+
+    order = [number for step in range(10) for number in anchors(0).of_step(step)]
+    assert len(order) == 20  # 0.2 x 100 tokens are two anchors of ten
+    assert [order.count(number) for number in range(5)] == [4] * 5
+    assert list(anchors(0).of_step(7)) == order[14:16]
+    assert order != [number for step in range(10) for number in anchors(1).of_step(step)]
+
+
+def test_the_shipped_anchors_are_text_and_chat(base: Path) -> None:
+    views = read_anchors(hf.load_tokenizer(base), SHIPPED, max_tokens=4096)
+    kinds = [set(json.loads(line)) for line in SHIPPED.read_text(encoding="utf-8").splitlines()]
+    assert len(views) == len(kinds) >= 40
+    assert kinds.count({"text"}) >= 10
+    assert kinds.count({"request", "reply"}) >= 20
+    whole = [view for view, kind in zip(views, kinds, strict=True) if kind == {"text"}]
+    assert all(view.labels == tuple(range(1, len(view.ids))) for view in whole)
+
+
+@pytest.mark.parametrize("line", ['{"words": "x"}', "no json", '{"text": 5}', '{"text": ""}', "[1]"])
+def test_a_broken_anchor_is_refused_with_its_line(tmp_path: Path, base: Path, line: str) -> None:
+    file = tmp_path / "broken.jsonl"
+    file.write_text(f"{json.dumps(GENERAL[0])}\n\n{line}\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"line 3") as caught:
+        read_anchors(hf.load_tokenizer(base), file)
+    assert caught.value.hint
+
+
+def test_no_anchors_and_too_long_ones_are_refused(tmp_path: Path, base: Path, general: Path) -> None:
+    tokenizer = hf.load_tokenizer(base)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_anchors(tokenizer, tmp_path / "missing.jsonl")
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(DataError, match="no anchors"):
+        read_anchors(tokenizer, tmp_path / "empty.jsonl")
+    with pytest.raises(DataError, match=r"line 1 .* more than 3"):
+        read_anchors(tokenizer, general, max_tokens=3)

@@ -1,0 +1,80 @@
+"""Several processes train what one process trains; rank 0 alone writes."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from agentkd.errors import ConfigError
+from agentkd.schema import Example, TrainJob
+from agentkd.train import LoraTrainer, LoraTrainerSettings
+from agentkd.train.loop import train
+from agentkd.train.reporter import Reporter
+
+MakeJob = Callable[..., TrainJob]
+
+
+def weights(job: TrainJob) -> dict[str, torch.Tensor]:
+    return load_file(str(Path(job.output) / "adapter_model.safetensors"))
+
+
+def alone(job: TrainJob) -> None:
+    train(job, Reporter(is_machine=True, out=io.StringIO()))
+
+
+def torchrun(job: TrainJob, tmp_path: Path) -> str:
+    spec = tmp_path / "spec.json"
+    spec.write_text(job.model_dump_json())
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+            "-m", "agentkd.train", str(spec),
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=250,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stderr
+
+
+@pytest.mark.parametrize("settings", [{}, {"sharding": "fsdp"}], ids=["replicated", "fsdp"])
+def test_two_processes_train_what_one_trains(
+    make_job: MakeJob,
+    write_dataset: Callable[..., Path],
+    make_example: Callable[..., Example],
+    tmp_path: Path,
+    settings: dict[str, str],
+) -> None:
+    rows = [make_example(n, teacher=n % 4 != 0) for n in range(24)]
+    dataset = write_dataset(rows, [make_example(30)], name="taught")
+    objective = {"sft": {}, "self-context": {"top_k": 8}}
+    one = make_job("one", dataset=dataset, objective=objective, epochs=1.0, signals=str(tmp_path / "s1"))
+    two = make_job(
+        "two", dataset=dataset, objective=objective, epochs=1.0, signals=str(tmp_path / "s2"),
+        save_every_seconds=0.0, **settings,
+    )  # fmt: skip
+    alone(one)
+    said = torchrun(two, tmp_path)
+    assert said.count("optimiser steps") == 1  # the other process is silent
+    for name, wanted in weights(one).items():
+        torch.testing.assert_close(weights(two)[name], wanted, atol=2e-5, rtol=1e-3)
+    assert not Path(f"{two.output}.partial").exists()
+
+
+def test_the_trainer_starts_as_many_processes_as_it_is_told(make_job: MakeJob) -> None:
+    job = make_job("out", epochs=0.5)
+    checkpoint = LoraTrainer(LoraTrainerSettings(processes=2, threads=1)).train(job)
+    assert (Path(job.output) / "adapter_model.safetensors").is_file()
+    assert checkpoint.metrics["predicted_memory_mib"] > 0
+
+
+def test_weights_cannot_be_split_over_one_process(make_job: MakeJob) -> None:
+    with pytest.raises(ConfigError, match="needs several processes"):
+        alone(make_job(sharding="fsdp"))

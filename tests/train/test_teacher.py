@@ -1,0 +1,178 @@
+"""Any teacher can be named: another model, another tokenizer, an adapter; what it cannot give is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from agentkd import hf
+from agentkd.errors import ConfigError
+from agentkd.schema import DatasetCard, Example, LoraSettings, Message, TrainJob, TrainSettings
+from agentkd.train.artefact import inspect_caches
+from agentkd.train.loop import train
+from agentkd.train.reporter import Reporter
+
+TEXTS = (
+    ("Where is the parcel of Ann?", 'the order of {"email": "ann@example.com"}'),
+    ("Book a table", "for two people in San Francisco on Friday"),
+    ("How is the weather?", 'Tool result: {"city": "Paris, France"}'),
+    ("Who is there?", "naïve café and 東京"),
+)
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return hf.tiny_model(tmp_path_factory.mktemp("student"))
+
+
+@pytest.fixture(scope="module")
+def sibling(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with the student's tokenizer and other weights."""
+    return hf.tiny_model(tmp_path_factory.mktemp("sibling"), seed=7)
+
+
+@pytest.fixture(scope="module")
+def foreigner(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with another tokenizer and another width."""
+    return hf.tiny_model(tmp_path_factory.mktemp("foreigner"), seed=9, n_vocabulary=280, width=32)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory, student: Path) -> Path:
+    folder = tmp_path_factory.mktemp("dataset")
+    tokenizer = hf.load_tokenizer(student)
+    rows = []
+    for number, (question, answer) in enumerate(TEXTS):
+        prompt, target = (Message(role="user", content=question),), Message(role="assistant", content=answer)
+        memory = (Message(role="system", content="When to use it: the user asks"), *prompt)
+        rows.append(
+            Example(
+                id=f"ex-{number}",
+                kind="internalise",
+                task_id=f"task-{number}",
+                student_view=prompt,
+                teacher_view=memory if number else (),
+                target=target,
+                student=hf.render_example(tokenizer, prompt, target),
+                teacher=hf.render_example(tokenizer, memory, target) if number else None,
+            )
+        )
+    (folder / "train.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in rows))
+    card = DatasetCard(id="ds-t", n_train=4, n_dev=0, n_label_tokens=9, n_tokens=9, template_hash="t")
+    (folder / "card.json").write_text(card.model_dump_json())
+    return folder
+
+
+MakeJob = Callable[..., TrainJob]
+
+
+@pytest.fixture
+def job(tmp_path: Path, student: Path, dataset: Path) -> MakeJob:
+    def make(objective: dict[str, Any], output: str = "out", **fields: Any) -> TrainJob:
+        named = {
+            key: fields.pop(key) for key in ("teacher", "teacher_adapter", "teacher_id") if key in fields
+        }
+        settings = {
+            "objective": objective,
+            "dtype": "float32",
+            "device": "cpu",
+            "tokens_per_step": 140,
+            "epochs": 6.0,
+            "learning_rate": 1e-2,
+            "lora": LoraSettings(r=4, alpha=8),
+            "teacher": "path:somewhere" if named else "",
+            **fields,
+        }
+        return TrainJob(
+            dataset=str(dataset), base=str(student), base_id="base-tiny", output=str(tmp_path / output),
+            settings=TrainSettings(**settings), signals=str(tmp_path / "signals"), **named,
+        )  # fmt: skip
+
+    return make
+
+
+def losses(job: TrainJob) -> list[float]:
+    train(job, Reporter(is_machine=False))
+    lines = (Path(job.output) / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines if "loss" in json.loads(line)]
+
+
+@pytest.mark.parametrize("name", ["forward-kl", "sinkhorn", "uld", "alm", "hidden-mse", "minilm-relations"])
+def test_a_model_with_the_same_tokenizer_teaches_every_row(job: MakeJob, sibling: Path, name: str) -> None:
+    found = losses(job({name: {}}, teacher=str(sibling), teacher_id="sibling"))
+    assert found[-1] < found[0]
+
+
+@pytest.mark.parametrize("name", ["uld", "alm", "hidden-mse", "minilm-relations"])
+def test_a_model_with_another_tokenizer_teaches(job: MakeJob, foreigner: Path, name: str) -> None:
+    found = losses(job({name: {}}, teacher=str(foreigner), teacher_id="foreigner"))
+    assert found[-1] < found[0]
+
+
+def test_tokens_of_another_vocabulary_cannot_be_compared(job: MakeJob, foreigner: Path) -> None:
+    with pytest.raises(ConfigError, match=r"`jsd` compares tokens, but teacher `path:somewhere`") as refused:
+        train(job({"jsd": {}}, teacher=str(foreigner), teacher_id="f"), Reporter(is_machine=False))
+    assert "alm" in refused.value.hint
+
+
+def test_a_teacher_that_was_fetched_by_nobody_is_refused(job: MakeJob) -> None:
+    with pytest.raises(ConfigError, match="nor are its signals named"):
+        train(
+            job(
+                {"uld": {}},
+                teacher="",
+            ),
+            Reporter(is_machine=False),
+        )
+
+
+def test_the_alm_loss_of_a_teacher_with_the_same_weights_is_nothing(job: MakeJob, student: Path) -> None:
+    found = losses(job({"alm": {}}, teacher=str(student), teacher_id="self", epochs=0.5))
+    assert found[0] < 0.5, "only the memories tell teacher and student apart"
+    other = losses(job({"alm": {}}, "other", epochs=0.5, teacher=str(student), teacher_id="self"))
+    assert found == other, "the second training reads what the first one stored"
+
+
+def test_an_adapter_on_the_same_base_teaches(job: MakeJob, student: Path) -> None:
+    first = job({"sft": {}}, "taught", epochs=20.0)
+    train(first, Reporter(is_machine=False))
+    found = losses(job({"forward-kl": {}}, teacher_adapter=first.output, teacher_id="student@1"))
+    own = losses(job({"forward-kl": {}}, "own"))
+    assert found[0] > 3 * own[0], "the adapter says something else than its base"
+    assert found[-1] < 0.9 * found[0]
+
+
+def test_signals_are_kept_apart_by_teacher_and_unit(
+    job: MakeJob, sibling: Path, foreigner: Path, tmp_path: Path
+) -> None:
+    losses(job({"uld": {}}, "one", teacher=str(sibling), teacher_id="sibling", epochs=0.5))
+    losses(job({"uld": {}}, "two", teacher=str(foreigner), teacher_id="foreigner", epochs=0.5))
+    found = {facts.teacher: facts for facts in inspect_caches(tmp_path / "signals")}
+    assert {name: facts.unit for name, facts in found.items()} == {"sibling": "token", "foreigner": "byte"}
+    assert found["sibling"].n_rows == found["foreigner"].n_rows == len(TEXTS)
+    assert found["foreigner"].n_tokens > found["sibling"].n_tokens, "a smaller vocabulary needs more tokens"
+
+
+def test_the_map_of_hidden_states_goes_on_exactly_after_a_stop(job: MakeJob, foreigner: Path) -> None:
+    def wanted(output: str) -> TrainJob:
+        return job(
+            {"hidden-mse": {"learning_rate": 0.05}}, output, teacher=str(foreigner), teacher_id="f",
+            tokens_per_step=60, epochs=3.0,
+        )  # fmt: skip
+
+    whole = losses(wanted("whole"))
+    stops = iter([False, True])
+    with pytest.raises(Exception, match="interrupted after step 2"):
+        train(wanted("cut"), Reporter(is_machine=False), lambda: next(stops, False))
+    assert losses(wanted("cut")) == whole
+    one, two = ((Path(wanted(name).output) / "adapter_model.safetensors") for name in ("whole", "cut"))
+    assert one.read_bytes() == two.read_bytes()
+    from safetensors.torch import load_file
+
+    assert not [key for key in load_file(str(one)) if "map" in key], "the map must not be shipped"
+    assert torch.isfinite(torch.tensor(whole)).all()
