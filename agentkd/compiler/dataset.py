@@ -10,11 +10,12 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from agentkd import hf
+from agentkd.compiler.anchor import anchor_rows
 from agentkd.compiler.inputs import CompileInputs
 from agentkd.compiler.plan import Plan, make_plan, turns_of_task
 from agentkd.compiler.render import RowRefused, RowRenderer, emphasised
@@ -28,7 +29,7 @@ from agentkd.compiler.write import Tally, read_outlines, write_dataset
 from agentkd.config import CompileSettings
 from agentkd.errors import DataError, ModelError
 from agentkd.plugins import Hooks
-from agentkd.protocols import Progress, Selector, SilentProgress
+from agentkd.protocols import Bar, Progress, Selector, SilentProgress
 from agentkd.schema import DatasetCard, Example, Hit, Message, Provenance, Rendered, content_id
 
 if TYPE_CHECKING:
@@ -81,22 +82,14 @@ def compile_dataset(
     compilation = _Compilation(
         inputs, settings, need_teacher, need_rejected, renderer, plan, holdings, Counter(), {}
     )
+    names = [selector.name for selector in selectors]
     with (progress or SilentProgress()).bar("compile", len(plan.groups), "tasks") as bar:
-
-        def made() -> Iterator[Example]:
-            for traces in by_task(inputs.traces, plan.keys):
-                for turn in turns_of_task(
-                    traces, inputs, holdings, compilation.dropped, need_rejected=need_rejected
-                ):
-                    yield from compilation.rows(turn)
-                bar.advance()
-
-        def finish(tally: Tally) -> DatasetCard:
-            return _card(tally, compilation, [selector.name for selector in selectors])
-
-        admitted = _admitted(made(), selectors, hooks, compilation.dropped)
+        made = chain(compilation.all_rows(bar), compilation.anchors())
+        admitted = _admitted(made, selectors, hooks, compilation.dropped)
         rows = ((row, compilation.split_of(row)) for row in admitted)
-        card = write_dataset(out_root, rows, finish, renderer.tokenizer)
+        card = write_dataset(
+            out_root, rows, lambda tally: _card(tally, compilation, names), renderer.tokenizer
+        )
     if ledger is not None:
         with ledger.transaction():
             for split in ("train", "dev"):
@@ -124,11 +117,30 @@ class _Compilation:
         """Return where a row goes: whole groups are kept back."""
         return "dev" if example.group in self.plan.dev else "train"
 
+    def all_rows(self, bar: Bar) -> Iterator[Example]:
+        """Yield the rows of one task after another."""
+        for traces in by_task(self.inputs.traces, self.plan.keys):
+            turns = turns_of_task(
+                traces, self.inputs, self.holdings, self.dropped, need_rejected=self.need_rejected
+            )
+            for turn in turns:
+                yield from self.rows(turn)
+            bar.advance()
+
+    def anchors(self) -> Iterator[Example]:
+        """Yield the anchor rows."""
+        rows = anchor_rows(
+            self.inputs.anchors, self.renderer, need_teacher=self.need_teacher, base_id=self.inputs.base_id
+        )
+        for row in rows:
+            yield row.model_copy(update={"id": _example_id(row)})
+
     def rows(self, turn: Turn) -> Iterator[Example]:
         """Yield the row of a turn, and for a share of the turns a second one that shows the memories."""
         group = self.plan.groups[task_key(turn.trajectory.task)]
         hits = [] if turn.is_negative else self._hits(turn, group)
-        views = build_views(turn, hits, self.inputs, self.settings, need_teacher=self.need_teacher)
+        is_taught = self.need_teacher and not turn.is_negative
+        views = build_views(turn, hits, self.inputs, self.settings, need_teacher=is_taught)
         where = f"task `{turn.trajectory.task.id}`, step {turn.step}"
         try:
             row = self._row(turn, group, views.student, views.teacher, hits if views.teacher else ())

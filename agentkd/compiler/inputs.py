@@ -40,8 +40,10 @@ class CompileInputs:
     base_id: str
     """Fingerprint of the base model."""
     teacher: str
-    """Name of the model that gives teacher signals."""
+    """Name of the model that gives teacher signals; `base` is the student's own."""
     embed: Callable[[Sequence[str]], NDArray[np.float32]]
     """Unit vectors of texts, `[len(texts), dimensions]`, for near duplicates."""
     students: frozenset[str] = frozenset()
     """Names under which the present student acts: its graded runs say what is easy and what is hard."""
+    anchors: Sequence[tuple[str, str]] = ()
+    """Everyday requests, each with the answer of the base, that become anchor rows."""

@@ -70,13 +70,14 @@ def make_plan(
     for traces in by_task(inputs.traces, keys):
         refuse_held_out(trace.trajectory for trace in traces)
         task = traces[0].trajectory.task
+        key = task_key(task)
         turns = turns_of_task(traces, inputs, holdings, Counter(), need_rejected=need_rejected)
         if turns:
-            n_turns[task_key(task)] = len(turns)
-        groups.add(task)
+            n_turns[key] = len(turns)
+        groups.add(task, key)
         won = _results(traces, inputs.students)
         if won[0]:
-            results[task_key(task)] = won
+            results[key] = won
     named = groups.finish() if keys else {}
     rows: Counter[str] = Counter()
     for key, n in n_turns.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ _BATCH = 512  # requests that are embedded at one time
 
 def task_key(task: Task) -> TaskKey:
     """Return what makes a task unique."""
-    return task.suite, task.id
+    return sys.intern(task.suite), task.id
 
 
 class TaskGroups:
@@ -39,10 +40,10 @@ class TaskGroups:
         self._prompts: list[str] = []
         self._vectors: list[NDArray[np.float16]] = []
 
-    def add(self, task: Task) -> None:
+    def add(self, task: Task, key: TaskKey) -> None:
         """Take a task; each is given once."""
         index = len(self._keys)
-        self._keys.append(task_key(task))
+        self._keys.append(key)
         if task.group:
             self._joins.append((index, self._declared.setdefault(_digest(task.suite, task.group), index)))
         first = self._worded.setdefault(_digest(_plain(task.prompt)), index)
@@ -94,8 +95,8 @@ def group_tasks(
     similarity above `near_duplicate` leads from one to the other. Names depend on the tasks alone.
     """
     groups = TaskGroups(embed, near_duplicate)
-    for _, task in sorted({task_key(task): task for task in tasks}.items()):
-        groups.add(task)
+    for key, task in sorted({task_key(task): task for task in tasks}.items()):
+        groups.add(task, key)
     return groups.finish()
 
 

@@ -30,7 +30,8 @@ def build_views(
 ) -> RowViews:
     """Return the views of a turn, through the prompt builder of the running agent.
 
-    Without a recalled memory there is no teacher view: a base model without help has nothing to teach.
+    Without a recalled memory the student's own base has no teacher view: without help it has nothing to
+    teach. Another teacher always has one.
     """
     task = turn.trajectory.task
     tools = inputs.tools_of(task)
@@ -38,13 +39,13 @@ def build_views(
     student = inputs.views.prompt(
         task, tools=tools, history=turn.history, memory="", tool_docs=settings.tool_docs
     )
-    if not memory:
-        return RowViews(student, (), ())
-    with_memory = inputs.views.prompt(
-        task, tools=tools, history=turn.history, memory=memory, tool_docs=settings.tool_docs
-    )
+    with_memory: tuple[Message, ...] = ()
+    if memory:
+        with_memory = inputs.views.prompt(
+            task, tools=tools, history=turn.history, memory=memory, tool_docs=settings.tool_docs
+        )
     teacher: tuple[Message, ...] = ()
-    if need_teacher:
+    if need_teacher and (memory or inputs.teacher != "base"):
         teacher = inputs.views.prompt(
             task, tools=tools, history=turn.history, memory=memory, tool_docs=settings.teacher_tool_docs
         )

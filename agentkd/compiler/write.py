@@ -17,7 +17,7 @@ from pydantic_core import from_json
 from agentkd.compiler.exchange import SharedRows
 from agentkd.compiler.hub_card import hub_card
 from agentkd.errors import DataError, StoreError
-from agentkd.schema import DatasetCard, Example, Provenance, sortable_id
+from agentkd.schema import DatasetCard, Example, Message, Provenance, Rendered, sortable_id
 
 __all__ = ["Tally", "read_card", "read_examples", "read_outlines", "write_dataset"]
 
@@ -160,11 +160,20 @@ def read_outlines(file: Path) -> Iterator[Example]:
 
     Views and tokens are neither read into values nor checked, which is most of the work on a row.
     """
+    nothing = Rendered(ids=(), weights=())
+    bare = Example(
+        id="",
+        kind="trajectory",
+        task_id="",
+        student_view=(),
+        target=Message(role="assistant"),
+        student=nothing,
+    )
     with file.open(encoding="utf-8") as lines:
         for line in lines:
             row = from_json(line)
             kept = {name: row[name] for name in ("id", "kind", "task_id", "group")}
-            yield Example.model_construct(**kept, provenance=Provenance(**row["provenance"]))
+            yield bare.model_copy(update={**kept, "provenance": Provenance(**row["provenance"])})
 
 
 def _complete(folder: Path) -> DatasetCard | None:

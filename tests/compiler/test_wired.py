@@ -63,6 +63,15 @@ def test_negatives_are_made_where_an_objective_asks_for_them(compiled):
     assert plain.dropped == {"failed without a correction": 1}
 
 
+def test_another_teacher_sees_every_row_and_the_own_base_only_what_memories_help(compiled):
+    settings = {"train.objective": {"forward-kl": {}}}
+    _, own = compiled(**settings)
+    card, taught = compiled(**settings, **{"train.teacher": "path:bigger"})
+    assert [row.teacher for row in own] == [None] * 3
+    assert all(row.teacher is not None and row.teacher_view for row in taught)
+    assert card.teacher == "path:bigger"
+
+
 def test_held_out_runs_of_the_ledger_are_not_read(compiled):
     _, rows = compiled()
     assert {row.task_id for row in rows} == {"a", "b"}
