@@ -33,6 +33,7 @@ from agentkd.ledger import Ledger
 from agentkd.plugins import PluginHost
 from agentkd.schema import Message, Outcome, Step, Task, ToolCall, ToolResult, ToolSpec, Trajectory
 
+FULL = 100_000
 VECTOR_BYTES = 2 * 512
 ID_BYTES = 1024
 WORDS = Path(__file__).read_text(encoding="utf-8").split()
@@ -146,12 +147,13 @@ def main() -> int:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--small", action="store_true", help="fewer trajectories")
+    parser.add_argument("--many", type=int, default=FULL, help="the larger number of trajectories")
     parser.add_argument("--here", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.here:
         print(json.dumps(compile_here(options.here)))
         return 0
-    few, many = (measured(n) for n in ((1000, 4000) if options.small else (10_000, 100_000)))
+    few, many = (measured(n) for n in ((1000, 4000) if options.small else (10_000, options.many)))
     kept = (many["n"] - few["n"]) * (VECTOR_BYTES + ID_BYTES)
     allowed = (1.3 * few["peak_bytes"] + kept) / 1e6
     mega = many["peak_bytes"] / 1e6
@@ -168,7 +170,7 @@ def main() -> int:
                  speed / (few["n"] / few["cpu_seconds"]), 0.7),
     ]  # fmt: skip
     facts = {"few": few, "many": many, "bookkeeping_bytes_per_trajectory": VECTOR_BYTES + ID_BYTES}
-    return publish("compile-small" if options.small else "compile", rows, facts)
+    return publish("compile" if many["n"] == FULL else "compile-small", rows, facts)
 
 
 if __name__ == "__main__":

@@ -123,6 +123,7 @@ def _system_rows(name: str, fact: dict[str, Any], made: Corpus, largest: int) ->
     size, label = fact["size"], f"{fact['size']}: {name}"
     rows = [
         Row(f"{label}, added per second by the hundred", fact["batched"] / fact["add_seconds"], n=size),
+        Row(f"{label}, added per second of CPU", fact["batched"] / fact["cpu_seconds"], n=size),
         Row(f"{label}, ms to add one alone", fact["single_seconds"] * 1000),
         Row(f"{label}, MB on disk", fact["disk"] / 1e6),
         Row(f"{label}, MB in memory", fact["rss"] / 1e6),
@@ -141,6 +142,7 @@ def _system_rows(name: str, fact: dict[str, Any], made: Corpus, largest: int) ->
         rows += [
             Row(f"{label}, recall {view}, p50 ms", float(np.percentile(seconds, 50)) * 1000, n=n),
             Row(f"{label}, recall {view}, p95 ms", float(np.percentile(seconds, 95)) * 1000, n=n),
+            Row(f"{label}, recall {view}, ms of CPU", found["cpu_seconds"] / n * 1000, n=n),
         ]
         is_bar = name == "agentkd, dense"
         share, spread = float(np.mean(hit)), 1.96 * float(np.std(hit)) / n**0.5

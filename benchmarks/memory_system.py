@@ -314,21 +314,22 @@ def measure(
     `add_seconds` are of all memories added in batches so far, until all of them are found; `finish_seconds`
     are of what a system does later, in idle moments. The last ones before a size are added singly.
     """
-    begun, spent, finishing, batched, done = time.monotonic(), 0.0, 0.0, 0, 0
+    begun, spent, used, finishing, batched, done = time.monotonic(), 0.0, 0.0, 0.0, 0, 0
     tenants, share = dict.fromkeys(TENANTS, 0), max(sizes) // 20
     for size in sizes:
         edge = size - SINGLES
         while done < edge:
             part = range(done, min(done + BATCH, edge))
-            before = time.perf_counter()
+            before, cpu = time.perf_counter(), time.process_time()
             system.add(part)
-            spent, batched, done = spent + time.perf_counter() - before, batched + len(part), part.stop
+            spent, used = spent + time.perf_counter() - before, used + time.process_time() - cpu
+            batched, done = batched + len(part), part.stop
             if time.monotonic() - begun > cap:
                 _tell(report, {"size": size, "stopped_at": done, "add_seconds": spent, "batched": batched})
                 return
-        before = time.perf_counter()
+        before, cpu = time.perf_counter(), time.process_time()
         system.settle()
-        spent += time.perf_counter() - before
+        spent, used = spent + time.perf_counter() - before, used + time.process_time() - cpu
         early = _search(system, served, "all", EARLY)["seconds"] if system.finishes_later else []
         before = time.perf_counter()
         system.finish()
@@ -344,7 +345,7 @@ def measure(
         system.finish()
         fact = {
             "size": size, "add_seconds": spent, "batched": batched, "finish_seconds": finishing,
-            "early": early, "single_seconds": sum(singly) / SINGLES,
+            "early": early, "cpu_seconds": used, "single_seconds": sum(singly) / SINGLES,
             "views": {view: _search(system, served, view) for view in system.views},
             "disk": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
             "rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "unknown": served.unknown,
@@ -361,14 +362,14 @@ def _timed(system: Any, row: int) -> float:
 def _search(system: Any, served: Served, view: str, n: int | None = None) -> dict[str, Any]:
     for query in served.queries[-3:]:
         system.search(query, view)  # loads what is loaded lazily
-    begun, seconds, found = time.monotonic(), [], []
+    begun, cpu, seconds, found = time.monotonic(), time.process_time(), [], []
     for query in served.queries[:n]:
         before = time.perf_counter()
         found.append(system.search(query, view))
         seconds.append(time.perf_counter() - before)
         if time.monotonic() - begun > SEARCH_SECONDS:
             break
-    return {"seconds": seconds, "found": found}
+    return {"seconds": seconds, "found": found, "cpu_seconds": time.process_time() - cpu}
 
 
 def _tell(report: Path, fact: dict[str, Any]) -> None:

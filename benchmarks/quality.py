@@ -66,11 +66,12 @@ class Arm:
 
 ARMS = {
     "sft": Arm({"sft": {}}),
-    "top-k-kl": Arm({"forward-kl": {}, "sft": {}}),
-    "self-context": Arm({"self-context": {}}),
+    "top-k-kl": Arm({"forward-kl": {}}),
+    "self-context": Arm({"self-context": {}, "sft": {}}),
     "redi": Arm({"redi": {}}, after="sft", train={"epochs": 1, "learning_rate": 1e-4}),
 }
-"""REDI is a second stage after SFT, as in its paper: one pass at a lower rate."""
+"""`top-k-kl` has nothing but the teacher's top tokens, `self-context` the accepted answers as well; `redi` is
+a second stage after `sft`, as in its paper: one pass at a lower rate."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Plan:
     settings: Mapping[str, Mapping[str, Any]]
 
 
-TRAIN = {"epochs": 3, "learning_rate": 1e-3, "tokens_per_step": 512, "anchor": {"weight": 1.0}}
+TRAIN = {"epochs": 3, "learning_rate": 1e-3, "tokens_per_step": 256, "anchor": {"weight": 1.0}}
 PLANS = {
     "bfcl-live": Plan(100, 60, {"train": TRAIN}),
     "llb-db": Plan(100, 60, {"train": TRAIN}),

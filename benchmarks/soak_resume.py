@@ -18,17 +18,22 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: no thread may live while we fork
 
 from measure import WORK, Row, at_least, publish
 
+import agentkd.train.loop  # noqa: F401 - what the forked processes would import one by one
 from agentkd import hf
 from agentkd.schema import DatasetCard, Example, LoraSettings, Message, Rendered, TrainJob, TrainSettings
+from agentkd.train.__main__ import main as train_main
 
 N_ROWS, N_EPOCHS, LIMIT_SECONDS = 160, 2.0, 300.0
 PLACES = ("step", "save", "signals")
@@ -80,46 +85,71 @@ def make_job(world: Path, name: str) -> TrainJob:
     )  # fmt: skip
 
 
-def start(job: TrainJob) -> subprocess.Popen[str]:
+@dataclass
+class Training:
+    """A training process, forked from this one: the libraries are imported once for all."""
+
+    pid: int
+    said: IO[str]
+    code: int | None = None
+
+    def poll(self) -> int | None:
+        """Return the exit code of a process that ended, negative for a signal; None while it runs."""
+        if self.code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.code = os.waitstatus_to_exitcode(status) if pid else None
+        return self.code
+
+    def wait(self) -> int:
+        """Read what it says to the end; return its exit code."""
+        with self.said:
+            self.said.read()
+        if self.code is None:
+            self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.code
+
+
+def start(job: TrainJob) -> Training:
     """Start a training process that says how far it is."""
     spec = Path(f"{job.output}.json")
     spec.write_text(job.model_dump_json(), encoding="utf-8")
-    return subprocess.Popen(
-        [sys.executable, "-m", "agentkd.train", str(spec), "--events"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reading)
+        sys.stdout = os.fdopen(writing, "w")
+        os._exit(train_main([str(spec), "--events"]))
+    os.close(writing)
+    return Training(pid, os.fdopen(reading))
 
 
 def finish(job: TrainJob) -> str:
     """Let a training end; return the hash of its weights."""
-    process = start(job)
-    process.communicate(timeout=LIMIT_SECONDS)
-    if process.returncode:
-        raise SystemExit(f"the training of `{job.output}` ended with code {process.returncode}")
+    code = start(job).wait()
+    if code:
+        raise SystemExit(f"the training of `{job.output}` ended with code {code}")
     weights = Path(job.output) / "adapter_model.safetensors"
     return hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
 def kill(job: TrainJob, place: str, step: int) -> str:
     """Start a training, kill -9 it in a place; return where it was, or "" where it ended before."""
-    process = start(job)
-    assert process.stdout is not None
+    training = start(job)
     if place == "step":
-        for line in process.stdout:
+        for line in training.said:
             event = json.loads(line)
             if event.get("label") == "train" and event["done"] >= step:
                 break
         where = f"after step {step}"
     else:
         seen = _sees_save(job, step) if place == "save" else _sees_signals(job)
-        if not _wait(process, seen):
-            process.communicate()
+        if not _wait(training, seen):
+            training.wait()
             return ""
         where = f"while {'a save' if place == 'save' else 'signals'} lay half written"
-    if process.poll() is None:
-        process.send_signal(signal.SIGKILL)
-    process.communicate()
-    return where if process.returncode == -signal.SIGKILL else ""
+    if training.poll() is None:
+        os.kill(training.pid, signal.SIGKILL)
+    return where if training.wait() == -signal.SIGKILL else ""
 
 
 def _sees_save(job: TrainJob, step: int) -> Callable[[], bool]:
@@ -140,10 +170,10 @@ def _sees_signals(job: TrainJob) -> Callable[[], bool]:
     return seen
 
 
-def _wait(process: subprocess.Popen[str], seen: Callable[[], bool]) -> bool:
+def _wait(training: Training, seen: Callable[[], bool]) -> bool:
     """Look until it is seen; False where the process ends first."""
     deadline = time.monotonic() + LIMIT_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
+    while training.poll() is None and time.monotonic() < deadline:
         if seen():
             return True
     return False
@@ -166,9 +196,8 @@ def soak(n: int, seed: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         where = kill(job, place, step)
         is_same = finish(job) == expected
         found.append({"place": place, "step": step, "killed": where, "is_same": is_same})
-        print(
-            f"training {number + 1} of {n}: killed {where or 'too late'}: {'the same' if is_same else 'DIFFERS'}"
-        )
+        verdict = "the same" if is_same else "DIFFERS"
+        print(f"training {number + 1} of {n}: killed {where or 'too late'}: {verdict}")
         if is_same:
             shutil.rmtree(job.output)
             shutil.rmtree(job.signals)
@@ -181,6 +210,7 @@ def main() -> int:
     parser.add_argument("--small", action="store_true", help="4 trainings instead of 20")
     parser.add_argument("--seed", type=int, default=0, help="seed of the instants")
     options = parser.parse_args()
+    warnings.simplefilter("ignore", FutureWarning)  # of peft, in every process
     n = 4 if options.small else 20
     trainings, reference = soak(n, options.seed)
     killed = [training for training in trainings if training["killed"]]

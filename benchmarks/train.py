@@ -1,14 +1,15 @@
-"""Training speed on a CPU: agentkd against TRL's SFTTrainer and a bare peft loop, on the same rows in the same steps.
+"""Training speed on a CPU: agentkd, TRL's SFTTrainer and a bare peft loop on the same rows and steps.
 
-    python benchmarks/train.py            # both models, both sets of rows, two rounds of every arm (about an hour)
+    python benchmarks/train.py            # both models, both sets of rows, two rounds: about an hour
     python benchmarks/train.py --small    # SmolLM2-135M, few rows, one round
 
-What counts is CPU seconds: a shared machine stretches wall time, and a few per cent of CPU time too. Every arm
-runs in a process of its own, the arms take turns in two rounds, and each step keeps its cheaper time; the first
-step is reported apart. TRL runs at the best of the flags in `CANDIDATES` (tried on one set of rows per model) and
-at its defaults, which train float32 weights with gradient checkpointing. `AGENTKD_BENCH_VENV` names the peers' virtual
-environment [default: benchmarks/.work/venv-train, made from requirements-train.txt when missing]; it takes torch,
-transformers and peft from this Python, so that both sides run on the same versions.
+What counts is CPU seconds: a shared machine stretches wall time, and a few per cent of CPU time too. Every
+arm runs in a process of its own, the arms take turns in two rounds, and each step keeps its cheaper time;
+the first step is reported apart. TRL runs at the best of the flags in `CANDIDATES` (each tried for two
+steps) and at its defaults, which train float32 weights with gradient checkpointing.
+`AGENTKD_BENCH_VENV` names the peers' virtual environment [default: benchmarks/.work/venv-train, made from
+requirements-train.txt when missing]; it takes torch, transformers and peft from this Python, so that both
+sides run on the same versions.
 """
 
 from __future__ import annotations
@@ -28,9 +29,8 @@ from pathlib import Path
 from typing import Any
 
 from gemma import gemma_folder
-from measure import WORK
+from measure import WORK, at_least, at_most, publish
 from measure import Row as Figure
-from measure import at_least, at_most, publish
 from train_rows import Row, row_sets
 
 from agentkd.models.gguf import resolve_model
@@ -44,7 +44,13 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "padded, 4 micro-batches": {**BF16, "n_micro": 4},
     "padded, 4 micro-batches, autocast": {**BF16, "bf16": True, "n_micro": 4},
     "padding-free, 4 micro-batches": {**BF16, "padding_free": True, "max_length": None, "n_micro": 4},
-    "packing bfd": {**BF16, "packing": True, "max_length": 1024, "per_device_train_batch_size": 1, "n_micro": 4},
+    "packing bfd": {
+        **BF16,
+        "packing": True,
+        "max_length": 1024,
+        "per_device_train_batch_size": 1,
+        "n_micro": 4,
+    },
 }
 DEFAULTS: dict[str, Any] = {"n_micro": 1}
 
@@ -90,8 +96,8 @@ def peer_python() -> str:
     return str(python)
 
 
-def run(arm: Arm, folder: Path) -> dict[str, Any]:
-    """Run an arm once and return what it wrote."""
+def run(arm: Arm, folder: Path, python: str | None = None) -> dict[str, Any]:
+    """Run an arm once, with `python` or the one it needs, and return what it wrote."""
     folder.mkdir(parents=True, exist_ok=True)
     spec, result = folder / "spec.json", folder / "result.json"
     shutil.rmtree(folder / "output", ignore_errors=True)
@@ -104,7 +110,8 @@ def run(arm: Arm, folder: Path) -> dict[str, Any]:
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    command = [peer_python() if arm.is_peer else sys.executable, str(root / "benchmarks" / "train_arm.py")]
+    python = python or (peer_python() if arm.is_peer else sys.executable)
+    command = [python, str(root / "benchmarks" / "train_arm.py")]
     done = subprocess.run(
         [*command, str(spec), str(result)], env=environment, capture_output=True, text=True, timeout=3600
     )
@@ -133,7 +140,9 @@ def write_dataset(folder: Path, rows: Sequence[Row]) -> None:
         )
         for number, row in enumerate(rows)
     ]
-    (folder / "train.jsonl").write_text("".join(e.model_dump_json() + "\n" for e in examples), encoding="utf-8")
+    (folder / "train.jsonl").write_text(
+        "".join(e.model_dump_json() + "\n" for e in examples), encoding="utf-8"
+    )
     card = DatasetCard(
         id="bench", n_train=len(rows), n_dev=0, n_label_tokens=sum(sum(row.is_label) for row in rows),
         n_tokens=sum(len(row.ids) for row in rows), template_hash="bench",
@@ -161,13 +170,16 @@ def base_spec(model: Path, rows: Sequence[Row], tokens_per_step: int, folder: Pa
 
 def try_flags(spec: dict[str, Any], folder: Path, is_small: bool) -> tuple[str, dict[str, float]]:
     """Return the fastest of TRL's flags on two steps, and what each took: CPU-ms per real token."""
-    took = {}
-    names = list(CANDIDATES)[:2] if is_small else list(CANDIDATES)
+    took: dict[str, float] = {}
+    if is_small:
+        return next(iter(CANDIDATES)), took
     n = min(2, spec["n_steps"])
     chosen = [row for step in spec["steps"][:n] for row in step]
-    for name in names:
+    for name in CANDIDATES:
         rows = [spec["rows"][row] for row in chosen] if CANDIDATES[name].get("packing") else spec["rows"]
-        arm = Arm(name, {**spec, "arm": "trl", "trl": CANDIDATES[name], "n_steps": n, "rows": rows}, is_peer=True)
+        arm = Arm(
+            name, {**spec, "arm": "trl", "trl": CANDIDATES[name], "n_steps": n, "rows": rows}, is_peer=True
+        )
         found = run(arm, folder / "candidate")
         tokens = sum(len(spec["rows"][row][0]) for row in chosen)
         took[name] = 1e3 * sum(line["cpu_seconds"] for line in found["steps"]) / tokens
@@ -183,7 +195,7 @@ def arms_of(spec: dict[str, Any], best: str) -> list[Arm]:
     return [
         Arm("agentkd", {**spec, "arm": "agentkd"}),
         Arm("trl", {**spec, "arm": "trl", "trl": flags}, is_peer=True),
-        Arm("bare peft loop", {**spec, "arm": "bare"}),
+        Arm("bare peft loop", {**spec, "arm": "bare", "autocast": True}),
         Arm("trl defaults", defaults, is_peer=True),
     ]
 
@@ -225,13 +237,19 @@ def _beside(name: str, ours: Arm, peer: Arm, common: dict[str, Any]) -> list[Fig
     return [
         Figure(f"{name}: peak memory, MiB", memory[0], peer=memory[1], **common),
         Figure(f"{name}: seconds to the end of the first step", first[0], peer=first[1], **common),
-        Figure(f"{name}: largest difference of a step's loss", apart, peer=statistics.mean(peer.losses), **common),
+        Figure(
+            f"{name}: largest difference of a step's loss", apart, peer=statistics.mean(peer.losses), **common
+        ),
     ]
 
 
 def twins(model: Path, rows: Sequence[Row], folder: Path, n_alone: int) -> list[Figure]:
     """Rows that share 1,024 tokens, packed and each by itself, in float32."""
-    spec = base_spec(model, rows, 1 << 20, folder) | {"arm": "separate", "dtype": "float32", "is_alone": False}
+    spec = base_spec(model, rows, 1 << 20, folder) | {
+        "arm": "separate",
+        "dtype": "float32",
+        "is_alone": False,
+    }
     alone_rows = spec["rows"][:n_alone]
     packed = Arm("packed", spec)
     some = Arm("packed, the rows that are also run alone", {**spec, "rows": alone_rows})
@@ -239,14 +257,17 @@ def twins(model: Path, rows: Sequence[Row], folder: Path, n_alone: int) -> list[
     for arm in (packed, some, alone):
         arm.rounds.append(run(arm, folder / "run"))
     speeds = [
-        sum(len(ids) for ids, _ in arm.spec["rows"]) / arm.seconds("cpu_seconds", skip=0) for arm in (packed, alone)
+        sum(len(ids) for ids, _ in arm.spec["rows"]) / arm.seconds("cpu_seconds", skip=0)
+        for arm in (packed, alone)
     ]
     n_labels = sum(sum(flags) for _, flags in alone_rows)
     apart = abs(sum(some.losses) - sum(alone.losses)) / n_labels
     name = f"{len(rows)} rows after one prefix of 1,024 tokens"
     return [
         at_least(f"{name}: times as fast as separate rows", speeds[0] / speeds[1], BAR_TWINS, n=len(rows)),
-        Figure(f"{name}: real tokens per CPU-s, float32", speeds[0], peer=speeds[1], peer_name="separate rows"),
+        Figure(
+            f"{name}: real tokens per CPU-s, float32", speeds[0], peer=speeds[1], peer_name="separate rows"
+        ),
         at_most(f"{name}: difference of the mean loss, float32", apart, 1e-4, n=n_alone),
     ]
 
@@ -258,7 +279,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=2, help="how often every arm runs [default: 2]")
     options = parser.parse_args()
     cache, is_small = default_cache_dir(), options.small
-    n_rows, tokens_per_step = (12, 2500) if is_small else (32, 5000)
+    n_rows, tokens_per_step = (8, 1800) if is_small else (32, 5000)
     n_rounds = 1 if is_small else options.rounds
     found: list[Figure] = []
     facts: dict[str, Any] = {"rounds": n_rounds, "curves": {}, "flags tried, CPU-ms per token": {}}

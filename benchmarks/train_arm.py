@@ -1,7 +1,8 @@
 """One arm of the training benchmarks, in a process of its own: `train_arm.py spec.json result.json`.
 
-Runs with agentkd's Python or, for TRL, with the peers' one. Every arm takes the same rows in the same steps, the
-same rates and a copy of one adapter, and writes its loss, CPU seconds and wall seconds of each step.
+Runs with agentkd's Python or, for TRL, with the peers' one. Every arm takes the same rows in the same
+steps, the same rates and a copy of one adapter, and writes its loss, CPU seconds and wall seconds of each
+step.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ def rate(spec: Spec, step: int) -> float:
     """Return the learning rate of a step, the same function for all arms."""
     from agentkd.train.loop import learning_rate
 
-    return learning_rate(step, len(spec["steps"]), peak=spec["learning_rate"], warmup_share=spec["warmup_share"])
+    return learning_rate(
+        step, len(spec["steps"]), peak=spec["learning_rate"], warmup_share=spec["warmup_share"]
+    )
 
 
 def prepare(spec: Spec) -> None:
@@ -210,7 +213,12 @@ def separate(spec: Spec, clock: Clock) -> None:
             line["computed_tokens"] = float(len(pack.tokens))
 
 
-ARMS: dict[str, Callable[[Spec, Clock], None]] = {"agentkd": agentkd, "bare": bare, "trl": trl, "separate": separate}
+ARMS: dict[str, Callable[[Spec, Clock], None]] = {
+    "agentkd": agentkd,
+    "bare": bare,
+    "trl": trl,
+    "separate": separate,
+}
 
 
 def main() -> None:

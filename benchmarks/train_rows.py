@@ -1,12 +1,14 @@
-"""Rows for the training benchmarks: real requests and conversations as token ids with labels, one for all arms.
+"""Rows for the training benchmarks: real requests and conversations as token ids with labels.
 
-`shared`: what an agent's dataset looks like. Half are requests under one system prompt with tools and remembered
-lessons; half are turns of conversations, each with everything before it (policy cut to what a small model takes).
-`distinct`: the same sources without anything in common at the front: whole conversations without the policy, and
-requests that name their tool after the request. `twins`: 64 completions after one long prompt.
+`shared`: what an agent's dataset looks like. Half are requests under one system prompt with tools and
+remembered lessons; half are turns of conversations, each with everything before it (policy cut to what a
+small model takes). `distinct`: the same sources without anything in common at the front: whole
+conversations without the policy, and requests that name their tool after the request. `twins`: 64
+completions after one long prompt.
 
-Requests come from the train split of `bfcl-live`; held-out tasks are never read. Conversations are published runs
-of an airline agent, from the data folder. No chat template is used: a base model has none, and all arms take ids.
+Requests come from the train split of `bfcl-live`; held-out tasks are never read. Conversations are
+published runs of an airline agent, from the data folder. No chat template is used: a base model has none,
+and all arms take ids.
 """
 
 from __future__ import annotations
@@ -23,7 +25,10 @@ from typing import Any
 DATA = Path(os.environ.get("AGENTKD_DATA") or Path(__file__).parents[2] / "shared" / "data")
 BFCL = "wheel:bfcl-eval==2026.3.23"
 CONVERSATIONS = DATA / "tau" / "gpt-4o-airline.trials01.json"
-MARKERS = {"<|im_start|>": ("<|im_start|>", "<|im_end|>"), "<start_of_turn>": ("<start_of_turn>", "<end_of_turn>")}
+MARKERS = {
+    "<|im_start|>": ("<|im_start|>", "<|im_end|>"),
+    "<start_of_turn>": ("<start_of_turn>", "<end_of_turn>"),
+}
 SEED = 7
 N_TOOLS, LONG_DOCUMENT, POLICY_CHARACTERS, MAX_TOKENS = 3, 950, 1500, 896  # documents in characters
 N_TURNS = 5  # of one conversation
@@ -59,7 +64,7 @@ class Writer:
         self._first = [tokenizer.bos_token_id] if is_added else []
 
     def row(self, turns: Sequence[Piece], max_tokens: int) -> Row | None:
-        """Return the turns as a row that is cut before the first turn that does not fit; None without labels."""
+        """Return the turns as a row, cut before the first that does not fit; None without labels."""
         ids, flags = list(self._first), [0] * len(self._first)
         for role, text, is_label in turns:
             head = [self._start, *self._text(f"{role}\n")]
@@ -84,10 +89,14 @@ def row_sets(tokenizer: Any, cache: Path, n: int) -> dict[str, list[Row]]:
     asks = Counter(tool for _, tool, _ in requests if len(documents[tool]) < LONG_DOCUMENT)
     tools = sorted(tool for tool, _ in asks.most_common(N_TOOLS))
     asked = [request for request in requests if request[1] in tools]
-    head = "You are an assistant that answers with one call.\n\n# Tools\n" + "\n".join(documents[t] for t in tools)
+    head = "You are an assistant that answers with one call.\n\n# Tools\n" + "\n".join(
+        documents[t] for t in tools
+    )
     head += "\n\n# Lessons\n" + "\n".join(f"- {lesson}" for lesson in LESSONS)
     half = n // 2
-    calls = [[("system", head, False), ("user", r, False), ("assistant", c, True)] for r, _, c in asked[:half]]
+    calls = [
+        [("system", head, False), ("user", r, False), ("assistant", c, True)] for r, _, c in asked[:half]
+    ]
     turns = [turn for run in runs for turn in _turns(run)]
     shared = [*_rows(writer, calls, half), *_rows(writer, turns, n - half)]
     apart = [
@@ -125,7 +134,9 @@ def _twins(
     front = prompt.ids[:1024]
     answers = [writer.row([("assistant", call, True)], 256) for *_, call in asked]
     rows = [
-        Row((*front, *answer.ids), ((0,) * len(front)) + answer.is_label) for answer in answers if answer is not None
+        Row((*front, *answer.ids), ((0,) * len(front)) + answer.is_label)
+        for answer in answers
+        if answer is not None
     ]
     return [rows[number % len(rows)] for number in range(64)]
 

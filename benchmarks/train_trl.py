@@ -13,13 +13,13 @@ PAD = -100
 
 
 def run(spec: Spec, clock: Any, load: Callable[[Spec], Any], rate: Callable[[Spec, int], float]) -> None:
-    """Train with the options of `spec["trl"]`; an empty table is TRL's defaults (but the rates and the rows)."""
+    """Train with the options of `spec["trl"]`; what they leave out is TRL's default."""
     from datasets import Dataset
     from transformers import AutoTokenizer, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
     options = dict(spec["trl"])
-    parts = None if options.get("packing") else _parts(spec, bool(options.get("padding_free")))
+    parts = None if options.get("packing") else micro_batches(spec, bool(options.get("padding_free")))
     n_micro = options.pop("n_micro", 1)
     losses: list[float] = []
 
@@ -53,7 +53,9 @@ def run(spec: Spec, clock: Any, load: Callable[[Spec], Any], rate: Callable[[Spe
     model = load(spec)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=spec["learning_rate"], weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(spec, step) / spec["learning_rate"])
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: rate(spec, step) / spec["learning_rate"]
+    )
     tokenizer = AutoTokenizer.from_pretrained(spec["tokenizer"])
     rows = [
         {"input_ids": ids, "labels": [t if flag else PAD for t, flag in zip(ids, flags, strict=True)]}
@@ -82,7 +84,7 @@ def run(spec: Spec, clock: Any, load: Callable[[Spec], Any], rate: Callable[[Spe
         trainer.train()
 
 
-def _parts(spec: Spec, is_flat: bool) -> list[list[int]]:
+def micro_batches(spec: Spec, is_flat: bool) -> list[list[int]]:
     """Cut every step into `n_micro` micro-batches: of like lengths if padded, of like sums if flattened."""
     n, found = spec["trl"].get("n_micro", 1), []
     for rows in spec["steps"][: spec["n_steps"]]:
