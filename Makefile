@@ -45,6 +45,7 @@ soak-%: setup
 
 gpu: setup
 	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python benchmarks/gpu.py
 
 docs: setup
 	$(BIN)/python -m agentkd.cli docs README.md

@@ -12,6 +12,7 @@ import pytest
 
 from agentkd import hf
 from agentkd.errors import CheckpointError, ConfigError
+from agentkd.hf.llama_cpp import has_llama_cpp
 from agentkd.schema import Rendered
 
 gguf = pytest.importorskip("gguf")
@@ -77,6 +78,9 @@ def test_the_record_beside_an_export_says_what_it_is(
     for name, digest in export.files.items():
         assert hf.file_sha256(out if shape == "gguf" else out / name) == digest
     assert {"shape", "dtype", "parity", "files"} <= set(json.loads(file.read_text()))
+    was_read = any(parity.reader == "llama.cpp" for parity in export.parity)
+    assert was_read == (shape == "gguf" and has_llama_cpp())
+    assert bool(export.notes) == (shape == "gguf" and not was_read)  # what was not checked is said
 
 
 def test_a_merged_model_is_loaded_as_any_other(student: tuple[Path, Path], tmp_path: Path) -> None:
@@ -114,6 +118,27 @@ def test_a_dora_adapter_is_merged_and_never_a_gguf_adapter(base: Path, tmp_path:
         export = hf.export_student(shape, base, adapter, tmp_path / shape, rows())
         assert export.parity[0].agreement == 1.0
         assert export.parity[0].largest < 1e-3
+
+
+@pytest.mark.parametrize("options", [{}, {"use_dora": True}, {"use_rslora": True}])
+def test_a_student_of_any_kind_is_served_as_it_was_trained(
+    base: Path, tmp_path: Path, options: Mapping[str, Any]
+) -> None:
+    """The batched network of the model `local` computes what peft computes."""
+    import torch
+
+    from agentkd.models.network import Piece, open_network
+
+    adapter = make_adapter(base, tmp_path / "adapter", **options)
+    ids = list(rows(1)[0].ids)
+    network = open_network(base, "float32", "cpu")
+    network.use_adapter("student", adapter)
+    row = network.open(None, len(ids))
+    found = network.extend([Piece(row, ids, len(ids))])
+    with torch.inference_mode():
+        model: Any = hf.attach_adapter(hf.load_model(base, "float32", "cpu"), adapter)
+        wanted = model(input_ids=torch.tensor([ids])).logits[0]
+    assert (found - wanted).abs().max() < 1e-3
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,29 @@ def export(invocation: Invocation, name: str, out: Path, shape: str, dtype: str 
     invocation.show(done, _print_export)
 
 
+@command.command("exports")
+@click.argument("name")
+@pass_invocation
+def exports(invocation: Invocation, name: str) -> None:
+    """List where a checkpoint was exported to, oldest first."""
+    from agentkd.cycle.export import exports_of
+
+    with invocation.workspace() as workspace:
+        found = exports_of(workspace.parts, name)
+    invocation.show(found, _print_exports)
+
+
+def _print_exports(found: Sequence[Export], console: Console) -> None:
+    rows = [
+        (e.out, e.shape, e.dtype, ", ".join(f"{p.agreement:.2%} {p.reader}" for p in e.parity),
+         f"{e.created_at:%Y-%m-%d %H:%M}")
+        for e in found
+    ]  # fmt: skip
+    print_table(
+        console, ["exported to", "as", "type", "as the student", "when (UTC)"], rows, empty="no exports yet"
+    )
+
+
 def _print_export(export: Export, console: Console) -> None:
     size = export.n_bytes / 1e6
     console.print(f"{export.out}: {export.shape}, {export.dtype}, {size:.1f} MB", markup=False)

@@ -15,6 +15,7 @@ from agentkd.cli.invocation import Invocation, pass_invocation
 from agentkd.cli.render import print_facts, print_table
 from agentkd.cli.row import Decode, RowView, print_row
 from agentkd.cli.shared import Group
+from agentkd.cli.signals import command as signals
 from agentkd.errors import DataError, NotFoundError, StoreError
 from agentkd.plugins import nearest
 
@@ -22,18 +23,20 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from agentkd.schema import DatasetCard, Example
-    from agentkd.train.artefact import CacheFacts
     from agentkd.workspace import Workspace
 
 __all__ = ["command", "print_card"]
 
 FORMATS = ("openai", "trl-dpo", "trl-sft")
-KINDS = ("trajectory", "internalise", "correction", "negative")
+KINDS = ("trajectory", "internalise", "correction", "negative", "anchor")
 
 
 @click.group("datasets", cls=Group)
 def command() -> None:
     """Look at datasets, with their trained tokens."""
+
+
+command.add_command(signals)
 
 
 @command.command("list")
@@ -182,7 +185,7 @@ def print_card(card: DatasetCard, console: Console) -> None:
             ("pairs", f"{card.n_pairs} with a rejected answer" if card.n_pairs else ""),
             ("tokens", f"{card.n_label_tokens:,} trained of {card.n_tokens:,}"),
             ("left out", ", ".join(f"{n} {reason}" for reason, n in sorted(card.dropped.items()))),
-            ("first of each", "\n".join(card.refusals)),
+            ("for example", "\n".join(card.refusals)),
             ("rest on", ", ".join(f"{n} {kind}" for kind, n in card.sources.items() if n)),
             ("base", card.base),
             ("created", f"{card.created_at:%Y-%m-%d %H:%M} UTC"),
@@ -195,23 +198,6 @@ def _print_cards(cards: Sequence[DatasetCard], console: Console) -> None:
             for c in cards]  # fmt: skip
     columns = ["dataset", "train", "dev", "trained tokens", "tokens", "created (UTC)"]
     print_table(console, columns, rows, empty="no datasets yet")
-
-
-def _print_signals(caches: Sequence[CacheFacts], console: Console) -> None:
-    rows = [(c.teacher, c.unit, c.top_k, c.n_rows, c.n_tokens, f"{c.n_bytes / 2**20:.2f}",
-             f"{c.mean_tail:.4f}", f"{c.mean_surprise:.3f}", c.n_damaged or "") for c in caches]  # fmt: skip
-    columns = [
-        "teacher",
-        "aligned by",
-        "top k",
-        "rows",
-        "tokens",
-        "MiB",
-        "tail",
-        "nats/token",
-        "damaged shards",
-    ]
-    print_table(console, columns, rows, empty="no signals yet: a training with a teacher caches them")
 
 
 def _print_dataset(card: DatasetCard, rows: Sequence[Example], view: RowView, console: Console) -> None:

@@ -53,11 +53,12 @@ def export_checkpoint(parts: Parts, name: str, shape: str, out: Path, *, dtype: 
     return export
 
 
-def exports_of(root: Path, name: str) -> list[Export]:
-    """Return what was exported of a checkpoint, oldest first; a line that was cut off is left out."""
+def exports_of(parts: Parts, name: str) -> list[Export]:
+    """Return what was exported of a checkpoint, oldest first; raises NotFoundError for an unknown one."""
     from agentkd.hf import Export
 
-    file = root / _LOG
+    parts.checkpoint(name)
+    file = parts.root / _LOG
     lines = file.read_text(encoding="utf-8").split("\n")[:-1] if file.is_file() else []
     found = (Export.model_validate_json(line) for line in lines)
     return [export for export in found if export.checkpoint == name]

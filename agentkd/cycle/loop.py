@@ -97,6 +97,7 @@ def phase_settings(parts: Parts) -> dict[str, Any]:
             settings.compile,
             settings.selector,
             sorted(settings.train.objective),
+            settings.train.teacher,
             settings.train.max_tokens_per_row,
         ],
         "train": [settings.train, settings.trainer],

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from agentkd.cycle.anchor import anchor_answers
 from agentkd.cycle.parts import Parts
 from agentkd.cycle.retry import proven, retries_of
 from agentkd.cycle.training import train_job
@@ -206,9 +207,10 @@ def compile_stage(
         tools_of=_tools_of(parts),
         tokenizer=parts.student_files.path,
         base_id=parts.student_files.base_id,
-        teacher="base",
+        teacher=parts.settings.train.teacher or "base",
         embed=parts.embedder().embed,
         students=_student_names(parts),
+        anchors=anchor_answers(parts),
     )
     return compile_dataset(
         inputs,
@@ -320,9 +322,10 @@ def run_key(
 
 
 def recall_settings(parts: Parts) -> list[Any]:
-    """Return what the settings say of a recall: its thresholds, its embedder, the model of its stages."""
+    """Return what a recall rests on: its settings, what counts as similar, the model of its stages."""
     settings = parts.settings
-    return [settings.memory, settings.embedder, settings.recaller, settings.roles.recaller]
+    similar = dict(parts.thresholds())  # `agentkd memory calibrate` changes them, and no setting
+    return [settings.memory, similar, settings.embedder, settings.recaller, settings.roles.recaller]
 
 
 def _arm_result(parts: Parts, arm: Arm, suite: Suite, tasks: Sequence[Task], seed: int) -> ArmResult:

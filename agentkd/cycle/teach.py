@@ -57,19 +57,32 @@ def teacher_fields(parts: Parts) -> dict[str, Any]:
 
 
 def settings_with_folders(parts: Parts) -> TrainSettings:
-    """Return the settings with the folder for each objective's `reference` that names a checkpoint."""
+    """Return the settings with the folder for each objective's `reference` that names a checkpoint.
+
+    Raises ConfigError for a checkpoint on another base or one that rests on what was revoked.
+    """
     train = parts.settings.train
-    objectives = {
-        name: options | {"reference": str(parts.checkpoint_folder(wanted.removeprefix(OWN_ADAPTER)))}
-        if str(wanted := options.get("reference", "")).startswith(OWN_ADAPTER)
-        else options
-        for name, options in train.objective.items()
-    }
+    objectives = {name: _with_folder(parts, name, options) for name, options in train.objective.items()}
     return train.model_copy(update={"objective": objectives})
+
+
+def _with_folder(parts: Parts, objective: str, options: dict[str, Any]) -> dict[str, Any]:
+    wanted = str(options.get("reference", ""))
+    if not wanted.startswith(OWN_ADAPTER):
+        return options
+    checkpoint = parts.checkpoint(wanted.removeprefix(OWN_ADAPTER))
+    if checkpoint.base_id != parts.student_files.base_id or checkpoint.status == "tainted":
+        raise ConfigError(
+            f"`[train.objective.{objective}] reference` = `{wanted}` is of another base or was tainted",
+            hint="name a checkpoint of the present student (`agentkd checkpoints list`)",
+            key=f"train.objective.{objective}.reference",
+        )
+    return options | {"reference": str(parts.checkpoint_folder(checkpoint.name))}
 
 
 def objective_modules(parts: Parts) -> tuple[str, ...]:
     """Return the plugin modules of the objectives and of those that `selective` is around."""
     named = parts.settings.train.objective
-    inner = [str(options["objective"]) for options in named.values() if "objective" in options]
+    known = set(parts.registry.names("objective"))
+    inner = [name for options in named.values() if (name := str(options.get("objective"))) in known]
     return parts.plugin_modules("objective", [*named, *inner])

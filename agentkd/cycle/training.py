@@ -24,6 +24,7 @@ def train_job(parts: Parts, dataset_id: str, output: str, init: str = "") -> Tra
             f"dataset `{dataset_id}` is not in `{folder.parent}`", hint="run `agentkd compile`"
         )
     base_id = parts.student_files.base_id
+    _check_base(parts, parts.ledger.datasets.get(dataset_id))
     if init:
         checkpoint = parts.checkpoint(init)
         if checkpoint.base_id != base_id:
@@ -47,6 +48,18 @@ def train_job(parts: Parts, dataset_id: str, output: str, init: str = "") -> Tra
         signals=str(parts.root / "signals"),
         **teacher_fields(parts),
     )
+
+
+def _check_base(parts: Parts, card: DatasetCard) -> None:
+    """Refuse a dataset whose token ids are those of another model."""
+    files = parts.student_files
+    if card.base not in ("", files.base_id, files.source):
+        raise DataError(
+            f"dataset `{card.id}` was rendered for the base `{card.base}`, and the student is "
+            f"`{files.base_id}`: all its rows hold the token ids of another vocabulary or template",
+            hint="run `agentkd compile` again, or set `[roles] student` to the base that it was compiled for",
+            dataset=card.id,
+        )
 
 
 def newest_checkpoint(parts: Parts) -> str:

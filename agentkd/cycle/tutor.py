@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from agentkd.cycle.parts import Parts
 from agentkd.cycle.teach import is_remote
 from agentkd.errors import ConfigError, DataError
-from agentkd.schema import DatasetCard, Example, Reply, TrainJob, content_id
+from agentkd.schema import DatasetCard, Example, Reply, TrainJob, content_id, now
 
 if TYPE_CHECKING:
     from agentkd.train.remote import Said, Vocabulary
@@ -40,8 +40,11 @@ def taught_job(parts: Parts, job: TrainJob) -> TrainJob:
     from agentkd.train.prepare import build_objectives
     from agentkd.train.teacher import wanted_top_k
 
-    top_k = wanted_top_k(build_objectives(job))
-    lesson = _Tutor(parts, job, top_k)
+    objectives = build_objectives(job)
+    top_k = wanted_top_k(objectives)
+    asking = [w.name for w in objectives if any(need.startswith("teacher") for need in w.objective.requires)]
+    job = _untold(job)
+    lesson = _Tutor(parts, job, top_k, asking)
     if not teacher.startswith(SCORES_TEXT):
         return lesson.answer()
     if top_k:
@@ -54,6 +57,7 @@ class _Tutor:
     parts: Parts
     job: TrainJob
     top_k: int
+    asking: Sequence[str]
 
     def score(self) -> None:
         """Let the teacher score the target of every row."""
@@ -122,7 +126,7 @@ class _Tutor:
 
     def _refuse_silence(self, answers: Any) -> None:
         if not any(said.pieces for said in answers):
-            named = ", ".join(f"`{name}`" for name in self.job.settings.objective)
+            named = ", ".join(f"`{name}`" for name in self.asking)
             raise ConfigError(
                 f"teacher `{self.job.settings.teacher}` sends text without log-probabilities, and {named} "
                 "cannot be computed from text alone",
@@ -163,7 +167,7 @@ class _Tutor:
     def _retell(
         self, examples: Sequence[Example], answers: Mapping[str, Said]
     ) -> tuple[TrainJob, dict[str, str]]:
-        """Write and register the dataset of the teacher's words; return the job on it and each row's origin."""
+        """Write and register a dataset of the teacher's words; return its job and each row's origin."""
         from agentkd.train.remote import retold
 
         teacher, settings = self.job.settings.teacher, self.job.settings
@@ -183,6 +187,7 @@ class _Tutor:
                 "n_train": len(rows),
                 "n_label_tokens": sum(sum(map(bool, row.student.weights)) for row in rows),
                 "n_tokens": sum(len(row.student.ids) for row in rows),
+                "created_at": now(),
                 "settings": {**card.settings, "taught_by": teacher, "made_from": card.id},
             }
         )
@@ -192,6 +197,16 @@ class _Tutor:
         if new.id not in {known.id for known in self.parts.ledger.datasets.list()}:
             self.parts.ledger.datasets.add(new, rows)
         return self.job.model_copy(update={"dataset": str(folder)}), {row.id: key for key, row in pairs}
+
+
+def _untold(job: TrainJob) -> TrainJob:
+    """Return the job on the rows as they were compiled, where a teacher's words stand in their place."""
+    folder = Path(job.dataset)
+    card = DatasetCard.model_validate_json((folder / "card.json").read_bytes())
+    origin = folder.parent / str(card.settings.get("made_from", ""))
+    if origin == folder.parent or not (origin / "card.json").is_file():
+        return job
+    return job.model_copy(update={"dataset": str(origin)})
 
 
 def _target_text(completion: str, view: View, vocabulary: Vocabulary) -> str:

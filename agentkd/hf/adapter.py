@@ -84,16 +84,26 @@ class Adapter:
     def merged(self, module: str, weight: torch.Tensor) -> torch.Tensor:
         """Return the float32 weight `[out, in]` of `module` with the adapter in it.
 
-        W + scale * B @ A; under DoRA (Liu et al. 2024, equation 5) each row of that is then brought to its
-        learnt length.
+        W + scale * B @ A; under DoRA each row of that is then brought to its learnt length.
         """
-        a, b = self.pairs()[module]
-        sum_: torch.Tensor = weight.float() + self.scale * (b.float() @ a.float())
+        factors = self.row_factors(module, weight)
+        added = self._added(module, weight)
+        return added if factors is None else added * factors.unsqueeze(1)
+
+    def row_factors(self, module: str, weight: torch.Tensor) -> torch.Tensor | None:
+        """Return what DoRA multiplies each row of W + scale * B @ A with, `[out]`; None for a plain adapter.
+
+        It is the learnt magnitude over the row's own length (Liu et al. 2024, equation 5).
+        """
         if not self.has_magnitudes:
-            return sum_
-        wanted = self._magnitudes()[module].float()
-        longer: torch.Tensor = wanted / sum_.norm(dim=1)
-        return sum_ * longer.unsqueeze(1)
+            return None
+        length: torch.Tensor = self._added(module, weight).norm(dim=1)
+        return self._magnitudes()[module].to(length) / length
+
+    def _added(self, module: str, weight: torch.Tensor) -> torch.Tensor:
+        a, b = self.pairs()[module]
+        added: torch.Tensor = weight.float() + self.scale * (b.float() @ a.float()).to(weight.device)
+        return added
 
     def _magnitudes(self) -> dict[str, torch.Tensor]:
         prefix = "base_model.model."

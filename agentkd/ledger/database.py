@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import sqlite3
 import threading
 import time
@@ -245,11 +246,30 @@ def _prepared(engine: sa.Engine, *, wal: bool) -> sa.Engine:
         synchronous = connection.get_execution_options().get("agentkd_write")
         if synchronous is not None:
             connection.exec_driver_sql(f"PRAGMA synchronous = {synchronous}")
-        connection.exec_driver_sql("BEGIN" if synchronous is None else "BEGIN IMMEDIATE")
+            _begin_to_write(connection)
+        else:
+            connection.exec_driver_sql("BEGIN")
 
     sa.event.listen(engine, "connect", connected)
     sa.event.listen(engine, "begin", begun)
     return engine
+
+
+def _begin_to_write(connection: sa.Connection) -> None:
+    """Take SQLite's write lock; ask often: its own handler soon asks ten times a second, and starves."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    connection.exec_driver_sql("PRAGMA busy_timeout = 0")
+    try:
+        while True:
+            try:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                return
+            except sa.exc.OperationalError as error:
+                if "locked" not in str(error.orig) or time.monotonic() > deadline:
+                    raise
+            time.sleep(random.uniform(0.001, 0.008))
+    finally:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
 
 
 def _switch_to_wal(connection: Any) -> None:

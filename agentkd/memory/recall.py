@@ -34,7 +34,7 @@ __all__ = ["RECALLED", "Asked", "Search", "excluded"]
 _KEYS = len(EMBEDDED)  # a memory is in the index up to this many times
 _WIDER = 8  # growth of a search that found too few allowed memories
 _NOWHERE = -2.0  # below every cosine
-_MANY = 5_000  # memories from which both searches run side by side
+_MANY = 20_000  # memories from which both searches run side by side
 
 T = TypeVar("T")
 Best = dict[str, tuple[float, str]]  # memory id -> (score, key) of its best key

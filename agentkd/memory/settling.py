@@ -19,7 +19,8 @@ __all__ = ["Settling"]
 
 _IDLE_SECONDS = 0.5
 _LONGEST_SECONDS = 2.0  # between two steps, however busy the store is
-_STEP = 250  # vectors: about a tenth of a second
+_STEP = 100  # vectors: some hundredths of a second
+_PAUSE_SECONDS = 0.02  # between two steps of an idle store
 
 
 class Settling:
@@ -49,17 +50,21 @@ class Settling:
             thread.join()
 
     def _run(self) -> None:
-        begun = time.monotonic()
-        while not self._stopped.wait(_IDLE_SECONDS / 4):
+        begun, pause = time.monotonic(), _IDLE_SECONDS / 4
+        while not self._stopped.wait(pause):
             now = time.monotonic()
-            if now - self._used < _IDLE_SECONDS and now - begun < _LONGEST_SECONDS:
+            is_idle = now - self._used >= _IDLE_SECONDS
+            pause = _PAUSE_SECONDS if is_idle else _IDLE_SECONDS / 4
+            if not is_idle and now - begun < _LONGEST_SECONDS:
                 continue
             try:
-                left = self._projection.settle(_STEP)
+                self._projection.settle(_STEP)
             except AgentkdError:  # the index refuses, the next use says so; nothing that waits is lost
-                left = 0
-            begun = time.monotonic()
-            if not left:
                 break
+            begun = time.monotonic()
+            with self._guard:  # what is added from here on finds no thread, and begins one
+                if not self._projection.waiting():
+                    self._thread = None
+                    return
         with self._guard:
             self._thread = None

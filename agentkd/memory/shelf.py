@@ -100,7 +100,7 @@ class Shelf:
             for name in self._tail.partitions():
                 ids, vectors, owners = self._tail.oldest(most, name)
                 if ids:
-                    collection = self._collections.get(name) or self._chroma.collection(name)
+                    collection = self._collections.get(name) or self._chroma.make(name, graph=self._graph)
                     self._write(collection, ids, vectors, [memory_id for memory_id, _ in owners])
                     self._tail.remove(ids, name)
                     most -= len(ids)

@@ -56,8 +56,8 @@ class _Layer:
     sites: dict[str, _Site]
 
 
-_Delta = tuple[torch.Tensor, torch.Tensor]
-_Low = list[dict[str, _Delta]]  # per layer and site: A `[ranks, in]`, scaled B `[out, ranks]`
+_Delta = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
+_Low = list[dict[str, _Delta]]  # per layer and site: A `[ranks, in]`, scaled B `[out, ranks]`, DoRA's factors
 
 
 class LlamaNetwork:
@@ -184,9 +184,14 @@ class LlamaNetwork:
 
     def _linear(self, x: torch.Tensor, index: int, site: str) -> torch.Tensor:
         fused = self._layers[index].sites[site]
-        y = _matrix(x, fused.weight, fused.bias)
         delta = self._low[index].get(site) if self._low else None
-        return y if delta is None else y.add_(_matrix(_matrix(x, delta[0]), delta[1]))
+        if delta is None:
+            return _matrix(x, fused.weight, fused.bias)
+        a, b, factors = delta
+        if factors is None:
+            return _matrix(x, fused.weight, fused.bias).add_(_matrix(_matrix(x, a), b))
+        y = _matrix(x, fused.weight).add_(_matrix(_matrix(x, a), b)).mul_(factors)
+        return y if fused.bias is None else y.add_(fused.bias)
 
     def _angles(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         longest = int(positions.max()) + 1
@@ -260,10 +265,14 @@ def _fuse_pairs(
 ) -> _Delta | None:
     """Stack the A of the site's modules and put their scaled B on a block diagonal; empties `pairs`."""
     a_parts, b_parts = [], []
-    for module, size in zip(site.modules, site.sizes, strict=True):
+    factors = []
+    for module, size, rows in zip(
+        site.modules, site.sizes, torch.split(site.weight, list(site.sizes)), strict=True
+    ):
         pair = pairs.pop(module, None)
         if pair is None:
             b_parts.append(torch.zeros(size, 0))
+            factors.append(torch.ones(size))
             continue
         a, b = pair
         if a.shape[1] != site.weight.shape[1] or b.shape[0] != size:
@@ -272,12 +281,15 @@ def _fuse_pairs(
                 hint="it was trained on another model",
                 path=str(adapter.folder),
             )
+        row_factors = adapter.row_factors(module, rows)
+        factors.append(torch.ones(size) if row_factors is None else row_factors.cpu())
         a_parts.append(a.float())
         b_parts.append(b.float() * adapter.scale)
     if not a_parts:
         return None
     diagonal: torch.Tensor = torch.block_diag(*b_parts)  # type: ignore[no-untyped-call]
-    return torch.cat(a_parts).to(device, dtype), diagonal.to(device, dtype)
+    lengths = torch.cat(factors).to(device, dtype) if adapter.has_magnitudes else None
+    return torch.cat(a_parts).to(device, dtype), diagonal.to(device, dtype), lengths
 
 
 def _chunks(pieces: Sequence[Piece]) -> Iterator[list[tuple[int, Piece]]]:

@@ -76,7 +76,7 @@ class TrainPlan(Value):
     memory_parts: dict[str, float] = Field(default_factory=dict)
     """MiB of the imports, weights, adapter with optimiser, activations and logits."""
     seconds: float
-    """Predicted time in optimiser steps, from a probe of this machine."""
+    """Predicted time in optimiser steps, from a probe: of the GPU, or of a CPU that does nothing else."""
     probe_seconds: float = 0.0
     """Time that the probe took."""
     usd: float | None = 0.0

@@ -1,7 +1,7 @@
 """Attention over packs: by blocks of queries on a CPU, else by whole rows.
 
-Whole rows are gathered in groups, attended causally and put back. Right padding inside a group needs no mask: a
-causal query never sees what comes after it, and the padded queries' results are not read.
+Whole rows are gathered in groups, attended causally and put back. Right padding inside a group needs no mask:
+a causal query never sees what comes after it, and the padded queries' results are not read.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ class Layout:
                     back[token] = start + row * width + place
             start += width * len(paths)
             padded = torch.tensor([path + [0] * (width - len(path)) for path in paths], device=self._device)
-            groups += padded.split(max(1, _MAX_GATHERED // width))
+            n_rows = max(1, _MAX_GATHERED // width)
+            groups += [padded[first : first + n_rows] for first in range(0, len(paths), n_rows)]
         return tuple(groups), torch.tensor(back, device=self._device)
 
 
@@ -116,15 +117,15 @@ def _attend_rows(
     window: int | None,
 ) -> torch.Tensor:
     heads, n_tokens, _ = query.shape[1:]
-    flat = [states[0].transpose(0, 1) for states in (query, key, value)]
+    q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
     groups, back = layout.groups
     is_shared = sum(group.numel() for group in groups) > _MANY_COPIES * n_tokens
     done = []
     for group in groups:
         if is_shared and torch.is_grad_enabled():  # else every row would keep a copy of what it shares
-            found = checkpoint(_attend_group, *flat, group, scale, window, use_reentrant=False)
+            found = checkpoint(_attend_group, q, k, v, group, scale, window, use_reentrant=False)
         else:
-            found = _attend_group(*flat, group, scale, window)
+            found = _attend_group(q, k, v, group, scale, window)
         done.append(found)
     return torch.cat(done).index_select(0, back).view(1, n_tokens, heads, -1)
 
@@ -139,7 +140,7 @@ def _attend_group(
 ) -> torch.Tensor:
     rows, width = group.shape
     q, k, v = (
-        states.index_select(0, group.view(-1)).unflatten(0, (rows, width)).transpose(1, 2)
+        states.index_select(0, group.reshape(-1)).view(rows, width, *states.shape[1:]).transpose(1, 2)
         for states in (query, key, value)
     )
     seen = None if window is None else _seen(width, window, q.device)

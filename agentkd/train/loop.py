@@ -29,7 +29,7 @@ from agentkd.train.prepare import build_objectives
 from agentkd.train.record import Record, peak_mib, plan_line, predicted
 from agentkd.train.reference import prepare_references
 from agentkd.train.reporter import Reporter
-from agentkd.train.rows import Dataset, Row, View, load_dataset, preflight
+from agentkd.train.rows import Dataset, Row, View, check_vocabulary, load_dataset, preflight
 from agentkd.train.signals import TeacherSignals
 from agentkd.train.step import Stepper, StepResult, learning_rate
 from agentkd.train.teacher import open_signals
@@ -87,11 +87,15 @@ class _Training:
         model = add_adapter(model, settings.lora, init_adapter=self.job.init_adapter, seed=settings.seed)
         body = Body(model)
         rows = [*self.rows, *self.dataset.dev]
+        check_vocabulary(rows, body.n_vocabulary)
         views = [view for row in rows for view in (row.student, row.rejected, *self._own(row)) if view]
         with without_dropout(model):
             body.pack_for_training([view for view in views if view.labels])
         if settings.sharding == "fsdp":
             shard(model, self.world)
+            shortest = min((view for view in views if view.labels), key=lambda view: view.n_tokens)
+            with torch.no_grad():  # the first pass makes FSDP's buffers, and must not be an inference one
+                body.hidden(next(iter(make_packs([shortest], shortest.n_tokens))))
         if plan.recompute:
             recompute_activations(model)
         if settings.compile:

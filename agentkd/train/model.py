@@ -1,7 +1,8 @@
 """The model that is trained: loaded (in 4 bits where asked), and with what saves memory or time.
 
-`compile` translates every decoder layer with torch.compile: the first steps take about a minute per shape
-class on a CPU (several on a GPU), it needs a C++ compiler, and results agree to rounding, not to the bit.
+`compile` translates every decoder layer with torch.compile: the first steps take about half a minute per
+layer, and again where a pack has another number of length groups; it needs a C++ compiler, and results agree
+to rounding, not to the bit.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from agentkd.errors import ConfigError, MissingExtraError, ModelError
 from agentkd.schema import TrainJob, TrainSettings
 
 __all__ = ["check_settings", "decoder_layers", "load_base", "recompute_activations", "translate"]
+
+_SHAPES_PER_LAYER = 8
 
 
 def check_settings(settings: TrainSettings, device: str) -> None:
@@ -106,5 +109,10 @@ def recompute_activations(model: Any) -> None:
 
 def translate(model: Any) -> None:
     """Translate every decoder layer with torch.compile, for packs of any length."""
-    for layer in decoder_layers(model):
+    layers = list(decoder_layers(model))
+    limit = _SHAPES_PER_LAYER * len(layers)  # every layer is its own to the compiler
+    dynamo: Any = torch._dynamo.config
+    dynamo.recompile_limit = max(dynamo.recompile_limit, limit)
+    dynamo.accumulated_recompile_limit = max(dynamo.accumulated_recompile_limit, limit)
+    for layer in layers:
         layer.forward = torch.compile(layer.forward, dynamic=True)

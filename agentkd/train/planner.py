@@ -20,7 +20,7 @@ from agentkd.train.packing import MAX_PAIRS, Pack
 from agentkd.train.probe import LayerCost, head_seconds, probe_layers
 from agentkd.train.rows import View
 
-__all__ = ["Fit", "Load", "Shape", "fit", "memory_limit_mib", "measure_load", "shape_of"]
+__all__ = ["Fit", "Load", "Shape", "chunk_for", "fit", "memory_limit_mib", "measure_load", "shape_of"]
 
 _MIB = 2**20
 _SHARE_OF_FREE = 0.8
@@ -29,7 +29,10 @@ _SAMPLED_STEPS = 64
 _LEAST_PACK, _LEAST_CHUNK = 256, 32
 _CPU_PACK, _GPU_PACK = 3072, 32768
 _GPU_PAIRS = 1 << 26
-_LOGIT_TENSORS = 4  # float32 copies of a chunk's logits at one time: logits, log-softmax, and their gradients
+_CPU_LOGITS = 1 << 24  # of one chunk; more take memory and save no time
+_LOGIT_TENSORS = (
+    6  # float32 copies of a chunk's logits that the process holds, by measured runs of SmolLM2-135M
+)
 _ADAPTER_BYTES = 16  # per parameter: itself, its gradient, two moments
 _SLACK = 1.05  # what an allocator holds beyond what is alive
 
@@ -193,7 +196,7 @@ def fit(
     found: Fit | None = None
     for recompute in {"auto": (False, True), "on": (True,), "off": (False,)}[wanted]:
         cost = bench.cost(recompute)
-        for tokens, chunk in _sizes(first, job.settings.chunk_tokens):
+        for tokens, chunk in _sizes(first, chunk_for(job.settings.chunk_tokens, shape.n_vocabulary, device)):
             load = measure_load(steps, packs, tokens, pairs)
             found = bench.fit(cost, load, tokens, pairs, chunk, n_labels, recompute)
             if found.memory_mib <= limit:
@@ -204,6 +207,13 @@ def fit(
         hint="raise `[train] max_memory`, take a smaller base or rank, or shorten the longest rows "
         f"({max(view.n_tokens for view in views)} tokens)",
     )
+
+
+def chunk_for(chunk_tokens: int, n_vocabulary: int, device: str) -> int:
+    """Return the labels of a chunk before memory is looked at: fewer for large vocabularies on a CPU."""
+    if device.startswith("cuda"):
+        return chunk_tokens
+    return min(chunk_tokens, max(_LEAST_CHUNK, _CPU_LOGITS // n_vocabulary))
 
 
 def _sizes(first: int, chunk_tokens: int) -> Iterator[tuple[int, int]]:

@@ -29,6 +29,7 @@ __all__ = ["LayerCost", "Probe", "head_seconds", "probe_layers"]
 _VOCABULARY = 512
 _LABELS = 64
 _HEAD_VOCABULARY = 16384
+_TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def head_seconds(width: int, n_vocabulary: int, *, device: str, dtype: str) -> f
     states = torch.ones(_LABELS, width, dtype=kind, device=device, requires_grad=True)
     targets = torch.zeros(_LABELS, dtype=torch.int64, device=device)
     best = float("inf")
-    for _ in range(3):
+    for _ in range(_TRIES):
         begun = _now(device)
         logits = torch.nn.functional.linear(states, weight).float()
         torch.nn.functional.cross_entropy(logits, targets).backward()  # type: ignore[no-untyped-call]
@@ -136,7 +137,7 @@ def _run(body: Body, pack: Pack) -> tuple[float, float, float]:
     with _Living() as living:
         body.hidden(pack).square().mean().backward()  # type: ignore[no-untyped-call]
     best = forward = float("inf")
-    for _ in range(2):
+    for _ in range(_TRIES):
         begun = _now(device)
         loss = body.hidden(pack).square().mean()
         middle = _now(device)
@@ -147,8 +148,10 @@ def _run(body: Body, pack: Pack) -> tuple[float, float, float]:
 
 
 def _now(device: str) -> float:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
+    """Return a clock: on a CPU that of an idle machine, processor time over all threads."""
+    if not device.startswith("cuda"):
+        return time.process_time() / torch.get_num_threads()
+    torch.cuda.synchronize()
     return time.perf_counter()
 
 

@@ -145,9 +145,9 @@ def unit_of(pairs: Sequence[tuple[Said, View]], vocabulary: Vocabulary) -> Unit:
 
 
 def _is_alike(said: Said, view: View, vocabulary: Vocabulary) -> bool:
-    """Whether the teacher's tokens are the row's labels; a chat model does not report its last one."""
+    """Whether the teacher's tokens are the row's labels; chat models leave out the last one, or its text."""
     own = [vocabulary.bytes_of(view.ids[label]).decode("latin-1") for label in view.labels]
-    return bool(said.pieces) and list(said.pieces) in (own, own[:-1])
+    return bool(said.pieces) and list(said.pieces) in (own, own[:-1], [*own[:-1], ""])
 
 
 def spelled(said: Said, view: View, text: str, unit: Unit, vocabulary: Vocabulary, top_k: int) -> RowSignals:
@@ -203,7 +203,7 @@ def _byte_ends(said: Said, n_bytes: int, text: str) -> list[int]:
     at = 0
     for piece in said.pieces:
         at += len(piece)
-        if at > n_bytes:
+        if at > n_bytes or not piece:
             is_end = bool(ends) and ends[-1] == n_bytes
             return [*ends, n_bytes + 1] if is_end else []
         ends.append(at)

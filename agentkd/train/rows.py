@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from agentkd.errors import DataError, TrainError
 from agentkd.schema import DatasetCard, Example, Rendered
 
-__all__ = ["Dataset", "Row", "View", "load_dataset", "preflight"]
+__all__ = ["Dataset", "Row", "View", "check_vocabulary", "load_dataset", "preflight"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,10 @@ def load_dataset(folder: str | Path, max_tokens: int) -> Dataset:
         raise DataError(f"`{folder / 'card.json'}` is no dataset card: {error}", path=str(folder)) from error
     train = tuple(_read_rows(folder / "train.jsonl", max_tokens))
     if not train:
-        raise TrainError(f"dataset `{card.id}` has no rows to train on", hint="compile more memories first")
+        raise TrainError(
+            f"dataset `{card.id}` has no rows to train on",
+            hint=card.refusals[0] if card.refusals else "compile more memories first",
+        )
     dev_file = folder / "dev.jsonl"
     return Dataset(card, train, tuple(_read_rows(dev_file, max_tokens)) if dev_file.exists() else ())
 
@@ -94,7 +97,10 @@ def _read_rows(file: Path, max_tokens: int) -> Iterator[Row]:
                 row = _row(example) if example.weight else None
             except (ValidationError, ValueError) as error:
                 raise DataError(
-                    f"line {number} of `{file}` is no training row: {error}", path=str(file), line=number
+                    f"line {number} of `{file}` is no training row: {error}",
+                    hint="compile the dataset again",
+                    path=str(file),
+                    line=number,
                 ) from error
             if row is not None:
                 _check_length(row, max_tokens, file, number)
@@ -132,6 +138,20 @@ def _view(rendered: Rendered, row_weight: float) -> View:
 
 def _label_ids(view: View) -> list[int]:
     return [view.ids[t] for t in view.labels]
+
+
+def check_vocabulary(rows: Sequence[Row], n_vocabulary: int) -> None:
+    """Refuse rows with a token that the model has no embedding for; raises DataError that names the row."""
+    for row in rows:
+        for view in (row.student, row.teacher, row.rejected):
+            strange = [token for token in view.ids if not 0 <= token < n_vocabulary] if view else []
+            if strange:
+                raise DataError(
+                    f"row `{row.id}` has the token {strange[0]}, and the model's vocabulary ends at "
+                    f"{n_vocabulary - 1}",
+                    hint="it was rendered with another tokenizer: compile the dataset again for this student",
+                    row=row.id,
+                )
 
 
 def _check_length(row: Row, max_tokens: int, file: Path, number: int) -> None:

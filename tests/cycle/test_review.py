@@ -16,6 +16,7 @@ from agentkd.cli.root import run_command_line
 from agentkd.cycle.html import render_html
 from agentkd.cycle.stage import run_key
 from agentkd.errors import ConfigError, LockedError, NotFoundError, PluginError
+from agentkd.ledger.calibration import Calibration
 from agentkd.plugins import NoSettings
 from agentkd.schema import CycleReport, PhaseReport, Task, ToolCall, Verdict
 from agentkd.testing import ScriptedModel
@@ -155,6 +156,22 @@ def test_other_sampling_or_other_tasks_under_old_ids_are_another_run(new_workspa
     folder, task = new_workspace("keys"), Task(id="a", prompt="2 + 2?")
     assert key(task) == key(task, retries=9)
     assert len({key(task), key(task, temperature=0.5), key(Task(id="a", prompt="3 + 3?"))}) == 3
+
+
+def test_a_calibration_makes_another_run_of_one_with_memory(new_workspace: NewWorkspace) -> None:
+    def key(uses_memory: bool) -> str:
+        return run_key(workspace.parts, "evaluate", "jsonl", [task], "openai/x", uses_memory, 0)
+
+    task = Task(id="a", prompt="2 + 2?")
+    with agentkd.Workspace(new_workspace("calibrated")) as workspace:
+        before = key(True), key(False)
+        measured = Calibration(
+            fingerprint=workspace.parts.embedder().fingerprint, min_score=0.3, min_words=0.4,
+            related_above=0.7, merge_above=0.8,
+        )  # fmt: skip
+        workspace.ledger.calibrations.put(measured)
+        assert key(True) != before[0]
+        assert key(False) == before[1]
 
 
 def test_a_model_component_of_a_plugin_plays_a_role_by_its_name(tmp_path: Path) -> None:

@@ -14,17 +14,20 @@ import torch
 
 import agentkd
 from agentkd import hf
+from agentkd.cycle.training import train_job
+from agentkd.cycle.tutor import taught_job
 from agentkd.errors import ConfigError, ModelError
-from agentkd.schema import Message
+from agentkd.schema import Message, TrainJob
 from agentkd.train.artefact import inspect_caches
-from agentkd.train.rows import load_dataset
+from agentkd.train.remote import Said, Vocabulary, spelled
+from agentkd.train.rows import View, load_dataset
 from agentkd.train.view import read_examples
 
 ANSWER = 'The weather is {"city": "Paris"}'
 
 
 class Teacher:
-    """An OpenAI-compatible server over a real (tiny, random) model: it scores texts, and says one sentence."""
+    """An OpenAI-compatible server over a real (tiny, random) model: it scores texts and says a sentence."""
 
     def __init__(self, folder: Path) -> None:
         self.tokenizer = hf.load_tokenizer(folder)
@@ -155,6 +158,12 @@ def terms(workspace: agentkd.Workspace, name: str) -> list[dict[str, float]]:
     return [line["terms"] for line in map(json.loads, lines) if "terms" in line]
 
 
+def job_of(workspace: agentkd.Workspace) -> TrainJob:
+    """Return the next training of a workspace, with all that its teacher says."""
+    out = str(workspace.root / "checkpoints" / "student@9")
+    return taught_job(workspace.parts, train_job(workspace.parts, workspace.datasets()[-1].id, out))
+
+
 def test_a_server_with_the_students_tokens_scores_the_rows_exactly(
     cycled: Path, serve: Callable[[Path], Teacher], opened: Callable[..., agentkd.Workspace]
 ) -> None:
@@ -171,11 +180,10 @@ def test_a_server_with_the_students_tokens_scores_the_rows_exactly(
         card = next(c for c in workspace.datasets() if c.id == checkpoint.dataset_id)
         rows = load_dataset(workspace.root / "datasets" / card.id, 2048).train
         assert facts.n_tokens == sum(len(row.student.labels) for row in rows)
-        booked = [call for call in workspace.ledger.calls.list() if call.purpose == "teacher"]
-        assert len(booked) == len(teacher.requests)
+        booked = workspace.ledger.calls.total("teacher")
+        assert booked.prompt_tokens == 9 * len(teacher.requests)
         asked = len(teacher.requests)
-    with opened(teacher.url, "text-completion-openai/tiny", objective | {"sft": {}}) as workspace:
-        workspace.train()
+        job_of(workspace)
         assert len(teacher.requests) == asked, "what was paid for is asked once"
 
 
@@ -195,6 +203,10 @@ def test_a_chat_model_with_other_tokens_answers_and_its_words_are_learnt(
         (facts,) = inspect_caches(workspace.root / "signals")
         assert (facts.unit, facts.n_rows) == ("byte", len(examples))
         assert min(terms(workspace, checkpoint.name)[0].values()) > 0
+        asked = len(teacher.requests)
+        assert workspace.datasets()[-1].id == checkpoint.dataset_id
+        assert Path(job_of(workspace).dataset) == folder, "the teacher is never asked about its own words"
+        assert len(teacher.requests) == asked
 
 
 def test_a_run_that_broke_off_asks_only_for_the_rest(
@@ -204,13 +216,11 @@ def test_a_run_that_broke_off_asks_only_for_the_rest(
     teacher.fails_after = 4
     with opened(teacher.url, "openai/tiny", {"sft": {}}) as workspace:
         with pytest.raises(ModelError):
-            workspace.train()
+            job_of(workspace)
+        assert len(teacher.requests) == 4
         teacher.fails_after = None
-        checkpoint = workspace.train()
-        n = checkpoint.dataset_id and len(
-            list(read_examples(workspace.root / "datasets" / checkpoint.dataset_id))
-        )
-        assert len(teacher.requests) == n
+        examples = list(read_examples(job_of(workspace).dataset))
+        assert len(teacher.requests) == len(examples) > 4
 
 
 def test_a_teacher_without_log_probabilities_teaches_text_alone(
@@ -225,4 +235,27 @@ def test_a_teacher_without_log_probabilities_teaches_text_alone(
         workspace.train()
     assert "`sft`" in refused.value.hint
     with opened(teacher.url, "openai/tiny", {"sft": {}}) as workspace:
-        assert workspace.train().metrics["steps"] >= 1
+        (target,) = {example.target.content for example in read_examples(job_of(workspace).dataset)}
+        assert target == ANSWER
+
+
+@pytest.mark.parametrize(
+    ("pieces", "ends"),
+    [
+        (["na", "\xc3", "\xafve", "<end>"], [2, 3, 6, 7]),
+        (["na", "\xc3\xaf", "ve"], [2, 4, 6]),
+        (["na", "\xc3\xafve", ""], [2, 6, 7]),
+        (["na", "\xc3\xafve<"], []),
+        (["other"], []),
+        ([], []),
+    ],
+)
+def test_the_pieces_of_a_provider_are_laid_over_the_bytes_of_the_text(
+    pieces: list[str], ends: list[int], cycled: Path
+) -> None:
+    said = Said(key="k", text="naïve", pieces=tuple(pieces), log_probs=(-1.0,) * len(pieces))
+    view = View((1, 2), (1,), (1.0,))
+    found = spelled(said, view, "naïve", "byte", Vocabulary(student_of(cycled)), 3)
+    assert found.ends.tolist() == ends
+    assert found.ids.shape == (len(ends), 3)
+    assert (found.tail == 1).all(), "no alternatives were sent: all of the rest is unknown"

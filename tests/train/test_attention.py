@@ -23,13 +23,17 @@ def pack_of(rows: list[list[int]]) -> Pack:
     return pack
 
 
-def alone(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, path: list[int], window: int | None) -> torch.Tensor:
+def alone(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, path: list[int], window: int | None
+) -> torch.Tensor:
     """Attend in one row with a full mask."""
     seen = torch.ones(len(path), len(path), dtype=torch.bool).tril()
     if window is not None:
         seen = seen.triu(1 - window)
     rows = (states[:, :, path] for states in (q, k, v))
-    found = torch.nn.functional.scaled_dot_product_attention(*rows, attn_mask=seen, scale=0.3, enable_gqa=True)
+    found = torch.nn.functional.scaled_dot_product_attention(
+        *rows, attn_mask=seen, scale=0.3, enable_gqa=True
+    )
     return found[0].transpose(0, 1)
 
 
@@ -45,7 +49,9 @@ def test_a_pack_attends_as_its_rows_do(rows: list[list[int]], window: int | None
     pack = pack_of(rows)
     inputs = states(len(pack.tokens))
     layout = Layout(pack, torch.device("cpu"), torch.float64)
-    found, _ = packed_attention(torch.nn.Module(), *inputs, None, layout=layout, scaling=0.3, sliding_window=window)
+    found, _ = packed_attention(
+        torch.nn.Module(), *inputs, None, layout=layout, scaling=0.3, sliding_window=window
+    )
     factor = torch.linspace(-1, 1, found.numel(), dtype=torch.float64).view_as(found)
     got = torch.autograd.grad((found * factor).sum(), inputs)
     wanted, n_seen = torch.empty_like(found[0]), 0

@@ -61,18 +61,14 @@ def test_two_processes_train_what_one_trains(
         save_every_seconds=0.0, **settings,
     )  # fmt: skip
     alone(one)
-    said = torchrun(two, tmp_path)
-    assert said.count("optimiser steps") == 1  # the other process is silent
+    if settings:
+        assert torchrun(two, tmp_path).count("optimiser steps") == 1  # the other process is silent
+    else:
+        checkpoint = LoraTrainer(LoraTrainerSettings(processes=2, threads=1)).train(two)
+        assert checkpoint.metrics["predicted_memory_mib"] > 0
     for name, wanted in weights(one).items():
         torch.testing.assert_close(weights(two)[name], wanted, atol=2e-5, rtol=1e-3)
     assert not Path(f"{two.output}.partial").exists()
-
-
-def test_the_trainer_starts_as_many_processes_as_it_is_told(make_job: MakeJob) -> None:
-    job = make_job("out", epochs=0.5)
-    checkpoint = LoraTrainer(LoraTrainerSettings(processes=2, threads=1)).train(job)
-    assert (Path(job.output) / "adapter_model.safetensors").is_file()
-    assert checkpoint.metrics["predicted_memory_mib"] > 0
 
 
 def test_weights_cannot_be_split_over_one_process(make_job: MakeJob) -> None:

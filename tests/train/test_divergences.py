@@ -144,3 +144,29 @@ def test_taid_moves_to_the_teacher_and_goes_on_from_its_state() -> None:
     for step in range(6, 10):
         context = chunk(logits(10 + step), logits(30), K, step)
         assert loss_of(resumed, context).item() == loss_of(objective, context).item()
+
+
+def test_the_closed_gradient_of_jsd_is_autograds() -> None:
+    from agentkd.train.objectives import divergences as kd
+
+    generator = torch.Generator().manual_seed(4)
+    log_p, log_q = (
+        torch.randn(5, 40, dtype=torch.float64, generator=generator).log_softmax(-1).requires_grad_()
+        for _ in range(2)
+    )
+    scale = torch.linspace(0.5, 2, 5, dtype=torch.float64)
+
+    def plain(beta: float) -> torch.Tensor:
+        p, q = log_p.exp(), log_q.exp()
+        m = beta * p + (1 - beta) * q
+        return beta * (p * (log_p - m.log())).sum(-1) + (1 - beta) * (q * (log_q - m.log())).sum(-1)
+
+    for beta in (0.1, 0.5, 0.9):
+        mine, wanted = kd.generalised_jsd(log_p, log_q, beta), plain(beta)
+        torch.testing.assert_close(mine, wanted)
+        for got, true in zip(
+            torch.autograd.grad((mine * scale).sum(), (log_p, log_q)),
+            torch.autograd.grad((wanted * scale).sum(), (log_p, log_q)),
+            strict=True,
+        ):
+            torch.testing.assert_close(got, true)

@@ -148,6 +148,13 @@ def test_two_saves_are_kept_and_a_damaged_one_is_passed_over(make_job: MakeJob) 
     assert (Path(cut.output) / WEIGHTS).read_bytes() == (Path(whole.output) / WEIGHTS).read_bytes()
 
 
+def test_as_many_saves_are_kept_as_the_settings_say(make_job: MakeJob) -> None:
+    job = make_job(save_every_seconds=0.0, keep_last=1)
+    with pytest.raises(TrainError, match="was interrupted"):
+        run(job, stop_after=4)
+    assert [path.name for path in Path(f"{job.output}.partial").glob("step-*")] == ["step-000004"]
+
+
 def test_what_is_left_of_another_job_is_not_gone_on_from(make_job: MakeJob) -> None:
     with pytest.raises(TrainError, match="was interrupted"):
         run(make_job("out", seed=1), stop_after=2)
@@ -183,6 +190,25 @@ def test_a_loss_that_is_not_finite_stops_with_its_rows(make_job: MakeJob) -> Non
     bad = json.loads((Path(f"{job.output}.partial") / "bad-step.json").read_text())
     assert bad["rows"][0]["id"].startswith("ex-")
     assert not Path(job.output).exists()
+
+
+def test_a_step_that_fails_names_its_rows_and_keeps_the_last_good_save(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = PLUGIN.replace(
+        "self.calls += 1", "self.calls += 1; scale = float('nan') if context.step == 3 else 1.0"
+    )
+    late = late.replace("/ context.normaliser}", "* scale / context.normaliser}")
+    (tmp_path / "late_objective.py").write_text(late)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    job = make_job(objective={"squared": {}}, plugins=("late_objective",), save_every_seconds=0.0)
+    with pytest.raises(TrainError, match=r"step 4 is not finite.*its rows are `ex-") as raised:
+        run(job)
+    assert "bad-step.json" in raised.value.hint
+    assert "last good save is kept" in raised.value.hint
+    saved = saves.latest(Path(f"{job.output}.partial"))
+    assert saved is not None
+    assert saved.name == "step-000003"
 
 
 @pytest.fixture

@@ -147,3 +147,31 @@ def test_a_failing_objective_is_named(body: Body, views: list[View]) -> None:
 
     with pytest.raises(PluginError, match="plugin `their-plugin` failed in objective `sft`"):
         step(body, views, [Weighted(Broken(), 1.0, "their-plugin")])
+
+
+def test_a_loss_on_whole_rows_gets_them_whole(body: Body, views: list[View]) -> None:
+    chunks: list[list[int]] = []
+
+    class Whole(Sft):
+        whole_rows = True
+
+        def forward(self, context: Any) -> Mapping[str, torch.Tensor]:
+            chunks.append(context.rows.tolist())
+            return super().forward(context)
+
+    _, plain = step(body, views, [SFT], chunk=5)
+    _, whole = step(body, views, [Weighted(Whole(), 1.0, "test")], chunk=9)
+    assert chunks == [[0] * 4 + [1] * 4, [2] * 4 + [3] * 4, [4] * 4 + [5] * 4]
+    assert_same(whole, plain)
+    chunks.clear()
+    step(body, views, [Weighted(Whole(), 1.0, "test")], chunk=2)  # a longer row is a chunk by itself
+    assert chunks == [[row] * 4 for row in range(6)]
+
+
+def test_another_objectives_mask_and_weight_change_nothing(body: Body, views: list[View]) -> None:
+    """The gradient of a sum is the sum of the gradients, whatever rows the other term sees."""
+    _, sft = step(body, views, [SFT])
+    for untaught, weight in (([], 1.0), ([0, 1, 2], 1.0), ([5], 7.0)):
+        _, own = step(body, views, [SELF], untaught=untaught)
+        _, both = step(body, views, [SFT, Weighted(SELF.objective, weight, "test")], untaught=untaught)
+        assert_same({name: both[name] - weight * own[name] for name in sft}, sft)

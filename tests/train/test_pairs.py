@@ -233,7 +233,7 @@ def margin(job: TrainJob, rows: Sequence[Row], adapter: str) -> float:
 
 @pytest.fixture
 def pairs(write_dataset: Callable[..., Path], make_example: Callable[..., Example]) -> Path:
-    rows = [paired(n, make_example) if n % 4 else make_example(n) for n in range(16)]
+    rows = [paired(n, make_example) if n % 4 else make_example(n) for n in range(8)]
     return write_dataset(rows, name="pairs")
 
 
@@ -249,7 +249,7 @@ def pairs(write_dataset: Callable[..., Path], make_example: Callable[..., Exampl
 def test_the_loss_falls_and_the_margin_grows(
     make_job: MakeJob, pairs: Path, objective: dict[str, Any], falls: str
 ) -> None:
-    job = make_job(dataset=pairs, objective=objective, epochs=4.0)
+    job = make_job(dataset=pairs, objective=objective, epochs=8.0)
     lines = run(job)
     assert lines[-1]["terms"][falls] < 0.8 * lines[0]["terms"][falls]
     rows = [row for row in load_dataset(pairs, 2048).train if row.rejected]
@@ -278,11 +278,28 @@ def test_an_unknown_reference_is_refused(make_job: MakeJob, pairs: Path) -> None
         run(make_job(dataset=pairs, objective={"dpo": {"reference": "yesterday"}}))
 
 
+def test_a_failed_run_without_a_repair_is_unlearnt(
+    make_job: MakeJob, write_dataset: Callable[..., Path], make_example: Callable[..., Example]
+) -> None:
+    lone = [_without_target(paired(n, make_example)) for n in range(4)]
+    data = write_dataset([*lone, *(make_example(n) for n in range(4, 8))], name="negatives")
+    lines = run(make_job("up", dataset=data, objective={"dpo": {}, "sft": {}}, epochs=4.0))
+    assert lines[-1]["terms"]["dpo"] < lines[0]["terms"]["dpo"]
+    plain = run(make_job("plain", dataset=data, epochs=0.5))
+    assert lines[0]["terms"]["sft"] > 0
+    assert plain[0]["terms"].keys() == {"sft"}  # the rows without a target are left out
+
+
+def _without_target(row: Example) -> Example:
+    silent = Rendered(ids=row.student.ids, weights=(0.0,) * len(row.student.ids))
+    return row.model_copy(update={"kind": "negative", "student": silent})
+
+
 def test_rejected_completions_do_not_touch_other_losses(
     make_job: MakeJob, pairs: Path, write_dataset: Callable[..., Path], make_example: Callable[..., Example]
 ) -> None:
-    plain = write_dataset([make_example(n) for n in range(16)], name="plain")
-    lines = [run(make_job(name, dataset=data)) for name, data in (("a", pairs), ("b", plain))]
+    plain = write_dataset([make_example(n) for n in range(8)], name="plain")
+    lines = [run(make_job(name, dataset=data, epochs=1.0)) for name, data in (("a", pairs), ("b", plain))]
     assert [line["loss"] for line in lines[0]] == [line["loss"] for line in lines[1]]
 
 

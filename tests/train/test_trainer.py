@@ -13,7 +13,7 @@ import pytest
 
 from agentkd.errors import ConfigError, TrainError
 from agentkd.plugins import PluginHost
-from agentkd.protocols import Objective, Trainer
+from agentkd.protocols import Objective, SpanObjective, Trainer
 from agentkd.schema import TrainJob
 from agentkd.train import LoraTrainer, LoraTrainerSettings
 from agentkd.train.reporter import Reporter
@@ -81,12 +81,35 @@ def test_the_parents_side_and_the_objectives_import_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, env=dict(os.environ))
 
 
+def test_the_training_process_needs_no_other_package_of_ours(make_job: MakeJob, tmp_path: Path) -> None:
+    """GPU machines often have torch, transformers, peft, safetensors, pydantic and pluggy alone."""
+    job = make_job(epochs=0.5)
+    spec = tmp_path / "spec.json"
+    spec.write_text(job.model_dump_json())
+    code = _ABSENT.format(absent=ABSENT)
+    subprocess.run([sys.executable, "-c", code, str(spec)], check=True, env=dict(os.environ))
+    assert (Path(job.output) / "adapter_model.safetensors").is_file()
+
+
+ABSENT = (
+    "chromadb", "click", "gguf", "jsonschema", "langchain", "langgraph", "litellm", "llguidance", "mcp",
+    "onnxruntime", "rich", "sqlalchemy", "tantivy",
+)  # fmt: skip
+_ABSENT = """
+import sys
+for name in {absent}:
+    sys.modules[name] = None
+from agentkd.train.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 def test_the_built_in_objectives_keep_their_promise() -> None:
     registry = PluginHost(auto=False, modules=["agentkd.train.objectives"]).registry
     assert {"self-context", "sft", "forward-kl", "jsd", "taid"} <= set(registry.names("objective"))
     for name in registry.names("objective"):
         objective = registry.build("objective", name, {}, None)
-        assert isinstance(objective, Objective)
+        assert isinstance(objective, Objective | SpanObjective)
         assert objective.name == name
         objective.load_state_dict(objective.state_dict())
 

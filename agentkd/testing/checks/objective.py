@@ -98,7 +98,7 @@ def _check_weights(fresh: Any, seed: int) -> None:
     claim(
         all(float(g[~is_weighed].abs().max()) == 0 for g in gradients), "positions of weight 0 get a gradient"
     )
-    changed = [torch.where(is_weighed[:, None], leaf, leaf + 3.0) for leaf in positions.leaves()]
+    changed = [torch.where(is_weighed[:, None], leaf, -leaf) for leaf in positions.leaves()]
     claim(
         torch.allclose(_loss(fresh, positions.with_leaves(changed)), loss, rtol=1e-5, atol=1e-7),
         "the loss depends on positions of weight 0",

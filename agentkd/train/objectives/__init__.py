@@ -7,24 +7,24 @@ from functools import partial
 from typing import Any
 
 from agentkd.hookspecs import hookimpl
-from agentkd.plugins import Component, NoSettings, check_options
+from agentkd.plugins import Component, check_options
 from agentkd.train.objectives import divergences as kd
 from agentkd.train.objectives.alm import Alm, AlmSettings
 from agentkd.train.objectives.hidden import HiddenMse, HiddenMseSettings, Relations, RelationsSettings
 from agentkd.train.objectives.pairs import Dpo, DpoSettings, Redi, RediSettings
 from agentkd.train.objectives.selective import Selective, SelectiveSettings
 from agentkd.train.objectives.self_context import SelfContext, SelfContextSettings
-from agentkd.train.objectives.sft import Sft
+from agentkd.train.objectives.sft import Sft, SftSettings
 from agentkd.train.objectives.sinkhorn import Sinkhorn, SinkhornSettings
 from agentkd.train.objectives.uld import Uld, UldSettings
 
-__all__ = ["SelfContext", "SelfContextSettings", "Sft", "components"]
+__all__ = ["SelfContext", "SelfContextSettings", "Sft", "SftSettings", "components"]
 
 
 @hookimpl
 def components() -> Iterable[Component[Any]]:
     """Offer every built-in loss."""
-    yield Component("objective", "sft", "Cross-entropy on the target's tokens.", _sft, NoSettings)
+    yield Component("objective", "sft", "Cross-entropy on the target's tokens.", _sft, SftSettings)
     yield Component(
         "objective",
         "self-context",
@@ -108,8 +108,8 @@ def _skew_kl(settings: kd.SkewSettings, kit: Any) -> kd.Divergence:
     return kd.Divergence("skew-kl", partial(formula, alpha=settings.alpha), settings.top_k)
 
 
-def _sft(settings: NoSettings, kit: Any) -> Sft:
-    return Sft()
+def _sft(settings: SftSettings, kit: Any) -> Sft:
+    return Sft(settings)
 
 
 def _self_context(settings: SelfContextSettings, kit: Any) -> SelfContext:

@@ -92,8 +92,9 @@ def generalised_jsd(log_p: torch.Tensor, log_q: torch.Tensor, beta: float = 0.5)
 
     Source: R. Agarwal et al., On-Policy Distillation of Language Models (GKD), arXiv 2306.13649.
     """
-    log_m = _mixture(log_p, log_q, beta)
-    return beta * _kl(log_p, log_m) + (1 - beta) * _kl(log_q, log_m)
+    from agentkd.train.objectives.jensen_shannon import jensen_shannon
+
+    return jensen_shannon(log_p, log_q, beta)
 
 
 def skew_kl(log_p: torch.Tensor, log_q: torch.Tensor, alpha: float = 0.1) -> torch.Tensor:

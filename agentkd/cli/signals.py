@@ -1,0 +1,52 @@
+"""`agentkd datasets signals`: what the cache of teacher signals holds, and whether it is whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from agentkd.cli.invocation import Invocation, pass_invocation
+from agentkd.cli.render import print_table
+from agentkd.cli.shared import Command
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from agentkd.train.artefact import CacheFacts
+
+__all__ = ["command"]
+
+
+@click.command("signals", cls=Command)
+@pass_invocation
+def command(invocation: Invocation) -> None:
+    """Show the cached teacher signals: rows, tokens, size, probability outside the top, damage.
+
+    Every shard is checked against its CRC; a damaged one is computed again by the next training.
+    """
+    from agentkd.train.artefact import inspect_caches
+
+    with invocation.workspace() as workspace:
+        found = inspect_caches(workspace.root / "signals")
+    invocation.show(found, _print)
+
+
+def _print(caches: Sequence[CacheFacts], console: Console) -> None:
+    rows = [
+        (
+            cache.teacher,
+            cache.unit,
+            cache.top_k,
+            cache.n_rows,
+            cache.n_tokens,
+            f"{cache.n_bytes / 2**20:.2f}",
+            f"{cache.mean_tail:.4f}",
+            f"{cache.mean_surprise:.3f}",
+            cache.n_damaged,
+        )
+        for cache in caches
+    ]
+    columns = ["teacher", "aligned by", "top k", "rows", "tokens", "MiB", "tail", "nats/token", "damaged"]
+    print_table(console, columns, rows, empty="no signals yet: a training with a teacher caches them")

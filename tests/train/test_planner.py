@@ -1,0 +1,250 @@
+"""The plan of a training: honest figures before it starts, sizes that fit, advice with reasons."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from agentkd import hf
+from agentkd.errors import ConfigError, MissingExtraError, TrainError
+from agentkd.schema import Example, LoraSettings, TrainJob, TrainPlan, TrainSettings
+from agentkd.train import LoraTrainer
+from agentkd.train.advisor import advise
+from agentkd.train.body import Body
+from agentkd.train.loop import train
+from agentkd.train.lora import add_adapter, without_dropout
+from agentkd.train.model import check_settings, recompute_activations
+from agentkd.train.packing import make_packs
+from agentkd.train.plan import plan
+from agentkd.train.planner import Fit, fit, measure_load, shape_of
+from agentkd.train.reporter import Reporter
+from agentkd.train.rows import View
+
+MakeJob = Callable[..., TrainJob]
+MakeView = Callable[[list[int], int], View]
+
+
+def quiet() -> Reporter:
+    return Reporter(is_machine=True, out=io.StringIO())
+
+
+@pytest.fixture
+def taught(write_dataset: Callable[..., Path], make_example: Callable[..., Example]) -> Path:
+    return write_dataset([make_example(n, teacher=n % 4 != 0) for n in range(16)], name="taught")
+
+
+def test_a_plan_says_what_the_training_then_does(make_job: MakeJob) -> None:
+    job = make_job(lora=LoraSettings(r=4, alpha=8))
+    wanted = plan(job, quiet())
+    assert not Path(f"{job.output}.partial").exists()
+    done = train(job, quiet())
+    assert (wanted.n_steps, wanted.n_parameters) == (done.metrics["steps"], done.n_parameters)
+    assert wanted.n_tokens == done.metrics["tokens"]
+    assert wanted.n_label_tokens == done.metrics["label_tokens"]
+    lines = [json.loads(line) for line in (Path(job.output) / "metrics.jsonl").read_text().splitlines()]
+    assert wanted.n_computed_tokens == sum(line.get("computed_tokens", 0) for line in lines)
+    assert done.metrics["predicted_memory_mib"] > sum(wanted.memory_parts.values()) * 0.5
+    assert done.metrics["predicted_seconds"] >= 0
+    assert wanted.objectives == {"sft": ()}
+
+
+def test_a_plan_tells_cached_teacher_signals_from_missing_ones(make_job: MakeJob, taught: Path) -> None:
+    job = make_job(dataset=taught, objective={"self-context": {"top_k": 8}}, epochs=1.0)
+    before = plan(job, quiet())
+    assert (before.signals_cached, before.signals_missing) == (0, 12)
+    assert before.signals_seconds > 0
+    assert before.teacher == "base"
+    assert before.objectives == {"self-context": ("teacher-top-k",)}
+    train(job, quiet())
+    after = plan(job, quiet())
+    assert (after.signals_cached, after.signals_missing, after.signals_seconds) == (12, 0, 0.0)
+
+
+def test_the_parent_gets_a_plan_from_a_process_of_its_own(make_job: MakeJob) -> None:
+    job = make_job()
+    found = LoraTrainer().plan(job)
+    assert isinstance(found, TrainPlan)
+    assert found.n_rows == 24
+    assert not Path(job.output).parent.joinpath("out.partial").exists()
+
+
+def test_less_memory_makes_smaller_packs_and_at_last_refuses(make_job: MakeJob, make_view: MakeView) -> None:
+    job = make_job()
+    config, shape = shape_of(job)
+    views = [make_view([n, *range(20, 320)], 200) for n in range(40)]
+
+    def sizes(max_memory: float) -> tuple[int, int, bool]:
+        limited = job.model_copy(
+            update={"settings": job.settings.model_copy(update={"max_memory": max_memory})}
+        )
+        found = fit(
+            limited, shape, config, views, [tuple(range(40))],
+            lambda rows, tokens, pairs: make_packs([views[row] for row in rows], tokens, pairs),
+            device="cpu", dtype="float32", n_labels=40 * 200,
+        )  # fmt: skip
+        assert found.memory_mib <= max_memory * 1024
+        return found.pack_tokens, found.chunk_tokens, found.recompute
+
+    roomy = fit(
+        job, shape, config, views, [tuple(range(40))],
+        lambda rows, tokens, pairs: make_packs([views[row] for row in rows], tokens, pairs),
+        device="cpu", dtype="float32", n_labels=40 * 200,
+    )  # fmt: skip
+    assert (roomy.pack_tokens, roomy.recompute) == (3072, False)
+    fixed = roomy.parts["imports"] + roomy.parts["weights"] + roomy.parts["adapter"]
+    moving = roomy.parts["activations"] + roomy.parts["logits"]
+    tight = sizes((fixed + 40 + moving / 3) / 1024)
+    assert tight[0] < 3072
+    with pytest.raises(TrainError, match="at its smallest"):
+        sizes(0.01)
+
+
+def test_activations_are_recomputed_only_where_nothing_else_fits(
+    make_job: MakeJob, make_view: MakeView
+) -> None:
+    job = make_job()
+    config, shape = shape_of(job)
+    view = make_view([n % 200 + 20 for n in range(1800)], 20)
+
+    def fitted(mode: str, max_memory: float) -> Fit:
+        update = {"gradient_checkpointing": mode, "max_memory": max_memory}
+        limited = job.model_copy(update={"settings": job.settings.model_copy(update=update)})
+        return fit(
+            limited, shape, config, [view], [(0,)], lambda rows, t, p: make_packs([view], t, p),
+            device="cpu", dtype="float32", n_labels=20,
+        )  # fmt: skip
+
+    kept, again = fitted("off", 100.0), fitted("on", 100.0)
+    assert again.parts["activations"] < 0.7 * kept.parts["activations"]
+    assert again.seconds > 0
+    between = (kept.memory_mib + again.memory_mib) / 2 / 1024
+    assert fitted("auto", between).recompute
+    assert not fitted("auto", 100.0).recompute
+    with pytest.raises(TrainError, match="at its smallest"):
+        fitted("off", between)
+
+
+def test_the_load_counts_what_is_computed(make_view: MakeView) -> None:
+    views = [make_view([1, 2, 3, 4, 5, 6, 7, 8, n], 1) for n in range(10, 14)]
+    load = measure_load(
+        [(0, 1), (2, 3)], lambda rows, t, p: make_packs([views[r] for r in rows], t, p), 4096, 1 << 20
+    )
+    assert (load.largest, load.n_computed, load.most_labels) == (8, 16, 2)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_recomputed_activations_give_the_same_gradients(
+    base: Path, make_view: MakeView, dropout: float
+) -> None:
+    views = [make_view([1, 5, *range(n, n + 8 + n % 5), 2], 3) for n in range(20, 28)]
+    found = []
+    for recompute in (False, True):
+        settings = LoraSettings(r=4, alpha=8, dropout=dropout)
+        model = add_adapter(hf.load_model(base, "float32", "cpu"), settings, init_adapter="", seed=0)
+        torch.manual_seed(1)
+        for name, parameter in model.named_parameters():
+            if ".lora_B" in name:
+                parameter.data.normal_(std=0.05)
+        body = Body(model)
+        with without_dropout(model):
+            body.pack_for_training(views)
+        if recompute:
+            recompute_activations(model)
+        for pack in make_packs(views, 4096):
+            body.hidden(pack).square().sum().backward()
+        found.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    assert float(found[0].norm()) > 0
+    assert torch.equal(found[0], found[1])
+
+
+def test_the_settings_decide_whether_activations_are_recomputed(make_job: MakeJob) -> None:
+    on, off = make_job("on", gradient_checkpointing="on"), make_job("off", gradient_checkpointing="off")
+    assert plan(on, quiet()).recompute
+    assert not plan(off, quiet()).recompute
+    train(on, quiet())
+    train(off, quiet())
+    weights = [(Path(job.output) / "adapter_model.safetensors").read_bytes() for job in (on, off)]
+    assert weights[0] == weights[1]
+
+
+def test_other_limits_of_memory_keep_the_saves(make_job: MakeJob) -> None:
+    asked = 0
+
+    def third() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked == 3
+
+    first = make_job()
+    with pytest.raises(TrainError, match="was interrupted"):
+        train(first, quiet(), third)
+    out = io.StringIO()
+    train(make_job(gradient_checkpointing="on"), Reporter(is_machine=True, out=out))
+    assert "going on after step 3" in out.getvalue()
+
+
+def test_four_bits_are_refused_on_a_cpu_before_anything_is_loaded(make_job: MakeJob) -> None:
+    with pytest.raises(ConfigError, match="needs a CUDA device"):
+        train(make_job(quantise="nf4"), quiet())
+
+
+def test_four_bits_without_the_package_name_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match="bitsandbytes"):
+        check_settings(TrainSettings(quantise="nf4"), "cuda")
+
+
+@pytest.mark.gpu
+def test_a_base_in_four_bits_learns(make_job: MakeJob) -> None:
+    pytest.importorskip("bitsandbytes")
+    job = make_job(quantise="nf4", device="cuda", dtype="bfloat16", epochs=6.0)
+    train(job, quiet())
+    lines = [json.loads(line) for line in (Path(job.output) / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_a_compiler_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ConfigError, match="needs a C\\+\\+ compiler"):
+        check_settings(TrainSettings(compile=True), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("settings", "facts", "key"),
+    [
+        ({"learning_rate": 3e-3}, {}, "train.learning_rate"),
+        ({"learning_rate": 1e-5}, {}, "train.learning_rate"),
+        ({"epochs": 10.0}, {}, "train.epochs"),
+        ({"epochs": 1.0}, {"n_rows": 50}, "train.epochs"),
+        ({"lora": {"r": 16}}, {"n_label_tokens": 2_000_000}, "train.lora.r"),
+        ({"lora": {"r": 128, "alpha": 256}}, {"n_label_tokens": 10_000}, "train.lora.r"),
+        ({"lora": {"alpha": 1}}, {}, "train.lora.alpha"),
+        ({"lora": {"target_modules": ("q_proj",)}}, {}, "train.lora.target_modules"),
+        ({"tokens_per_step": 65536}, {"n_steps": 10}, "train.tokens_per_step"),
+    ],
+)
+def test_advice_names_the_setting(settings: dict[str, object], facts: dict[str, int], key: str) -> None:
+    known = {"n_rows": 1000, "n_label_tokens": 50_000, "n_steps": 300, "n_base": 135_000_000, **facts}
+    found = advise(TrainSettings.model_validate(settings), goes_on=False, **known)
+    assert key in [advice.key for advice in found]
+    assert all(advice.why and advice.present != advice.better for advice in found)
+
+
+def test_the_defaults_need_no_advice() -> None:
+    facts = {"n_rows": 1000, "n_label_tokens": 50_000, "n_steps": 300, "n_base": 135_000_000}
+    assert advise(TrainSettings(), goes_on=False, **facts) == ()
+
+
+def test_a_large_vocabulary_takes_smaller_chunks_on_a_cpu() -> None:
+    from agentkd.train.planner import chunk_for
+
+    assert chunk_for(256, 49_152, "cpu") == 256
+    assert chunk_for(256, 262_144, "cpu") == 64
+    assert chunk_for(256, 262_144, "cuda") == 256
+    assert chunk_for(8, 10**9, "cpu") == 8
