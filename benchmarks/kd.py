@@ -1,7 +1,7 @@
 """Memory, time and exactness of full-vocabulary JSD and cached top-k losses against TRL's.
 
     python benchmarks/kd.py            # V = 49,152 and 262,144
-    python benchmarks/kd.py --small    # V = 49,152 with 512 tokens
+    python benchmarks/kd.py --small    # V = 49,152 with 1,024 tokens
 
 Every arm gets the last states of student and teacher with one head and gives a loss and its gradient by the
 student's states, in a process of its own; its memory is the high-water mark of that process above what it
@@ -105,12 +105,12 @@ def errors(
 def main() -> int:
     """Run the arms and publish the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--small", action="store_true", help="one vocabulary, 512 tokens")
+    parser.add_argument("--small", action="store_true", help="one vocabulary, 1,024 tokens")
     options = parser.parse_args()
     found: list[Row] = []
     taken = {}
     for name, vocabulary, width, lengths in CASES[:1] if options.small else CASES:
-        for wanted in (512,) if options.small else lengths:
+        for wanted in (1024,) if options.small else lengths:
             n_tokens = fitting(wanted, vocabulary)
             label = f"V = {name}, T = {n_tokens}"
             if label in taken:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["command", "print_card"]
 
 FORMATS = ("openai", "trl-dpo", "trl-sft")
-KINDS = ("trajectory", "internalise", "correction", "negative", "anchor")
+KINDS = ("trajectory", "internalise", "correction", "negative")
 
 
 @click.group("datasets", cls=Group)

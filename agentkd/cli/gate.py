@@ -31,9 +31,10 @@ _SHARE = click.FloatRange(min=0, max=1)
 def command(
     invocation: Invocation, checkpoint: str | None, dry_run: bool, gain: float, loss: float, power: float
 ) -> int:
-    """Judge a checkpoint as a cycle would; exit code 1 where it may not serve.
+    """Judge a candidate as a cycle would, or say how many tasks that needs.
 
-    CHECKPOINT defaults to the latest candidate. Nothing is promoted: `agentkd checkpoints promote` does that.
+    CHECKPOINT defaults to the latest candidate; the exit code is 1 where it may not serve. Nothing is
+    promoted: `agentkd checkpoints promote` does that.
     """
     with invocation.workspace() as workspace:
         if dry_run:

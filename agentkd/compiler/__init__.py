@@ -7,7 +7,6 @@ by decoding it.
 
 from __future__ import annotations
 
-from agentkd.compiler.anchor import anchor_requests
 from agentkd.compiler.dataset import compile_dataset
 from agentkd.compiler.difficulty import DifficultySelector, DifficultySettings, build_difficulty
 from agentkd.compiler.divergence import DivergenceSelector, DivergenceSettings
@@ -48,7 +47,6 @@ __all__ = [
     "SupportSettings",
     "Trace",
     "Traces",
-    "anchor_requests",
     "build_correction",
     "build_difficulty",
     "build_lift",

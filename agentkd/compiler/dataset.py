@@ -10,12 +10,11 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from agentkd import hf
-from agentkd.compiler.anchor import anchor_rows
 from agentkd.compiler.inputs import CompileInputs
 from agentkd.compiler.plan import Plan, make_plan, turns_of_task
 from agentkd.compiler.render import RowRefused, RowRenderer, emphasised
@@ -84,8 +83,7 @@ def compile_dataset(
     )
     names = [selector.name for selector in selectors]
     with (progress or SilentProgress()).bar("compile", len(plan.groups), "tasks") as bar:
-        made = chain(compilation.all_rows(bar), compilation.anchors())
-        admitted = _admitted(made, selectors, hooks, compilation.dropped)
+        admitted = _admitted(compilation.all_rows(bar), selectors, hooks, compilation.dropped)
         rows = ((row, compilation.split_of(row)) for row in admitted)
         card = write_dataset(
             out_root, rows, lambda tally: _card(tally, compilation, names), renderer.tokenizer
@@ -126,14 +124,6 @@ class _Compilation:
             for turn in turns:
                 yield from self.rows(turn)
             bar.advance()
-
-    def anchors(self) -> Iterator[Example]:
-        """Yield the anchor rows."""
-        rows = anchor_rows(
-            self.inputs.anchors, self.renderer, need_teacher=self.need_teacher, base_id=self.inputs.base_id
-        )
-        for row in rows:
-            yield row.model_copy(update={"id": _example_id(row)})
 
     def rows(self, turn: Turn) -> Iterator[Example]:
         """Yield the row of a turn, and for a share of the turns a second one that shows the memories."""

@@ -45,5 +45,3 @@ class CompileInputs:
     """Unit vectors of texts, `[len(texts), dimensions]`, for near duplicates."""
     students: frozenset[str] = frozenset()
     """Names under which the present student acts: its graded runs say what is easy and what is hard."""
-    anchors: Sequence[tuple[str, str]] = ()
-    """Everyday requests, each with the answer of the base, that become anchor rows."""

@@ -188,8 +188,6 @@ class CompileSettings(Value):
     """Whether the student view describes the tools."""
     teacher_tool_docs: bool = True
     """Whether the teacher view describes the tools; switch it off where their text makes rows too long."""
-    anchors: int = Field(default=0, ge=0)
-    """Rows in which the base answers everyday requests as before, against drift (at most 64)."""
     selectors: tuple[str, ...] = ("lift",)
     """Components of kind `selector`, applied in order."""
     role_weights: RoleWeights = RoleWeights()

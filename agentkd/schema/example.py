@@ -46,7 +46,7 @@ class Example(Value):
     id: str
     """Content hash over views, target, tokens, weight, memories and base; trajectory and correction ids
     are left out, so that the same lesson from a repeated run is the same row."""
-    kind: Literal["trajectory", "internalise", "correction", "negative", "anchor"]
+    kind: Literal["trajectory", "internalise", "correction", "negative"]
     """What the row teaches. A `negative` has only a rejected completion: its target is empty and `student`
     is the bare prompt without a single weight."""
     task_id: str

@@ -181,12 +181,14 @@ def fit(
     device: str,
     dtype: str,
     n_labels: int,
+    imports: float | None = None,
 ) -> Fit:
     """Choose sizes whose predicted peak is within the limit; raises TrainError where nothing fits.
 
-    `n_labels` are the trained tokens of the whole job.
+    `n_labels` are the trained tokens of the whole job, `imports` the MiB of this process (None: measured).
     """
-    imports = 0.0 if device.startswith("cuda") else resident_mib()
+    if imports is None:
+        imports = 0.0 if device.startswith("cuda") else resident_mib()
     limit = memory_limit_mib(job, device)
     bench = _Bench(job, shape, config, _probed(views), device, dtype, imports, limit)
     wanted = job.settings.gradient_checkpointing

@@ -85,7 +85,7 @@ def test_less_memory_makes_smaller_packs_and_at_last_refuses(make_job: MakeJob, 
         found = fit(
             limited, shape, config, views, [tuple(range(40))],
             lambda rows, tokens, pairs: make_packs([views[row] for row in rows], tokens, pairs),
-            device="cpu", dtype="float32", n_labels=40 * 200,
+            device="cpu", dtype="float32", n_labels=40 * 200, imports=400.0,
         )  # fmt: skip
         assert found.memory_mib <= max_memory * 1024
         return found.pack_tokens, found.chunk_tokens, found.recompute
@@ -93,7 +93,7 @@ def test_less_memory_makes_smaller_packs_and_at_last_refuses(make_job: MakeJob, 
     roomy = fit(
         job, shape, config, views, [tuple(range(40))],
         lambda rows, tokens, pairs: make_packs([views[row] for row in rows], tokens, pairs),
-        device="cpu", dtype="float32", n_labels=40 * 200,
+        device="cpu", dtype="float32", n_labels=40 * 200, imports=400.0,
     )  # fmt: skip
     assert (roomy.pack_tokens, roomy.recompute) == (3072, False)
     fixed = roomy.parts["imports"] + roomy.parts["weights"] + roomy.parts["adapter"]
@@ -116,7 +116,7 @@ def test_activations_are_recomputed_only_where_nothing_else_fits(
         limited = job.model_copy(update={"settings": job.settings.model_copy(update=update)})
         return fit(
             limited, shape, config, [view], [(0,)], lambda rows, t, p: make_packs([view], t, p),
-            device="cpu", dtype="float32", n_labels=20,
+            device="cpu", dtype="float32", n_labels=20, imports=400.0,
         )  # fmt: skip
 
     kept, again = fitted("off", 100.0), fitted("on", 100.0)
