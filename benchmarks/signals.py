@@ -29,7 +29,7 @@ from qwen import qwen_folder
 from agentkd import hf
 from agentkd.models.gguf import resolve_model
 from agentkd.models.source import default_cache_dir, fetch
-from agentkd.schema import DatasetCard, Example, Message, TrainJob, TrainSettings
+from agentkd.schema import AnchorSettings, DatasetCard, Example, Message, TrainJob, TrainSettings
 
 BFCL = "wheel:bfcl-eval==2026.3.23"
 EPOCHS = 3
@@ -111,7 +111,7 @@ def make_job(student: Path, dataset: Path, output: Path, objective: str, **field
     """Return a job of three epochs."""
     settings = TrainSettings(
         objective={objective: {}}, epochs=EPOCHS, tokens_per_step=512, learning_rate=5e-4,
-        teacher="path:teacher" if fields else "",
+        teacher="path:teacher" if fields else "", anchor=AnchorSettings(weight=0),
     )  # fmt: skip
     return TrainJob(
         dataset=str(dataset), base=str(student), base_id=hf.base_id(student), output=str(output),

@@ -1,12 +1,13 @@
 """Training speed on a CPU: agentkd, TRL's SFTTrainer and a bare peft loop on the same rows and steps.
 
     python benchmarks/train.py            # both models, both sets of rows, two rounds: about an hour
+    python benchmarks/train.py --model "SmolLM2-135M" --rounds 1
     python benchmarks/train.py --small    # SmolLM2-135M, few rows, one round
 
 What counts is CPU seconds: a shared machine stretches wall time, and a few per cent of CPU time too. Every
 arm runs in a process of its own, the arms take turns in two rounds, and each step keeps its cheaper time;
-the first step is reported apart. TRL runs at the best of the flags in `CANDIDATES` (each tried for two
-steps) and at its defaults, which train float32 weights with gradient checkpointing.
+the first step is reported apart. TRL runs at the best of the flags in `CANDIDATES` (each tried for one
+step) and at its defaults, which train float32 weights with gradient checkpointing.
 `AGENTKD_BENCH_VENV` names the peers' virtual environment [default: benchmarks/.work/venv-train, made from
 requirements-train.txt when missing]; it takes torch, transformers and peft from this Python, so that both
 sides run on the same versions.
@@ -169,11 +170,11 @@ def base_spec(model: Path, rows: Sequence[Row], tokens_per_step: int, folder: Pa
 
 
 def try_flags(spec: dict[str, Any], folder: Path, is_small: bool) -> tuple[str, dict[str, float]]:
-    """Return the fastest of TRL's flags on two steps, and what each took: CPU-ms per real token."""
+    """Return the fastest of TRL's flags on one step, and what each took: CPU-ms per real token."""
     took: dict[str, float] = {}
     if is_small:
         return next(iter(CANDIDATES)), took
-    n = min(2, spec["n_steps"])
+    n = 1
     chosen = [row for step in spec["steps"][:n] for row in step]
     for name in CANDIDATES:
         rows = [spec["rows"][row] for row in chosen] if CANDIDATES[name].get("packing") else spec["rows"]
@@ -276,6 +277,7 @@ def main() -> int:
     """Run the arms and publish the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="SmolLM2-135M, few rows, one round, no bars")
+    parser.add_argument("--model", choices=["SmolLM2-135M", "Gemma 3 270M"], help="one model; default both")
     parser.add_argument("--rounds", type=int, default=2, help="how often every arm runs [default: 2]")
     options = parser.parse_args()
     cache, is_small = default_cache_dir(), options.small
@@ -284,7 +286,10 @@ def main() -> int:
     found: list[Figure] = []
     facts: dict[str, Any] = {"rounds": n_rounds, "curves": {}, "flags tried, CPU-ms per token": {}}
     facts["versions"] = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft")}
-    for model_name, model in models(cache, is_small).items():
+    chosen = models(cache, is_small or options.model == "SmolLM2-135M")
+    for model_name, model in chosen.items():
+        if options.model not in (None, model_name):
+            continue
         from agentkd import hf
 
         sets = row_sets(hf.load_tokenizer(model), cache, n_rows)

@@ -74,7 +74,7 @@ def prepare(spec: Spec) -> None:
 
 def agentkd(spec: Spec, clock: Clock) -> None:
     """Train as the product does: a job on a dataset folder."""
-    from agentkd.schema import LoraSettings, TrainJob, TrainSettings
+    from agentkd.schema import AnchorSettings, LoraSettings, TrainJob, TrainSettings
     from agentkd.train.loop import train
     from agentkd.train.reporter import Reporter
 
@@ -89,6 +89,7 @@ def agentkd(spec: Spec, clock: Clock) -> None:
         device=spec["device"],
         seed=spec["seed"],
         gradient_checkpointing="off",
+        anchor=AnchorSettings(weight=0),  # no other arm has them
         save_every_seconds=1e9,
     )
     job = TrainJob(

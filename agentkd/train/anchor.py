@@ -10,26 +10,33 @@ Source: Z. Li and D. Hoiem, Learning without Forgetting, arXiv 1606.09282, with 
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from agentkd import hf
 from agentkd.errors import AgentkdError, DataError
 from agentkd.schema import AnchorSettings, Message, TrainJob
+from agentkd.train.batch import TEACHER, Batch, PackSignals, Weighted
 from agentkd.train.body import Body
+from agentkd.train.lora import without_dropout
+from agentkd.train.loss import StepScale, accumulate
+from agentkd.train.finish import SHIPPED_ANCHORS as SHIPPED
+from agentkd.train.finish import anchor_file
 from agentkd.train.objectives.divergence import top_k_forward_kl
 from agentkd.train.packing import Pack
 from agentkd.train.rows import View
 
+if TYPE_CHECKING:
+    from agentkd.protocols import StepContext
+
 __all__ = ["Anchors", "prepare_anchors", "read_anchors"]
 
-SHIPPED = Path(__file__).with_name("anchors.jsonl")
 
 Packer = Callable[[Sequence[View]], Iterable[Pack]]
 
@@ -69,17 +76,24 @@ def read_anchors(tokenizer: Any, file: Path = SHIPPED, max_tokens: int = 512) ->
     return views
 
 
-def prepare_anchors(job: TrainJob, body: Body, pack: Packer) -> Anchors | None:
+def prepare_anchors(
+    job: TrainJob, body: Body, pack: Packer, *, chunk_tokens: int, n_steps: int
+) -> Anchors | None:
     """Return the anchors of a job with what the base says on them; None where they have no weight."""
     settings = job.settings
     if not settings.anchor.weight:
         return None
-    file = Path(settings.anchor.path).expanduser() if settings.anchor.path else SHIPPED
-    views = read_anchors(hf.load_tokenizer(job.base), file, settings.max_tokens_per_row)
+    tokenizer = hf.load_tokenizer(job.base)
+    if settings.anchor.path:
+        views = read_anchors(tokenizer, anchor_file(settings.anchor), settings.max_tokens_per_row)
+    else:
+        views = read_anchors(tokenizer)
     anchors = Anchors(
-        settings.anchor, views, pack, tokens_per_step=settings.tokens_per_step, seed=settings.seed
-    )
-    anchors.prepare(body)
+        settings.anchor, views, pack,
+        tokens_per_step=settings.tokens_per_step, chunk_tokens=chunk_tokens, seed=settings.seed,
+    )  # fmt: skip
+    with without_dropout(body.model):
+        anchors.prepare(body, n_steps)
     return anchors
 
 
@@ -95,12 +109,18 @@ def _view(tokenizer: Any, entry: dict[str, str]) -> View:
     return View(rendered.ids, labels, (1.0,) * len(labels))
 
 
-@dataclass(frozen=True)
-class _Known:
-    """What the base says at the labels of one anchor."""
+class _HoldToBase:
+    """KL(base || student) on the base's top tokens; chunked by the trainer as any objective is."""
 
-    top_ids: torch.Tensor
-    log_probs: torch.Tensor
+    name = "anchor"
+    requires = frozenset({TEACHER})
+
+    def forward(self, context: StepContext) -> dict[str, torch.Tensor]:
+        """Return the mean divergence as the term `anchor`."""
+        ids, log_probs = context.teacher_top_ids, context.teacher_top_log_probs
+        assert ids is not None and log_probs is not None
+        total = top_k_forward_kl(context.logits, ids, log_probs, context.weights)
+        return {self.name: total / context.normaliser}
 
 
 class Anchors:
@@ -113,53 +133,68 @@ class Anchors:
         pack: Packer,
         *,
         tokens_per_step: int,
+        chunk_tokens: int,
         seed: int,
     ) -> None:
-        """Take general texts; `pack` makes packs of views."""
+        """Take general texts; `pack` makes packs of views, and logits of `chunk_tokens` exist at one time."""
         self.settings = settings
-        self._pack = pack
         self.views = list(views)
+        self._pack, self._chunk_tokens = pack, chunk_tokens
         mean = sum(view.n_tokens for view in self.views) / len(self.views)
         self._per_step = max(1, round(settings.share * tokens_per_step / mean))
         self._seed = seed
-        self._known: list[_Known] = []
+        self._known: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     @torch.no_grad()
-    def prepare(self, body: Body) -> None:
-        """Ask the base, adapter off, for its distributions at every label."""
+    def prepare(self, body: Body, n_steps: int) -> None:
+        """Ask the base, adapter off, for its distributions at every label of the anchors of all steps."""
+        numbers = sorted({number for step in range(n_steps) for number in self.of_step(step)})
         k = min(self.settings.top_k, body.n_vocabulary)
-        found: list[list[_Known]] = [[] for _ in self.views]
+        for number in numbers:
+            shape = (len(self.views[number].labels), k)
+            ids = torch.zeros(shape, dtype=torch.int64, device=body.device)
+            self._known[number] = (ids, torch.zeros(shape, device=body.device))
         with body.without_adapter():
-            for packed in self._pack(self.views):
-                top = body.logits(body.hidden(packed)).log_softmax(-1).topk(k, dim=-1)
-                for (number, _), ids, values in zip(packed.labels, top.indices, top.values, strict=True):
-                    found[number].append(_Known(ids, values))
-        self._known = [
-            _Known(torch.stack([one.top_ids for one in each]), torch.stack([one.log_probs for one in each]))
-            for each in found
-        ]
+            for packed in self._pack([self.views[number] for number in numbers]):
+                hidden = body.hidden(packed)
+                for start in range(0, len(packed.labels), self._chunk_tokens):
+                    part = slice(start, start + self._chunk_tokens)
+                    top = body.logits(hidden[part]).log_softmax(-1).topk(k, dim=-1)
+                    for (view, place), ids, values in zip(
+                        packed.labels[part], top.indices, top.values, strict=True
+                    ):
+                        known = self._known[numbers[view]]
+                        known[0][place], known[1][place] = ids, values
 
     def of_step(self, step: int) -> Iterator[int]:
         """Yield the anchors of a step: one shuffle after another, so that all of them come equally often."""
         n = len(self.views)
         for place in range(step * self._per_step, (step + 1) * self._per_step):
-            order = list(range(n))
-            random.Random(f"anchors/{self._seed}/{place // n}").shuffle(order)
-            yield order[place % n]
+            yield _shuffled(n, self._seed, place // n)[place % n]
 
-    def accumulate(self, body: Body, step: int) -> float:
-        """Add the gradient of the step's anchors to the adapter; return the weighted mean divergence."""
+    def accumulate(self, body: Body, step: int, share: float = 1.0) -> float:
+        """Add a share of the gradient of the step's anchors to the adapter; return that share of the loss."""
         numbers = list(self.of_step(step))
         views = [self.views[number] for number in numbers]
-        n_labels = sum(len(view.labels) for view in views)
+        normaliser = float(sum(len(view.labels) for view in views))
+        scale = StepScale({_HoldToBase.name: normaliser}, step, step + 1, self._chunk_tokens)
+        weight = self.settings.weight * share
+        held = [Weighted(_HoldToBase(), weight, "agentkd")]
         total = 0.0
         for packed in self._pack(views):
-            places = [(numbers[number], place) for number, place in packed.labels]
-            top_ids = torch.stack([self._known[number].top_ids[place] for number, place in places])
-            log_probs = torch.stack([self._known[number].log_probs[place] for number, place in places])
-            logits = body.logits(body.hidden(packed))
-            weights = torch.ones(len(places), device=body.device)
-            loss = top_k_forward_kl(logits, top_ids, log_probs, weights) / n_labels
-            (self.settings.weight * loss).backward()  # type: ignore[no-untyped-call]
-            total += self.settings.weight * float(loss.detach())
-        return total
+            places = [(self._known[numbers[number]], place) for number, place in packed.labels]
+            signals = PackSignals(
+                torch.stack([known[0][place] for known, place in places]),
+                torch.stack([known[1][place] for known, place in places]),
+                torch.ones(len(places), dtype=torch.bool),
+            )
+            total += accumulate(body, Batch.of(packed, signals), held, scale)[_HoldToBase.name]
+        return weight * total
+
+
+@functools.lru_cache(maxsize=2)
+def _shuffled(n: int, seed: int, turn: int) -> tuple[int, ...]:
+    """Return the order in which all anchors come in one turn."""
+    order = list(range(n))
+    random.Random(f"anchors/{seed}/{turn}").shuffle(order)
+    return tuple(order)

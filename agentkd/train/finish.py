@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ from pydantic import ValidationError
 
 from agentkd import hf
 from agentkd.errors import CheckpointError, TrainError
-from agentkd.schema import Checkpoint, DatasetCard, TrainJob, TrainSettings, content_id
+from agentkd.schema import AnchorSettings, Checkpoint, DatasetCard, TrainJob, TrainSettings, content_id
 
-__all__ = ["finished", "job_key", "limits_key", "publish"]
+__all__ = ["SHIPPED_ANCHORS", "anchor_file", "finished", "job_key", "limits_key", "publish"]
 
 _NOT_PART_OF_THE_RESULT = {
     "compile",
@@ -28,6 +28,7 @@ _NOT_PART_OF_THE_RESULT = {
     "save_every_seconds",
     "sharding",
 }
+SHIPPED_ANCHORS = Path(__file__).with_name("anchors.jsonl")
 _PACKAGES = ("agentkd", "peft", "safetensors", "torch", "transformers")
 
 
@@ -35,7 +36,26 @@ def job_key(job: TrainJob, card: DatasetCard) -> str:
     """Return the hash of all that decides the trained weights."""
     adapter = Path(job.init_adapter) / "adapter_model.safetensors"
     init = hf.file_sha256(adapter) if job.init_adapter else ""
-    return content_id("job", card.id, job.base_id, _decisive(job.settings), init, job.plugins, job.teacher_id)
+    read = [hf.file_sha256(file) for file in _files(job.settings)]
+    return content_id(
+        "job", card.id, job.base_id, _decisive(job.settings), init, job.plugins, job.teacher_id, read
+    )
+
+
+def anchor_file(settings: AnchorSettings) -> Path:
+    """Return the file with the anchors: the one that is named, else the one that ships."""
+    return Path(settings.path).expanduser() if settings.path else SHIPPED_ANCHORS
+
+
+def _files(settings: TrainSettings) -> Iterator[Path]:
+    """Yield the files beside dataset and base whose content decides the weights: anchors, references."""
+    anchors = anchor_file(settings.anchor)
+    if settings.anchor.weight and anchors.is_file():
+        yield anchors
+    for options in settings.objective.values():
+        reference = Path(str(options.get("reference", ""))) / "adapter_model.safetensors"
+        if options.get("reference") and reference.is_file():
+            yield reference
 
 
 def limits_key(job: TrainJob) -> str:

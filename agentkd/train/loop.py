@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import shutil
 import time
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from agentkd.train.model import load_base, recompute_activations, translate
 from agentkd.train.packing import make_packs
 from agentkd.train.plan import keep_plan, lesson_of
 from agentkd.train.policy import make_policy
-from agentkd.train.prepare import build_objectives
+from agentkd.train.prepare import build_objectives, check_processes
 from agentkd.train.record import Record, peak_mib, plan_line, predicted
 from agentkd.train.reference import prepare_references
 from agentkd.train.reporter import Reporter
@@ -63,6 +64,8 @@ class _Training:
         self.lesson = lesson_of(job, dataset, reporter)
         self.objectives, self.rows, self.steps = self.lesson.objectives, self.lesson.rows, self.lesson.steps
         self.teacher = self.lesson.teacher
+        self.visits = list(itertools.accumulate(map(len, self.steps), initial=0))
+        check_processes(self.objectives, world.size)
         for line in preflight(self.lesson.dataset, len(self.steps)):
             reporter.say(line)
         self.plan = keep_plan(job, self.lesson, work, world)
@@ -121,20 +124,27 @@ class _Training:
                 chunk_tokens=self.plan.chunk_tokens,
                 reporter=self.reporter,
             )
+            feed = self._make_feed(signals)
         return Stepper(
             settings=settings,
             rows=self.rows,
             steps=self.steps,
             body=self.body,
             objectives=self.objectives,
-            feed=self._make_feed(signals),
+            feed=feed,
             chunk_tokens=self.plan.chunk_tokens,
             optimizer=torch.optim.AdamW(
                 parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
             ),
             world=self.world,
             work=self.work,
-            anchors=prepare_anchors(self.job, self.body, self.pack),
+            anchors=prepare_anchors(
+                self.job,
+                self.body,
+                self.pack,
+                chunk_tokens=self.plan.chunk_tokens,
+                n_steps=len(self.steps),
+            ),
         )
 
     def _make_feed(self, signals: TeacherSignals | None) -> Feed:
@@ -253,8 +263,7 @@ class _Training:
 
     def _ends_epoch(self, step: int) -> bool:
         """Whether a whole pass over the rows, or the training, ends with this step."""
-        visits = [len(rows) for rows in self.steps]
-        before, after, n = sum(visits[:step]), sum(visits[: step + 1]), len(self.rows)
+        before, after, n = self.visits[step], self.visits[step + 1], len(self.rows)
         return before // n != after // n or step + 1 == len(self.steps)
 
     def _watch_dev(self, step: int) -> None:

@@ -44,12 +44,6 @@ def check_settings(settings: TrainSettings, device: str) -> None:
                 hint='take `init = "kaiming"`',
                 key="train.lora.init",
             )
-    if settings.sharding != "none" and settings.anchor.weight:
-        raise ConfigError(
-            f'`[train] sharding = "{settings.sharding}"` does not go with `[train.anchor]`',
-            hint="set `weight = 0` there, or leave the base's weights whole",
-            key="train.sharding",
-        )
     if settings.compile and device == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
         raise ConfigError(
             "`[train] compile` needs a C++ compiler, and there is none on this machine",

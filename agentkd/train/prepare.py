@@ -13,7 +13,7 @@ from agentkd.train.batch import KNOWN_NEEDS, Weighted
 from agentkd.train.feed import learns_from
 from agentkd.train.rows import Dataset, Row
 
-__all__ = ["build_objectives", "useful_rows"]
+__all__ = ["build_objectives", "check_processes", "useful_rows"]
 
 BUILT_IN = "agentkd.train.objectives"
 
@@ -37,6 +37,18 @@ def build_objectives(job: TrainJob) -> list[Weighted]:
     if not built:
         raise ConfigError("`[train.objective]` names no objective", hint="add `sft`")
     return built
+
+
+def check_processes(objectives: Sequence[Weighted], n_processes: int) -> None:
+    """Refuse losses whose state gathers what their own chunks show where processes share the chunks."""
+    for weighted in objectives:
+        if n_processes > 1 and getattr(weighted.objective, "gathers_state", False):
+            raise ConfigError(
+                f"objective `{weighted.name}` learns from all chunks of a step, and {n_processes} processes "
+                "would each see a part of them",
+                hint="set `[trainer.lora] processes = 1`, or take a loss without a state, such as `forward-kl`",
+                key=f"train.objective.{weighted.name}",
+            )
 
 
 _CURES = {

@@ -79,7 +79,7 @@ def latest(folder: Path) -> Path | None:
                 return candidate
         except (OSError, ValueError, KeyError):
             pass
-        shutil.rmtree(candidate)
+        shutil.rmtree(candidate, ignore_errors=True)  # another process may have found it as well
     return None
 
 
@@ -120,11 +120,13 @@ def _tensors(model: Any, optimizer: Any) -> dict[str, torch.Tensor]:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write a file and wait until it is on disk."""
-    with open(file, "w", encoding="utf-8") as opened:
+    """Write a file that appears whole or not at all, and wait until it is on disk."""
+    aside = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    with open(aside, "w", encoding="utf-8") as opened:
         opened.write(text)
         opened.flush()
         os.fsync(opened.fileno())
+    os.replace(aside, file)
 
 
 def sync_folder(folder: Path) -> None:

@@ -97,7 +97,7 @@ class Stepper:
             self._refuse(step, rows, terms, norm)
         self.optimizer.step()
         n_tokens = sum(row.n_tokens for row in rows)
-        n_labels = sum(len(row.student.labels) for row in rows)
+        n_labels = sum(len(view.labels) for row in rows for view in (row.student, row.rejected) if view)
         return StepResult(terms, loss, norm, n_tokens, n_computed, n_labels)
 
     def _gradient(self, step: int, rows: Sequence[Row]) -> tuple[dict[str, float], int]:
@@ -112,9 +112,16 @@ class Stepper:
         if self.settings.sharding != "none" and len(mine) < len(self.world.most(batches)):
             idle = self.body.hidden(batches[0].pack)  # weights are gathered by all processes or by none
             (idle * 0.0).sum().backward()  # type: ignore[no-untyped-call]
-        if self.anchors is not None:  # one process computes them: gradients and terms are summed
-            terms["anchor"] += self.anchors.accumulate(self.body, step) if self.world.is_main else 0.0
+        if self.anchors is not None:
+            share = self._share_of_anchors()
+            terms["anchor"] += self.anchors.accumulate(self.body, step, share) if share else 0.0
         return self.world.sum_terms(terms), sum(len(batch.pack.tokens) for batch in batches)
+
+    def _share_of_anchors(self) -> float:
+        """Return this process's share: one computes them, or all do whose weights are gathered together."""
+        if self.settings.sharding != "none":
+            return 1 / self.world.size
+        return 1.0 if self.world.is_main else 0.0
 
     def _refuse(self, step: int, rows: Sequence[Row], terms: dict[str, float], norm: float) -> None:
         file = self.work / "bad-step.json"

@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 
 from agentkd import hf
-from agentkd.schema import DatasetCard, Example, LoraSettings, Message, Rendered, TrainJob, TrainSettings
+from agentkd.schema import (
+    AnchorSettings,
+    DatasetCard,
+    Example,
+    LoraSettings,
+    Message,
+    Rendered,
+    TrainJob,
+    TrainSettings,
+)
 from agentkd.train.rows import View
 
 MakeJob = Callable[..., TrainJob]
@@ -85,6 +94,7 @@ def make_job(tmp_path: Path, base: Path, write_dataset: Callable[..., Path]) -> 
                 "epochs": 2.0,
                 "learning_rate": 5e-3,
                 "lora": LoraSettings(r=4, alpha=8),
+                "anchor": AnchorSettings(weight=0),  # test_anchor.py has them
                 **fields,
             }
         )

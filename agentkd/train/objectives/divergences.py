@@ -167,6 +167,7 @@ class Taid(Divergence):
     """
 
     has_moving_target = True
+    gathers_state = True
 
     def __init__(self, settings: TaidSettings) -> None:
         super().__init__("taid", forward_kl, settings.top_k)

@@ -47,6 +47,7 @@ class HiddenMse:
 
     name = "hidden-mse"
     requires: frozenset[str] = frozenset({"teacher-hidden"})
+    gathers_state = True
 
     def __init__(self, settings: HiddenMseSettings) -> None:
         self.settings = settings

@@ -71,6 +71,7 @@ class Selective:
         self._inner, self.requires = inner, needs | {"reference"}
         self.has_moving_target = bool(getattr(inner, "has_moving_target", False))
         self.whole_rows = bool(getattr(inner, "whole_rows", False))
+        self.gathers_state = bool(getattr(inner, "gathers_state", False))
         return self
 
     def scores(self, context: StepContext) -> torch.Tensor:
