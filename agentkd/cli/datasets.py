@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -69,9 +68,11 @@ def show(
     DATASET_ID defaults to the latest dataset. Without colour, trained tokens stand in ⟦ ⟧, with their weight
     where it is not 1, and rejected ones in ⟦✗ ⟧.
     """
+    from agentkd.compiler import read_examples
+
     with invocation.workspace() as workspace:
         card = _card(workspace, dataset_id)
-        every = _rows(workspace.root / "datasets" / card.id / f"{split}.jsonl")
+        every = read_examples(workspace.root / "datasets" / card.id / f"{split}.jsonl")
         wanted = (row for row in every if kind in (None, row.kind) and (row.student_rejected or not rejected))
         rows = list(islice(wanted, n))
         if invocation.is_json:
@@ -99,7 +100,7 @@ def export(
     `trl-sft` and `trl-dpo` are what TRL's SFTTrainer and DPOTrainer read, `openai` is a fine-tuning file with
     tool calls. Negatives without a right answer have no place in them and are left out.
     """
-    from agentkd.compiler import export_lines
+    from agentkd.compiler import export_lines, read_examples
     from agentkd.hf import load_tokenizer
 
     with invocation.workspace() as workspace:
@@ -108,7 +109,7 @@ def export(
         if file.exists() and not force:
             raise DataError(f"`{file}` exists already", hint="choose another with -o, or pass `--force`")
         tokenizer = load_tokenizer(workspace.parts.student_files.path) if form != "openai" else None
-        rows = _rows(workspace.root / "datasets" / card.id / f"{split}.jsonl")
+        rows = read_examples(workspace.root / "datasets" / card.id / f"{split}.jsonl")
         n = _write_lines(file, export_lines(rows, form, tokenizer))
         if not n:
             raise DataError(
@@ -147,19 +148,6 @@ def _card(workspace: Workspace, dataset_id: str | None) -> DatasetCard:
     if name not in cards:
         raise NotFoundError(f"no dataset is called `{name}`", hint=nearest(name, cards), name=name)
     return cards[name]
-
-
-def _rows(path: Path) -> Iterator[Example]:
-    from agentkd.schema import Example
-
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                yield Example.model_validate(json.loads(line))
-            except ValueError as error:
-                raise DataError(
-                    f"line {number} of `{path}` is not a training row", path=str(path), line=number
-                ) from error
 
 
 def _decoder(workspace: Workspace, card: DatasetCard) -> Decode | None:

@@ -19,14 +19,15 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _SHARE = click.FloatRange(min=0, max=1)
+_INSIDE = click.FloatRange(min=0, max=1, min_open=True, max_open=True)
 
 
 @click.command("gate", cls=Command)
 @click.argument("checkpoint", required=False)
 @click.option("--dry-run", is_flag=True, help="Judge nothing; say how many tasks a gain needs to be seen.")
-@click.option("--gain", type=_SHARE, default=0.1, show_default=True, help="Gain that is hoped for.")
+@click.option("--gain", type=_INSIDE, default=0.1, show_default=True, help="Gain that is hoped for.")
 @click.option("--loss", type=_SHARE, default=0.05, show_default=True, help="Share of tasks that it may lose.")
-@click.option("--power", type=_SHARE, default=0.8, show_default=True, help="Wanted chance to see it.")
+@click.option("--power", type=_INSIDE, default=0.8, show_default=True, help="Wanted chance to see it.")
 @pass_invocation
 def command(
     invocation: Invocation, checkpoint: str | None, dry_run: bool, gain: float, loss: float, power: float
@@ -52,7 +53,8 @@ def command(
             suite=evaluation.suite, splits=(evaluation.split,), seed=evaluation.seed,
         )  # fmt: skip
         verdict = judge(workspace.parts, evaluation.checkpoint, serving, evaluation, earlier)
-    invocation.show(verdict, print_verdict)
+    words = ("would be promoted", "would not be promoted")
+    invocation.show(verdict, lambda value, console: print_verdict(value, console, words))
     return 0 if verdict.promote else 1
 
 
@@ -81,9 +83,10 @@ def _needs(workspace: Workspace, gain: float, loss: float, power: float) -> dict
 
 def _print_needs(needs: dict[str, Any], console: Console) -> None:
     console.print(
-        f"look {needs['look']} since the last promotion: level {needs['alpha']:.2g}\n"
-        f"a gain of {needs['gain']:g} (while {needs['loss']:g} of the tasks are lost) needs "
-        f"{needs['tasks_needed']} tasks for a power of {needs['wanted_power']:g}\n"
-        f"{needs['suite']}/{needs['split']} gives {needs['tasks']} tasks: power {needs['power']:.2f}",
+        f"The next candidate is number {needs['look']} that `{needs['suite']}` judges since the last "
+        f"promotion: its McNemar test has level {needs['alpha']:.2g}.\n"
+        f"To see a gain of {needs['gain']:g} (tasks won less tasks lost, {needs['loss']:g} of them lost) "
+        f"with probability {needs['wanted_power']:g} takes {needs['tasks_needed']} tasks.\n"
+        f"`{needs['split']}` has {needs['tasks']}: it would be seen with probability {needs['power']:.2f}.",
         markup=False,
     )

@@ -135,11 +135,13 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
         )
 
 
-def print_verdict(verdict: Verdict, console: Console) -> None:
-    """Print the gate's decision and every reason."""
+def print_verdict(
+    verdict: Verdict, console: Console, words: tuple[str, str] = ("promoted", "not promoted")
+) -> None:
+    """Print the gate's decision, in the words for yes and no, and every reason."""
     from rich.markup import escape
 
-    word = "[green]promoted[/]" if verdict.promote else "[yellow]not promoted[/]"
+    word = f"[green]{words[0]}[/]" if verdict.promote else f"[yellow]{words[1]}[/]"
     console.print(f"[bold]{escape(verdict.checkpoint)}[/] {word} (against {escape(verdict.against)})")
     for reason in verdict.reasons:
         console.print(f"  - {reason}", markup=False)

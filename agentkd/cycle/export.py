@@ -49,7 +49,7 @@ def export_checkpoint(parts: Parts, name: str, shape: str, out: Path, *, dtype: 
         shape, base.path, folder, out, rows, dtype=dtype, base_gguf=_base_gguf(parts), prompts=origin
     )
     with (parts.root / _LOG).open("a", encoding="utf-8") as log:
-        log.write(export.model_dump_json() + "\n")
+        log.write(export.model_copy(update={"out": str(out.resolve())}).model_dump_json() + "\n")
     return export
 
 

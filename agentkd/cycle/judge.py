@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from agentkd.cycle.parts import Parts
 from agentkd.cycle.stage import evaluate_stage
-from agentkd.schema import CycleReport, Evaluation, Verdict
+from agentkd.schema import Evaluation, Verdict
 
 if TYPE_CHECKING:
     from agentkd.evaluate import Contamination
@@ -34,7 +34,7 @@ def judge(
     found = _contamination(parts, candidate, evaluation)
     clean = without_tasks(evaluation, found.tasks, parts.settings.evaluate) if found else evaluation
     evidence = Evidence(
-        look=look_number(parts, evaluation.suite),
+        look=look_number(parts, evaluation.suite, candidate),
         contamination=found,
         anchors=_anchors(parts, candidate),
         earlier=tuple(earlier),
@@ -43,12 +43,15 @@ def judge(
     return gate(clean, parts.settings.gate, serving, parts.hooks, evidence)
 
 
-def look_number(parts: Parts, suite: str) -> int:
-    """Return how many candidates were judged on a suite since its last promotion, plus one."""
-    look = 1
-    for report in _judged(parts, suite):
-        look = 1 if report.verdict is not None and report.verdict.promote else look + 1
-    return look
+def look_number(parts: Parts, suite: str, candidate: str = "") -> int:
+    """Return how many other candidates were judged on a suite since its last promotion, plus one.
+
+    A candidate counts once: a cycle that had nothing new to do, or another margin, is no new look.
+    """
+    others: set[str] = set()
+    for verdict in _judged(parts, suite):
+        others = set() if verdict.promote else others | {verdict.checkpoint}
+    return len(others - {candidate}) + 1
 
 
 def probe_earlier(
@@ -76,10 +79,10 @@ def probe_earlier(
     return found
 
 
-def _judged(parts: Parts, suite: str) -> Iterator[CycleReport]:
+def _judged(parts: Parts, suite: str) -> Iterator[Verdict]:
     for report in parts.ledger.cycles.list("done"):
         if report.suite == suite and report.verdict is not None and "unjudged" not in report.verdict.flags:
-            yield report
+            yield report.verdict
 
 
 def _contamination(parts: Parts, candidate: str, evaluation: Evaluation) -> Contamination | None:

@@ -18,6 +18,7 @@ from agentkd.cycle.stage import (
     corrections_of,
     distill_stage,
     evaluate_stage,
+    objective_needs,
     recall_settings,
     run_stage,
     train_stage,
@@ -96,7 +97,7 @@ def phase_settings(parts: Parts) -> dict[str, Any]:
         "compile": [
             settings.compile,
             settings.selector,
-            sorted(settings.train.objective),
+            sorted(objective_needs(parts)),
             settings.train.teacher,
             settings.train.max_tokens_per_row,
         ],

@@ -38,6 +38,7 @@ __all__ = [
     "distill_stage",
     "evaluate_stage",
     "memory_snapshot",
+    "objective_needs",
     "recall_settings",
     "run_key",
     "run_stage",

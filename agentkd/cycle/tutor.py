@@ -114,7 +114,7 @@ class _Tutor:
         from agentkd.train.remote import Answers, cost_text
 
         teacher, progress = self.job.settings.teacher, self.parts.progress
-        name = content_id("remote", self.job.teacher_id, way, self.top_k, sorted(wanted))
+        name = content_id("remote", self.job.teacher_id, way, self.top_k)  # whatever the dataset: paid once
         log = Answers(Path(self.job.signals) / "remote" / f"{name}.jsonl")
         n = sum(key not in log.found for key in wanted)
         progress.say(f"teacher `{teacher}`: {n} of {len(wanted)} rows to ask for")

@@ -16,8 +16,8 @@ from agentkd.evaluate.table import Table, evaluation_table, interval_text
 
 __all__ = [
     "CallsScorer",
-    "Contamination",
     "ContainsScorer",
+    "Contamination",
     "Evidence",
     "ExactScorer",
     "JsonlSettings",

@@ -73,7 +73,7 @@ def all_checks(
     yield from _keeps_parts(evaluation, incumbent, settings)
     yield from _stands_alone(evaluation, settings)
     for earlier in evidence.earlier:
-        yield _keeps_earlier(earlier, incumbent, alpha)
+        yield _keeps_earlier(earlier, incumbent, settings.alpha)  # a spent level would see less and less
     if evidence.anchors is not None:
         yield from _stays_near_base(evidence.anchors, settings)
     if len(evidence.dev_losses) > 1:
@@ -96,12 +96,21 @@ def _is_clean(found: Contamination, settings: GateSettings) -> Check:
     share = n_leaked / max(found.n_tasks, 1)
     passed = share <= settings.max_contaminated
     seen = (
-        f"{n_leaked} of {found.n_tasks} tasks stand in the training rows ({n_exact} word for word) and "
-        f"do not count here"
+        f"{n_leaked} of {found.n_tasks} tasks are all but told in the training rows ({n_exact} word for "
+        f"word) and do not count here"
         if n_leaked
         else f"None of {found.n_tasks} tasks stands in the {found.n_rows} training rows"
     )
-    limit = "" if passed else f"; more than {settings.max_contaminated:.0%} is a leak"
+    if found.n_short:
+        seen += f" ({found.n_short} are too short to tell)"
+    limit = (
+        ""
+        if passed
+        else (
+            f"; more than {settings.max_contaminated:.0%} is a leak. Where tasks are alike by nature, raise "
+            f"`gate.near_copy`"
+        )
+    )
     numbers = {"contaminated": float(n_leaked), "copied": float(n_exact)}
     return Check("contaminated", passed, f"{seen}{limit}.", numbers)
 
@@ -143,12 +152,15 @@ def _beats(pair: Paired | None, rival: str, settings: GateSettings, alpha: float
 
 
 def _keeps_parts(evaluation: Evaluation, incumbent: str, settings: GateSettings) -> Iterator[Check]:
-    """Check that no partial score, such as the validity of calls, fell credibly below what serves."""
+    """Check that no partial score, such as the validity of calls, fell credibly below what serves.
+
+    A task that lacks a part counts as 0 there, so a candidate that lost a part altogether is seen too.
+    """
     arms = {arm.name: arm for arm in evaluation.arms}
     if CANDIDATE not in arms or incumbent not in arms:
         return
     ours, theirs = arms[CANDIDATE].results, arms[incumbent].results
-    for part in sorted(arms[CANDIDATE].parts.keys() & arms[incumbent].parts.keys()):
+    for part in sorted(arms[incumbent].parts):
         change = paired_bootstrap(
             [r.parts.get(part, 0.0) for r in ours], [r.parts.get(part, 0.0) for r in theirs]
         )

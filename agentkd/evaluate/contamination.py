@@ -9,6 +9,7 @@ as MinHash; rows are read one at a time.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 import unicodedata
@@ -50,6 +51,8 @@ class Contamination(Value):
     """Rows that were read."""
     leaks: tuple[Leak, ...] = ()
     """Tasks that were found, by id."""
+    n_short: int = 0
+    """Tasks of so few letters that no copy could be told from chance; they were not looked for."""
 
     @property
     def tasks(self) -> frozenset[str]:
@@ -75,19 +78,21 @@ def find_leaks(
     index = _Index(tasks)
     found: dict[str, Leak] = {}
     n_rows = 0
-    seen: set[str] = set()
+    seen: set[bytes] = set()
     for row_id, texts in rows:
         n_rows += 1
         for text in texts:
             plain = _plain(text)
-            if plain in seen:  # rows of one trajectory repeat its messages
+            digest = hashlib.blake2b(plain.encode(errors="surrogatepass"), digest_size=16).digest()
+            if digest in seen:  # rows of one trajectory repeat its messages
                 continue
-            seen.add(plain)
+            seen.add(digest)
             for task_id, share, is_exact in index.shares(plain):
                 held = found.get(task_id)
                 if (is_exact or share >= near) and (held is None or (is_exact, share) > (held[3], held[2])):
                     found[task_id] = Leak(task_id, row_id, min(share, 1.0), is_exact)
-    return Contamination(n_tasks=len(tasks), n_rows=n_rows, leaks=tuple(sorted(found.values())))
+    leaks = tuple(sorted(found.values()))
+    return Contamination(n_tasks=len(tasks), n_rows=n_rows, leaks=leaks, n_short=len(tasks) - index.n_tasks)
 
 
 class _Index:
@@ -101,7 +106,7 @@ class _Index:
             self._exact[text].append(id_)
         grams = {id_: _grams(text) for id_, text in plain.items()}
         counts = Counter(gram for own in grams.values() for gram in own)
-        n = len(plain)
+        n = self.n_tasks = len(plain)
         self._weight = {gram: math.log((1 + n) / (0.5 + count)) for gram, count in counts.items()}
         self._total = {id_: sum(self._weight[gram] for gram in own) for id_, own in grams.items()}
         self._owners: dict[str, list[str]] = defaultdict(list)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -165,7 +166,9 @@ def attach_adapter(
     if isinstance(model, PeftModel):
         model.add_adapter(name, config)
     else:
-        model = PeftModel(model, config, adapter_name=name)
+        with warnings.catch_warnings():  # peft asks transformers by a name that will be another
+            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+            model = PeftModel(model, config, adapter_name=name)
     try:
         outcome = set_peft_model_state_dict(model, adapter.tensors, adapter_name=name)
     except RuntimeError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["REPLIES", "TEXTS", "Anchors", "measure_anchors"]
+__all__ = ["REPLIES", "TEXTS", "Anchors", "anchor_rows", "log_probs", "measure_anchors"]
 
 TEXTS = (
     "The river rises in the hills north of the town and runs south for about forty miles before it meets "
@@ -93,16 +93,16 @@ def measure_anchors(base: str | Path, adapter: str | Path) -> Anchors:
 
     from agentkd import hf
 
-    rows = _rows(hf.load_tokenizer(base))
+    rows = anchor_rows(hf.load_tokenizer(base))
     model: Any = hf.attach_adapter(hf.load_model(base, dtype="float32"), adapter)
     sums = torch.zeros(3, dtype=torch.float64)
     n_tokens = 0
     with torch.inference_mode():
         for ids, first in rows:
             tokens = torch.tensor([ids], device=model.device)
-            log_q = _log_probs(model, tokens, first)
+            log_q = log_probs(model, tokens, first)
             with model.disable_adapter():
-                log_p = _log_probs(model, tokens, first)
+                log_p = log_probs(model, tokens, first)
             said = tokens[0, first:, None]
             kl = (log_p.exp() * (log_p - log_q)).sum(-1)
             parts = (-log_p.gather(-1, said), -log_q.gather(-1, said), kl)
@@ -112,11 +112,12 @@ def measure_anchors(base: str | Path, adapter: str | Path) -> Anchors:
     return Anchors(of_base, of_student, kl_sum, n_tokens)
 
 
-def _log_probs(model: Any, tokens: Any, first: int) -> Any:
+def log_probs(model: Any, tokens: Any, first: int) -> Any:
+    """Return the log-probabilities `[time - first, vocabulary]` with which a model expects what counts."""
     return model(tokens).logits[0, first - 1 : -1].float().log_softmax(-1)
 
 
-def _rows(tokenizer: Any) -> list[tuple[list[int], int]]:
+def anchor_rows(tokenizer: Any) -> list[tuple[list[int], int]]:
     """Return the token ids of every text with the place of the first token that counts."""
     from agentkd.hf.render import render_example
     from agentkd.schema import Message

@@ -41,7 +41,7 @@ class AnchorSettings(Value):
     weight: float = Field(default=1.0, ge=0.0)
     """Weight of the divergence from the base on general text beside the objectives; 0 is off."""
     share: float = Field(default=0.15, gt=0.0, le=1.0)
-    """General text in every optimiser step, as a share of `tokens_per_step`."""
+    """General text in every optimiser step, as a share of `tokens_per_step`; one text at least."""
     top_k: int = Field(default=20, ge=1, le=1024)
     """Tokens of the base's distribution that are kept per position; the rest is one further bucket."""
     path: str = ""
@@ -87,8 +87,8 @@ class TrainSettings(Value):
     gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
     """Whether activations are computed again in the backward pass; `auto` only where nothing else fits."""
     compile: bool = False
-    """Whether torch.compile translates the layers: minutes of warm-up and a C++ compiler for less time per
-    step, so only for jobs of an hour or more."""
+    """Whether torch.compile translates the layers. Experimental, and for CUDA alone: minutes of warm-up, and
+    refused where the gradients on two rows differ from those of the layers."""
     quantise: Literal["none", "nf4"] = "none"
     """`nf4` keeps the base's weights in 4 bits (QLoRA); needs bitsandbytes and a CUDA device."""
     sharding: Literal["none", "fsdp"] = "none"

@@ -24,10 +24,10 @@ from agentkd.errors import AgentkdError, DataError
 from agentkd.schema import AnchorSettings, Message, TrainJob
 from agentkd.train.batch import TEACHER, Batch, PackSignals, Weighted
 from agentkd.train.body import Body
-from agentkd.train.lora import without_dropout
-from agentkd.train.loss import StepScale, accumulate
 from agentkd.train.finish import SHIPPED_ANCHORS as SHIPPED
 from agentkd.train.finish import anchor_file
+from agentkd.train.lora import without_dropout
+from agentkd.train.loss import StepScale, accumulate
 from agentkd.train.objectives.divergence import top_k_forward_kl
 from agentkd.train.packing import Pack
 from agentkd.train.rows import View
@@ -118,7 +118,8 @@ class _HoldToBase:
     def forward(self, context: StepContext) -> dict[str, torch.Tensor]:
         """Return the mean divergence as the term `anchor`."""
         ids, log_probs = context.teacher_top_ids, context.teacher_top_log_probs
-        assert ids is not None and log_probs is not None
+        assert ids is not None
+        assert log_probs is not None
         total = top_k_forward_kl(context.logits, ids, log_probs, context.weights)
         return {self.name: total / context.normaliser}
 

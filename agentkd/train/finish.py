@@ -84,10 +84,11 @@ def finished(job: TrainJob, card: DatasetCard) -> Checkpoint | None:
         raise TrainError(
             f"`{folder}` exists and is no checkpoint", hint="choose another output folder", path=str(folder)
         ) from error
-    same = (checkpoint.dataset_id, checkpoint.base_id) == (card.id, job.base_id)
+    wanted = (card.id, job.base_id, _name_of(job.init_adapter))
+    same = (checkpoint.dataset_id, checkpoint.base_id, checkpoint.parent) == wanted
     if not same or _decisive(checkpoint.settings) != _decisive(job.settings):
         raise TrainError(
-            f"`{folder}` holds a checkpoint of another dataset, base or settings",
+            f"`{folder}` holds a checkpoint of another dataset, base or settings, or from another adapter",
             hint="choose another output folder",
             path=str(folder),
         )

@@ -102,7 +102,7 @@ class _Training:
         if plan.recompute:
             recompute_activations(model)
         if settings.compile:
-            translate(model)
+            translate(body, [view for view in views if view.labels])
         return body
 
     def _own(self, row: Row) -> list[View | None]:

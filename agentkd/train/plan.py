@@ -115,7 +115,7 @@ def _plan(job: TrainJob, lesson: Lesson, processes: int) -> TrainPlan:
         return _packs([rows[number] for number in numbers], max_tokens, max_pairs, has_pairs)
 
     n_labels = sum(_n_labels(rows[number], has_pairs) for step in steps for number in step)
-    views = [row.student for row in rows]
+    views = [view for row in rows for view in (row.student, row.rejected if has_pairs else None) if view]
     found = fit(job, shape, config, views, steps, packs, device=device, dtype=dtype, n_labels=n_labels)
     cached, missing = _signals(job, lesson)
     n_tokens = sum(rows[number].n_tokens for step in steps for number in step)

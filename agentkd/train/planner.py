@@ -20,7 +20,16 @@ from agentkd.train.packing import MAX_PAIRS, Pack
 from agentkd.train.probe import LayerCost, head_seconds, probe_layers
 from agentkd.train.rows import View
 
-__all__ = ["Fit", "Load", "Shape", "chunk_for", "fit", "memory_limit_mib", "measure_load", "shape_of"]
+__all__ = [
+    "Fit",
+    "Load",
+    "Shape",
+    "chunk_for",
+    "fit",
+    "measure_load",
+    "memory_limit_mib",
+    "shape_of",
+]
 
 _MIB = 2**20
 _SHARE_OF_FREE = 0.8
@@ -63,9 +72,11 @@ class Load:
     largest: int
     """Tokens that the largest pack computes."""
     n_computed: int
-    """Tokens computed over all steps."""
+    """Tokens of the rows computed over all steps."""
     most_labels: int
     """Labels of the pack with the most."""
+    n_general: int = 0
+    """Tokens of general text beside the rows, over all steps."""
 
 
 @dataclass(frozen=True)
@@ -190,6 +201,7 @@ def fit(
     if imports is None:
         imports = 0.0 if device.startswith("cuda") else resident_mib()
     limit = memory_limit_mib(job, device)
+    views = [view for view in views if view.labels]
     bench = _Bench(job, shape, config, _probed(views), device, dtype, imports, limit)
     wanted = job.settings.gradient_checkpointing
     is_cpu = not device.startswith("cuda")
@@ -199,7 +211,7 @@ def fit(
     for recompute in {"auto": (False, True), "on": (True,), "off": (False,)}[wanted]:
         cost = bench.cost(recompute)
         for tokens, chunk in _sizes(first, chunk_for(job.settings.chunk_tokens, shape.n_vocabulary, device)):
-            load = measure_load(steps, packs, tokens, pairs)
+            load = _with_anchors(measure_load(steps, packs, tokens, pairs), job, len(steps), tokens)
             found = bench.fit(cost, load, tokens, pairs, chunk, n_labels, recompute)
             if found.memory_mib <= limit:
                 return found
@@ -208,6 +220,20 @@ def fit(
         f"this training needs about {found.memory_mib:,.0f} MiB at its smallest, more than {limit:,.0f} MiB",
         hint="raise `[train] max_memory`, take a smaller base or rank, or shorten the longest rows "
         f"({max(view.n_tokens for view in views)} tokens)",
+    )
+
+
+def _with_anchors(load: Load, job: TrainJob, n_steps: int, pack_tokens: int) -> Load:
+    """Add the general text of every step, every token of which is a label at most."""
+    settings = job.settings
+    if not settings.anchor.weight:
+        return load
+    n = round(settings.anchor.share * settings.tokens_per_step)
+    return Load(
+        largest=max(load.largest, min(n, pack_tokens)),
+        n_computed=load.n_computed,
+        most_labels=max(load.most_labels, min(n, pack_tokens)),
+        n_general=n * n_steps,
     )
 
 
@@ -239,6 +265,9 @@ def _probed(views: Sequence[View]) -> list[View]:
     return chosen
 
 
+_costs: dict[tuple[object, ...], LayerCost] = {}
+
+
 class _Bench:
     """Turns the cost of a token into the peak and the time of a job."""
 
@@ -259,9 +288,21 @@ class _Bench:
         self._bytes = torch.finfo(getattr(torch, dtype)).bits // 8
 
     def cost(self, recompute: bool) -> LayerCost:
-        return probe_layers(
-            self._config, self._job, self._views, device=self._device, dtype=self._dtype, recompute=recompute
-        )
+        """Probe, once per process for equal models and rows: that costs more than a tiny training."""
+        asked = (
+            self._config.to_json_string(use_diff=False), self._job.settings.lora, tuple(self._views),
+            self._device, self._dtype, recompute, torch.get_num_threads(),
+        )  # fmt: skip
+        if asked not in _costs:
+            _costs[asked] = probe_layers(
+                self._config,
+                self._job,
+                self._views,
+                device=self._device,
+                dtype=self._dtype,
+                recompute=recompute,
+            )
+        return _costs[asked]
 
     def fit(
         self,
@@ -287,6 +328,7 @@ class _Bench:
             "logits": (logits + states) / _MIB,
         }
         per_token = cost.layer_seconds * shape.n_layers + cost.other_seconds
-        seconds = load.n_computed * per_token + n_labels * self._head
+        n_computed, n_labels = load.n_computed + load.n_general, n_labels + load.n_general
+        seconds = n_computed * per_token + n_labels * self._head
         forward = per_token * cost.forward_share
         return Fit(tokens, pairs, chunk, recompute, parts, seconds, forward, load, self._limit)

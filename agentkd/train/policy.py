@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,7 @@ from agentkd.schema import TrainJob
 from agentkd.train.batch import Weighted
 from agentkd.train.body import Body
 from agentkd.train.lora import without_dropout
+from agentkd.train.model import decoder_layers
 from agentkd.train.rows import Row, View
 from agentkd.train.signals import Packer, TeacherModel, TeacherSignals
 
@@ -77,7 +79,7 @@ def sample(
     found: list[list[int]] = [[] for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda n: (len(prompts[n]), n))
     devices = [body.device] if body.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), without_dropout(body.model), body.usual_attention() as model:
+    with torch.random.fork_rng(devices), _as_served(body) as model:
         torch.manual_seed(seed)
         for start in range(0, len(order), _ROWS_AT_ONCE):
             numbers = order[start : start + _ROWS_AT_ONCE]
@@ -94,6 +96,20 @@ def sample(
                 n = next((place + 1 for place, token in enumerate(tokens) if token in ends), len(tokens))
                 found[number] = tokens[:n]
     return found
+
+
+@contextmanager
+def _as_served(body: Body) -> Iterator[Any]:
+    """Give the causal model without dropout and with its cache, which recomputed activations go without."""
+    layers = [layer for layer in decoder_layers(body.model) if layer.training]
+    for layer in layers:
+        layer.training = False
+    try:
+        with without_dropout(body.model), body.usual_attention() as model:
+            yield model
+    finally:
+        for layer in layers:
+            layer.training = True
 
 
 @dataclass

@@ -46,7 +46,7 @@ def check_processes(objectives: Sequence[Weighted], n_processes: int) -> None:
             raise ConfigError(
                 f"objective `{weighted.name}` learns from all chunks of a step, and {n_processes} processes "
                 "would each see a part of them",
-                hint="set `[trainer.lora] processes = 1`, or take a loss without a state, such as `forward-kl`",
+                hint="set `[trainer.lora] processes = 1`, or take a stateless loss such as `forward-kl`",
                 key=f"train.objective.{weighted.name}",
             )
 

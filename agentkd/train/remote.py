@@ -51,7 +51,7 @@ class Said(Value):
 
 
 class Answers:
-    """The log of one teacher, way of asking and dataset: `<folder>/<key>.jsonl`."""
+    """The log of one teacher, way of asking and student: `<folder>/<key>.jsonl`; for all datasets."""
 
     def __init__(self, file: Path) -> None:
         """Read what is there; a line that was cut off by a kill is dropped."""

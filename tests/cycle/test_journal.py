@@ -91,6 +91,28 @@ def test_what_a_recall_depends_on_decides_whether_a_phase_is_done_again(tmp_path
         assert changed[2] == train
 
 
+def test_only_the_phases_that_read_a_setting_are_done_again(tmp_path: Path) -> None:
+    names = ("run", "distill", "refine", "compile", "train", "evaluate", "promote")
+
+    def keys(**settings: Any) -> dict[str, str]:
+        settings = {"train": {"objective": {"selective": {"objective": "sft"}}}, **settings}
+        with agentkd.Workspace(tmp_path, settings={"plugins": {"auto": False}, **settings}) as workspace:
+            read = phase_settings(workspace.parts)
+            return {name: content_id("key", read[name]) for name in names}
+
+    def changed(**settings: Any) -> set[str]:
+        now = keys(**settings)
+        return {name for name in names if now[name] != plain[name]}
+
+    plain = keys()
+    assert changed(gate={"margin": 0.1, "near_copy": 0.9, "anchors": False}) == {"promote"}
+    assert changed(gate={"probes": 7}) == {"evaluate", "promote"}
+    assert changed(compile={"role_weights": {"observation": 0.1}}) == {"compile"}
+    taught = {"objective": {"selective": {"objective": "forward-kl"}}}  # now a teacher's view is needed
+    assert changed(train=taught) == {"compile", "train"}
+    assert changed(train={"objective": {"selective": {"objective": "sft", "keep": 0.7}}}) == {"train"}
+
+
 def test_a_snapshot_of_memory_holds_all_that_is_recalled(tmp_path: Path) -> None:
     lesson = Memory(id="mem-1", kind="insight", when_to_use="asked", content="look it up", status="active")
     with agentkd.Workspace(tmp_path, settings={"plugins": {"auto": False}}) as workspace:

@@ -17,7 +17,7 @@ from agentkd import hf
 from agentkd.cycle.training import train_job
 from agentkd.cycle.tutor import taught_job
 from agentkd.errors import ConfigError, ModelError
-from agentkd.schema import Message, TrainJob
+from agentkd.schema import DatasetCard, Message, TrainJob
 from agentkd.train.artefact import inspect_caches
 from agentkd.train.remote import Said, Vocabulary, spelled
 from agentkd.train.rows import View, load_dataset
@@ -202,7 +202,8 @@ def test_a_chat_model_with_other_tokens_answers_and_its_words_are_learnt(
         assert all(example.provenance.trajectories for example in examples), "the lineage is kept"
         (facts,) = inspect_caches(workspace.root / "signals")
         assert (facts.unit, facts.n_rows) == ("byte", len(examples))
-        assert min(terms(workspace, checkpoint.name)[0].values()) > 0
+        first = terms(workspace, checkpoint.name)[0]
+        assert min(first["alm"], first["uld"]) > 0
         asked = len(teacher.requests)
         assert workspace.datasets()[-1].id == checkpoint.dataset_id
         assert Path(job_of(workspace).dataset) == folder, "the teacher is never asked about its own words"
@@ -221,6 +222,17 @@ def test_a_run_that_broke_off_asks_only_for_the_rest(
         teacher.fails_after = None
         examples = list(read_examples(job_of(workspace).dataset))
         assert len(teacher.requests) == len(examples) > 4
+
+        whole = Path(train_job(workspace.parts, workspace.datasets()[-2].id, "out").dataset)
+        part = whole.parent / "part"  # another dataset with rows that were asked about already
+        part.mkdir()
+        card = DatasetCard.model_validate_json((whole / "card.json").read_bytes())
+        (part / "card.json").write_text(card.model_copy(update={"id": "dat-part"}).model_dump_json())
+        lines = (whole / "train.jsonl").read_text().splitlines(keepends=True)
+        (part / "train.jsonl").write_text("".join(lines[1:]))
+        job = job_of(workspace).model_copy(update={"dataset": str(part)})
+        assert len(list(read_examples(taught_job(workspace.parts, job).dataset))) == len(examples) - 1
+        assert len(teacher.requests) == len(examples)
 
 
 def test_a_teacher_without_log_probabilities_teaches_text_alone(

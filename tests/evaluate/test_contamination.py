@@ -73,3 +73,8 @@ def test_other_requests_of_the_same_wording_are_no_leak(requests, tasks):
 
 def test_a_task_of_one_word_is_no_reason_for_alarm():
     assert find_leaks({"a": "Hello"}, [("row", ["Say hello to everyone"])]).leaks == ()
+
+
+def test_tasks_of_a_few_letters_are_counted_and_not_looked_for():
+    found = find_leaks({"a": "2 + 2?", "b": "How many legs has a spider?"}, [("row", ["2 + 2?"])])
+    assert (found.n_tasks, found.n_short, found.leaks) == (2, 1, ())

@@ -177,6 +177,28 @@ def test_patience_does_not_win(host):
     assert gate(evaluation, GateSettings(spend_alpha=False), "base", host.hooks, Evidence(look=9)).promote
 
 
+def test_a_late_look_does_not_forgive_what_was_forgotten(host):
+    evidence = Evidence(look=9, earlier=(judged(base=30, student=20),))
+    assert "forgot:s/holdout" in gate(judged(**GOOD), GateSettings(), "base", host.hooks, evidence).flags
+
+
+def test_tasks_too_short_to_look_for_are_told(host):
+    evidence = Evidence(contamination=Contamination(n_tasks=100, n_rows=9, n_short=40))
+    reasons = gate(judged(**GOOD), GateSettings(), "base", host.hooks, evidence).reasons
+    assert any("40 are too short to tell" in reason for reason in reasons)
+
+
+def test_a_partial_score_that_is_gone_altogether_has_fallen(host):
+    part = {"valid_call": wilson(100, 100)}
+    results = tuple(TaskResult(task_id=str(i), success=i < 10, parts={"valid_call": 1.0}) for i in range(100))
+    base = ArmResult(name="base", n=100, success=wilson(10, 100), results=results, parts=part)
+    evaluation = make_evaluation(
+        suite="s", split="holdout", arms=[base, arm("base + memory", 20, 100), arm("student", 60, 100)],
+        checkpoint="student@2-abc",
+    )  # fmt: skip
+    assert gate(evaluation, GateSettings(), "base", host.hooks).flags == ("worse_part:valid_call",)
+
+
 def test_a_student_that_lives_off_its_memories_is_refused(host):
     verdict = gate(judged(**GOOD, student_memory=80), GateSettings(), "base", host.hooks)
     assert verdict.flags == ("needs_memory",)

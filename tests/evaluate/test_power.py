@@ -35,6 +35,14 @@ def test_what_cannot_be_shown_is_said(win, loss):
         tasks_needed(win, loss, alpha=0.05)
 
 
+def test_long_sums_are_as_exact_as_short_ones(monkeypatch):
+    exact = power_of(300, 0.3, 0.25, 0.01)
+    monkeypatch.setattr("agentkd.evaluate.power._EXACT", 0)
+    assert power_of(300, 0.3, 0.25, 0.01) == pytest.approx(exact, rel=1e-9)
+    with pytest.raises(ConfigError, match="no number of tasks"):
+        tasks_needed(0.2, 0.1, alpha=0.05, power=1.0)
+
+
 def test_all_looks_together_spend_alpha():
     levels = [spent_alpha(0.05, look) for look in range(1, 2000)]
     assert levels == sorted(levels, reverse=True)

@@ -12,12 +12,15 @@ import torch
 
 from agentkd import hf
 from agentkd.errors import DataError
-from agentkd.schema import AnchorSettings, Checkpoint, TrainJob
+from agentkd.schema import AnchorSettings, Checkpoint, LoraSettings, TrainJob
 from agentkd.train.anchor import SHIPPED, Anchors, read_anchors
+from agentkd.train.body import Body
+from agentkd.train.finish import job_key
 from agentkd.train.loop import train
+from agentkd.train.lora import add_adapter
 from agentkd.train.packing import make_packs
 from agentkd.train.reporter import Reporter
-from agentkd.train.rows import View
+from agentkd.train.rows import View, load_dataset
 
 MakeJob = Callable[..., TrainJob]
 
@@ -61,7 +64,7 @@ def drift(job: TrainJob, views: list[View]) -> float:
 def test_a_student_with_anchors_stays_nearer_to_its_base_and_learns_all_the_same(
     make_job: MakeJob, general: Path
 ) -> None:
-    free = make_job(output="free", epochs=6.0)
+    free = make_job(output="free", epochs=6.0, anchor=AnchorSettings(weight=0.0))
     settings = AnchorSettings(weight=3.0, share=1.0, top_k=400, path=str(general))
     held = make_job(output="held", epochs=6.0, anchor=settings)
     run(free), run(held)
@@ -80,13 +83,63 @@ def test_every_anchor_comes_equally_often_and_a_resumed_job_sees_the_same_ones()
 
     def anchors(seed: int) -> Anchors:
         settings = AnchorSettings(weight=1.0, share=0.2)
-        return Anchors(settings, views, lambda v: make_packs(v, 512), tokens_per_step=100, seed=seed)
+        return Anchors(
+            settings, views, lambda v: make_packs(v, 512), tokens_per_step=100, chunk_tokens=8, seed=seed
+        )
 
     order = [number for step in range(10) for number in anchors(0).of_step(step)]
     assert len(order) == 20  # 0.2 x 100 tokens are two anchors of ten
     assert [order.count(number) for number in range(5)] == [4] * 5
     assert list(anchors(0).of_step(7)) == order[14:16]
     assert order != [number for step in range(10) for number in anchors(1).of_step(step)]
+
+
+@pytest.fixture
+def body(base: Path) -> Body:
+    model = hf.load_model(base, dtype="float32", device="cpu")
+    body = Body(add_adapter(model, LoraSettings(r=4), init_adapter="", seed=0))
+    body.pack_for_training([View((1, 5, 6, 7), (3,), (1.0,))])
+    with torch.no_grad():
+        for name, parameter in body.model.named_parameters():
+            if ".lora_B" in name:
+                parameter.normal_(std=0.1)
+    return body
+
+
+def test_neither_chunks_nor_shares_change_the_gradient(base: Path, body: Body, general: Path) -> None:
+    views = read_anchors(hf.load_tokenizer(base), general)
+    found, logits = [], body.logits
+    for chunk_tokens, shares in ((4096, [1.0]), (5, [0.5, 0.5])):
+        settings, most = AnchorSettings(weight=2.0, share=1.0), 0
+
+        def counted(states: torch.Tensor) -> torch.Tensor:
+            nonlocal most
+            most = max(most, len(states))
+            return logits(states)
+
+        body.logits = counted  # type: ignore[method-assign]
+        anchors = Anchors(
+            settings, views, lambda v: make_packs(v, 512),
+            tokens_per_step=200, chunk_tokens=chunk_tokens, seed=0,
+        )  # fmt: skip
+        anchors.prepare(body, 2)
+        loss = sum(anchors.accumulate(body, 1, share) for share in shares)
+        parameters = [p for p in body.model.parameters() if p.grad is not None]
+        found.append((loss, torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])))
+        body.model.zero_grad()
+        assert (most <= 5) == (chunk_tokens == 5)  # a vocabulary of logits per token of general text is much
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-4)
+    assert found[0][0] > 0
+    torch.testing.assert_close(found[0][1], found[1][1], atol=1e-6, rtol=1e-3)
+
+
+def test_another_text_of_anchors_is_another_job(make_job: MakeJob, general: Path) -> None:
+    job = make_job(anchor=AnchorSettings(path=str(general)))
+    card = load_dataset(job.dataset, 2048).card
+    before = job_key(job, card)
+    assert job_key(job, card) == before
+    general.write_text(general.read_text().replace("the cat", "a cat"))
+    assert job_key(job, card) != before
 
 
 def test_the_shipped_anchors_are_text_and_chat(base: Path) -> None:

@@ -17,6 +17,7 @@ from agentkd.errors import ConfigError
 from agentkd.schema import Example, TrainJob
 from agentkd.train import LoraTrainer, LoraTrainerSettings
 from agentkd.train.loop import train
+from agentkd.train.prepare import build_objectives, check_processes
 from agentkd.train.reporter import Reporter
 
 MakeJob = Callable[..., TrainJob]
@@ -74,3 +75,15 @@ def test_two_processes_train_what_one_trains(
 def test_weights_cannot_be_split_over_one_process(make_job: MakeJob) -> None:
     with pytest.raises(ConfigError, match="needs several processes"):
         alone(make_job(sharding="fsdp"))
+
+
+@pytest.mark.parametrize("name", ["taid", "hidden-mse", "selective"])
+def test_a_state_that_follows_from_all_chunks_is_refused_where_processes_share_them(
+    make_job: MakeJob, name: str
+) -> None:
+    options = {"objective": "taid"} if name == "selective" else {}
+    objectives = build_objectives(make_job(objective={name: options}))
+    check_processes(objectives, 1)
+    with pytest.raises(ConfigError, match=f"`{name}` learns from all chunks") as caught:
+        check_processes(objectives, 2)
+    assert "processes = 1" in caught.value.hint

@@ -179,6 +179,8 @@ def test_training_goes_on_from_an_adapter(make_job: MakeJob) -> None:
     second = make_job("second", init_adapter=first.output)
     checkpoint = run(second)
     assert checkpoint.parent == "first"
+    with pytest.raises(TrainError, match="from another adapter"):
+        run(make_job("second"))  # the same but for its start
     start = next(line["loss"] for line in lines_of(second) if "loss" in line)
     assert start < 0.7 * next(line["loss"] for line in lines_of(first) if "loss" in line)
 

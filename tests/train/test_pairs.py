@@ -288,6 +288,8 @@ def test_a_failed_run_without_a_repair_is_unlearnt(
     plain = run(make_job("plain", dataset=data, epochs=0.5))
     assert lines[0]["terms"]["sft"] > 0
     assert plain[0]["terms"].keys() == {"sft"}  # the rows without a target are left out
+    only = write_dataset(lone, name="lone")
+    assert run(make_job("only", dataset=only, objective={"dpo": {}}, epochs=1.0))[0]["terms"]["dpo"] > 0
 
 
 def _without_target(row: Example) -> Example:

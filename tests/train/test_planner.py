@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from agentkd.train.advisor import advise
 from agentkd.train.body import Body
 from agentkd.train.loop import train
 from agentkd.train.lora import add_adapter, without_dropout
-from agentkd.train.model import check_settings, recompute_activations
+from agentkd.train.model import check_settings, recompute_activations, translate
 from agentkd.train.packing import make_packs
 from agentkd.train.plan import plan
 from agentkd.train.planner import Fit, fit, measure_load, shape_of
@@ -209,10 +210,39 @@ def test_a_base_in_four_bits_learns(make_job: MakeJob) -> None:
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_a_compiler_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(ConfigError, match="needs a C\\+\\+ compiler"):
+def test_translated_layers_are_refused_on_a_cpu() -> None:
+    with pytest.raises(ConfigError, match="for CUDA alone") as caught:
         check_settings(TrainSettings(compile=True), "cpu")
+    assert "compile = false" in caught.value.hint
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+def test_a_translation_with_other_gradients_is_refused(
+    base: Path, make_view: MakeView, monkeypatch: pytest.MonkeyPatch, is_right: bool
+) -> None:
+    views = [make_view([1, 5, *range(n, n + 8), 2], 3) for n in range(20, 24)]
+    model = add_adapter(hf.load_model(base, "float32", "cpu"), LoraSettings(r=4), init_adapter="", seed=0)
+    before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    body = Body(model)
+    body.pack_for_training(views)
+
+    def translated(forward: Callable[..., torch.Tensor], dynamic: bool) -> Callable[..., torch.Tensor]:
+        def run(*args: Any, **kwargs: Any) -> torch.Tensor:
+            states = forward(*args, **kwargs)
+            return states if is_right else 0.9 * states + 0.1 * states.detach()
+
+        return run
+
+    monkeypatch.setattr("torch.compile", translated)
+    if is_right:
+        translate(body, views)
+    else:
+        with pytest.raises(TrainError, match="other gradients"):
+            translate(body, views)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert torch.equal(parameter, before[name])
+            assert parameter.grad is None
 
 
 @pytest.mark.parametrize(

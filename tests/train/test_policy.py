@@ -13,11 +13,13 @@ import torch
 
 from agentkd import hf
 from agentkd.errors import ConfigError, TrainError
-from agentkd.schema import Example, TrainJob
+from agentkd.schema import Example, LoraSettings, TrainJob
 from agentkd.train.batch import OWN, SAMPLED, Weighted
 from agentkd.train.body import Body
 from agentkd.train.feed import Feed
 from agentkd.train.loop import train
+from agentkd.train.lora import add_adapter
+from agentkd.train.model import decoder_layers, recompute_activations
 from agentkd.train.objectives import SelfContext, SelfContextSettings, Sft
 from agentkd.train.packing import make_packs
 from agentkd.train.policy import sample, with_completion
@@ -67,6 +69,20 @@ def test_samples_repeat_and_end_at_a_stop(body: Body) -> None:
         assert 2 not in completion[:-1]
     (pack,) = make_packs([View((1, 5, 6, 7), (3,), (1.0,))], 100)
     assert body.hidden(pack).shape[0] == 1  # packs are read as before
+
+
+def test_recomputed_activations_change_no_sample(base: Path) -> None:
+    found = []
+    for recompute in (False, True):
+        model = hf.load_model(base, dtype="float32", device="cpu")
+        student = Body(add_adapter(model, LoraSettings(r=4), init_adapter="", seed=0))
+        student.pack_for_training([View((1, 5, 6, 7), (3,), (1.0,))])
+        if recompute:
+            recompute_activations(student.model)
+        prompts = [[1, 5, 6, 30, 31], [1, 7, 8]]
+        found.append(sample(student, prompts, stops={2}, max_new_tokens=8, temperature=1.0, seed=1))
+        assert all(layer.training == recompute for layer in decoder_layers(student.model))
+    assert found[0] == found[1]
 
 
 def test_a_sample_takes_the_place_of_the_last_completion() -> None:

@@ -1,0 +1,99 @@
+"""The verdict of a cycle rests on leaks, anchors and held-back losses; `agentkd gate` says the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import agentkd
+from agentkd.cli.root import run_command_line
+from agentkd.cycle import judge, look_number
+from agentkd.schema import CycleReport, Verdict
+
+
+def judged(folder: Path, **gate: Any) -> Verdict:
+    """Judge the candidate of the first cycle again, on the same evaluation."""
+    with agentkd.Workspace(folder, settings={"gate": gate}) as workspace:
+        report = workspace.report()
+        return judge(workspace.parts, report.checkpoint, "base", report.evaluations[0])
+
+
+def test_a_cycle_judges_with_leaks_anchors_and_the_losses_on_rows_kept_back(calm: Path) -> None:
+    with agentkd.Workspace(calm) as workspace:
+        verdict = workspace.report().verdict
+    assert verdict is not None
+    assert verdict.numbers["contaminated"] == 12  # the tasks differ in one word from those learnt on
+    assert "contaminated" in verdict.flags
+    assert verdict.numbers["kl_to_base"] > 0
+    assert {"anchor_change", "dev_rise"} <= verdict.numbers.keys()
+
+
+def test_each_kind_of_evidence_decides_by_its_settings(cycled: Path) -> None:
+    open_ = judged(cycled, contamination="off", against=["base"])
+    assert open_.numbers["n"] == 12
+    assert not {"contaminated", "anchors", "far_from_base", "overtrained"} & {*open_.flags}
+    assert "contaminated" not in judged(cycled, near_copy=1.0).flags
+    assert "far_from_base" in judged(cycled, max_kl=0.0).flags
+    assert "kl_to_base" not in judged(cycled, anchors=False).numbers
+    with agentkd.Workspace(cycled) as workspace:
+        metrics = workspace.parts.checkpoint_folder(workspace.report().checkpoint) / "metrics.jsonl"
+    with metrics.open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps({"step": 99, "dev_loss": 99.0}) + "\n")
+    assert "overtrained" in judged(cycled, anchors=False).flags
+    assert "overtrained" not in judged(cycled, anchors=False, max_dev_rise=1000.0).flags
+
+
+def test_the_command_judges_as_the_cycle_did_and_promotes_nothing(
+    cycled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with agentkd.Workspace(cycled) as workspace:
+        before = workspace.report().verdict
+    assert before is not None
+    assert run_command_line(["-q", "-C", str(cycled), "--json", "gate"]) == 1
+    found = Verdict.model_validate_json(capsys.readouterr().out)
+    assert (found.flags, found.numbers) == (before.flags, before.numbers)
+    assert run_command_line(["-q", "-C", str(cycled), "gate"]) == 1
+    assert "would not be promoted (against base)" in capsys.readouterr().out
+    with agentkd.Workspace(cycled) as workspace:
+        assert not workspace.ledger.checkpoints.history()
+
+
+def test_a_dry_run_says_how_many_tasks_a_gain_needs(calm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["-q", "-C", str(calm), "gate", "--dry-run", "--gain", "0.5"]
+    assert run_command_line([*asked, "--json"]) == 0
+    needs = json.loads(capsys.readouterr().out)
+    assert (needs["look"], needs["tasks"]) == (2, 12)
+    assert needs["alpha"] < 0.05 / 4
+    assert 12 < needs["tasks_needed"] < 60
+    assert needs["power"] < 0.8
+    assert run_command_line(asked) == 0
+    said = capsys.readouterr().out
+    assert f"takes {needs['tasks_needed']} tasks" in said
+    assert "`holdout` has 12" in said
+
+
+def test_a_candidate_is_one_look_however_often_it_is_judged(tmp_path: Path) -> None:
+    with agentkd.Workspace(tmp_path, settings={"plugins": {"auto": False}}) as workspace:
+
+        def report(checkpoint: str, *, promote: bool = False, suite: str = "s") -> None:
+            number = workspace.ledger.cycles.next_number()
+            verdict = Verdict(promote=promote, checkpoint=checkpoint, against="base")
+            done = CycleReport(id=f"cycle-{number}", number=number, suite=suite, verdict=verdict)
+            workspace.ledger.cycles.begin_cycle(done)
+            workspace.ledger.cycles.finish_cycle(done)
+
+        def look(candidate: str = "") -> int:
+            return look_number(workspace.parts, "s", candidate)
+
+        assert look() == 1
+        report("a")
+        report("a")
+        report("b", suite="other")
+        assert (look(), look("a"), look("b")) == (2, 1, 2)
+        report("b")
+        assert (look("a"), look("c")) == (2, 3)
+        report("c", promote=True)
+        assert look("d") == 1
