@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from agentkd import hookspecs
@@ -101,10 +102,19 @@ def phase_settings(parts: Parts) -> dict[str, Any]:
             settings.train.teacher,
             settings.train.max_tokens_per_row,
         ],
-        "train": [settings.train, settings.trainer],
+        "train": [settings.train, settings.trainer, _anchor_texts(parts)],
         "evaluate": [*acting, settings.evaluate, settings.gate.probes],
         "promote": [settings.gate],
     }
+
+
+def _anchor_texts(parts: Parts) -> str:
+    """Return a hash of the anchor texts of one's own, which may change under the same name."""
+    from agentkd.hf import file_sha256
+
+    path = parts.settings.train.anchor.path
+    file = Path(path).expanduser()
+    return file_sha256(file) if path and file.is_file() else ""
 
 
 def _check_settings(parts: Parts) -> None:

@@ -1,9 +1,9 @@
 """The model that is trained: loaded (in 4 bits where asked), and with what saves memory or time.
 
-`compile` is experimental: every decoder layer is translated with torch.compile, which takes minutes and again
-where a pack has another number of length groups. On a CPU the translated backward pass of a pack was measured
-to be wrong, so that it is refused there; elsewhere its gradients are compared with those of the layers before
-the first step.
+`compile` is experimental: every decoder layer is translated with torch.compile, which takes minutes, again
+where a pack has another number of length groups. On a CPU (torch 2.13) its gradients of packs were measured
+to be wrong by 30 % and more, so that it is refused there; elsewhere they are compared with those of the
+layers themselves before the first step.
 """
 
 from __future__ import annotations

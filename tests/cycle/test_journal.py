@@ -112,6 +112,13 @@ def test_only_the_phases_that_read_a_setting_are_done_again(tmp_path: Path) -> N
     assert changed(train=taught) == {"compile", "train"}
     assert changed(train={"objective": {"selective": {"objective": "sft", "keep": 0.7}}}) == {"train"}
 
+    texts = tmp_path / "texts.jsonl"
+    own = {"objective": {"selective": {"objective": "sft"}}, "anchor": {"path": str(texts)}}
+    texts.write_text('{"text": "one"}')
+    before = keys(train=own)
+    texts.write_text('{"text": "two"}')
+    assert keys(train=own)["train"] != before["train"]
+
 
 def test_a_snapshot_of_memory_holds_all_that_is_recalled(tmp_path: Path) -> None:
     lesson = Memory(id="mem-1", kind="insight", when_to_use="asked", content="look it up", status="active")

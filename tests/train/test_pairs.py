@@ -24,6 +24,7 @@ from agentkd.train.loss import StepScale, accumulate, normalisers
 from agentkd.train.objectives import Sft
 from agentkd.train.objectives.pairs import Dpo, DpoSettings, Redi, RediSettings
 from agentkd.train.packing import Pack, make_packs
+from agentkd.train.plan import plan
 from agentkd.train.reference import References
 from agentkd.train.reporter import Reporter
 from agentkd.train.rows import Row, View, load_dataset
@@ -289,7 +290,11 @@ def test_a_failed_run_without_a_repair_is_unlearnt(
     assert lines[0]["terms"]["sft"] > 0
     assert plain[0]["terms"].keys() == {"sft"}  # the rows without a target are left out
     only = write_dataset(lone, name="lone")
-    assert run(make_job("only", dataset=only, objective={"dpo": {}}, epochs=1.0))[0]["terms"]["dpo"] > 0
+    job = make_job("only", dataset=only, objective={"dpo": {}}, epochs=1.0)
+    lines = run(job)
+    assert lines[0]["terms"]["dpo"] > 0
+    planned = plan(job, Reporter(is_machine=True, out=io.StringIO()))
+    assert sum(line["label_tokens"] for line in lines) == planned.n_label_tokens > 0
 
 
 def _without_target(row: Example) -> Example:

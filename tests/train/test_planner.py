@@ -138,6 +138,34 @@ def test_the_load_counts_what_is_computed(make_view: MakeView) -> None:
     assert (load.largest, load.n_computed, load.most_labels) == (8, 16, 2)
 
 
+def test_the_plan_counts_the_general_text_of_every_step(make_job: MakeJob, make_view: MakeView) -> None:
+    view = make_view([1, 5, 6, 7, 2], 2)
+
+    def fitted(weight: float) -> Fit:
+        job = make_job(tokens_per_step=200, anchor={"weight": weight})
+        config, shape = shape_of(job)
+        return fit(
+            job, shape, config, [view], [(0,), (0,)], lambda rows, t, p: make_packs([view], t, p),
+            device="cpu", dtype="float32", n_labels=4, imports=400.0,
+        )  # fmt: skip
+
+    held, free = fitted(1.0), fitted(0.0)
+    assert (free.load.largest, free.load.n_computed, free.load.most_labels, free.load.n_general) == (
+        4,
+        8,
+        2,
+        0,
+    )
+    assert (held.load.largest, held.load.n_computed, held.load.most_labels, held.load.n_general) == (
+        30,
+        8,
+        30,
+        60,
+    )
+    assert held.memory_mib > free.memory_mib
+    assert held.seconds > 2 * free.seconds
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_recomputed_activations_give_the_same_gradients(
     base: Path, make_view: MakeView, dropout: float
