@@ -103,7 +103,7 @@ def _contamination(parts: Parts, candidate: str, evaluation: Evaluation) -> Cont
             for row in read_examples(file) if file.is_file() else ():
                 yield row.id, [m.content for m in (*row.student_view, *row.teacher_view, row.target)]
 
-    return find_leaks(prompts, rows(), near=settings.near_copy)
+    return find_leaks(prompts, rows, near=settings.near_copy)
 
 
 def _datasets(parts: Parts, name: str) -> Iterator[str]:

@@ -2,9 +2,9 @@
 
 A task is compared with every message of every row. Copies are found word by word; disguised ones by the
 share of the task's character 5-grams that a message holds, where a gram counts the more the fewer tasks
-have it: a phrase that all tasks share says nothing, a name or a number that only one has says much. The
+and messages have it: a phrase that all share says nothing, a name or a number that one has says much. The
 tasks of an evaluation are few, so an inverted index over their grams is exact and needs no sketch such
-as MinHash; rows are read one at a time.
+as MinHash; rows are read twice, one at a time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from agentkd.schema import Value
@@ -26,7 +26,10 @@ NEAR = 0.6
 
 _GRAM = 5
 _SHORTEST = 6  # characters: of less than that no copy can be told from chance
-_COMMON = 0.5  # grams that more tasks than this share have are not looked up
+_COMMON = 0.5  # grams that more texts than this share have are not looked up
+_FEW = 8  # of fewer texts than this no gram is common
+
+Rows = Iterable[tuple[str, Iterable[str]]]
 
 
 class Leak(NamedTuple):
@@ -65,34 +68,45 @@ class Contamination(Value):
         return sum(leak.is_exact for leak in self.leaks)
 
 
-def find_leaks(
-    tasks: Mapping[str, str], rows: Iterable[tuple[str, Iterable[str]]], *, near: float = NEAR
-) -> Contamination:
+def find_leaks(tasks: Mapping[str, str], rows: Callable[[], Rows], *, near: float = NEAR) -> Contamination:
     """Look for every task in every row.
 
     Args:
         tasks: Text of each evaluation task by its id.
-        rows: For each training row its id and the texts of its messages.
+        rows: Gives, each time it is called, the id of every training row and the texts of its messages.
         near: Weighted share of grams from which a message counts as a disguised copy.
     """
-    index = _Index(tasks)
+    index, n_rows = _Index(tasks), 0
+
+    def counted() -> Rows:
+        nonlocal n_rows
+        for row in rows():
+            n_rows += 1
+            yield row
+
+    for _, plain in _distinct(counted()):
+        index.count(plain)
+    index.weigh()
     found: dict[str, Leak] = {}
-    n_rows = 0
+    for row_id, plain in _distinct(rows()):
+        for task_id, share, is_exact in index.shares(plain):
+            held = found.get(task_id)
+            if (is_exact or share >= near) and (held is None or (is_exact, share) > (held[3], held[2])):
+                found[task_id] = Leak(task_id, row_id, min(share, 1.0), is_exact)
+    leaks = tuple(sorted(found.values()))
+    return Contamination(n_tasks=len(tasks), n_rows=n_rows, leaks=leaks, n_short=len(tasks) - index.n_tasks)
+
+
+def _distinct(rows: Rows) -> Iterator[tuple[str, str]]:
+    """Yield each text once, with the first row that has it: rows of one trajectory repeat its messages."""
     seen: set[bytes] = set()
     for row_id, texts in rows:
-        n_rows += 1
         for text in texts:
             plain = _plain(text)
             digest = hashlib.blake2b(plain.encode(errors="surrogatepass"), digest_size=16).digest()
-            if digest in seen:  # rows of one trajectory repeat its messages
-                continue
-            seen.add(digest)
-            for task_id, share, is_exact in index.shares(plain):
-                held = found.get(task_id)
-                if (is_exact or share >= near) and (held is None or (is_exact, share) > (held[3], held[2])):
-                    found[task_id] = Leak(task_id, row_id, min(share, 1.0), is_exact)
-    leaks = tuple(sorted(found.values()))
-    return Contamination(n_tasks=len(tasks), n_rows=n_rows, leaks=leaks, n_short=len(tasks) - index.n_tasks)
+            if digest not in seen:
+                seen.add(digest)
+                yield row_id, plain
 
 
 class _Index:
@@ -104,15 +118,28 @@ class _Index:
         self._exact: dict[str, list[str]] = defaultdict(list)
         for id_, text in plain.items():
             self._exact[text].append(id_)
-        grams = {id_: _grams(text) for id_, text in plain.items()}
-        counts = Counter(gram for own in grams.values() for gram in own)
-        n = self.n_tasks = len(plain)
-        self._weight = {gram: math.log((1 + n) / (0.5 + count)) for gram, count in counts.items()}
-        self._total = {id_: sum(self._weight[gram] for gram in own) for id_, own in grams.items()}
+        self._own = {id_: _grams(text) for id_, text in plain.items()}
+        self._counts = Counter(gram for own in self._own.values() for gram in own)
+        self.n_tasks = self._n_texts = len(plain)
+        self._weight: dict[str, float] = {}
+        self._total: dict[str, float] = {}
         self._owners: dict[str, list[str]] = defaultdict(list)
-        for id_, own in grams.items():
+
+    def count(self, text: str) -> None:
+        """Take note of which grams a text of the training rows has."""
+        self._n_texts += 1
+        for gram in _grams(text):
+            if gram in self._counts:
+                self._counts[gram] += 1
+
+    def weigh(self) -> None:
+        """Weigh the grams, after all texts were counted."""
+        n = self._n_texts
+        self._weight = {gram: math.log((1 + n) / (0.5 + count)) for gram, count in self._counts.items()}
+        self._total = {id_: sum(self._weight[gram] for gram in own) for id_, own in self._own.items()}
+        for id_, own in self._own.items():
             for gram in own:
-                if n <= 2 or counts[gram] <= _COMMON * n:
+                if n <= _FEW or self._counts[gram] <= _COMMON * n:
                     self._owners[gram].append(id_)
 
     def shares(self, text: str) -> Iterable[tuple[str, float, bool]]:

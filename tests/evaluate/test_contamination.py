@@ -52,7 +52,7 @@ def test_every_copy_is_found_whatever_its_case_and_punctuation(tasks):
         (f"row-{n}", ["what came before", text.upper().replace(",", " ;")])
         for n, text in enumerate(tasks.values())
     ]
-    found = find_leaks(tasks, rows)
+    found = find_leaks(tasks, lambda: rows)
     assert found.tasks == set(tasks)
     assert found.n_exact == len(tasks)
     assert {leak.task_id: leak.row_id for leak in found.leaks}["task-7"] == "row-7"
@@ -60,21 +60,36 @@ def test_every_copy_is_found_whatever_its_case_and_punctuation(tasks):
 
 def test_nearly_every_disguised_copy_is_found(tasks):
     generator = random.Random(0)
-    found = find_leaks(tasks, [(id_, [disguised(text, generator)]) for id_, text in tasks.items()])
+    rows = [(id_, [disguised(text, generator)]) for id_, text in tasks.items()]
+    found = find_leaks(tasks, lambda: rows)
     assert len(found.tasks) >= 0.95 * len(tasks)
     assert found.n_exact == 0
 
 
 def test_other_requests_of_the_same_wording_are_no_leak(requests, tasks):
-    found = find_leaks(tasks, [(f"row-{n}", [text]) for n, text in enumerate(requests[60:])])
+    found = find_leaks(tasks, lambda: [(f"row-{n}", [text]) for n, text in enumerate(requests[60:])])
     assert len(found.tasks) <= 0.05 * len(tasks)
     assert (found.n_tasks, found.n_rows) == (60, 100)
 
 
 def test_a_task_of_one_word_is_no_reason_for_alarm():
-    assert find_leaks({"a": "Hello"}, [("row", ["Say hello to everyone"])]).leaks == ()
+    assert find_leaks({"a": "Hello"}, lambda: [("row", ["Say hello to everyone"])]).leaks == ()
 
 
 def test_tasks_of_a_few_letters_are_counted_and_not_looked_for():
-    found = find_leaks({"a": "2 + 2?", "b": "How many legs has a spider?"}, [("row", ["2 + 2?"])])
+    found = find_leaks({"a": "2 + 2?", "b": "How many legs has a spider?"}, lambda: [("row", ["2 + 2?"])])
     assert (found.n_tasks, found.n_short, found.leaks) == (2, 1, ())
+
+
+def test_tasks_that_differ_in_one_word_from_what_was_learnt_are_no_copies():
+    def ask(cities):
+        return {
+            f"{what}-{city}": f"What is the {what} of {city}?"
+            for what in ("weather", "mayor")
+            for city in cities
+        }
+
+    learnt, asked = ask(("Rome", "Oslo", "Lima", "Cairo", "Quito", "Delhi")), ask(("Tunis", "Accra", "Hanoi"))
+    assert find_leaks(asked, lambda: [(id_, [text]) for id_, text in learnt.items()]).leaks == ()
+    again = {**learnt, "again": asked["mayor-Accra"]}
+    assert find_leaks(asked, lambda: [(i, [text]) for i, text in again.items()]).tasks == {"mayor-Accra"}
