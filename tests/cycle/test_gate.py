@@ -25,8 +25,10 @@ def test_a_cycle_judges_with_leaks_anchors_and_the_losses_on_rows_kept_back(calm
     with agentkd.Workspace(calm) as workspace:
         verdict = workspace.report().verdict
     assert verdict is not None
-    assert verdict.numbers["contaminated"] == 12  # the tasks differ in one word from those learnt on
-    assert "contaminated" in verdict.flags
+    assert verdict.numbers["contaminated"] == 0  # the tasks differ in a word from those learnt on
+    strict = judged(calm, near_copy=0.05)
+    assert strict.numbers["contaminated"] == 12
+    assert "contaminated" in strict.flags
     assert verdict.numbers["kl_to_base"] > 0
     assert {"anchor_change", "dev_rise"} <= verdict.numbers.keys()
 
@@ -35,7 +37,6 @@ def test_each_kind_of_evidence_decides_by_its_settings(cycled: Path) -> None:
     open_ = judged(cycled, contamination="off", against=["base"])
     assert open_.numbers["n"] == 12
     assert not {"contaminated", "anchors", "far_from_base", "overtrained"} & {*open_.flags}
-    assert "contaminated" not in judged(cycled, near_copy=1.0).flags
     assert "far_from_base" in judged(cycled, max_kl=0.0).flags
     assert "kl_to_base" not in judged(cycled, anchors=False).numbers
     with agentkd.Workspace(cycled) as workspace:
