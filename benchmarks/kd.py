@@ -7,8 +7,9 @@ Every arm gets the last states of student and teacher with one head and gives a 
 student's states, in a process of its own; its memory is the high-water mark of that process above what it
 held before. Errors are relative, against the definition in float64. The trainer distils from cached top
 tokens; the full-vocabulary arm is its JSD formula over whole distributions, chunk by chunk as the trainer
-runs its losses. TRL's GKD needs about 13 tensors of all logits: where this machine has no room for them,
-fewer tokens are taken.
+runs its losses; its memory is set by the chunk, GKD's grows with the tokens, so that the share is larger
+for fewer of them (0.23 at T = 512 in a trial, above the bar). TRL's GKD needs about 13 tensors of all
+logits: where this machine has no room for them, fewer tokens are taken.
 """
 
 from __future__ import annotations
