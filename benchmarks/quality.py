@@ -2,7 +2,6 @@
 
     python benchmarks/quality.py                       # suites x seeds x arms; goes on where it stopped
     python benchmarks/quality.py --small               # one suite, one seed, two arms, few tasks
-    python benchmarks/quality.py --suite llb-db --seeds 0 1 --arms sft self-context
     python benchmarks/quality.py --publish             # publish the cells that are there
     python benchmarks/quality.py --dev --set train.epochs=2    # how settings are chosen
 
@@ -337,12 +336,10 @@ def facts(cells: Mapping[tuple[str, int, str], Cell], plans: Mapping[str, Plan])
 
 
 CHOSEN = (
-    "on a dev part of bfcl-live's train split (160 tasks to learn from, 72 to measure, one seed): self- "
-    "context alone with 512 tokens per step did 0.097 without and 0.139 with memory; with sft beside it "
-    "and 256 tokens per step 0.139 without (two changes at once, three tasks apart; base + memory was "
-    "not measured there). The arm `self-context` is that mixture; `top-k-kl` is forward-kl alone. With "
-    "anchors of weight 1 general text moved by -1.2 % and -1.5 %; earlier students without them, of "
-    "other runs, stood at +18 % to +21 %. llb-db takes the same settings unseen"
+    "on a dev part of bfcl-live's train split (160 tasks to learn from, 72 to measure, one seed): "
+    "self-context alone with 512 tokens per step did 0.097 without and 0.139 with memory; with sft beside it "
+    "and 256 tokens per step 0.139 without (two changes at once, three tasks apart; base + memory was not "
+    "measured there). The arm `self-context` is that mixture; llb-db takes it unseen"
 )
 
 
