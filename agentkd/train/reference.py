@@ -8,7 +8,7 @@ same rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -24,11 +24,12 @@ from agentkd.train.lora import without_dropout
 from agentkd.train.objectives.label_loss import label_losses
 from agentkd.train.packing import Pack
 from agentkd.train.rows import Row, View
-from agentkd.train.shards import read_shards, write_shard
+from agentkd.train.shards import read_shard, write_shard
 
 __all__ = ["References", "prepare_references"]
 
 _ROWS_PER_SHARD = 64
+_FIGURES = "figures"  # the tensor of a shard, one figure per label
 
 
 class _Signals(Protocol):
@@ -66,7 +67,7 @@ class References:
     ) -> int:
         """Load what is cached, compute and store the rest with `body`; return the number of rows computed."""
         wanted = {self._key(row): row for row in rows}
-        self._found.update(read_shards(self.folder, wanted))
+        self._found.update(self._read(wanted))
         missing = sorted(
             (key for key in wanted if key not in self._found), key=lambda key: wanted[key].student.ids
         )
@@ -74,10 +75,20 @@ class References:
             keys = missing[start : start + _ROWS_PER_SHARD]
             computed = self._compute([wanted[key] for key in keys], body, pack, chunk_tokens, signals)
             shard = dict(zip(keys, computed, strict=True))
-            write_shard(self.folder, shard)
+            write_shard(self.folder, {key: {_FIGURES: row.numpy()} for key, row in shard.items()}, {})
             self._found.update(shard)
             on_rows(len(keys))
         return len(missing)
+
+    def _read(self, wanted: Collection[str]) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield the wanted rows that are on disk; a damaged shard is deleted."""
+        for file in sorted(self.folder.glob("*.safetensors")):
+            shard = read_shard(file, (_FIGURES,))
+            if shard is None:
+                file.unlink(missing_ok=True)
+                continue
+            for key, row in shard.rows(wanted):
+                yield key, torch.from_numpy(row[_FIGURES])
 
     def of_pack(self, pack: Pack, rows: Mapping[int, Row], device: torch.device) -> torch.Tensor:
         """Return the reference's loss at each label, `[n]`; 0 for labels of views that are not in `rows`."""
