@@ -42,7 +42,8 @@ from quality_cells import (
 )
 
 from agentkd import Workspace
-from agentkd.cycle.stage import compile_stage, distill_stage, evaluate_stage, run_stage, train_stage
+from agentkd.cycle.evaluation import evaluate_stage
+from agentkd.cycle.stage import compile_stage, distill_stage, run_stage, train_stage
 from agentkd.protocols import Suite
 from agentkd.schema import ArmResult, Checkpoint, Evaluation, Task, content_id
 

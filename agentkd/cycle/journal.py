@@ -14,8 +14,9 @@ from collections.abc import Callable
 from typing import Any
 
 from agentkd import hookspecs
+from agentkd.cycle.evaluation import memory_snapshot
 from agentkd.cycle.parts import Parts
-from agentkd.cycle.stage import StageResult, memory_snapshot
+from agentkd.cycle.stage import StageResult
 from agentkd.schema import CycleReport, PhaseReport, Value, content_id
 
 __all__ = ["Plan", "journalled", "open_plan"]

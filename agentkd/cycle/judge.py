@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from agentkd.cycle.evaluation import evaluate_stage
 from agentkd.cycle.parts import Parts
-from agentkd.cycle.stage import evaluate_stage
 from agentkd.schema import Evaluation, Verdict
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The stages of a cycle as plain functions over the parts: each does its work and says what it did."""
+"""The stages of learning as plain functions over the parts: each does its work and says what it did."""
 
 from __future__ import annotations
 
@@ -10,37 +10,27 @@ from agentkd.cycle.parts import Parts
 from agentkd.cycle.retry import proven, retries_of
 from agentkd.cycle.training import train_job
 from agentkd.cycle.tutor import taught_job
-from agentkd.errors import ConfigError, DataError
+from agentkd.errors import DataError
 from agentkd.protocols import Suite
 from agentkd.schema import (
-    ArmResult,
     Checkpoint,
     Correction,
     DatasetCard,
-    Evaluation,
     Hit,
-    Memory,
     Task,
     Trajectory,
-    content_id,
 )
 
 if TYPE_CHECKING:
     from agentkd.agents import RunSummary
 
 __all__ = [
-    "Arm",
     "StageResult",
-    "arm_of",
     "checkpoint_name",
     "compile_stage",
     "corrections_of",
     "distill_stage",
-    "evaluate_stage",
-    "memory_snapshot",
     "objective_needs",
-    "recall_settings",
-    "run_key",
     "run_stage",
     "train_stage",
 ]
@@ -53,29 +43,6 @@ class StageResult:
     summary: str
     output: dict[str, Any]
     usage: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One row of an evaluation: a model with or without memory."""
-
-    name: str
-    model: str
-    uses_memory: bool
-
-
-def arm_of(name: str, candidate: str, serving: str) -> Arm | None:
-    """Return the arm of a name; None where it needs a candidate or a serving student that is not there."""
-    who, plus, memory = name.partition(" + ")
-    model = {"base": "base", "student": candidate and f"agentkd/{candidate}",
-             "serving": serving if serving == "base" else f"agentkd/{serving}"}.get(who)  # fmt: skip
-    if model is None or (plus and memory != "memory"):
-        raise ConfigError(
-            f"unknown arm `{name}`", hint="arms are base, student, serving, each with ` + memory`"
-        )
-    if not model or (who == "serving" and serving == "base"):
-        return None
-    return Arm(name, model, bool(plus))
 
 
 def run_stage(
@@ -270,91 +237,3 @@ def train_stage(parts: Parts, dataset_id: str, name: str, init: str = "") -> Che
     checkpoint = checkpoint.model_copy(update={"base": parts.settings.roles.student, "parent": init})
     parts.ledger.checkpoints.add(checkpoint)
     return checkpoint
-
-
-def evaluate_stage(
-    parts: Parts,
-    *,
-    suite: Suite,
-    split: str,
-    n: int | None,
-    seed: int,
-    candidate: str,
-    serving: str,
-    arms: Sequence[str] | None = None,
-) -> Evaluation:
-    """Run every arm (those of the settings, or `arms`) on the same held-out tasks; compare them pairwise."""
-    from agentkd.evaluate import make_evaluation
-
-    tasks = suite.tasks(split, n, seed)
-    names = list(parts.settings.evaluate.arms if arms is None else arms)
-    if serving != "base" and candidate and "serving" not in names:
-        names.append("serving")
-    wanted = [arm for name in names if (arm := arm_of(name, candidate, serving)) is not None]
-    results = [_arm_result(parts, arm, suite, tasks, seed) for arm in wanted]
-    baselines = _baseline_results(parts, suite, tasks, split) if arms is None else []
-    evaluation = make_evaluation(
-        suite=suite.name,
-        split=split,
-        arms=[*results, *baselines],
-        candidate="student" if candidate else "",
-        checkpoint=candidate,
-        seed=seed,
-        settings=parts.settings.evaluate,
-    )
-    parts.ledger.evaluations.add(evaluation)
-    return evaluation
-
-
-def run_key(
-    parts: Parts, purpose: str, suite: str, tasks: Sequence[Task], model: str, uses_memory: bool, seed: int
-) -> str:
-    """Return the id of a run: what was cut off goes on under it; other tasks or settings are another run."""
-    spec, settings = parts.resolve(model), parts.settings
-    is_local = spec == "base" or spec.startswith("agentkd/")
-    checkpoint = spec.removeprefix("agentkd/") if is_local else "base"
-    return content_id(
-        "run", purpose, suite, tasks, spec, parts.student_files.base_id if is_local else "", settings.agent,
-        settings.models.model_dump(include={"max_new_tokens", "temperature", "dtype"}), settings.model,
-        (memory_snapshot(parts, checkpoint), *recall_settings(parts)) if uses_memory else "no memory", seed,
-    )  # fmt: skip
-
-
-def recall_settings(parts: Parts) -> list[Any]:
-    """Return what a recall rests on: its settings, what counts as similar, the model of its stages."""
-    settings = parts.settings
-    similar = dict(parts.thresholds())  # `agentkd memory calibrate` changes them, and no setting
-    return [settings.memory, similar, settings.embedder, settings.recaller, settings.roles.recaller]
-
-
-def _arm_result(parts: Parts, arm: Arm, suite: Suite, tasks: Sequence[Task], seed: int) -> ArmResult:
-    from agentkd.evaluate import arm_result
-
-    run_id = run_key(parts, "evaluate", suite.name, tasks, arm.model, arm.uses_memory, seed)
-    run_stage(
-        parts, suite=suite, tasks=tasks, run_id=run_id, model=arm.model, uses_memory=arm.uses_memory,
-        label=arm.name, has_trials=False,
-    )  # fmt: skip
-    trajectories = parts.ledger.trajectories.list(run_id=run_id)
-    model = parts.model(arm.model).name
-    return arm_result(
-        arm.name, model, arm.uses_memory, tasks, trajectories, level=parts.settings.evaluate.level
-    )
-
-
-def _baseline_results(parts: Parts, suite: Suite, tasks: Sequence[Task], split: str) -> list[ArmResult]:
-    from agentkd.evaluate import baseline_result
-
-    train = suite.tasks(parts.settings.cycle.split, parts.settings.cycle.n, parts.settings.cycle.seed)
-    return [
-        baseline_result(baseline, suite, tasks, level=parts.settings.evaluate.level)
-        for baseline in suite.baselines(train, parts)
-    ]
-
-
-def memory_snapshot(parts: Parts, checkpoint: str = "base") -> str:
-    """Return a hash of the memories that recall can see where `checkpoint` serves."""
-    from agentkd.memory.status import RECALLED
-
-    visible: list[Memory] = parts.ledger.memories.list(status=RECALLED, checkpoint=checkpoint)
-    return content_id("snp", sorted(memory.id for memory in visible))

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import agentkd
+from agentkd.cycle.evaluation import memory_snapshot
 from agentkd.cycle.loop import phase_settings
-from agentkd.cycle.stage import memory_snapshot
 from agentkd.errors import PluginError
 from agentkd.schema import Memory, content_id
 

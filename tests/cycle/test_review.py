@@ -13,8 +13,8 @@ import pytest
 import agentkd
 from agentkd.agents import Approve, open_checkpointer
 from agentkd.cli.root import run_command_line
+from agentkd.cycle.evaluation import run_key
 from agentkd.cycle.html import render_html
-from agentkd.cycle.stage import run_key
 from agentkd.errors import ConfigError, LockedError, NotFoundError, PluginError
 from agentkd.ledger.calibration import Calibration
 from agentkd.plugins import NoSettings

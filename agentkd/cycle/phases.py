@@ -1,0 +1,205 @@
+"""The phases of a cycle: each calls its stage and says in one sentence what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from agentkd import hookspecs
+from agentkd.cycle.evaluation import evaluate_stage
+from agentkd.cycle.journal import Plan
+from agentkd.cycle.judge import judge, probe_earlier
+from agentkd.cycle.parts import Parts
+from agentkd.cycle.stage import (
+    StageResult,
+    checkpoint_name,
+    compile_stage,
+    corrections_of,
+    run_stage,
+    train_stage,
+)
+from agentkd.cycle.worth import edits_said, lift_said
+from agentkd.schema import Evaluation, MemoryStatus, PhaseReport, Trajectory, Verdict, content_id
+
+__all__ = [
+    "compile_phase",
+    "evaluate_phase",
+    "evidence",
+    "learnt_from",
+    "promote_phase",
+    "refine_phase",
+    "retire_phase",
+    "run_phase",
+    "train_phase",
+]
+
+
+def run_phase(parts: Parts, plan: Plan, key: str) -> StageResult:
+    """Let the actor work on the split that is learnt from."""
+    if not plan.suite:
+        return StageResult("no suite is set: learning from what the ledger holds", {"run_id": ""})
+    suite = parts.suite(plan.suite)
+    run_id = content_id("run", key)
+    summary = run_stage(
+        parts,
+        suite=suite,
+        tasks=suite.tasks(plan.split, plan.n, plan.seed),
+        run_id=run_id,
+        model=parts.settings.roles.actor,
+        uses_memory=parts.settings.agent.recall != "off",
+        label="run",
+        attempts=parts.settings.run.attempts,
+    )
+    usage = summary.usage
+    again = f", {summary.rescued} of {summary.retried} more when tried again" if summary.retried else ""
+    worth, figures = lift_said(parts, suite.name)
+    return StageResult(
+        f"{summary.succeeded} of {summary.n} tasks done{again}{worth}",
+        {"run_id": run_id, **summary.model_dump(include={"n", "succeeded", "retried", "rescued"}), **figures},
+        usage.model_dump(include={"prompt_tokens", "completion_tokens", "usd"}, exclude_none=True),
+    )
+
+
+def learnt_from(parts: Parts, plan: Plan) -> Sequence[Trajectory]:
+    """Return the finished runs of the split that is learnt from; without a suite, all but held-out."""
+    if plan.suite:
+        return parts.ledger.trajectories.list(suite=plan.suite, split=plan.split)
+    return [t for t in parts.ledger.trajectories.list() if not t.task.is_held_out]
+
+
+def evidence(parts: Parts, plan: Plan) -> str:
+    """Return a hash of what there is to learn from: a new run or correction is distilled, whoever made it."""
+    learnt = learnt_from(parts, plan)
+    corrections = [c.id for group in corrections_of(parts, learnt).values() for c in group]
+    return content_id("evd", sorted((t.id, t.success) for t in learnt), sorted(corrections))
+
+
+def refine_phase(parts: Parts) -> StageResult:
+    """Let the refiners edit the memories."""
+    return StageResult(*edits_said(parts.memory.refine(parts.refiners(), parts)))
+
+
+def compile_phase(parts: Parts, plan: Plan) -> StageResult:
+    """Compile what was learnt into a dataset."""
+    card = compile_stage(parts, suite=plan.suite or None, split=plan.split if plan.suite else None)
+    left_out = "".join(f"; left out: {n} {reason}" for reason, n in sorted(card.dropped.items()))
+    return StageResult(
+        f"{card.n_train} rows, {card.n_label_tokens} trained tokens{left_out}",
+        {"dataset_id": card.id, "n_train": card.n_train, "n_dev": card.n_dev,
+         "n_label_tokens": card.n_label_tokens, "dropped": card.dropped},
+    )  # fmt: skip
+
+
+def train_phase(parts: Parts, key: str, compiled: PhaseReport) -> StageResult:
+    """Train a candidate on the dataset of the phase `compile`."""
+    name = checkpoint_name(parts, key)
+    checkpoint = train_stage(parts, compiled.output["dataset_id"], name)
+    loss = checkpoint.metrics.get("loss", float("nan"))
+    return StageResult(
+        f"`{name}`: loss {loss:.3f} after {checkpoint.metrics.get('steps', 0):.0f} steps",
+        {"checkpoint": name, **checkpoint.metrics},
+    )
+
+
+def evaluate_phase(parts: Parts, plan: Plan, candidate: str) -> StageResult:
+    """Run all arms on the held-out splits, and the candidate on the tasks of earlier cycles."""
+    settings = parts.settings.evaluate
+    if not plan.suite:
+        return StageResult("no suite, so nothing to judge on", {"evaluations": []})
+    before = parts.spent_usd
+    suite = parts.suite(plan.suite)
+    evaluations = [
+        evaluate_stage(
+            parts, suite=suite, split=split, n=settings.n, seed=plan.seed, candidate=candidate,
+            serving=plan.serving,
+        )
+        for split in (settings.split, *settings.also)
+    ]  # fmt: skip
+    splits = (settings.split, *settings.also)
+    earlier = probe_earlier(parts, candidate, plan.serving, suite=suite.name, splits=splits, seed=plan.seed)
+    done = evaluations[0].arm("student").success
+    return StageResult(
+        f"student does {done.value:.3f} [{done.low:.3f}, {done.high:.3f}] of {evaluations[0].n} tasks",
+        {
+            "evaluations": [e.model_dump(mode="json") for e in evaluations],
+            "earlier": [e.model_dump(mode="json") for e in earlier],
+        },
+        {**_tokens_of([*evaluations, *earlier]), "usd": parts.spent_usd - before},
+    )
+
+
+def _tokens_of(evaluations: Sequence[Evaluation]) -> dict[str, float]:
+    arms = [arm for evaluation in evaluations for arm in evaluation.arms]
+    return {
+        "prompt_tokens": sum(arm.prompt_tokens * arm.n for arm in arms),
+        "completion_tokens": sum(arm.completion_tokens * arm.n for arm in arms),
+    }
+
+
+def promote_phase(
+    parts: Parts, plan: Plan, candidate: str, evaluations: Sequence[Evaluation], probes: Sequence[Any]
+) -> StageResult:
+    """Ask the gate, and let the candidate serve where it says yes."""
+    from agentkd.evaluate import refuse
+
+    obstacle = _obstacle(parts, candidate)
+    if obstacle:
+        verdict = refuse(candidate, plan.serving, obstacle)
+    elif evaluations:
+        earlier = [Evaluation.model_validate(probe) for probe in probes]
+        verdict = judge(parts, candidate, plan.serving, evaluations[0], earlier)
+    else:
+        verdict = refuse(candidate, plan.serving, "there is no held-out split to judge on")
+    if verdict.promote:
+        parts.ledger.checkpoints.promote(candidate)
+        parts.hooks.ask(hookspecs.after_promote, checkpoint=candidate, previous=plan.serving)
+    elif not obstacle:
+        parts.ledger.checkpoints.set_status(candidate, "rejected")
+    word = "promoted" if verdict.promote else "not promoted"
+    return StageResult(f"`{candidate}` {word}", {"verdict": verdict.model_dump(mode="json")})
+
+
+def _obstacle(parts: Parts, candidate: str) -> str:
+    """Return what happened to a candidate since it was trained that forbids to promote it; else nothing."""
+    if parts.checkpoint(candidate).status == "tainted":
+        return "a memory that it was trained on was revoked since"
+    events = [event for event in parts.ledger.checkpoints.history() if event.name == candidate]
+    if events and events[-1].action == "rollback":
+        return "it was rolled back; `agentkd checkpoints promote` lets it serve again"
+    return ""
+
+
+def retire_phase(
+    parts: Parts, candidate: str, verdict: Verdict, evaluations: Sequence[Evaluation]
+) -> StageResult:
+    """Mark what the weights now hold, and drop it from the context where the student does not need it."""
+    if not verdict.promote:
+        return StageResult("nothing was promoted", {"compiled": 0, "retired": 0})
+    checkpoint = parts.checkpoint(candidate)
+    rows = parts.ledger.datasets.rows(checkpoint.dataset_id)
+    ids = dict.fromkeys(memory for row in rows for memory in row.provenance.memories)
+    memories = parts.ledger.memories.get_many(ids)
+    needless = _memory_is_needless(evaluations[0])
+    counts = {"compiled": 0, "retired": 0, "kept": 0}
+    for memory in memories:
+        status: MemoryStatus = "compiled"
+        if needless:
+            refusals = parts.hooks.refusals(hookspecs.retire_memory, memory=memory, checkpoint=candidate)
+            status = "compiled" if refusals else "retired"
+            counts["kept"] += bool(refusals)
+        parts.ledger.memories.set_status(
+            memory.id, status, f"in the weights of `{candidate}`", checkpoint=candidate
+        )
+        counts[status] += 1
+    return StageResult(
+        f"{counts['compiled']} memories compiled, {counts['retired']} out of the context of `{candidate}`",
+        dict(counts),
+    )
+
+
+def _memory_is_needless(evaluation: Evaluation) -> bool:
+    """Whether the student without memory does at least as well as with it (paired, point estimate)."""
+    for paired in evaluation.paired:
+        if paired.ours == "student" and paired.other == "student + memory":
+            return paired.difference.value >= 0
+    return False

@@ -1,0 +1,158 @@
+"""The steps of learning, one method each: run, correct, distill, compile, train, evaluate, and the cycle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from agentkd import hookspecs
+from agentkd.errors import ConfigError, DataError
+from agentkd.schema import (
+    Checkpoint,
+    Correction,
+    CycleReport,
+    DatasetCard,
+    Evaluation,
+    PhaseReport,
+    ToolCall,
+    TrainPlan,
+    Trajectory,
+    content_id,
+)
+from agentkd.workspace.opening import Opening
+
+if TYPE_CHECKING:
+    from agentkd.agents import RunSummary
+
+__all__ = ["Learning"]
+
+
+class Learning(Opening):
+    """What a workspace does to learn."""
+
+    def run(
+        self, suite: str | None = None, split: str | None = None, n: int | None = None, model: str = "actor"
+    ) -> RunSummary:
+        """Run the actor over a split of a suite; calling it again goes on where it was cut off."""
+        from agentkd.cycle.evaluation import run_key
+        from agentkd.cycle.stage import run_stage
+
+        cycle = self.settings.cycle
+        chosen = self.parts.suite(suite or cycle.suite)
+        tasks = chosen.tasks(split or cycle.split, n if n is not None else cycle.n, cycle.seed)
+        uses_memory = self.settings.agent.recall != "off"
+        run_id = run_key(self.parts, "run", chosen.name, tasks, model, uses_memory, cycle.seed)
+        return run_stage(
+            self.parts, suite=chosen, tasks=tasks, run_id=run_id, model=model, uses_memory=uses_memory,
+            label="run", attempts=self.settings.run.attempts,
+        )  # fmt: skip
+
+    def correct(
+        self,
+        run: Trajectory | str,
+        text: str = "",
+        *,
+        call: ToolCall | Mapping[str, Any] | None = None,
+        answer: str = "",
+        step: int | None = None,
+    ) -> Correction:
+        """Store what a person says about a run; `distill` turns it into a memory.
+
+        Args:
+            run: The trajectory or its id.
+            text: What should be done another way, in plain words.
+            call: The tool call that would have been right.
+            answer: The answer that would have been right.
+            step: Index of the corrected turn; None for the whole run.
+        """
+        trajectory = run if isinstance(run, Trajectory) else self.ledger.trajectories.get(run)
+        if not (text or call or answer):
+            raise DataError(
+                "a correction needs a text, a call or an answer", hint="say what should be different"
+            )
+        accepted = () if call is None else (call if isinstance(call, ToolCall) else ToolCall(**call),)
+        proposed = trajectory.steps[step].reply.tool_calls if step is not None and trajectory.steps else ()
+        correction = Correction(
+            id=content_id("cor", trajectory.id, step, "person", text, accepted, answer),
+            trajectory_id=trajectory.id,
+            step=step,
+            text=text,
+            source="person",
+            kind="parameter" if accepted else "answer" if answer else "plan",
+            proposed=proposed,
+            accepted=accepted,
+            accepted_answer=answer,
+        )
+        self.ledger.corrections.add(correction)
+        self.hooks.ask(hookspecs.after_correction, correction=correction)
+        return correction
+
+    def distill(self, run_id: str | None = None) -> PhaseReport:
+        """Distil the trajectories of a run, or of all training splits, into memories."""
+        import time
+
+        from agentkd.cycle.stage import distill_stage
+
+        start = time.perf_counter()
+        found = self.ledger.trajectories.list(run_id=run_id)
+        result = distill_stage(self.parts, [t for t in found if not t.task.is_held_out])
+        return PhaseReport(
+            name="distill", key=content_id("pha", "distill", [t.id for t in found]), status="done",
+            summary=result.summary, output=result.output, seconds=time.perf_counter() - start,
+        )  # fmt: skip
+
+    def compile(self, suite: str | None = None) -> DatasetCard:
+        """Compile trajectories and memories into a dataset of training rows."""
+        from agentkd.cycle.stage import compile_stage
+
+        return compile_stage(self.parts, suite=suite or self.settings.cycle.suite or None)
+
+    def train(
+        self, dataset_id: str | None = None, *, go_on_from: str = "", replay: Sequence[str] = ()
+    ) -> Checkpoint:
+        """Train a student on a dataset (the newest by default); a killed training goes on."""
+        from agentkd.cycle.stage import checkpoint_name, train_stage
+        from agentkd.cycle.training import dataset_to_train
+
+        dataset_id = dataset_to_train(self.parts, dataset_id, replay)
+        key = content_id("trn", dataset_id, self.settings.train, self.parts.student_files.base_id, go_on_from)
+        return train_stage(self.parts, dataset_id, checkpoint_name(self.parts, key), go_on_from)
+
+    def plan_training(
+        self, dataset_id: str | None = None, *, go_on_from: str = "", replay: Sequence[str] = ()
+    ) -> TrainPlan:
+        """Return what `train` would take; starts nothing."""
+        from agentkd.cycle.training import plan_training
+
+        return plan_training(self.parts, dataset_id, go_on_from, replay)
+
+    def evaluate(
+        self, checkpoint: str | None = None, split: str | None = None, n: int | None = None
+    ) -> Evaluation:
+        """Compare base, memory and a checkpoint (the newest by default) on held-out tasks."""
+        from agentkd.cycle.evaluation import evaluate_stage
+
+        known = self.ledger.checkpoints.list()
+        name = checkpoint if checkpoint is not None else (known[-1].name if known else "")
+        if name:
+            self.parts.checkpoint(name)
+        serving = self.ledger.checkpoints.serving()
+        settings, cycle = self.settings.evaluate, self.settings.cycle
+        return evaluate_stage(
+            self.parts, suite=self.parts.suite(cycle.suite), split=split or settings.split,
+            n=n if n is not None else settings.n, seed=cycle.seed, candidate=name,
+            serving=serving.name if serving else "base",
+        )  # fmt: skip
+
+    def cycle(self, *, rounds: int | None = None) -> CycleReport:
+        """Run whole cycles; one that was cut off is finished first. Returns the last report."""
+        from agentkd.cycle import run_cycle
+
+        count = rounds if rounds is not None else self.settings.cycle.rounds
+        if count < 1:
+            raise ConfigError("`rounds` must be at least 1", key="cycle.rounds")
+        for number in range(count):
+            report = run_cycle(self.parts)
+            if number + 1 < count and report.verdict is None:
+                break
+        return report

@@ -1,0 +1,200 @@
+"""Opening a workspace: its folder, its parts, its models and agents."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from agentkd.config import CONFIG_NAME, Settings, load_settings
+from agentkd.errors import ConfigError
+from agentkd.plugins import Hooks, Registry, open_host
+from agentkd.protocols import Model, Progress, SilentProgress, Tool
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from agentkd.agents import Agent
+    from agentkd.ledger import Ledger
+    from agentkd.memory import MemoryStore
+
+__all__ = ["Opening"]
+
+FOLDERS = ("datasets", "checkpoints", "cycles", "skills")
+
+TEMPLATE = """\
+# Settings of this workspace; `agentkd config show` prints all of them with their defaults.
+
+[roles]
+student = {student}
+actor = {actor}
+
+[cycle]
+suite = {suite}
+"""
+
+
+class Opening:
+    """A workspace's folder with its settings, plugins and parts; `agentkd.Workspace` is made of it."""
+
+    def __init__(
+        self,
+        root: str | Path = ".",
+        *,
+        settings: Mapping[str, Any] | None = None,
+        assignments: Iterable[str] = (),
+        progress: Progress | None = None,
+        plugins: Iterable[object] = (),
+    ) -> None:
+        """Open a workspace folder, making it where it does not exist.
+
+        Args:
+            root: The folder; `~` is expanded.
+            settings: Nested settings with the last word over file and environment.
+            assignments: `a.b=c` texts, as of `--set`.
+            progress: Where progress is shown; nothing by default.
+            plugins: Plugin objects of the application itself, besides the installed ones.
+
+        Raises:
+            ConfigError: the settings are wrong.
+            PluginError: a plugin failed, named.
+        """
+        from agentkd.cycle.parts import Parts
+        from agentkd.models.source import default_cache_dir
+
+        self.root = Path(root).expanduser().resolve()
+        told = list(assignments)
+        loaded, host = open_host(
+            lambda suggested: load_settings(
+                self.root, assignments=told, overrides=settings, suggested=suggested
+            )
+        )
+        for plugin in plugins:
+            host.add(plugin, getattr(plugin, "__name__", type(plugin).__name__))
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"cannot make the workspace `{self.root}`: {error.strerror}") from error
+        self.parts = Parts(self.root, loaded, host, progress or SilentProgress(), default_cache_dir())
+
+    @classmethod
+    def create(
+        cls, root: str | Path, *, suite: str = "", student: str = "", actor: str = "", force: bool = False
+    ) -> Self:
+        """Make a workspace folder with an `agentkd.toml`; refuses one that has it unless `force`."""
+        folder = Path(root).expanduser().resolve()
+        from agentkd.cycle.report import write_whole
+
+        config = folder / CONFIG_NAME
+        if config.exists() and not force:
+            raise ConfigError(f"`{config}` exists already", hint="choose another folder or pass `--force`")
+        for name in FOLDERS:
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        roles = Settings().roles
+        named = {"student": student or roles.student, "actor": actor or roles.actor, "suite": suite}
+        quoted = {key: json.dumps(value, ensure_ascii=False) for key, value in named.items()}
+        write_whole(config, TEMPLATE.format(**quoted))
+        return cls(folder)
+
+    @property
+    def settings(self) -> Settings:
+        """Settings in force."""
+        return self.parts.settings
+
+    @property
+    def ledger(self) -> Ledger:
+        """The system of record."""
+        return self.parts.ledger
+
+    @property
+    def memory(self) -> MemoryStore:
+        """Memories: recall, history, revoke, audit, rebuild."""
+        return self.parts.memory
+
+    @property
+    def hooks(self) -> Hooks:
+        """Typed hook calls."""
+        return self.parts.hooks
+
+    @property
+    def registry(self) -> Registry:
+        """Components by kind and name."""
+        return self.parts.registry
+
+    @property
+    def plugins(self) -> dict[str, str]:
+        """Loaded plugins and their versions."""
+        return dict(self.parts.host.versions)
+
+    def model(self, spec: str = "actor") -> Model:
+        """Return the model of a role or model string."""
+        return self.parts.model(spec)
+
+    def litellm_provider(self) -> Callable[[], None]:
+        """Let `litellm.completion(model="agentkd/<checkpoint>")` reach the students of this workspace.
+
+        `agentkd/student` is what serves, `agentkd/base` the bare base. Returns a function that takes the
+        provider away again.
+        """
+        from agentkd.models.provider import register
+
+        return register(lambda name: self.model(name if name in ("student", "base") else f"agentkd/{name}"))
+
+    def agent(
+        self,
+        tools: Sequence[Tool | Callable[..., Any]] = (),
+        *,
+        name: str = "agent",
+        instructions: str = "",
+        model: str | Model = "actor",
+        recall: bool = True,
+        interrupt_on: Sequence[str] = (),
+        checkpointer: Any = None,
+    ) -> Agent:
+        """Make an agent over your own tools.
+
+        Args:
+            tools: Functions decorated with `@agentkd.tool`, plain typed functions, or Tool objects.
+            name: Name that memories and trajectories carry.
+            instructions: System instructions; empty takes those of the settings.
+            model: Role, model string such as `openai/gpt-5-mini`, or a Model object.
+            recall: Whether memories are recalled.
+            interrupt_on: Names of tools whose calls wait for a person.
+            checkpointer: Keeps waiting runs over restarts, such as `agents.open_checkpointer(file)`.
+        """
+        from agentkd.agents import Recorder
+        from agentkd.tools import ToolBox, read_skill
+
+        changes: dict[str, Any] = {}
+        if instructions:
+            changes["instructions"] = instructions
+        if not recall:
+            changes["recall"] = "off"
+        skills = self.parts.skills()
+        offered = [*tools, read_skill(skills)] if skills.names else list(tools)
+        return self.parts.agent(
+            model,
+            lambda task: ToolBox(offered),
+            name=name,
+            recaller=self.memory if recall else None,
+            recorder=Recorder(self.ledger, self.hooks),
+            changes=changes,
+            interrupt_on=interrupt_on,
+            checkpointer=checkpointer,
+        )
+
+    def close(self) -> None:
+        """Close the ledger and the index; safe to call twice."""
+        self.parts.close()
+
+    def __enter__(self) -> Self:
+        """Return the workspace itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        self.close()
