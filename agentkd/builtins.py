@@ -25,6 +25,7 @@ def components() -> Iterable[Component[Any]]:
     yield from _refiners()
     yield from _suites()
     yield from _distillers()
+    yield from _synthesizers()
     yield from _training()
 
 
@@ -154,6 +155,27 @@ def _distillers() -> Iterable[Component[Any]]:
     yield Component(
         "distiller", "tool-notes", "How each tool is used and where it fails; needs no model.",
         distill.build_tool_notes, distill.ToolNotesSettings,
+    )  # fmt: skip
+
+
+def _synthesizers() -> Iterable[Component[Any]]:
+    from agentkd import synthesize
+
+    yield Component(
+        "synthesizer", "tailored", "New requests like those that the student gets wrong.",
+        synthesize.build_tailored, synthesize.WriteSettings,
+    )  # fmt: skip
+    yield Component(
+        "synthesizer", "rationale", "Step-by-step explanations of what the student got wrong.",
+        synthesize.build_rationale, synthesize.RationaleSettings,
+    )  # fmt: skip
+    yield Component(
+        "synthesizer", "paraphrase", "Rewordings of requests, with the accepted answer.",
+        synthesize.build_paraphrase, synthesize.ParaphraseSettings,
+    )  # fmt: skip
+    yield Component(
+        "synthesizer", "random", "New requests like randomly drawn ones: the control of `tailored`.",
+        synthesize.build_random, synthesize.WriteSettings,
     )  # fmt: skip
 
 

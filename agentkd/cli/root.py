@@ -29,6 +29,7 @@ COMMANDS: dict[str, _Lazy] = {
     "run": _Lazy("Run the agent over a suite and keep what happened."),
     "correct": _Lazy("Correct a trajectory, in words or with the right call or answer."),
     "distill": _Lazy("Turn trajectories and corrections into memories."),
+    "synthesize": _Lazy("Assess the student and let a teacher write what it lacks."),
     "compile": _Lazy("Compile memories and trajectories into a dataset."),
     "train": _Lazy("Train a LoRA student on a dataset."),
     "evaluate": _Lazy("Compare the arms on held-out tasks, pair by pair."),

@@ -29,7 +29,7 @@ from agentkd.config import CompileSettings
 from agentkd.errors import DataError, ModelError
 from agentkd.plugins import Hooks
 from agentkd.protocols import Bar, Progress, Selector, SilentProgress
-from agentkd.schema import DatasetCard, Example, Hit, Message, Provenance, Rendered, content_id
+from agentkd.schema import DatasetCard, Example, Hit, Message, Provenance, Rendered, content_id, origin_of
 
 if TYPE_CHECKING:
     from agentkd.ledger import Ledger
@@ -121,6 +121,9 @@ class _Compilation:
             turns = turns_of_task(
                 traces, self.inputs, self.holdings, self.dropped, need_rejected=self.need_rejected
             )
+            if turns and task_key(turns[0].trajectory.task) in self.plan.left_out:
+                self.dropped["written by a teacher, beyond `[synthesize] max_share`"] += len(turns)
+                turns = []
             for turn in turns:
                 yield from self.rows(turn)
             bar.advance()
@@ -166,6 +169,7 @@ class _Compilation:
         student, teacher = self._rendered(turn, student_view, teacher_view, rejected)
         resting = self.holdings.under(turn)
         memories = {*resting, *turn.recalled, *(hit.memory.id for hit in shown)}
+        origin = origin_of(turn.trajectory)
         example = Example(
             id="",
             kind=_kind(turn, resting),
@@ -184,6 +188,8 @@ class _Compilation:
                 corrections=turn.corrections,
                 teacher=turn.teacher or self.inputs.teacher,
                 base=self.inputs.base_id,
+                synthesizer=origin.synthesizer if origin else "",
+                report=origin.report if origin else "",
             ),
             extras=memory_extras(turn, resting, self.holdings, self.plan.skill.get(group)),
         )
@@ -277,7 +283,9 @@ def _card(tally: Tally, compilation: _Compilation, selectors: Iterable[str]) -> 
 
 def _kind(
     turn: Turn, resting: Sequence[str]
-) -> Literal["correction", "internalise", "negative", "trajectory"]:
+) -> Literal["correction", "internalise", "negative", "synthetic", "trajectory"]:
+    if turn.trajectory.task.is_synthetic:
+        return "synthetic"
     if turn.is_negative:
         return "negative"
     if turn.is_correction:

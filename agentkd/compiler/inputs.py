@@ -43,5 +43,7 @@ class CompileInputs:
     """Name of the model that gives teacher signals; `base` is the student's own."""
     embed: Callable[[Sequence[str]], NDArray[np.float32]]
     """Unit vectors of texts, `[len(texts), dimensions]`, for near duplicates."""
+    max_synthetic: float = 0.5
+    """Largest share of turns that a teacher wrote; the newest are kept."""
     students: frozenset[str] = frozenset()
     """Names under which the present student acts: its graded runs say what is easy and what is hard."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from agentkd.compiler.inputs import CompileInputs
 from agentkd.compiler.negative import is_mere_failure, with_negatives
 from agentkd.compiler.select import Holdings, refuse_held_out
 from agentkd.compiler.source import Trace, TraceKey, by_task
 from agentkd.compiler.split import TaskGroups, TaskKey, choose_dev, task_key
+from agentkd.compiler.synthetic import beyond_share, like_tasks, with_sources
 from agentkd.compiler.turn import Turn, merge_turns, turns_of
 from agentkd.config import CompileSettings
 
@@ -31,6 +33,8 @@ class Plan:
     """Trajectories of these groups: train rows show no memory that rests on them."""
     skill: dict[str, tuple[int, int]]
     """Graded runs of the student, and how many succeeded, by group."""
+    left_out: frozenset[TaskKey] = frozenset()
+    """Tasks that a teacher wrote and that are beyond their share of the turns."""
 
 
 def turns_of_task(
@@ -46,15 +50,15 @@ def turns_of_task(
     failed = []
     for trace in traces:
         trajectory = trace.trajectory
-        if trajectory.id in holdings.forbidden:
-            dropped[holdings.forbidden[trajectory.id]] += 1
+        if refusal := holdings.refusal(trajectory):
+            dropped[refusal] += 1
             continue
         usable = [c for c in trace.corrections if c.accepted or c.accepted_answer]
         if need_rejected and is_mere_failure(trajectory, len(usable)):
             failed.append(trajectory)
         else:
             tools = inputs.tools_of(trajectory.task)
-            turns += turns_of(trajectory, trace.corrections, tools, dropped)
+            turns += with_sources(turns_of(trajectory, trace.corrections, tools, dropped), trajectory)
     merged = merge_turns(turns, dropped)
     return with_negatives(merged, failed, inputs.tools_of, dropped) if failed else merged
 
@@ -67,6 +71,7 @@ def make_plan(
     groups = TaskGroups(inputs.embed, settings.near_duplicate)
     n_turns: dict[TaskKey, int] = {}
     results: dict[TaskKey, tuple[int, int]] = {}
+    written: dict[TaskKey, datetime] = {}
     for traces in by_task(inputs.traces, keys):
         refuse_held_out(trace.trajectory for trace in traces)
         task = traces[0].trajectory.task
@@ -74,21 +79,25 @@ def make_plan(
         turns = turns_of_task(traces, inputs, holdings, Counter(), need_rejected=need_rejected)
         if turns:
             n_turns[key] = len(turns)
-        groups.add(task, key)
+        groups.add(task, key, like_tasks(task))
+        if task.is_synthetic:
+            written[key] = traces[0].trajectory.created_at
+            continue
         won = _results(traces, inputs.students)
         if won[0]:
             results[key] = won
+    left_out = beyond_share(n_turns, written, inputs.max_synthetic)
     named = groups.finish() if keys else {}
     rows: Counter[str] = Counter()
     for key, n in n_turns.items():
-        rows[named[key]] += n
+        rows[named[key]] += 0 if key in left_out else n
     dev = choose_dev(rows, settings.dev_share)
     skill: dict[str, tuple[int, int]] = {}
     for key, (n, wins) in results.items():
         before = skill.get(named[key], (0, 0))
         skill[named[key]] = (before[0] + n, before[1] + wins)
     kept_back = frozenset(id_ for suite, task_id, id_ in keys if named.get((suite, task_id)) in dev)
-    return Plan(keys, named, dev, kept_back, skill)
+    return Plan(keys, named, dev, kept_back, skill, left_out)
 
 
 def _results(traces: Sequence[Trace], students: frozenset[str]) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from agentkd.compiler.turn import Turn
 from agentkd.errors import DataError, PluginError
 from agentkd.plugins import Hooks, NoSettings, blaming
 from agentkd.protocols import Kit, Selector
-from agentkd.schema import Example, Hit, Memory, Scope, Trajectory, Value, lift_of, pooled_prior
+from agentkd.schema import Example, Hit, Memory, Scope, Trajectory, Value, lift_of, origin_of, pooled_prior
 from agentkd.schema.lift import Prior
 
 __all__ = [
@@ -67,6 +67,8 @@ class Holdings:
     """Ids of allowed memories by trajectory."""
     forbidden: dict[str, str]
     """Why nothing of a trajectory may be compiled, by trajectory."""
+    unfit: dict[str, str] = field(default_factory=dict)
+    """Why nothing that a teacher wrote after reading a memory may be compiled, by memory."""
     priors: dict[Scope, Prior] = field(default_factory=dict)
     """What withheld tasks of each scope achieved: where the posterior of a memory's lift starts."""
 
@@ -76,20 +78,33 @@ class Holdings:
         allowed: dict[str, Memory] = {}
         by_source: dict[str, tuple[str, ...]] = {}
         forbidden: dict[str, str] = {}
+        unfit: dict[str, str] = {}
         for memory in sorted(memories, key=lambda m: m.id):
             sources = memory.evidence.trajectories
             if is_compilable(memory, min_support):
                 allowed[memory.id] = memory
                 by_source.update({source: (*by_source.get(source, ()), memory.id) for source in sources})
             elif memory.privacy == "private":
-                forbidden.update(dict.fromkeys(sources, "rests on a private memory"))
+                unfit[memory.id] = "rests on a private memory"
+                forbidden.update(dict.fromkeys(sources, unfit[memory.id]))
             elif memory.status == "revoked":
-                forbidden.update(dict.fromkeys(sources, "rests on a revoked memory"))
+                unfit[memory.id] = "rests on a revoked memory"
+                forbidden.update(dict.fromkeys(sources, unfit[memory.id]))
         scopes: dict[Scope, list[Memory]] = {}
         for memory in memories:
             scopes.setdefault(memory.scope, []).append(memory)
         priors = {scope: pooled_prior(m.utility for m in group) for scope, group in scopes.items()}
-        return cls(allowed, by_source, forbidden, priors)
+        return cls(allowed, by_source, forbidden, unfit, priors)
+
+    def refusal(self, trajectory: Trajectory) -> str:
+        """Return why nothing of a trajectory may be compiled; empty where it may.
+
+        What a teacher wrote falls with every seed and every memory that it was shown.
+        """
+        origin = origin_of(trajectory)
+        seeds, memories = (origin.seeds, origin.memories) if origin else ((), ())
+        reasons = [self.forbidden.get(id_, "") for id_ in (trajectory.id, *seeds)]
+        return next(filter(None, [*reasons, *(self.unfit.get(id_, "") for id_ in memories)]), "")
 
     def under(self, turn: Turn) -> tuple[str, ...]:
         """Return the allowed memories that rest on a turn's trajectories."""
@@ -223,7 +238,7 @@ def memory_extras(
         if memory.utility.recalls and memory.utility.held_out
     ]
     return {
-        "success": not turn.is_correction and not turn.is_negative,
+        "success": not (turn.is_correction or turn.is_negative or turn.trajectory.task.is_synthetic),
         "support": max((holdings.allowed[id_].support for id_ in resting), default=0),
         **({"p_negative": measured} if measured else {}),
         **({"skill": list(skill)} if skill else {}),

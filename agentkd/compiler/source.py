@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Protocol
 
-from agentkd.schema import Correction, Trajectory, is_held_out
+from agentkd.schema import ASSESS_SPLIT, SYNTHETIC_SPLIT, Correction, Trajectory, is_held_out
 
 if TYPE_CHECKING:
     from agentkd.ledger import Ledger
@@ -62,7 +62,10 @@ class ListedTraces:
 
 
 class LedgerTraces:
-    """The finished trajectories of a ledger; without a split, those of all splits that are not held out."""
+    """The finished trajectories of a ledger; without a split, those of all splits that are not held out.
+
+    What a teacher wrote for the suite is among them either way, and a student's exams never are.
+    """
 
     def __init__(self, ledger: Ledger, *, suite: str | None = None, split: str | None = None) -> None:
         self._ledger = ledger
@@ -71,12 +74,14 @@ class LedgerTraces:
 
     def keys(self) -> Sequence[TraceKey]:
         """Return the key of every trajectory, sorted; bodies stay in the ledger."""
-        found = self._ledger.trajectories.keys(self._suite, self._split)
-        return [
+        found = list(self._ledger.trajectories.keys(self._suite, self._split))
+        if self._split not in (None, SYNTHETIC_SPLIT):
+            found += self._ledger.trajectories.keys(self._suite, SYNTHETIC_SPLIT)
+        return sorted(
             (sys.intern(suite), task_id, id_)
             for suite, task_id, id_, split in found
-            if self._split is not None or not is_held_out(split)
-        ]
+            if self._split is not None or not (is_held_out(split) or split == ASSESS_SPLIT)
+        )
 
     def load(self, ids: Sequence[str]) -> Sequence[Trace]:
         """Read trajectories with their corrections."""

@@ -35,15 +35,18 @@ class TaskGroups:
         self._near_duplicate = near_duplicate
         self._keys: list[TaskKey] = []
         self._declared: dict[bytes, int] = {}
+        self._named: dict[bytes, int] = {}
         self._worded: dict[bytes, int] = {}
         self._joins: list[tuple[int, int]] = []
         self._prompts: list[str] = []
         self._vectors: list[NDArray[np.float16]] = []
 
-    def add(self, task: Task, key: TaskKey) -> None:
-        """Take a task; each is given once."""
+    def add(self, task: Task, key: TaskKey, like: Sequence[TaskKey] = ()) -> None:
+        """Take a task; each is given once. It stays together with the tasks in `like`, whenever they come."""
         index = len(self._keys)
         self._keys.append(key)
+        for name in (key, *like):
+            self._joins.append((index, self._named.setdefault(_digest("task", *name), index)))
         if task.group:
             self._joins.append((index, self._declared.setdefault(_digest(task.suite, task.group), index)))
         first = self._worded.setdefault(_digest(_plain(task.prompt)), index)

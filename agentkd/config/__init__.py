@@ -18,6 +18,7 @@ from agentkd.config.settings import (
     RunSettings,
     Settings,
 )
+from agentkd.config.synthesize import SynthesizeSettings
 
 __all__ = [
     "CONFIG_NAME",
@@ -34,5 +35,6 @@ __all__ = [
     "RoleWeights",
     "RunSettings",
     "Settings",
+    "SynthesizeSettings",
     "load_settings",
 ]

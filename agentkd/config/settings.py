@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from agentkd.config.synthesize import SynthesizeSettings
 from agentkd.schema import Scope, TrainSettings, Value
 
 __all__ = [
@@ -40,6 +41,8 @@ class RoleSettings(Value):
     """Model that acts in `run` and in `agent.run`."""
     distiller: str = ""
     """Model that words lessons; distillers that need none work without it."""
+    teacher: str = ""
+    """Model that writes items for the student, where `[synthesize] synthesizers` ask for them."""
     judge: str = ""
     """Model that judges answers where a suite asks for one."""
     recaller: str = ""
@@ -296,6 +299,8 @@ class Settings(Value):
     """Recall and lifecycle."""
     distill: DistillSettings = DistillSettings()
     """From trajectories to memories."""
+    synthesize: SynthesizeSettings = SynthesizeSettings()
+    """What a teacher writes for the student."""
     compile: CompileSettings = CompileSettings()
     """From memories and trajectories to training rows."""
     train: TrainSettings = TrainSettings()
@@ -322,6 +327,8 @@ class Settings(Value):
     """Options of refiner components by name."""
     recaller: Options = Field(default_factory=dict)
     """Options of recaller components by name."""
+    synthesizer: Options = Field(default_factory=dict)
+    """Options of synthesizer components by name."""
     selector: Options = Field(default_factory=dict)
     """Options of selector components by name."""
     trainer: Options = Field(default_factory=dict)

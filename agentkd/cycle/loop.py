@@ -1,4 +1,4 @@
-"""The loop: run -> distill -> refine -> compile -> train -> evaluate -> promote -> retire."""
+"""The loop: run -> distill -> refine -> (synthesize ->) compile -> train -> evaluate -> promote -> retire."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from agentkd.cycle.phases import (
     refine_phase,
     retire_phase,
     run_phase,
+    synthesize_phase,
     train_phase,
 )
 from agentkd.cycle.report import make_report, write_report
@@ -62,7 +63,11 @@ def run_cycle(parts: Parts) -> CycleReport:
     refined = do("refine", [distilled.key, reads["refine"]], lambda _: refine_phase(parts))
     if not is_due(parts, distilled):
         return _finish(parts, plan, phases, evaluations, None)
-    compiled = do("compile", [refined.key, reads["compile"]], lambda _: compile_phase(parts, plan))
+    learnt = refined
+    if parts.settings.synthesize.synthesizers:
+        wanted = [refined.key, reads["synthesize"]]
+        learnt = do("synthesize", wanted, lambda _: synthesize_phase(parts, plan))
+    compiled = do("compile", [learnt.key, reads["compile"]], lambda _: compile_phase(parts, plan))
     if compiled.output["n_train"]:
         trained = do("train", [compiled.key, reads["train"]], lambda key: train_phase(parts, key, compiled))
         candidate = trained.output["checkpoint"]
@@ -88,8 +93,16 @@ def phase_settings(parts: Parts) -> dict[str, Any]:
         "run": [*acting, settings.roles.actor, settings.run.attempts, settings.run.retries],
         "distill": [settings.distill, settings.distiller, settings.roles.distiller, settings.memory],
         "refine": [settings.memory.refiners, settings.memory.trial_level, settings.refiner],
+        "synthesize": [
+            settings.synthesize,
+            settings.synthesizer,
+            settings.roles.teacher,
+            settings.agent,
+            settings.suite,
+        ],
         "compile": [
             settings.compile,
+            settings.synthesize.max_share,
             settings.selector,
             sorted(objective_needs(parts)),
             settings.train.teacher,

@@ -197,7 +197,7 @@ class Parts:
         Raises ConfigError where the role is not filled.
         """
         roles = self.settings.roles
-        if spec in ("actor", "distiller", "judge", "recaller"):
+        if spec in ("actor", "distiller", "judge", "recaller", "teacher"):
             role, spec = spec, getattr(roles, spec)
             if not spec:
                 raise ConfigError(

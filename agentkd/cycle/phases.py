@@ -18,6 +18,7 @@ from agentkd.cycle.stage import (
     run_stage,
     train_stage,
 )
+from agentkd.cycle.synthesis import synthesize_stage
 from agentkd.cycle.worth import edits_said, lift_said
 from agentkd.schema import Evaluation, MemoryStatus, PhaseReport, Trajectory, Verdict, content_id
 
@@ -30,6 +31,7 @@ __all__ = [
     "refine_phase",
     "retire_phase",
     "run_phase",
+    "synthesize_phase",
     "train_phase",
 ]
 
@@ -64,7 +66,7 @@ def learnt_from(parts: Parts, plan: Plan) -> Sequence[Trajectory]:
     """Return the finished runs of the split that is learnt from; without a suite, all but held-out."""
     if plan.suite:
         return parts.ledger.trajectories.list(suite=plan.suite, split=plan.split)
-    return [t for t in parts.ledger.trajectories.list() if not t.task.is_held_out]
+    return [t for t in parts.ledger.trajectories.list() if t.task.is_lived]
 
 
 def evidence(parts: Parts, plan: Plan) -> str:
@@ -77,6 +79,11 @@ def evidence(parts: Parts, plan: Plan) -> str:
 def refine_phase(parts: Parts) -> StageResult:
     """Let the refiners edit the memories."""
     return StageResult(*edits_said(parts.memory.refine(parts.refiners(), parts)))
+
+
+def synthesize_phase(parts: Parts, plan: Plan) -> StageResult:
+    """Let a teacher write what the student lacks."""
+    return synthesize_stage(parts, suite=plan.suite)
 
 
 def compile_phase(parts: Parts, plan: Plan) -> StageResult:

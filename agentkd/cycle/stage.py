@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,9 @@ from agentkd.schema import (
     DatasetCard,
     Hit,
     Task,
+    ToolSpec,
     Trajectory,
+    origin_of,
 )
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ __all__ = [
     "distill_stage",
     "objective_needs",
     "run_stage",
+    "tools_of",
     "train_stage",
 ]
 
@@ -59,7 +62,7 @@ def run_stage(
 ) -> RunSummary:
     """Run an agent over tasks; finished tasks of the same `run_id` are not run again.
 
-    Without trials, as for an arm of an evaluation, every task sees what is recalled for it.
+    Without trials, as for an arm of an evaluation, every task sees what is recalled for it and is tried once.
     """
     from agentkd.agents import Recorder, run_tasks
 
@@ -86,7 +89,7 @@ def run_stage(
         workers=parts.settings.run.workers,
         progress=parts.progress,
         keep_expected=not held_out,
-        retries=None if held_out else retries_of(parts),
+        retries=retries_of(parts) if has_trials and not held_out else None,
     )
 
 
@@ -97,6 +100,7 @@ def distill_stage(parts: Parts, trajectories: Sequence[Trajectory]) -> StageResu
     leaked = [t.id for t in trajectories if t.task.is_held_out]
     if leaked:
         raise DataError(f"trajectory `{leaked[0]}` belongs to a held-out split and is never distilled")
+    trajectories = [t for t in trajectories if t.task.is_lived]
     corrections = corrections_of(parts, trajectories)
     flat = [c for group in corrections.values() for c in group]
     distilled = distill_report(trajectories, flat, parts.distillers(), parts, parts.settings.distill)
@@ -171,7 +175,8 @@ def compile_stage(
         recall=lambda trajectory: _hits_for(parts, trajectory, own),
         render=parts.memory.render,
         views=parts.views(),
-        tools_of=_tools_of(parts),
+        tools_of=tools_of(parts),
+        max_synthetic=parts.settings.synthesize.max_share,
         tokenizer=parts.student_files.path,
         base_id=parts.student_files.base_id,
         teacher=parts.settings.train.teacher or "base",
@@ -194,9 +199,13 @@ def compile_stage(
 
 
 def _hits_for(parts: Parts, trajectory: Trajectory, own: Mapping[str, set[str]]) -> Sequence[Hit]:
-    """Recall for a trajectory's request, without the memories that rest on the same trajectory."""
+    """Recall for a trajectory's request, without the memories that rest on it or on what it was made from."""
+    origin = origin_of(trajectory)
+    sources = (trajectory.id, *(origin.seeds if origin else ()))
     scope = parts.settings.memory.scope.model_copy(update={"app": trajectory.task.suite})
-    return parts.memory.recall(trajectory.task.prompt, scope=scope, exclude=own.get(trajectory.id, ()))
+    return parts.memory.recall(
+        trajectory.task.prompt, scope=scope, exclude={id_ for one in sources for id_ in own.get(one, ())}
+    )
 
 
 def _student_names(parts: Parts) -> frozenset[str]:
@@ -205,11 +214,12 @@ def _student_names(parts: Parts) -> frozenset[str]:
     return frozenset({f"{source}@{serving.name}" if serving else source})
 
 
-def _tools_of(parts: Parts) -> Any:
+def tools_of(parts: Parts) -> Callable[[Task], Sequence[ToolSpec]]:
+    """Return a function that says which tools a task offers: its own, else those of its world."""
     cache: dict[str, Any] = {}
 
-    def tools_of(task: Task) -> Any:
-        if task.tools:
+    def found(task: Task) -> Any:
+        if task.tools or task.is_synthetic:
             return task.tools
         if task.suite not in parts.registry.names("suite"):
             return ()
@@ -219,7 +229,7 @@ def _tools_of(parts: Parts) -> Any:
             environment.close()
         return cache[task.suite]
 
-    return tools_of
+    return found
 
 
 def checkpoint_name(parts: Parts, key: str) -> str:

@@ -11,6 +11,7 @@ from agentkd.evaluate.gate import gate, refuse
 from agentkd.evaluate.paired import arm_result, baseline_result, compare, make_evaluation, without_tasks
 from agentkd.evaluate.power import power_of, spent_alpha, tasks_needed
 from agentkd.evaluate.scorer import CallsScorer, ContainsScorer, ExactScorer, RegexScorer
+from agentkd.evaluate.student import make_student_report
 from agentkd.evaluate.suite_jsonl import JsonlSettings, JsonlSuite, build_jsonl_suite
 from agentkd.evaluate.table import Table, evaluation_table, interval_text
 
@@ -34,6 +35,7 @@ __all__ = [
     "gate",
     "interval_text",
     "make_evaluation",
+    "make_student_report",
     "power_of",
     "refuse",
     "spent_alpha",

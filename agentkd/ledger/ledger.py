@@ -27,6 +27,7 @@ from agentkd.ledger.migration import prepare
 from agentkd.ledger.outline import Outlines
 from agentkd.ledger.recall import Trials
 from agentkd.ledger.redact import Redact, redact_secrets
+from agentkd.ledger.teaching import Teaching
 from agentkd.ledger.trajectory import Trajectories
 
 __all__ = ["Ledger"]
@@ -44,6 +45,7 @@ _FACTS = {
     "checkpoints": t.checkpoints,
     "promotions": t.serving,
     "evaluations": t.evaluations,
+    "student_reports": t.student_reports,
     "cycles": t.cycles,
     "phases": t.phases,
 }
@@ -64,6 +66,7 @@ class Ledger:
         self.datasets = Datasets(database)
         self.checkpoints = Checkpoints(database)
         self.evaluations = Evaluations(database)
+        self.teaching = Teaching(database, self.trajectories, redact)
         self.cycles = Cycles(database, redact)
         self.calls = Calls(database, redact)
         self.lineage = Lineage(database)

@@ -1,4 +1,8 @@
-"""Lineage both ways: checkpoint -> dataset -> row -> memory -> trajectory or correction, and back."""
+"""Lineage both ways: checkpoint -> dataset -> row -> memory -> trajectory or correction, and back.
+
+A trajectory that a teacher wrote leads on to its seeds, to the memories that were shown and to the student
+report that it answers.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from agentkd.schema import Value
 
 __all__ = ["Lineage", "LineageGraph", "LineageNode", "NodeKind"]
 
-NodeKind = Literal["checkpoint", "dataset", "row", "memory", "correction", "trajectory"]
+NodeKind = Literal["checkpoint", "dataset", "row", "memory", "correction", "trajectory", "report"]
 
 
 class LineageNode(Value):
@@ -64,6 +68,7 @@ _NODES: dict[NodeKind, sa.Column[str]] = {
     "memory": t.memories.c.id,
     "correction": t.corrections.c.id,
     "trajectory": t.trajectories.c.id,
+    "report": t.student_reports.c.id,
 }
 
 _EDGES = (
@@ -77,6 +82,9 @@ _EDGES = (
     _Edge("memory", "trajectory", t.memory_trajectories.c.source, t.memory_trajectories.c.target),
     _Edge("memory", "correction", t.memory_corrections.c.source, t.memory_corrections.c.target),
     _Edge("correction", "trajectory", t.corrections.c.id, t.corrections.c.trajectory_id),
+    _Edge("trajectory", "trajectory", t.synthetic_seeds.c.source, t.synthetic_seeds.c.target),
+    _Edge("trajectory", "memory", t.synthetic_memories.c.source, t.synthetic_memories.c.target),
+    _Edge("trajectory", "report", t.synthetic_reports.c.source, t.synthetic_reports.c.target),
 )
 
 

@@ -113,11 +113,34 @@ def _to_3(connection: sa.Connection) -> None:
     _store_items_in_3(connection)
 
 
+def _synthetic_in_4(connection: sa.Connection) -> None:
+    """Keep student reports, and what a teacher was shown when it wrote a trajectory."""
+    run = connection.exec_driver_sql
+    run(
+        "CREATE TABLE student_reports (id VARCHAR NOT NULL, suite VARCHAR NOT NULL, "
+        f"checkpoint VARCHAR NOT NULL, created_at {_time(connection)} NOT NULL, body TEXT NOT NULL, "
+        "PRIMARY KEY (id))"
+    )
+    run("CREATE INDEX ix_student_reports_checkpoint ON student_reports (checkpoint)")
+    for name, target in (("seeds", "trajectories"), ("memories", "memories"), ("reports", "student_reports")):
+        run(
+            f"CREATE TABLE synthetic_{name} (source VARCHAR NOT NULL, target VARCHAR NOT NULL, "
+            "PRIMARY KEY (source, target), FOREIGN KEY(source) REFERENCES trajectories (id), "
+            f"FOREIGN KEY(target) REFERENCES {target} (id))"
+        )
+        run(f"CREATE INDEX ix_synthetic_{name}_target ON synthetic_{name} (target)")
+
+
+def _to_4(connection: sa.Connection) -> None:
+    """Know what teachers wrote."""
+    _synthetic_in_4(connection)
+
+
 def _time(connection: sa.Connection) -> str:
     return "DATETIME" if connection.dialect.name == "sqlite" else "TIMESTAMP WITHOUT TIME ZONE"
 
 
-MIGRATIONS: dict[int, Migration] = {2: _to_2, 3: _to_3}
+MIGRATIONS: dict[int, Migration] = {2: _to_2, 3: _to_3, 4: _to_4}
 """Step by the version that it leads to."""
 
 

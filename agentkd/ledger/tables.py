@@ -37,11 +37,15 @@ __all__ = [
     "serving",
     "steps",
     "store_items",
+    "student_reports",
+    "synthetic_memories",
+    "synthetic_reports",
+    "synthetic_seeds",
     "trajectories",
     "trials",
 ]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 metadata = sa.MetaData()
 
@@ -303,6 +307,20 @@ evaluations = sa.Table(
     _time("created_at"),
     _body(),
 )
+
+student_reports = sa.Table(
+    "student_reports",
+    metadata,
+    _text("id", primary_key=True),
+    _text("suite"),
+    _text("checkpoint", index=True),
+    _time("created_at"),
+    _body(),
+)
+
+synthetic_seeds = _link("synthetic_seeds", trajectories, trajectories)
+synthetic_memories = _link("synthetic_memories", trajectories, memories)
+synthetic_reports = _link("synthetic_reports", trajectories, student_reports)
 
 cycles = sa.Table(
     "cycles",

@@ -19,6 +19,7 @@ from agentkd.protocols.objective import (
     StepContext,
     Trainer,
 )
+from agentkd.protocols.synthesizer import Synthesizer
 from agentkd.schema import (
     Correction,
     Example,
@@ -68,6 +69,7 @@ __all__ = [
     "SpanObjective",
     "StepContext",
     "Suite",
+    "Synthesizer",
     "Tool",
     "Trainer",
     "Views",

@@ -34,17 +34,23 @@ from agentkd.schema.report import (
     TaskResult,
     Verdict,
 )
-from agentkd.schema.task import Failure, Outcome, Task, is_held_out
+from agentkd.schema.student import Confidence, Mark, Mistake, MistakeKind, StudentReport
+from agentkd.schema.synthetic import Budget, Origin, Synthetic, Unusable, origin_of
+from agentkd.schema.task import ASSESS_SPLIT, SYNTHETIC_SPLIT, Failure, Outcome, Task, is_held_out
 from agentkd.schema.trajectory import RETRY_STRIDE, Correction, Step, Trajectory
 
 __all__ = [
+    "ASSESS_SPLIT",
     "NOTES_BEGIN",
     "NOTES_END",
     "RETRY_STRIDE",
+    "SYNTHETIC_SPLIT",
     "Advice",
     "AnchorSettings",
     "ArmResult",
+    "Budget",
     "Checkpoint",
+    "Confidence",
     "Correction",
     "CorrectionRound",
     "CycleReport",
@@ -57,11 +63,15 @@ __all__ = [
     "Interval",
     "Lift",
     "LoraSettings",
+    "Mark",
     "Memory",
     "MemoryEdit",
     "MemoryKeys",
     "MemoryStatus",
     "Message",
+    "Mistake",
+    "MistakeKind",
+    "Origin",
     "Outcome",
     "Paired",
     "PhaseReport",
@@ -72,6 +82,8 @@ __all__ = [
     "Span",
     "Standing",
     "Step",
+    "StudentReport",
+    "Synthetic",
     "Task",
     "TaskResult",
     "TokenTrace",
@@ -82,6 +94,7 @@ __all__ = [
     "TrainPlan",
     "TrainSettings",
     "Trajectory",
+    "Unusable",
     "Usage",
     "Utility",
     "Value",
@@ -93,6 +106,7 @@ __all__ = [
     "mean_lift",
     "memory_id",
     "now",
+    "origin_of",
     "pooled_prior",
     "sortable_id",
 ]

@@ -34,6 +34,10 @@ class Provenance(Value):
     """Ids of the corrections that gave the target."""
     teacher: str = ""
     """Model that supplied the target or the signals; `grader` for an official answer."""
+    synthesizer: str = ""
+    """Component that had a teacher write the row; empty for what happened."""
+    report: str = ""
+    """Student report that a synthetic row answers."""
     base: str = ""
     """Base model that the rendering is for."""
 
@@ -46,9 +50,9 @@ class Example(Value):
     id: str
     """Content hash over views, target, tokens, weight, memories and base; trajectory and correction ids
     are left out, so that the same lesson from a repeated run is the same row."""
-    kind: Literal["trajectory", "internalise", "correction", "negative"]
-    """What the row teaches. A `negative` has only a rejected completion: its target is empty and `student`
-    is the bare prompt without a single weight."""
+    kind: Literal["trajectory", "internalise", "correction", "negative", "synthetic"]
+    """What the row teaches. A teacher wrote a `synthetic` one. A `negative` has only a rejected
+    completion: its target is empty and `student` is the bare prompt without a single weight."""
     task_id: str
     """Task that it comes from."""
     group: str = ""

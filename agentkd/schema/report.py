@@ -147,7 +147,7 @@ class PhaseReport(Value):
     """What one phase of a cycle did."""
 
     name: str
-    """run, distill, refine, compile, train, evaluate, promote or retire."""
+    """run, distill, refine, synthesize, compile, train, evaluate, promote or retire."""
     key: str
     """Hash of the phase's inputs and settings; equal keys mean that the work is done."""
     status: Literal["running", "done", "skipped", "failed"] = "running"

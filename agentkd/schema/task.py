@@ -9,7 +9,12 @@ from pydantic import Field
 from agentkd.schema.base import Value
 from agentkd.schema.message import ToolCall, ToolSpec
 
-__all__ = ["Failure", "Outcome", "Task", "is_held_out"]
+__all__ = ["ASSESS_SPLIT", "SYNTHETIC_SPLIT", "Failure", "Outcome", "Task", "is_held_out"]
+
+ASSESS_SPLIT = "assess"
+"""Split under which a student's exam is recorded: neither distilled nor compiled, nor held out."""
+SYNTHETIC_SPLIT = "synthetic"
+"""Split of what a teacher wrote: compiled, never distilled."""
 
 
 def is_held_out(split: str) -> bool:
@@ -41,6 +46,16 @@ class Task(Value):
     def is_held_out(self) -> bool:
         """Whether nothing may be learnt from the task: its split is `holdout...` or `test...`."""
         return is_held_out(self.split)
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether a teacher wrote the task."""
+        return self.split == SYNTHETIC_SPLIT
+
+    @property
+    def is_lived(self) -> bool:
+        """Whether runs of the task are distilled: no held-out task, no exam, nothing that a teacher wrote."""
+        return not self.is_held_out and self.split not in (ASSESS_SPLIT, SYNTHETIC_SPLIT)
 
 
 class Failure(Value):

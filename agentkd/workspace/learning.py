@@ -14,6 +14,7 @@ from agentkd.schema import (
     DatasetCard,
     Evaluation,
     PhaseReport,
+    StudentReport,
     ToolCall,
     TrainPlan,
     Trajectory,
@@ -99,6 +100,46 @@ class Learning(Opening):
         return PhaseReport(
             name="distill", key=content_id("pha", "distill", [t.id for t in found]), status="done",
             summary=result.summary, output=result.output, seconds=time.perf_counter() - start,
+        )  # fmt: skip
+
+    def assess(
+        self, checkpoint: str = "", *, split: str = "", n: int | None = None, suite: str | None = None
+    ) -> StudentReport:
+        """Let the student (what serves by default) do training-side tasks and report how it does."""
+        from agentkd.cycle.assess import assess
+
+        settings, cycle = self.settings.synthesize, self.settings.cycle
+        return assess(
+            self.parts, suite=cycle.suite if suite is None else suite, split=split or settings.split,
+            n=n if n is not None else settings.n, seed=cycle.seed, checkpoint=checkpoint,
+        ).report  # fmt: skip
+
+    def synthesize(
+        self, synthesizers: Sequence[str] = (), *, n_items: int | None = None, is_dry: bool = False
+    ) -> PhaseReport:
+        """Assess the student and let the teacher write what it lacks; `compile` makes rows of it.
+
+        Args:
+            synthesizers: Components of kind `synthesizer`; those of the settings by default.
+            n_items: Items to write; `[synthesize] max_items` by default.
+            is_dry: Whether to ask no teacher and only say what it would cost at most.
+        """
+        import time
+
+        from agentkd.cycle.synthesis import synthesize_stage
+
+        start = time.perf_counter()
+        result = synthesize_stage(
+            self.parts,
+            suite=self.settings.cycle.suite,
+            synthesizers=synthesizers,
+            n_items=n_items,
+            is_dry=is_dry,
+        )
+        key = content_id("pha", "synthesize", result.output["report"], list(synthesizers), n_items, is_dry)
+        return PhaseReport(
+            name="synthesize", key=key, status="done", summary=result.summary, output=result.output,
+            usage=result.usage, seconds=time.perf_counter() - start,
         )  # fmt: skip
 
     def compile(self, suite: str | None = None) -> DatasetCard:

@@ -1,0 +1,81 @@
+"""Assess the student: an exam on training-side tasks, without memories, as a report for its teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agentkd.cycle.evaluation import run_key
+from agentkd.cycle.parts import Parts
+from agentkd.cycle.stage import run_stage, tools_of
+from agentkd.errors import ConfigError, DataError
+from agentkd.schema import ASSESS_SPLIT, StudentReport, Task, Trajectory, is_held_out
+
+__all__ = ["Exam", "assess"]
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What an assessment gave."""
+
+    report: StudentReport
+    """Figures and mistakes; it is in the ledger."""
+    runs: Sequence[Trajectory]
+    """The graded runs, with the tools of their tasks."""
+
+
+def assess(
+    parts: Parts, *, suite: str, split: str = "", n: int | None = None, seed: int = 0, checkpoint: str = ""
+) -> Exam:
+    """Let the student do tasks of a training split and report how it does; what was run before is read.
+
+    Without a suite the report is made of its graded runs that the ledger holds. `checkpoint` is what
+    serves by default. Raises ConfigError for a held-out split.
+    """
+    from agentkd.evaluate import make_student_report
+
+    serving = parts.ledger.checkpoints.serving()
+    name = checkpoint or (serving.name if serving else "base")
+    model = "base" if name == "base" else f"agentkd/{parts.checkpoint(name).name}"
+    split = split or parts.settings.cycle.split
+    if is_held_out(split):
+        raise ConfigError(
+            f"the student cannot be assessed on the held-out split `{split}`: a teacher reads the report",
+            hint="set `[synthesize] split` to a training split",
+            key="synthesize.split",
+        )
+    if suite:
+        runs = _sit(parts, suite, split, n, seed, model)
+    else:
+        acted = parts.model(model).name
+        runs = [t for t in parts.ledger.trajectories.list() if t.task.is_lived and t.model == acted]
+    report = make_student_report(
+        runs, suite=suite, split=split if suite else "", checkpoint=name, level=parts.settings.evaluate.level
+    )
+    parts.ledger.teaching.add_report(report)
+    find = tools_of(parts)
+    return Exam(report, [_with_tools(run, find(run.task)) for run in runs if run.outcome is not None])
+
+
+def _sit(parts: Parts, suite: str, split: str, n: int | None, seed: int, model: str) -> list[Trajectory]:
+    chosen = parts.suite(suite)
+    if chosen.splits().get(split, 0) == 0:
+        raise ConfigError(f"suite `{suite}` has no tasks in split `{split}`", key="synthesize.split")
+    tasks = [_of_exam(task) for task in chosen.tasks(split, n, seed)]
+    run_id = run_key(parts, "assess", suite, tasks, model, False, seed)
+    run_stage(
+        parts, suite=chosen, tasks=tasks, run_id=run_id, model=model, uses_memory=False, label="assess",
+        has_trials=False,
+    )  # fmt: skip
+    return parts.ledger.trajectories.list(run_id=run_id)
+
+
+def _of_exam(task: Task) -> Task:
+    """Return a task under the split of exams: what happens on it is neither distilled nor compiled."""
+    if task.is_held_out:
+        raise DataError(f"task `{task.id}` is held out and is never part of an exam")
+    return task.model_copy(update={"split": ASSESS_SPLIT})
+
+
+def _with_tools(run: Trajectory, tools: Sequence[object]) -> Trajectory:
+    return run.model_copy(update={"task": run.task.model_copy(update={"tools": tuple(tools)})})

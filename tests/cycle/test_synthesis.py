@@ -1,0 +1,331 @@
+"""The teaching loop: an exam, a teacher that reads it, checks of what it wrote, rows that can be revoked."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import agentkd
+from agentkd.cli import main
+from agentkd.errors import ConfigError, ModelError
+from agentkd.models.scripted import ScriptedModel
+from agentkd.plugins import Component
+from agentkd.schema import Message, ToolSpec, origin_of
+
+NEW = ("Bonn", "Kiel", "Graz", "Linz", "Bern", "Cork", "Lyon", "Nice", "Bari", "Pisa", "Bath", "Hull")
+TEACH = {
+    "roles": {"teacher": "rule"},
+    "synthesize": {"synthesizers": ["tailored"], "max_items": 8},
+    "compile": {"dev_share": 0.0},
+}
+
+
+def part(name: str, text: str) -> str:
+    found = re.search(rf"<{name}>\n(.*?)\n</{name}>", text, re.DOTALL)
+    return found[1] if found else ""
+
+
+def rule(messages: Sequence[Message], tools: Sequence[ToolSpec]) -> str:
+    """Write for the tool that the student is worst at, as its report says, in words of one's own."""
+    asked = messages[-1].content
+    n, series = re.findall(r"Write (\d+) exercises \(series (\d+)", asked)[0]
+    accepted = json.loads(part("accepted", asked).splitlines()[0])
+    marks = [json.loads(line) for line in part("student", asked).splitlines()]
+    weak = [mark["tool"] for mark in marks if mark.get("tool") == accepted["name"] and mark["done"] < 0.5]
+    tool = weak[0] if weak else accepted["name"]
+    start = sum(map(ord, accepted["arguments"]["city"] + series)) % len(NEW)
+    cities = [NEW[(start + i) % len(NEW)] for i in range(int(n))]
+    items = [
+        {"request": f"I want to know the {tool} over in {city} today", "calls": [call(tool, city)]}
+        for city in cities
+    ]
+    return json.dumps({"items": items})
+
+
+def call(tool: str, city: str) -> dict[str, Any]:
+    return {"name": tool, "arguments": {"city": city}}
+
+
+class Teacher:
+    """A plugin that offers a model component `rule` and counts what it is asked."""
+
+    def __init__(self, answer: Callable[..., Any] = rule) -> None:
+        self.model = ScriptedModel(answer, name="rule-teacher")
+
+    @agentkd.hookimpl
+    def components(self) -> Iterator[Component[Any]]:
+        yield Component("model", "rule", "Writes by a rule.", lambda settings, kit: self.model)
+
+    @property
+    def n(self) -> int:
+        return len(self.model.calls)
+
+
+def opened(folder: Path, teacher: Teacher, **changes: Any) -> agentkd.Workspace:
+    settings = {name: {**table, **changes.get(name, {})} for name, table in TEACH.items()}
+    settings |= {name: table for name, table in changes.items() if name not in settings}
+    return agentkd.Workspace(folder, settings=settings, plugins=[teacher])
+
+
+@pytest.fixture(scope="module")
+def lesson(tmp_path_factory: pytest.TempPathFactory, settings: str) -> Path:
+    """Return a workspace that ran its tasks and was taught once; for reading only."""
+    folder = tmp_path_factory.mktemp("lesson") / "workspace"
+    folder.mkdir()
+    (folder / "agentkd.toml").write_text(settings, encoding="utf-8")
+    with opened(folder, Teacher()) as workspace:
+        workspace.run()
+        workspace.distill()
+        workspace.synthesize()
+    return folder
+
+
+@pytest.fixture
+def taught(lesson: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(lesson, tmp_path / "taught"))
+
+
+def items(workspace: agentkd.Workspace) -> list[Any]:
+    return workspace.trajectories(split="synthetic")
+
+
+def test_the_exam_says_what_the_student_gets_wrong(taught: Path) -> None:
+    with opened(taught, Teacher()) as workspace:
+        report = workspace.assess()
+        assert workspace.ledger.teaching.report(report.id) == report
+    assert report.n == 28
+    assert {mark.name for mark in report.marks if mark.kind == "tool"} == {
+        "weather", "population", "time", "mayor",
+    }  # fmt: skip
+    assert sum(m.n for m in report.marks if m.kind == "tool") == 28
+    done = round(report.success.value * 28)
+    assert len(report.mistakes) == 28 - done
+    assert report.success.low <= report.success.value <= report.success.high
+    mistake = report.mistakes[0]
+    assert json.loads(mistake.accepted)["name"] == mistake.tool
+    assert mistake.said != mistake.accepted
+    assert report.hardest[0] == mistake.task_id
+
+
+def test_what_the_teacher_wrote_becomes_rows_that_name_it(taught: Path) -> None:
+    with opened(taught, Teacher()) as workspace:
+        written = items(workspace)
+        assert len(written) == 8
+        reports = {report.id for report in workspace.ledger.teaching.reports()}
+        card = workspace.compile("jsonl")
+        assert card.kinds["synthetic"] == 8
+        rows = [row for row in workspace.ledger.datasets.rows(card.id) if row.kind == "synthetic"]
+        for row in rows:
+            assert (row.provenance.teacher, row.provenance.synthesizer) == ("rule-teacher", "tailored")
+            assert row.provenance.report in reports
+            made, seed = row.provenance.trajectories
+            assert workspace.ledger.trajectories.get(seed).task.split == "assess"
+            down = workspace.ledger.lineage.down(row.example_id)
+            assert {made, seed} <= set(down.ids("trajectory"))
+            assert down.ids("report") == (row.provenance.report,)
+            assert card.id in workspace.ledger.lineage.up(seed).ids("dataset")
+        assert all("exam" not in row.task_id for row in rows)
+        assert not {t.id for t in workspace.trajectories(split="assess")} & {
+            row.provenance.trajectories[0] for row in workspace.ledger.datasets.rows(card.id)
+        }
+
+
+def test_a_written_item_stays_with_its_seed_and_below_its_share(taught: Path) -> None:
+    with opened(taught, Teacher(), compile={"dev_share": 0.3}, synthesize={"max_share": 0.1}) as workspace:
+        card = workspace.compile("jsonl")
+        n_real = card.n_train + card.n_dev - card.kinds["synthetic"]
+        assert card.kinds["synthetic"] == n_real // 9 < 8
+        assert card.dropped["written by a teacher, beyond `[synthesize] max_share`"] == 8 - n_real // 9
+        rows = workspace.ledger.datasets.rows(card.id)
+        split_of = {row.task_id: row.split for row in rows if row.kind != "synthetic"}
+        for row in rows:
+            if row.kind == "synthetic":
+                seed = workspace.ledger.trajectories.get(row.provenance.trajectories[1])
+                assert row.split == split_of[seed.task.id]
+    with opened(taught, Teacher(), synthesize={"max_share": 0.0}) as workspace:
+        assert "synthetic" not in workspace.compile("jsonl").kinds
+
+
+def test_neither_exams_nor_written_items_are_distilled(taught: Path) -> None:
+    with opened(taught, Teacher()) as workspace:
+        workspace.distill()
+        lived = {t.id for t in workspace.trajectories(split="train")}
+        for memory in workspace.ledger.memories.list():
+            assert set(memory.evidence.trajectories) <= lived
+
+
+def test_a_revoked_seed_takes_what_was_written_from_it_along(taught: Path) -> None:
+    with opened(taught, Teacher()) as workspace:
+        shown = [memory for t in items(workspace) if (o := origin_of(t)) for memory in o.memories]
+        assert shown
+        workspace.memory.revoke(shown[0], "it was wrong")
+        card = workspace.compile("jsonl")
+        assert card.kinds["synthetic"] == 8 - sum(
+            shown[0] in origin.memories for t in items(workspace) if (origin := origin_of(t))
+        )
+        assert card.dropped["rests on a revoked memory"] >= 1
+        rows = workspace.ledger.datasets.rows(card.id)
+        assert all(shown[0] not in row.provenance.memories for row in rows)
+
+
+def test_a_teacher_is_paid_once(taught: Path) -> None:
+    teacher = Teacher()
+    with opened(taught, teacher) as workspace:
+        again = workspace.synthesize()
+        assert teacher.n == 0
+        assert (again.output["new"], len(again.output["items"])) == (0, 8)
+        assert again.usage["calls"] == 0
+        more = workspace.synthesize(n_items=12)
+        assert teacher.n == 2
+        assert len(items(workspace)) == 8 + more.output["new"] > 8
+
+
+def test_a_killed_phase_keeps_the_answers_that_it_paid_for(new_workspace: Callable[[str], Path]) -> None:
+    folder = new_workspace("killed")
+    n = 0
+
+    def dies(messages: Sequence[Message], tools: Sequence[ToolSpec]) -> Any:
+        nonlocal n
+        n += 1
+        if n == 3:
+            raise KeyboardInterrupt
+        return rule(messages, tools)
+
+    slow = {"synthesizer": {"tailored": {"workers": 1}}}
+    with opened(folder, Teacher(dies), **slow) as workspace, pytest.raises(KeyboardInterrupt):
+        workspace.synthesize()
+    teacher = Teacher()
+    with opened(folder, teacher, **slow) as workspace:
+        workspace.synthesize()
+        assert len(items(workspace)) == 8
+    assert teacher.n == 2
+
+
+def test_a_ceiling_ends_the_writing_and_keeps_what_is_there(new_workspace: Callable[[str], Path]) -> None:
+    slow = {"synthesizer": {"tailored": {"workers": 1, "max_new_tokens": 200}}}
+    with opened(new_workspace("ceiling"), Teacher(), synthesize={"max_tokens": 1500}, **slow) as workspace:
+        report = workspace.synthesize()
+    assert report.output["stopped"].startswith("a call of `rule-teacher` may take")
+    assert 0 < len(report.output["items"]) < 8
+    assert report.usage["prompt_tokens"] + report.usage["completion_tokens"] <= 1500
+
+
+BAD = {
+    "an evaluation task": {"request": "What is the mayor of Hanoi?", "calls": [call("mayor", "Hanoi")]},
+    "a training request": {"request": "what is the weather of Rome", "calls": [call("weather", "Rome")]},
+    "another tool": {"request": "What is the tide of Bonn?", "calls": [call("tide", "Bonn")]},
+    "another schema": {"request": "What is the time of Bonn?", "calls": [{"name": "time", "arguments": {}}]},
+    "a value from nowhere": {"request": "Which hour is it there?", "calls": [call("time", "Bonn")]},
+    "no answer": {"request": "What is the time of Bonn?"},
+    "no item": {"requests": ["What is the time of Bonn?"]},
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_nothing_bad_that_a_teacher_wrote_is_stored(bad: str, taught: Path) -> None:
+    teacher = Teacher(lambda messages, tools: json.dumps({"items": [BAD[bad]]}))
+    with opened(taught, teacher) as workspace:
+        before = len(items(workspace))
+        report = workspace.synthesize(["random"], n_items=2)
+        assert len(items(workspace)) == before
+        assert report.output["items"] == []
+    said = report.output["refused"] or report.output["failures"]
+    assert said, f"{bad}: nobody says why"
+    if bad in ("an evaluation task", "a training request"):
+        assert report.output["refused"]
+    else:  # the teacher was told what was wrong, once, and had no better answer
+        assert report.output["unusable"] == teacher.n // 2
+        assert "corrected JSON" in teacher.model.calls[-1].messages[-1].content
+
+
+def test_an_explanation_must_lead_to_what_the_grader_accepts(taught: Path) -> None:
+    def explain(messages: Sequence[Message], tools: Sequence[ToolSpec]) -> str:
+        right = json.loads(part("accepted", messages[-1].content))
+        if right["name"] == "mayor":
+            right = call("time", "Bonn")
+        return json.dumps({"steps": ["The request names it.", "So it is this."], "calls": [right]})
+
+    with opened(taught, Teacher(explain)) as workspace:
+        report = workspace.synthesize(["rationale"], n_items=8)
+        made = [t for t in items(workspace) if (o := origin_of(t)) and o.synthesizer == "rationale"]
+        assert made
+        assert report.output["refused"] == {"its answer is graded wrong": 8 - len(made)}
+        for trajectory in made:
+            origin = origin_of(trajectory)
+            assert origin is not None
+            assert origin.checked == "grader"
+            assert "Explain step by step" in trajectory.task.prompt
+            assert not trajectory.steps[0].accepted_calls
+        card = workspace.compile("jsonl")
+        assert card.kinds["synthetic"] == 8 + len(made)
+
+
+def test_a_rewording_keeps_the_values_and_the_accepted_call(taught: Path) -> None:
+    def reword(messages: Sequence[Message], tools: Sequence[ToolSpec]) -> str:
+        what, city = re.findall(r"What is the (\w+) of (\w+)\?", messages[-1].content)[0]
+        lost = "" if city in ("Rome", "Oslo") else city
+        return json.dumps({"requests": [f"Could somebody tell me about {lost} and its {what}, please"]})
+
+    with opened(taught, Teacher(reword)) as workspace:
+        workspace.synthesize(["paraphrase"], n_items=12)
+        made = [t for t in items(workspace) if (o := origin_of(t)) and o.synthesizer == "paraphrase"]
+    assert made
+    for trajectory in made:
+        (accepted,) = trajectory.steps[0].accepted_calls
+        assert accepted.arguments["city"] in trajectory.task.prompt
+        assert accepted.arguments["city"] not in ("Rome", "Oslo")
+
+
+def test_no_teacher_reads_how_held_out_tasks_went(taught: Path) -> None:
+    with opened(taught, Teacher(), synthesize={"split": "holdout"}) as workspace:
+        with pytest.raises(ConfigError, match="held-out split `holdout`"):
+            workspace.synthesize()
+
+
+def test_a_teacher_that_cannot_be_reached_is_an_error(taught: Path) -> None:
+    with opened(taught, Teacher(lambda messages, tools: ModelError("no route"))) as workspace:
+        with pytest.raises(ModelError, match="the teacher cannot be asked: no route"):
+            workspace.synthesize(["random"])
+    with opened(taught, Teacher(), roles={"teacher": ""}) as workspace:
+        with pytest.raises(ConfigError, match="no model plays the role `teacher`"):
+            workspace.synthesize()
+
+
+def test_a_cycle_teaches_between_refine_and_compile(taught: Path) -> None:
+    quick = {"train": {"epochs": 1}, "evaluate": {"n": 2, "arms": ["student"]}, "gate": {"anchors": False}}
+    teacher = Teacher()
+    with opened(taught, teacher, **quick) as workspace:
+        report = workspace.cycle()
+        names = [phase.name for phase in report.phases]
+        assert names[2:5] == ["refine", "synthesize", "compile"]
+        phase = report.phases[3]
+        assert phase.output["kept"] == {"tailored": 8}
+        assert "calls" in phase.usage
+        rows = workspace.ledger.datasets.rows(report.phases[4].output["dataset_id"])
+        assert sum(row.kind == "synthetic" for row in rows) == 8
+        assert "rule-teacher" in workspace.report_path().read_text(encoding="utf-8")
+
+
+def test_the_command_line_estimates_teaches_and_shows_the_exam(
+    lesson: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(lesson, tmp_path / "shell"))
+    replies = tmp_path / "replies.jsonl"
+    item = {"request": "Is there a mayor in Bonn, and who is it", "calls": [call("mayor", "Bonn")]}
+    replies.write_text(json.dumps({"when": "exercises", "say": {"items": [item]}}) + "\n", encoding="utf-8")
+    told = ["--set", "roles.teacher=scripted", "--set", f"model.scripted.replies={replies}"]
+    assert main(["-C", str(folder), *told, "--json", "synthesize", "tailored", "-n", "4", "--dry-run"]) == 0
+    dry = json.loads(capsys.readouterr().out)
+    assert dry["usage"]["calls"] == 4
+    assert dry["usage"]["prompt_tokens"] > 100
+    assert main(["-C", str(folder), *told, "--json", "synthesize", "tailored", "-n", "1"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert (len(made["output"]["items"]), made["output"]["teacher"]) == (1, "scripted")
+    assert main(["-C", str(folder), "evaluate", "--student-report"]) == 0
+    assert "mistake" in capsys.readouterr().out
