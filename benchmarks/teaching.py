@@ -12,8 +12,8 @@ student goes on training from its adapter on the ground truth and all items so f
 The teacher is a script, and an honest one: it may only hand out items of its pool, real requests with their
 accepted calls, which a real teacher would have to write; it knows neither the exam nor the holdout. Asked for
 `tailored` items it reads the prompt (the wrong answer and the accepted one, chosen by the student report) and
-picks unused items near the mistake; asked for `random` ones it draws from the same pool. Both arms get the same
-number of items, trainings and steps. So the figures say what choosing by the report is worth, not how well a
+picks unused items near the mistake; asked for `random` ones it draws from the same pool. Both arms get as
+many items, trainings and steps. So the figures say what choosing by the report is worth, not how well a
 model writes.
 
 Final figures: `holdout`, read once per arm at the end; settings were chosen on `check`, a part of `train`.
@@ -398,7 +398,7 @@ def main() -> int:
         "teacher": "a script that hands out real requests of a pool with their accepted calls",
         "plan": asdict(plan),
         "train": TRAIN,
-        "intervals": "95 %, bootstrap over tasks, each with its results of all seeds; the next row over seeds",
+        "intervals": "95 %, bootstrap over tasks, each with all its seeds; the next row over seeds",
         "cells": [
             {k: v for k, v in asdict(cell).items() if k not in ("tasks", "success")}
             for cell in cells.values()

@@ -52,7 +52,8 @@ def assess(
     report = make_student_report(
         runs, suite=suite, split=split if suite else "", checkpoint=name, level=parts.settings.evaluate.level
     )
-    parts.ledger.teaching.add_report(report)
+    if not parts.ledger.teaching.add_report(report):  # the same exam was sat before
+        report = parts.ledger.teaching.report(report.id)
     find = tools_of(parts)
     return Exam(report, [_with_tools(run, find(run.task)) for run in runs if run.outcome is not None])
 

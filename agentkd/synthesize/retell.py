@@ -74,7 +74,7 @@ class RationaleSynthesizer:
     ) -> Iterator[Synthetic | Unusable]:
         """Yield one explanation per mistake, until the budget or the mistakes are used up."""
         prompt = load_prompt(self.name, self.settings.prompts)
-        questions = []
+        questions: list[Question] = []
         for seed, mistake, series in wrong_ones(seeds, student_report):
             if series > 1 or len(questions) >= _SPARE * budget.items:
                 break

@@ -16,6 +16,7 @@ from agentkd.testing.checks import (
     check_objective,
     check_plugin,
     check_suite,
+    check_synthesizer,
 )
 from agentkd.testing.clock import FixedClock
 from agentkd.testing.kit import FakeKit
@@ -36,6 +37,7 @@ __all__ = [
     "check_objective",
     "check_plugin",
     "check_suite",
+    "check_synthesizer",
     "example_correction",
     "example_trajectory",
     "tiny_student",

@@ -268,7 +268,7 @@ def test_an_explanation_must_lead_to_what_the_grader_accepts(taught: Path) -> No
 
 def test_a_rewording_keeps_the_values_and_the_accepted_call(taught: Path) -> None:
     def reword(messages: Sequence[Message], tools: Sequence[ToolSpec]) -> str:
-        what, city = re.findall(r"What is the (\w+) of (\w+)\?", messages[-1].content)[0]
+        what, city = re.findall(r"What is the (\w+) of (\w+)\?", messages[1].content)[0]
         lost = "" if city in ("Rome", "Oslo") else city
         return json.dumps({"requests": [f"Could somebody tell me about {lost} and its {what}, please"]})
 

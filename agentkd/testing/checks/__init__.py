@@ -9,6 +9,7 @@ from agentkd.testing.checks.model import check_model
 from agentkd.testing.checks.objective import check_objective
 from agentkd.testing.checks.plugin import check_plugin
 from agentkd.testing.checks.suite import check_suite
+from agentkd.testing.checks.synthesizer import check_synthesizer
 
 __all__ = [
     "check_distiller",
@@ -18,4 +19,5 @@ __all__ = [
     "check_objective",
     "check_plugin",
     "check_suite",
+    "check_synthesizer",
 ]
