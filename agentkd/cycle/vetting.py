@@ -59,10 +59,11 @@ def vet(parts: Parts, items: Sequence[Synthetic], seeds: Mapping[str, Trajectory
     sound = vetted.sift(known, fault_of)
     suites = sorted({seeds[item.seed].task.suite for item in sound} & set(parts.registry.names("suite")))
     worlds = {name: parts.suite(name) for name in suites}
-    copies = _copies(parts, sound, seeds, worlds)
+    learnt = _learnt(parts, seeds, worlds)
+    copies = _copies(parts, sound, learnt, worlds)
     fresh = vetted.sift(sound, lambda item: "a copy of a request" if item.id in copies else "")
     fresh = _once(vetted, fresh)
-    leaks = _leaks(parts, fresh, worlds)
+    leaks = _leaks(parts, fresh, list(learnt.values()), worlds)
     clean = vetted.sift(fresh, lambda item: "like an evaluation task" if item.id in leaks else "")
     for item in clean:
         seed = seeds[item.seed]
@@ -87,26 +88,34 @@ def _once(vetted: Vetted, items: Iterable[Synthetic]) -> list[Synthetic]:
     return vetted.sift(items, fault)
 
 
+def _learnt(parts: Parts, seeds: Mapping[str, Trajectory], worlds: Mapping[str, Suite]) -> dict[str, str]:
+    """Return the requests that are learnt from and those of the exam."""
+    settings = parts.settings
+    found = {seed.id: seed.task.prompt for seed in seeds.values()}
+    for suite in worlds.values():
+        for split in {settings.cycle.split, settings.synthesize.split} & set(suite.splits()):
+            found |= {f"{split}/{task.id}": task.prompt for task in suite.tasks(split)}
+    return found
+
+
 def _copies(
-    parts: Parts, items: Sequence[Synthetic], seeds: Mapping[str, Trajectory], worlds: Mapping[str, Suite]
+    parts: Parts, items: Sequence[Synthetic], learnt: Mapping[str, str], worlds: Mapping[str, Suite]
 ) -> set[str]:
     """Return the items that copy a request that is learnt from, or what was written in an earlier phase."""
     from agentkd.evaluate import find_leaks
 
-    settings = parts.settings
-    rows = {seed.id: [seed.task.prompt] for seed in seeds.values()}
-    for suite in worlds.values():
-        for split in {settings.cycle.split, settings.synthesize.split} & set(suite.splits()):
-            rows |= {f"{split}/{task.id}": [task.prompt] for task in suite.tasks(split)}
+    rows = {id_: [prompt] for id_, prompt in learnt.items()}
     stored = [t for name in worlds for t in parts.ledger.trajectories.list(suite=name, split=SYNTHETIC_SPLIT)]
     there = {t.task.id for t in stored}
     rows |= {t.id: [t.task.prompt] for t in stored}
     asked = {item.id: item.prompt for item in items if not item.is_of_seed and item.id not in there}
-    found = find_leaks(asked, rows.items, near=settings.synthesize.max_copy)
+    found = find_leaks(asked, rows.items, near=parts.settings.synthesize.max_copy)
     return set(found.tasks)
 
 
-def _leaks(parts: Parts, items: Sequence[Synthetic], worlds: Mapping[str, Suite]) -> set[str]:
+def _leaks(
+    parts: Parts, items: Sequence[Synthetic], learnt: Sequence[str], worlds: Mapping[str, Suite]
+) -> set[str]:
     """Return the items that give away a task of a held-out split or of one that `evaluate` looks at."""
     from agentkd.evaluate import find_leaks
 
@@ -119,15 +128,12 @@ def _leaks(parts: Parts, items: Sequence[Synthetic], worlds: Mapping[str, Suite]
         for task in suite.tasks(split)
     }
     left = {item.id: [item.prompt, item.answer] for item in items}
-    leaks: set[str] = set()
     while True:  # a task names the one row that is most like it: look again without that one
-        found = {
-            leak.row_id for leak in find_leaks(tasks, left.items, near=parts.settings.gate.near_copy).leaks
-        }
-        if not found:
-            return leaks
-        leaks |= found
-        left = {id_: texts for id_, texts in left.items() if id_ not in found}
+        leaks = find_leaks(tasks, left.items, near=parts.settings.gate.near_copy, background=learnt).leaks
+        if not leaks:
+            return {item.id for item in items} - left.keys()
+        for leak in leaks:
+            left.pop(leak.row_id, None)
 
 
 def _tried(

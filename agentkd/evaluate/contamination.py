@@ -68,13 +68,16 @@ class Contamination(Value):
         return sum(leak.is_exact for leak in self.leaks)
 
 
-def find_leaks(tasks: Mapping[str, str], rows: Callable[[], Rows], *, near: float = NEAR) -> Contamination:
+def find_leaks(
+    tasks: Mapping[str, str], rows: Callable[[], Rows], *, near: float = NEAR, background: Iterable[str] = ()
+) -> Contamination:
     """Look for every task in every row.
 
     Args:
         tasks: Text of each evaluation task by its id.
         rows: Gives, each time it is called, the id of every training row and the texts of its messages.
         near: Weighted share of grams from which a message counts as a disguised copy.
+        background: Texts that only tell which phrases are common; nothing is looked for in them.
     """
     index, n_rows = _Index(tasks), 0
 
@@ -86,6 +89,8 @@ def find_leaks(tasks: Mapping[str, str], rows: Callable[[], Rows], *, near: floa
 
     for _, plain in _distinct(counted()):
         index.count(plain)
+    for text in background:
+        index.count(_plain(text))
     index.weigh()
     found: dict[str, Leak] = {}
     for row_id, plain in _distinct(rows()):
