@@ -27,6 +27,7 @@ def components() -> Iterable[Component[Any]]:
     yield from _distillers()
     yield from _synthesizers()
     yield from _training()
+    yield from _evaluators()
 
 
 def _models() -> Iterable[Component[Any]]:
@@ -209,6 +210,30 @@ def _training() -> Iterable[Component[Any]]:
         "trainer", "lora", "Our LoRA loop in a process of its own.",
         lambda settings, kit: train.LoraTrainer(settings), train.LoraTrainerSettings,
     )  # fmt: skip
+
+
+def _evaluators() -> Iterable[Component[Any]]:
+    from agentkd import evaluate
+
+    yield Component(
+        "evaluator", "calibration", "Expected calibration error of replies, before and after.",
+        lambda settings, kit: evaluate.Calibration(settings), evaluate.CalibrationSettings,
+    )  # fmt: skip
+    yield Component(
+        "evaluator", "provenance", "Each sentence by its likelihood under teacher, old and new student.",
+        lambda settings, kit: evaluate.Provenance(settings), evaluate.ProvenanceSettings,
+    )  # fmt: skip
+    yield Component(
+        "evaluator", "difference", "KL and agreement on general texts, text by text.",
+        lambda settings, kit: evaluate.Difference(settings), evaluate.DifferenceSettings,
+    )  # fmt: skip
+    yield Component(
+        "evaluator", "hacking", "The training loss against its power law (teacher hacking).",
+        _maker(evaluate.HackingAlarm),
+    )  # fmt: skip
+    yield Component(
+        "evaluator", "ablation", "Memory, prompt and weights per task.", _maker(evaluate.Ablation)
+    )
 
 
 def _divergence(settings: Any, kit: Any) -> Any:

@@ -21,6 +21,12 @@ __all__ = ["command"]
 @click.option("--split", help="Held-out split [default: `[evaluate] split`].")
 @click.option("-n", "n", type=click.IntRange(min=1), help="Number of tasks [default: all].")
 @click.option(
+    "--evaluator",
+    "evaluators",
+    multiple=True,
+    help="Let this evaluator look at the candidate too [default: `[evaluate] evaluators`].",
+)
+@click.option(
     "--student-report",
     "wants_report",
     is_flag=True,
@@ -28,7 +34,12 @@ __all__ = ["command"]
 )
 @pass_invocation
 def command(
-    invocation: Invocation, checkpoint: str | None, split: str | None, n: int | None, wants_report: bool
+    invocation: Invocation,
+    checkpoint: str | None,
+    split: str | None,
+    n: int | None,
+    evaluators: tuple[str, ...],
+    wants_report: bool,
 ) -> None:
     """Compare the arms on held-out tasks, pair by pair.
 
@@ -43,7 +54,7 @@ def command(
         count = (n or settings.evaluate.n or 0) * len(settings.evaluate.arms)
         invocation.note(run_estimate(workspace, settings.cycle.suite, count))
         started = time.monotonic()
-        evaluation = workspace.evaluate(checkpoint, split=split, n=n)
+        evaluation = workspace.evaluate(checkpoint, split=split, n=n, evaluators=evaluators or None)
     invocation.show(evaluation, print_evaluation)
     invocation.note(_spent(evaluation, time.monotonic() - started))
 

@@ -12,17 +12,27 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from agentkd.schema import Checkpoint, CorrectionRound, CycleReport, Evaluation, PhaseReport, Verdict
+    from agentkd.schema import (
+        Checkpoint,
+        CorrectionRound,
+        CycleReport,
+        Evaluation,
+        PhaseReport,
+        TransferRow,
+        Verdict,
+    )
 
 __all__ = [
     "bytes_text",
     "print_checkpoint",
     "print_cycle",
+    "print_diagnoses",
     "print_evaluation",
     "print_facts",
     "print_phase",
     "print_rounds",
     "print_table",
+    "print_transfer",
     "print_verdict",
     "shortened",
 ]
@@ -133,6 +143,34 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
                 for p in evaluation.paired
             ],
         )
+    print_diagnoses(evaluation, console)
+
+
+def print_diagnoses(evaluation: Evaluation, console: Console, most: int = 10) -> None:
+    """Print what each evaluator found: its sentences, and the first rows of its table."""
+    from rich.markup import escape
+
+    for diagnosis in evaluation.diagnoses:
+        console.print()
+        console.print(f"[bold]{escape(diagnosis.evaluator)}[/]: {escape(' '.join(diagnosis.notes))}")
+        if diagnosis.flags:
+            console.print(f"flagged: {', '.join(diagnosis.flags)}", style="yellow", markup=False)
+        if diagnosis.rows:
+            cells = [[shortened(cell, 48) for cell in row] for row in diagnosis.rows[:most]]
+            print_table(console, diagnosis.columns, cells)
+            left = len(diagnosis.rows) - most
+            if left > 0:
+                console.print(f"{left} further rows: `--json`", style="dim", markup=False)
+
+
+def print_transfer(rows: Sequence[TransferRow], console: Console) -> None:
+    """Print the backward-transfer matrix: a row per candidate, a column per cycle whose tasks it did."""
+    from agentkd.evaluate import transfer_table
+
+    table = transfer_table(rows)
+    if len(table.rows) > 1:
+        console.print()
+        print_table(console, table.columns, table.rows)
 
 
 def print_verdict(
@@ -164,6 +202,7 @@ def print_cycle(report: CycleReport, console: Console) -> None:
     if report.corrections:
         steps = [f"{each.per_task:.2f}" for each in report.corrections[-8:]]
         console.print(f"corrections per task, run by run: {' -> '.join(steps)}", markup=False)
+    print_transfer(report.transfer, console)
     if report.verdict is not None:
         print_verdict(report.verdict, console)
     console.print(f"serving: [bold]{escape(report.serving)}[/]")

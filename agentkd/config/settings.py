@@ -214,6 +214,8 @@ class EvaluateSettings(Value):
     """Resamples of the paired bootstrap."""
     level: float = 0.95
     """Confidence level of the intervals."""
+    evaluators: tuple[str, ...] = ()
+    """Components of kind `evaluator` that look at the candidate; what they flag the gate refuses."""
 
 
 class GateSettings(Value):
@@ -249,6 +251,18 @@ class GateSettings(Value):
     """Largest mean KL to the base on general texts, in nats per token."""
     max_dev_rise: float = Field(default=0.2, ge=0.0)
     """Largest relative rise of the loss on rows kept back above its best: the sign of over-training."""
+    max_departure: float = Field(default=1.0, ge=0.0)
+    """How far the training loss may end off the power law of its first half, as a share of it, while the loss
+    on rows kept back does not fall (teacher hacking)."""
+    exports: tuple[str, ...] = ("peft",)
+    """Shapes of `agentkd checkpoints export` in which the candidate must answer like the student."""
+    max_unfounded: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Largest share of training rows whose target differs from the runs and corrections that they name."""
+    max_refuted: float = Field(default=0.02, ge=0.0, le=1.0)
+    """Largest share of single-turn training rows whose target the suite's own grader judges wrong."""
+    row_checks: bool = True
+    """Whether training rows are held against the ledger and the grader; switch it off where people's wishes
+    are meant to differ from the official answers."""
 
 
 class CycleSettings(Value):
@@ -333,6 +347,8 @@ class Settings(Value):
     """Options of selector components by name."""
     trainer: Options = Field(default_factory=dict)
     """Options of trainer components by name."""
+    evaluator: Options = Field(default_factory=dict)
+    """Options of evaluator components by name."""
 
     def options(self, kind: str, name: str) -> dict[str, Any]:
         """Return the options of a component; empty where the config has none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -12,9 +13,10 @@ from agentkd.errors import AgentkdError, CheckpointError
 from agentkd.schema import Example, Rendered
 
 if TYPE_CHECKING:
+    from agentkd.evaluate import ExportParity
     from agentkd.hf import Export
 
-__all__ = ["export_checkpoint", "exports_of"]
+__all__ = ["check_export", "export_checkpoint", "exports_of"]
 
 N_ROWS = 64
 """Rows that the 32 different prompts are looked for in."""
@@ -29,6 +31,28 @@ def export_checkpoint(parts: Parts, name: str, shape: str, out: Path, *, dtype: 
     and without a suite on a fixed list of texts. Raises NotFoundError for an unknown checkpoint,
     CheckpointError for an export that does not answer like the student. The workspace keeps a line of it.
     """
+    export = _exported(parts, name, shape, out, dtype)
+    with (parts.root / _LOG).open("a", encoding="utf-8") as log:
+        log.write(export.model_copy(update={"out": str(out.resolve())}).model_dump_json() + "\n")
+    return export
+
+
+def check_export(parts: Parts, name: str, shape: str) -> ExportParity:
+    """Export a checkpoint, read it back, and throw it away: does it answer like the student?
+
+    Raises ConfigError for an unknown shape and NotFoundError for an unknown checkpoint.
+    """
+    from agentkd.evaluate import ExportParity
+
+    with tempfile.TemporaryDirectory(prefix="agentkd-export-") as folder:
+        try:
+            export = _exported(parts, name, shape, Path(folder) / "export", "")
+        except CheckpointError as error:
+            return ExportParity(shape=shape, holds=False, said=error.message)
+    return ExportParity(shape=shape, holds=True, agreement=min(one.agreement for one in export.parity))
+
+
+def _exported(parts: Parts, name: str, shape: str, out: Path, dtype: str) -> Export:
     from agentkd import hf
 
     checkpoint = parts.checkpoint(name)
@@ -45,12 +69,9 @@ def export_checkpoint(parts: Parts, name: str, shape: str, out: Path, *, dtype: 
             hint="set `[roles] student` to the base that it was trained on",
         )
     rows, origin = _prompts(parts, checkpoint.dataset_id, base.path)
-    export = hf.export_student(
+    return hf.export_student(
         shape, base.path, folder, out, rows, dtype=dtype, base_gguf=_base_gguf(parts), prompts=origin
     )
-    with (parts.root / _LOG).open("a", encoding="utf-8") as log:
-        log.write(export.model_copy(update={"out": str(out.resolve())}).model_dump_json() + "\n")
-    return export
 
 
 def exports_of(parts: Parts, name: str) -> list[Export]:

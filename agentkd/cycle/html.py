@@ -20,7 +20,7 @@ def render_html(report: CycleReport) -> str:
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    from agentkd.evaluate import evaluation_table, interval_text
+    from agentkd.evaluate import evaluation_table, interval_text, transfer_table
 
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -35,6 +35,7 @@ def render_html(report: CycleReport) -> str:
         plots=[Markup(_arms_plot(e)) for e in report.evaluations],
         corrections=Markup(line_plot(_correction_curve(report), "corrections per task, run by run")),
         loss=Markup(line_plot(report.loss_curve, "training loss per step")),
+        transfer=transfer_table(report.transfer),
         tables=[evaluation_table(e) for e in report.evaluations],
         seconds=sum(phase.seconds for phase in report.phases),
         cpu_seconds=sum(phase.cpu_seconds for phase in report.phases),

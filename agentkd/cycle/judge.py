@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from agentkd.cycle.evaluation import evaluate_stage
+from agentkd.cycle.export import check_export
 from agentkd.cycle.parts import Parts
-from agentkd.schema import Evaluation, Verdict
+from agentkd.cycle.row_audit import audit_rows
+from agentkd.cycle.transfer import transfer_cells
+from agentkd.schema import Evaluation, Example, Verdict
 
 if TYPE_CHECKING:
-    from agentkd.evaluate import Contamination
+    from agentkd.evaluate import Contamination, RowAudit
     from agentkd.hf import Anchors
 
-__all__ = ["judge", "look_number", "probe_earlier"]
+__all__ = ["judge", "look_number", "probe_earlier", "trained_rows"]
 
 
 def judge(
@@ -26,19 +28,25 @@ def judge(
         parts: The workspace.
         candidate: Name of the checkpoint.
         serving: What serves now: `base` or a checkpoint.
-        evaluation: All arms on the split that decides.
+        evaluation: All arms on the split that decides, with what the evaluators found.
         earlier: Candidate and what serves on the tasks of earlier cycles (`probe_earlier`).
     """
-    from agentkd.evaluate import Evidence, gate, without_tasks
+    from agentkd.evaluate import Evidence, find_hacking, gate, read_course, without_tasks
 
     found = _contamination(parts, candidate, evaluation)
     clean = without_tasks(evaluation, found.tasks, parts.settings.evaluate) if found else evaluation
+    course = read_course(parts.checkpoint_folder(candidate) / "metrics.jsonl")
     evidence = Evidence(
         look=look_number(parts, evaluation.suite, candidate),
         contamination=found,
         anchors=_anchors(parts, candidate),
         earlier=tuple(earlier),
-        dev_losses=tuple(_dev_losses(parts, candidate)),
+        transfer=transfer_cells(parts, candidate, [clean, *earlier]),
+        dev_losses=tuple(loss for _, loss in course.golden),
+        hacking=find_hacking(course) if course.proxy else None,
+        rows=_row_audit(parts, candidate),
+        exports=tuple(check_export(parts, candidate, shape) for shape in parts.settings.gate.exports),
+        diagnoses=evaluation.diagnoses,
     )
     return gate(clean, parts.settings.gate, serving, parts.hooks, evidence)
 
@@ -59,20 +67,22 @@ def probe_earlier(
 ) -> list[Evaluation]:
     """Run candidate and what serves on the held-out tasks of every earlier suite that taught something.
 
-    The suite and splits of the present evaluation are left out: they are compared anyway.
+    They are tasks that the earlier cycle was judged on itself. The suite and splits of the present evaluation
+    are left out where it has their seed: they are compared anyway.
     """
-    n, known = parts.settings.gate.probes, {(suite, split) for split in splits}
+    n, known = parts.settings.gate.probes, {(suite, split, seed) for split in splits}
     found = []
     for report in parts.ledger.cycles.list("done"):
         if not n or report.verdict is None or not report.verdict.promote:
             continue
         for held in report.evaluations[:1]:
-            if (held.suite, held.split) in known or held.suite not in parts.registry.names("suite"):
+            place = (held.suite, held.split, held.seed)
+            if place in known or held.suite not in parts.registry.names("suite"):
                 continue
-            known.add((held.suite, held.split))
+            known.add(place)
             found.append(
                 evaluate_stage(
-                    parts, suite=parts.suite(held.suite), split=held.split, n=min(n, held.n), seed=seed,
+                    parts, suite=parts.suite(held.suite), split=held.split, n=min(n, held.n), seed=held.seed,
                     candidate=candidate, serving=serving, arms=("student", "serving", "base"),
                 )
             )  # fmt: skip
@@ -87,7 +97,6 @@ def _judged(parts: Parts, suite: str) -> Iterator[Verdict]:
 
 def _contamination(parts: Parts, candidate: str, evaluation: Evaluation) -> Contamination | None:
     """Look for the evaluation's tasks in the rows that the candidate and its ancestors were trained on."""
-    from agentkd.compiler.write import read_examples
     from agentkd.evaluate import find_leaks
 
     settings = parts.settings.gate
@@ -98,12 +107,26 @@ def _contamination(parts: Parts, candidate: str, evaluation: Evaluation) -> Cont
     prompts = {task.id: task.prompt for task in tasks if task.id in wanted}
 
     def rows() -> Iterator[tuple[str, list[str]]]:
-        for dataset_id in _datasets(parts, candidate):
-            file = parts.root / "datasets" / dataset_id / "train.jsonl"
-            for row in read_examples(file) if file.is_file() else ():
-                yield row.id, [m.content for m in (*row.student_view, *row.teacher_view, row.target)]
+        for row in trained_rows(parts, candidate):
+            yield row.id, [m.content for m in (*row.student_view, *row.teacher_view, row.target)]
 
     return find_leaks(prompts, rows, near=settings.near_copy)
+
+
+def trained_rows(parts: Parts, candidate: str, split: str = "train") -> Iterator[Example]:
+    """Yield the rows that a candidate and its ancestors were trained on, or those kept back (`dev`)."""
+    from agentkd.compiler.write import read_examples
+
+    for dataset_id in _datasets(parts, candidate):
+        file = parts.root / "datasets" / dataset_id / f"{split}.jsonl"
+        if file.is_file():
+            yield from read_examples(file)
+
+
+def _row_audit(parts: Parts, candidate: str) -> RowAudit | None:
+    if not parts.settings.gate.row_checks:
+        return None
+    return audit_rows(parts, trained_rows(parts, candidate))
 
 
 def _datasets(parts: Parts, name: str) -> Iterator[str]:
@@ -121,12 +144,3 @@ def _anchors(parts: Parts, candidate: str) -> Anchors | None:
     if not parts.settings.gate.anchors:
         return None
     return measure_anchors(parts.student_files.path, parts.checkpoint_folder(candidate))
-
-
-def _dev_losses(parts: Parts, candidate: str) -> Iterator[float]:
-    file = parts.checkpoint_folder(candidate) / "metrics.jsonl"
-    if file.is_file():
-        for line in file.read_text(encoding="utf-8").splitlines():
-            value = json.loads(line)
-            if "dev_loss" in value:
-                yield float(value["dev_loss"])

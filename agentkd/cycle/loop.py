@@ -109,7 +109,7 @@ def phase_settings(parts: Parts) -> dict[str, Any]:
             settings.train.max_tokens_per_row,
         ],
         "train": [settings.train, settings.trainer, _anchor_texts(parts)],
-        "evaluate": [*acting, settings.evaluate, settings.gate.probes],
+        "evaluate": [*acting, settings.evaluate, settings.evaluator, settings.gate.probes],
         "promote": [settings.gate],
     }
 

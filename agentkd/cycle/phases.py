@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from agentkd import hookspecs
+from agentkd.cycle.diagnose import diagnosed
 from agentkd.cycle.evaluation import evaluate_stage
 from agentkd.cycle.journal import Plan
 from agentkd.cycle.judge import judge, probe_earlier
@@ -109,7 +110,7 @@ def train_phase(parts: Parts, key: str, compiled: PhaseReport) -> StageResult:
 
 
 def evaluate_phase(parts: Parts, plan: Plan, candidate: str) -> StageResult:
-    """Run all arms on the held-out splits, and the candidate on the tasks of earlier cycles."""
+    """Run all arms on the held-out splits and the candidate on earlier cycles' tasks; ask the evaluators."""
     settings = parts.settings.evaluate
     if not plan.suite:
         return StageResult("no suite, so nothing to judge on", {"evaluations": []})
@@ -122,6 +123,7 @@ def evaluate_phase(parts: Parts, plan: Plan, candidate: str) -> StageResult:
         )
         for split in (settings.split, *settings.also)
     ]  # fmt: skip
+    evaluations[0] = diagnosed(parts, plan.serving, evaluations[0])
     splits = (settings.split, *settings.also)
     earlier = probe_earlier(parts, candidate, plan.serving, suite=suite.name, splits=splits, seed=plan.seed)
     done = evaluations[0].arm("student").success

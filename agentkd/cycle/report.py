@@ -13,6 +13,7 @@ from typing import Any
 from agentkd.cycle.html import render_html
 from agentkd.cycle.journal import Plan
 from agentkd.cycle.parts import Parts
+from agentkd.cycle.transfer import transfer_matrix
 from agentkd.errors import DataError, NotFoundError
 from agentkd.schema import CycleReport, Evaluation, PhaseReport, Verdict
 
@@ -45,6 +46,8 @@ def make_report(
     """Assemble the report of a finished cycle."""
     serving = parts.ledger.checkpoints.serving()
     candidate = verdict.checkpoint if verdict else ""
+    judged = next((phase for phase in phases if phase.name == "evaluate"), None)
+    probes = judged.output.get("earlier", ()) if judged else ()
     return CycleReport(
         id=plan.cycle_id,
         number=plan.number,
@@ -53,6 +56,9 @@ def make_report(
         phases=tuple(phases),
         evaluations=tuple(evaluations),
         verdict=verdict,
+        transfer=transfer_matrix(
+            parts, candidate, plan.number, evaluations, [Evaluation.model_validate(probe) for probe in probes]
+        ),
         checkpoint=candidate,
         serving=serving.name if serving else "base",
         corrections=tuple(parts.ledger.corrections.rounds(plan.suite or None, limit=MAX_ROUNDS)),
@@ -111,6 +117,18 @@ def report_folder(root: Path, number: int) -> Path:
     return root / "cycles" / f"{number:04d}"
 
 
+def _judgement(parts: Parts, report: CycleReport) -> dict[str, Any]:
+    """Return the verdict with everything that it rests on: an artefact that can be read by itself."""
+    verdict = report.verdict
+    return {
+        "cycle": report.number,
+        "verdict": verdict.model_dump(mode="json") if verdict else None,
+        "settings": parts.settings.gate.model_dump(mode="json"),
+        "evaluations": [e.model_dump(mode="json") for e in report.evaluations],
+        "transfer": [row.model_dump(mode="json") for row in report.transfer[-1:]],
+    }
+
+
 def latest_number(root: Path) -> int:
     """Return the number of the newest report; raises NotFoundError where there is none."""
     numbers = [int(p.parent.name) for p in (root / "cycles").glob("*/report.json") if p.parent.name.isdigit()]
@@ -124,6 +142,8 @@ def write_report(parts: Parts, report: CycleReport) -> Path:
     folder = report_folder(parts.root, report.number)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "report.json", report.model_dump_json(indent=1))
+    if report.verdict is not None:
+        write_whole(folder / "verdict.json", json.dumps(_judgement(parts, report), indent=1) + "\n")
     html = folder / "report.html"
     write_whole(html, render_html(report))
     return html

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator
 
 from agentkd.config import GateSettings
-from agentkd.evaluate.contamination import Contamination
+from agentkd.evaluate.check import Check
+from agentkd.evaluate.evidence import Evidence
 from agentkd.evaluate.paired import compare
 from agentkd.evaluate.power import spent_alpha
+from agentkd.evaluate.soundness import is_clean, soundness_checks
 from agentkd.evaluate.statistics import paired_bootstrap
 from agentkd.schema import Evaluation, Paired
 
-if TYPE_CHECKING:
-    from agentkd.hf.anchor import Anchors
-
-__all__ = ["BASE", "CANDIDATE", "SERVING", "Check", "Evidence", "all_checks"]
+__all__ = ["BASE", "CANDIDATE", "SERVING", "all_checks"]
 
 CANDIDATE = "student"
 """Arm of the candidate."""
@@ -30,35 +27,6 @@ BASE = "base"
 _WITH_MEMORY = f"{CANDIDATE} + memory"
 
 
-class Check(NamedTuple):
-    """What one check found."""
-
-    flag: str
-    """What the verdict calls it when it fails."""
-    passed: bool
-    """Whether the candidate may serve as far as this check goes."""
-    sentence: str
-    """What was seen, with its figures."""
-    numbers: Mapping[str, float] = {}
-    """The figures by name."""
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What is known of a candidate besides the evaluation that decides; None where it was not measured."""
-
-    look: int = 1
-    """How many candidates were judged since the last promotion, this one included."""
-    contamination: Contamination | None = None
-    """Tasks of the evaluation that stand in its training rows; the evaluation given is without them."""
-    anchors: Anchors | None = None
-    """How far it moved from its base on general texts."""
-    earlier: tuple[Evaluation, ...] = ()
-    """Candidate and what serves on the tasks of earlier cycles, one per suite and split."""
-    dev_losses: tuple[float, ...] = ()
-    """Loss on the rows kept back, after each epoch."""
-
-
 def all_checks(
     evaluation: Evaluation, evidence: Evidence, settings: GateSettings, serving: str
 ) -> Iterator[Check]:
@@ -67,17 +35,14 @@ def all_checks(
     alpha = spent_alpha(settings.alpha, evidence.look) if settings.spend_alpha else settings.alpha
     yield _has_enough_tasks(evaluation, settings)
     if evidence.contamination is not None:
-        yield _is_clean(evidence.contamination, settings)
+        yield is_clean(evidence.contamination, settings)
     for rival in dict.fromkeys((*settings.against, incumbent)):
         yield _beats(_pair(evaluation, rival), rival, settings, alpha, evidence.look)
     yield from _keeps_parts(evaluation, incumbent, settings)
     yield from _stands_alone(evaluation, settings)
     for earlier in evidence.earlier:
         yield _keeps_earlier(earlier, incumbent, settings.alpha)  # a spent level would see less and less
-    if evidence.anchors is not None:
-        yield from _stays_near_base(evidence.anchors, settings)
-    if len(evidence.dev_losses) > 1:
-        yield _is_not_overtrained(evidence.dev_losses, settings)
+    yield from soundness_checks(evidence, settings)
 
 
 def _has_enough_tasks(evaluation: Evaluation, settings: GateSettings) -> Check:
@@ -89,30 +54,6 @@ def _has_enough_tasks(evaluation: Evaluation, settings: GateSettings) -> Check:
         f"{evaluation.n} tasks of `{evaluation.split}` {verb}: at least {settings.min_tasks} are wanted.",
         {"n": float(evaluation.n)},
     )
-
-
-def _is_clean(found: Contamination, settings: GateSettings) -> Check:
-    n_leaked, n_exact = len(found.tasks), found.n_exact
-    share = n_leaked / max(found.n_tasks, 1)
-    passed = share <= settings.max_contaminated
-    seen = (
-        f"{n_leaked} of {found.n_tasks} tasks are all but told in the training rows ({n_exact} word for "
-        f"word) and do not count here"
-        if n_leaked
-        else f"None of {found.n_tasks} tasks stands in the {found.n_rows} training rows"
-    )
-    if found.n_short:
-        seen += f" ({found.n_short} are too short to tell)"
-    limit = (
-        ""
-        if passed
-        else (
-            f"; more than {settings.max_contaminated:.0%} is a leak. Where tasks are alike by nature, raise "
-            f"`gate.near_copy`"
-        )
-    )
-    numbers = {"contaminated": float(n_leaked), "copied": float(n_exact)}
-    return Check("contaminated", passed, f"{seen}{limit}.", numbers)
 
 
 def _pair(evaluation: Evaluation, rival: str) -> Paired | None:
@@ -203,37 +144,4 @@ def _keeps_earlier(earlier: Evaluation, incumbent: str, alpha: float) -> Check:
         f"{arms[incumbent].success.value:.3f} of `{incumbent}` on {pair.n} tasks, {pair.wins} won, "
         f"{pair.losses} lost (McNemar p = {pair.p_value:.2g}).",
         {f"transfer:{where}": pair.difference.value, f"p:{where}": pair.p_value},
-    )
-
-
-def _stays_near_base(anchors: Anchors, settings: GateSettings) -> Iterator[Check]:
-    passed = anchors.change <= settings.max_anchor_loss
-    yield Check(
-        "anchors",
-        passed,
-        f"General texts cost {anchors.student:.3f} nats a token against {anchors.base:.3f} of the base "
-        f"({anchors.change:+.1%}, {'within' if passed else 'above'} {settings.max_anchor_loss:.0%}).",
-        {"anchor_change": anchors.change},
-    )
-    is_near = anchors.kl <= settings.max_kl
-    yield Check(
-        "far_from_base",
-        is_near,
-        f"KL to the base on them is {anchors.kl:.3f} nats a token "
-        f"({'within' if is_near else 'above'} {settings.max_kl:g}).",
-        {"kl_to_base": anchors.kl},
-    )
-
-
-def _is_not_overtrained(losses: Sequence[float], settings: GateSettings) -> Check:
-    """Check that the loss on rows kept back did not turn up while training went on (teacher hacking)."""
-    best, last = min(losses), losses[-1]
-    rise = last / best - 1 if best > 0 else 0.0
-    passed = rise <= settings.max_dev_rise
-    return Check(
-        "overtrained",
-        passed,
-        f"The loss on rows kept back ended {rise:.1%} above its best "
-        f"({'within' if passed else 'above'} {settings.max_dev_rise:.0%}).",
-        {"dev_rise": rise},
     )

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 from agentkd import hookspecs
 from agentkd.config import GateSettings
-from agentkd.evaluate.checks import BASE, CANDIDATE, SERVING, Check, Evidence, all_checks
+from agentkd.evaluate.check import Check
+from agentkd.evaluate.checks import BASE, CANDIDATE, SERVING, all_checks
+from agentkd.evaluate.evidence import Evidence
 from agentkd.plugins import Hooks
 from agentkd.schema import Evaluation, Verdict
 

@@ -21,7 +21,7 @@ from agentkd.schema import (
     content_id,
 )
 
-__all__ = ["arm_result", "baseline_result", "compare", "make_evaluation", "without_tasks"]
+__all__ = ["arm_result", "baseline_result", "compare", "make_evaluation", "within", "without_tasks"]
 
 
 def arm_result(
@@ -205,10 +205,8 @@ def without_tasks(
     """
     if not any(result.task_id in left_out for arm in evaluation.arms[:1] for result in arm.results):
         return evaluation
-    arms = []
-    for arm in evaluation.arms:
-        kept = [result for result in arm.results if result.task_id not in left_out]
-        arms.append(_summarise(arm.name, arm.model, arm.uses_memory, kept, arm.success.level))
+    kept = {r.task_id for arm in evaluation.arms for r in arm.results} - set(left_out)
+    arms = [within(arm, kept) for arm in evaluation.arms]
     if not arms[0].results:
         return evaluation.model_copy(update={"n": 0, "arms": tuple(arms), "paired": ()})
     return make_evaluation(
@@ -220,3 +218,9 @@ def without_tasks(
         seed=evaluation.seed,
         settings=settings,
     )
+
+
+def within(arm: ArmResult, tasks: Collection[str]) -> ArmResult:
+    """Return an arm's figures over those of its tasks that are in `tasks`."""
+    kept = [result for result in arm.results if result.task_id in tasks]
+    return _summarise(arm.name, arm.model, arm.uses_memory, kept, arm.success.level)

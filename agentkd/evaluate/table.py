@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from agentkd.schema import ArmResult, Evaluation, Interval, Value
+from collections.abc import Sequence
 
-__all__ = ["Table", "evaluation_table", "interval_text"]
+from agentkd.schema import ArmResult, Evaluation, Interval, TransferCell, TransferRow, Value
+
+__all__ = ["Table", "evaluation_table", "interval_text", "transfer_table"]
 
 _PART_TITLES = {"tool_choice": "tool choice", "valid_call": "valid call"}
 
@@ -42,3 +44,28 @@ def _row(arm: ArmResult, parts: tuple[str, ...]) -> tuple[str, ...]:
     shares = [f"{arm.parts[part].value:.3f}" if part in arm.parts else "" for part in parts]
     costs = [f"{arm.prompt_tokens:.0f}", f"{arm.seconds:.2f}"] if arm.model else ["", ""]
     return (arm.name, *shares, interval_text(arm.success), *costs)
+
+
+def transfer_table(rows: Sequence[TransferRow]) -> Table:
+    """Lay out the backward-transfer matrix: a row per cycle's candidate, a column per cycle's tasks.
+
+    A cell is the share done, then the difference to what that cycle's own candidate did, with McNemar's p.
+    """
+    columns = {cell.cycle: f"{cell.suite}/{cell.split}" for row in rows for cell in row.cells}
+    numbers = sorted(columns)
+    return Table(
+        columns=("cycle", "candidate", *(f"cycle {number}: {columns[number]}" for number in numbers)),
+        rows=tuple(
+            (str(row.cycle), row.checkpoint, *(_cell_text(row, number) for number in numbers)) for row in rows
+        ),
+    )
+
+
+def _cell_text(row: TransferRow, number: int) -> str:
+    cell: TransferCell | None = next((one for one in row.cells if one.cycle == number), None)
+    if cell is None:
+        return ""
+    if cell.paired is None:
+        return interval_text(cell.success)
+    change = cell.paired.difference.value
+    return f"{interval_text(cell.success)} {change:+.3f} (p {cell.paired.p_value:.2g})"

@@ -8,7 +8,7 @@ a tiny random model for tests.
 from __future__ import annotations
 
 from agentkd.hf.adapter import Adapter, attach_adapter, check_files, read_adapter
-from agentkd.hf.anchor import Anchors, measure_anchors
+from agentkd.hf.anchor import Anchors, anchor_rows, measure_anchors
 from agentkd.hf.export import DTYPES, EXPORTS, Export, export_student
 from agentkd.hf.fingerprint import base_id, file_sha256, template_hash
 from agentkd.hf.loading import convert_gguf, fastest_dtype, load_model, load_tokenizer, pick_device
@@ -23,6 +23,7 @@ from agentkd.hf.render import (
     render_example,
     special_tokens,
 )
+from agentkd.hf.scoring import ScoredReply, Scorer
 from agentkd.hf.tiny import tiny_model
 
 __all__ = [
@@ -33,6 +34,9 @@ __all__ = [
     "Export",
     "PROMPTS",
     "Parity",
+    "ScoredReply",
+    "Scorer",
+    "anchor_rows",
     "as_text",
     "attach_adapter",
     "base_id",

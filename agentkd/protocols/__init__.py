@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from agentkd.protocols.evaluator import Comparison, Evaluator
 from agentkd.protocols.objective import (
     Objective,
     SelectiveObjective,
@@ -47,9 +48,11 @@ if TYPE_CHECKING:
 __all__ = [
     "Bar",
     "Baseline",
+    "Comparison",
     "Distiller",
     "Embedder",
     "Environment",
+    "Evaluator",
     "Executor",
     "Index",
     "IndexHit",

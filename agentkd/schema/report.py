@@ -13,11 +13,14 @@ __all__ = [
     "ArmResult",
     "CorrectionRound",
     "CycleReport",
+    "Diagnosis",
     "Evaluation",
     "Interval",
     "Paired",
     "PhaseReport",
     "TaskResult",
+    "TransferCell",
+    "TransferRow",
     "Verdict",
 ]
 
@@ -96,6 +99,23 @@ class Paired(Value):
     """Tasks that only the second arm did."""
 
 
+class Diagnosis(Value):
+    """What an evaluator found about a candidate."""
+
+    evaluator: str
+    """Name of the component."""
+    metrics: dict[str, float] = Field(default_factory=dict)
+    """Figures by name."""
+    flags: tuple[str, ...] = ()
+    """Names of the faults that forbid to promote; none where it only describes."""
+    notes: tuple[str, ...] = ()
+    """What was seen, one sentence each."""
+    columns: tuple[str, ...] = ()
+    """Headings of the table; none for a diagnosis without one."""
+    rows: tuple[tuple[str, ...], ...] = ()
+    """Rows of the table, one text per heading."""
+
+
 class Evaluation(Value):
     """All arms on one split, with the paired comparisons that a gate needs."""
 
@@ -117,6 +137,8 @@ class Evaluation(Value):
     """Arms in the order of the table."""
     paired: tuple[Paired, ...] = ()
     """Comparisons of the candidate with every other arm."""
+    diagnoses: tuple[Diagnosis, ...] = ()
+    """What the evaluators found about the candidate."""
 
     def arm(self, name: str) -> ArmResult:
         """Return an arm by name; raises KeyError."""
@@ -141,6 +163,34 @@ class Verdict(Value):
     """Names of the checks that failed; `veto:<plugin>` for a plugin's."""
     numbers: dict[str, float] = Field(default_factory=dict)
     """The figures by name."""
+
+
+class TransferCell(Value):
+    """How a candidate does on the tasks of one cycle: backward transfer."""
+
+    cycle: int
+    """Number of the cycle that the tasks are of; of its own cycle for the last cell of a row."""
+    suite: str
+    """Suite."""
+    split: str
+    """Split."""
+    success: Interval
+    """Share of the tasks that the candidate does (Wilson interval)."""
+    paired: Paired | None = None
+    """The candidate against what that cycle's own candidate did then, on the same tasks; None in its own."""
+    was_promoted: bool = False
+    """Whether that cycle promoted its candidate: only then was something taught that can be lost."""
+
+
+class TransferRow(Value):
+    """A row of the backward-transfer matrix: a candidate on the tasks of every cycle up to its own."""
+
+    cycle: int
+    """Number of the candidate's cycle."""
+    checkpoint: str
+    """The candidate."""
+    cells: tuple[TransferCell, ...] = ()
+    """One per cycle whose tasks it was measured on, oldest first."""
 
 
 class PhaseReport(Value):
@@ -204,6 +254,8 @@ class CycleReport(Value):
     """One per evaluated split."""
     verdict: Verdict | None = None
     """The gate's decision; None where nothing was trained."""
+    transfer: tuple[TransferRow, ...] = ()
+    """The backward-transfer matrix: rows of the newest cycles, this one last."""
     checkpoint: str = ""
     """Candidate of the cycle."""
     serving: str = "base"

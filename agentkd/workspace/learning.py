@@ -168,9 +168,18 @@ class Learning(Opening):
         return plan_training(self.parts, dataset_id, go_on_from, replay)
 
     def evaluate(
-        self, checkpoint: str | None = None, split: str | None = None, n: int | None = None
+        self,
+        checkpoint: str | None = None,
+        split: str | None = None,
+        n: int | None = None,
+        *,
+        evaluators: Sequence[str] | None = None,
     ) -> Evaluation:
-        """Compare base, memory and a checkpoint (the newest by default) on held-out tasks."""
+        """Compare base, memory and a checkpoint (the newest by default) on held-out tasks.
+
+        `evaluators` look at the checkpoint too; None asks those of `[evaluate] evaluators`.
+        """
+        from agentkd.cycle.diagnose import diagnosed
         from agentkd.cycle.evaluation import evaluate_stage
 
         known = self.ledger.checkpoints.list()
@@ -179,11 +188,12 @@ class Learning(Opening):
             self.parts.checkpoint(name)
         serving = self.ledger.checkpoints.serving()
         settings, cycle = self.settings.evaluate, self.settings.cycle
-        return evaluate_stage(
+        against = serving.name if serving else "base"
+        evaluation = evaluate_stage(
             self.parts, suite=self.parts.suite(cycle.suite), split=split or settings.split,
-            n=n if n is not None else settings.n, seed=cycle.seed, candidate=name,
-            serving=serving.name if serving else "base",
+            n=n if n is not None else settings.n, seed=cycle.seed, candidate=name, serving=against,
         )  # fmt: skip
+        return diagnosed(self.parts, against, evaluation, evaluators)
 
     def cycle(self, *, rounds: int | None = None) -> CycleReport:
         """Run whole cycles; one that was cut off is finished first. Returns the last report."""

@@ -77,6 +77,7 @@ save_every_seconds = 0.0
 
 [evaluate]
 bootstrap = 500
+evaluators = ["ablation", "hacking"]
 
 [gate]
 min_tasks = 8

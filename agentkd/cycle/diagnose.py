@@ -1,0 +1,75 @@
+"""Lets the evaluators look at a candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from agentkd.cycle.evaluation import arm_of, run_key
+from agentkd.cycle.judge import trained_rows
+from agentkd.cycle.parts import Parts
+from agentkd.protocols import Evaluator
+from agentkd.schema import Evaluation, Example, Trajectory
+
+__all__ = ["diagnosed"]
+
+
+def diagnosed(
+    parts: Parts, serving: str, evaluation: Evaluation, names: Sequence[str] | None = None
+) -> Evaluation:
+    """Return an evaluation with what the evaluators say about its candidate; itself where none is asked.
+
+    Args:
+        parts: The workspace.
+        serving: What serves now: `base` or a checkpoint.
+        evaluation: All arms on the split that decides.
+        names: Components of kind `evaluator`, asked in order; None takes `[evaluate] evaluators`.
+    """
+    wanted = parts.settings.evaluate.evaluators if names is None else names
+    if not evaluation.checkpoint or not wanted:
+        return evaluation
+    evaluators = [cast(Evaluator, parts.build("evaluator", name)) for name in wanted]
+    comparison = _Comparison(parts, evaluation.checkpoint, serving, evaluation)
+    found = []
+    for evaluator in evaluators:
+        parts.progress.say(f"evaluator {evaluator.name} ...")
+        found.append(evaluator.evaluate(comparison, parts))
+    return evaluation.model_copy(update={"diagnoses": tuple(found)})
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """Implements `agentkd.protocols.Comparison` over a workspace."""
+
+    parts: Parts
+    candidate: str
+    serving: str
+    evaluation: Evaluation
+
+    @property
+    def base(self) -> Path:
+        return self.parts.student_files.path
+
+    @property
+    def before(self) -> Path | None:
+        return None if self.serving == "base" else self.parts.checkpoint_folder(self.serving)
+
+    @property
+    def after(self) -> Path:
+        return self.parts.checkpoint_folder(self.candidate)
+
+    def rows(self, split: str) -> Iterator[Example]:
+        return trained_rows(self.parts, self.candidate, split)
+
+    def trajectories(self, arm: str) -> Sequence[Trajectory]:
+        judged = self.evaluation
+        found = arm_of(arm, self.candidate, self.serving)
+        if found is None or arm not in {one.name for one in judged.arms}:
+            return ()
+        tasks = self.parts.suite(judged.suite).tasks(judged.split, judged.n, judged.seed)
+        run_id = run_key(
+            self.parts, "evaluate", judged.suite, tasks, found.model, found.uses_memory, judged.seed
+        )
+        return self.parts.ledger.trajectories.list(run_id=run_id)
