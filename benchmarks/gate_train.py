@@ -24,6 +24,7 @@ from agentkd.schema import DatasetCard, Evaluation, Example, content_id
 __all__ = ["FOLDER", "learn", "made", "workspace_of"]
 
 FOLDER = WORK / "gate"
+N_EVAL = 60
 SETTINGS: dict[str, Any] = {
     "plugins": {"modules": ["gate_tasks"]},
     "cycle": {"suite": NAME, "split": "train"},
@@ -32,6 +33,7 @@ SETTINGS: dict[str, Any] = {
     "memory": {"k": 1, "min_score": 0.2, "max_rendered_chars": 1200},
     "distill": {"distillers": ["case"]},
     "compile": {"dev_share": 0.0},
+    "evaluate": {"arms": ["base", "base + memory", "student"]},
     "train": {
         "epochs": 2, "learning_rate": 1e-3, "tokens_per_step": 256, "dtype": "bfloat16",
         "save_every_seconds": 1e9,
@@ -86,7 +88,7 @@ def made(
         name = _trained(workspace, dataset, f"student@{number}-{content_id('x', candidate.name)[-8:]}")
         trained = time.process_time()
         evaluation = evaluate_stage(
-            workspace.parts, suite=workspace.parts.suite(NAME), split="holdout", n=None, seed=0,
+            workspace.parts, suite=workspace.parts.suite(NAME), split="holdout", n=N_EVAL, seed=0,
             candidate=name, serving="base",
         )  # fmt: skip
     cell = {

@@ -65,8 +65,9 @@ class _Comparison:
 
     def trajectories(self, arm: str) -> Sequence[Trajectory]:
         judged = self.evaluation
-        found = arm_of(arm, self.candidate, self.serving)
-        if found is None or arm not in {one.name for one in judged.arms}:
+        has_run = any(one.name == arm and one.model for one in judged.arms)
+        found = arm_of(arm, self.candidate, self.serving) if has_run else None
+        if found is None:
             return ()
         tasks = self.parts.suite(judged.suite).tasks(judged.split, judged.n, judged.seed)
         run_id = run_key(

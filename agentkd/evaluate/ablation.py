@@ -1,4 +1,4 @@
-"""Ablation: what does a task by itself: the prompt, memories in the context, the weights, or only both?"""
+"""Ablation: which tasks are done by the prompt, by memories in the context, by the weights."""
 
 from __future__ import annotations
 

@@ -1,0 +1,235 @@
+"""The gate before 40 bad and 20 good candidates, noisy twins, and planted leaks.
+
+    python benchmarks/gate.py              # makes the candidates that are missing, judges, publishes
+    python benchmarks/gate.py --small      # a few of each kind
+    python benchmarks/gate.py --minutes 30 # stops making candidates after so long; go on with the same command
+    python benchmarks/gate.py --publish    # publishes the candidates that are there
+
+Every candidate is SmolLM2-135M-Instruct, really trained on rows of four tools of `bfcl-live`'s training
+split, measured on other requests of that split (never the suite's holdout), and judged by the judge of a cycle
+as a first look while the base serves. Candidates lie in `.work/gate`; a run that was cut off goes on.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # waiting threads would take the cores of others
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import argparse
+import random
+import time
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from gate_candidates import BAD, GOOD, N_GOOD, Candidate, all_candidates
+from gate_tasks import NAME
+from gate_train import FOLDER, SETTINGS, evaluation_of, learn, made, workspace_of
+from gate_trials import (
+    N_LOOKS,
+    N_TRIALS,
+    disguises,
+    leaks_found,
+    minhash_found,
+    patient_share,
+    promoted_share,
+)
+from measure import Row, at_least, at_most, publish
+
+from agentkd.config import GateSettings
+from agentkd.cycle import judge
+from agentkd.evaluate import power_of, tasks_needed
+from agentkd.schema import Verdict
+
+N_PLANTED = 200
+ARMS = ("base", "base + memory", "student")
+SMALL_GOOD, SMALL_BAD = 3, dict.fromkeys(BAD, 1)
+SMALL_BAD["poisoned arguments"] = 2
+
+Judged = dict[Candidate, tuple[dict[str, Any], Verdict]]
+
+
+def judged(candidate: Candidate, cell: dict[str, Any]) -> Verdict:
+    """Return the gate's verdict on a candidate; asked once, kept beside its cell."""
+    file = FOLDER / "verdicts" / f"{candidate.name}.json"
+    if file.is_file():
+        return Verdict.model_validate_json(file.read_text(encoding="utf-8"))
+    # Exports say nothing about what was learnt: the first of each kind is exported.
+    exports = ["peft"] if candidate.number == 0 else []
+    with workspace_of(gate={"exports": exports}) as workspace:
+        verdict = judge(workspace.parts, cell["checkpoint"], "base", evaluation_of(cell))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(verdict.model_dump_json(indent=1), encoding="utf-8")
+    return verdict
+
+
+def candidates_judged(wanted: Sequence[Candidate], until: float, makes: bool) -> Judged:
+    """Make and judge candidates until a moment; what is finished is only read."""
+    found: Judged = {}
+    known = [c for c in wanted if (FOLDER / "cells" / f"{c.name}.json").is_file()]
+    clean, card = learn() if makes or known else ([], None)
+    for candidate in wanted:
+        if candidate not in known and (not makes or time.monotonic() > until):
+            continue
+        assert card is not None
+        began = time.process_time()
+        cell = made(candidate, clean, card)
+        verdict = judged(candidate, cell)
+        found[candidate] = cell, verdict
+        print(
+            f"{candidate.name}: {'promoted' if verdict.promote else 'refused'} {', '.join(verdict.flags)} "
+            f"[{time.process_time() - began:.0f} CPU-s]",
+            flush=True,
+        )
+    return found
+
+
+def rows_of_candidates(found: Judged, n_good: int, bad: Mapping[str, int]) -> list[Row]:
+    """Return how many of each kind were promoted; a bar holds only where all of them were judged."""
+    promoted = {kind: [v.promote for c, (_, v) in found.items() if c.kind == kind] for kind in (GOOD, *bad)}
+    rows = [
+        Row(f"bad, {kind}: promoted of {bad[kind]}", float(sum(promoted[kind])), n=len(promoted[kind]))
+        for kind in bad
+    ]
+    wrong = [one for kind in bad for one in promoted[kind]]
+    is_whole = len(wrong) == sum(bad.values())
+    rows.append(
+        Row(
+            "bad candidates promoted",
+            float(sum(wrong)),
+            "0 of all",
+            not any(wrong) and is_whole,
+            n=len(wrong),
+        )
+    )
+    right = promoted[GOOD]
+    share = fmean(right) if right else 0.0
+    rows.append(
+        Row(
+            "good candidates promoted",
+            share,
+            ">= 0.9 of all",
+            share >= 0.9 and len(right) == n_good,
+            n=len(right),
+        )
+    )
+    return rows
+
+
+def rows_of_power(found: Judged) -> list[Row]:
+    """Return the power of the test for such candidates: what the design promises beside what happened."""
+    good = [verdict.numbers for candidate, (_, verdict) in found.items() if candidate.kind == GOOD]
+    rows = []
+    for rival in ("base", "base + memory"):
+        if not good:
+            break
+        n = round(fmean(numbers["n"] for numbers in good))
+        win = fmean(numbers[f"wins:{rival}"] / numbers["n"] for numbers in good)
+        loss = fmean(numbers[f"losses:{rival}"] / numbers["n"] for numbers in good)
+        alpha = good[0]["alpha"]
+        rows.append(Row(f"power of McNemar's test, the mean good candidate against {rival}",
+                        power_of(n, win, loss, alpha), n=n))  # fmt: skip
+        if win > loss:
+            needed = tasks_needed(win, loss, alpha=alpha, power=0.9)
+            rows.append(Row(f"tasks needed against {rival} for power 0.9", float(needed)))
+    return rows
+
+
+def rows_of_trials(found: Judged) -> list[Row]:
+    """Return how often twins, weaker and stronger students pass."""
+    good = [evaluation_of(cell).arm("student") for c, (cell, _) in found.items() if c.kind == GOOD]
+    skill = (
+        [fmean(float(arm.results[n].success) for arm in good) for n in range(good[0].n)]
+        if good
+        else [0.4] * 100
+    )
+    settings = GateSettings()
+    twin = promoted_share(skill, 0.0, settings, seed=1)
+    rows = [
+        at_most(f"noisy twin promoted, of {N_TRIALS} trials", twin, 0.05, n=len(skill)),
+        at_most("one that is 10 points worse promoted", promoted_share(skill, -0.1, settings, seed=2), 0.0),
+        at_most(
+            f"one of {N_LOOKS} noisy twins in a row promoted", patient_share(skill, settings, seed=3), 0.05
+        ),
+    ]
+    better = ((gain, promoted_share(skill, gain, settings, seed=4)) for gain in (0.1, 0.2, 0.3))
+    rows += [Row(f"one that is {gain * 100:.0f} points better promoted", share) for gain, share in better]
+    return rows
+
+
+def rows_of_leaks() -> list[Row]:
+    """Return how many of 200 planted tasks are found among real requests, copied and disguised."""
+    with workspace_of() as workspace:
+        groups = {task.group: task.prompt for task in workspace.parts.suite("bfcl-live").tasks("train")}
+    dice = random.Random(7)
+    distinct = sorted({prompt for prompt in groups.values() if len(prompt) > 20})  # one per near duplicate
+    dice.shuffle(distinct)
+    tasks = {f"task-{n}": text for n, text in enumerate(distinct[:N_PLANTED])}
+    honest, near = distinct[N_PLANTED:], GateSettings().near_copy
+    exact = [text.upper() + " !!" if n % 2 else text for n, text in enumerate(tasks.values())]
+    _, copies = leaks_found(tasks, honest, exact, near)
+    rows = [
+        at_least("planted copies found", copies / len(tasks), 1.0, n=len(tasks)),
+        Row(
+            "honest tasks taken for leaks", leaks_found(tasks, honest, (), near)[0] / len(tasks), n=len(tasks)
+        ),
+    ]
+    shares, peers = [], []
+    for name, disguise in disguises().items():
+        planted = [disguise(text, dice) for text in tasks.values()]
+        share = leaks_found(tasks, honest, planted, near)[0] / len(tasks)
+        peer = minhash_found(tasks, honest, planted)[0]
+        shares.append(share)
+        peers.append(peer)
+        rows.append(
+            Row(f"disguised: {name}", share, peer=peer, peer_name="MinHash, 128 hashes", n=len(tasks))
+        )
+    rows.append(at_least("planted disguised ones found", fmean(shares), 0.95, n=len(tasks) * len(shares),
+                         peer=fmean(peers), peer_name="MinHash, 128 hashes"))  # fmt: skip
+    return rows
+
+
+def facts(found: Judged) -> dict[str, Any]:
+    """Return what a reader must know to judge the figures."""
+    flags: dict[str, dict[str, int]] = {}
+    for candidate, (_, verdict) in found.items():
+        for flag in verdict.flags:
+            kind = flags.setdefault(candidate.kind, {})
+            kind[flag] = kind.get(flag, 0) + 1
+    success = {
+        candidate.name: [
+            evaluation_of(cell).arm(arm).success.value for arm in ("base", "base + memory", "student")
+        ]
+        for candidate, (cell, _) in found.items()
+    }
+    return {
+        "actor": "SmolLM2-135M-Instruct",
+        "tasks": f"{NAME}: requests of bfcl-live's train split for four tools; the holdout was not touched",
+        "judge": "agentkd.cycle.judge, default [gate], first look; parity of the first of each kind",
+        "settings": SETTINGS,
+        "flags_by_kind": flags,
+        "success": success,
+        "cpu_seconds": {c.name: cell["cpu"] for c, (cell, _) in found.items()},
+    }
+
+
+def main() -> int:
+    """Make, judge, publish."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--publish", action="store_true")
+    parser.add_argument("--minutes", type=float, default=600.0)
+    options = parser.parse_args()
+    n_good, bad = (SMALL_GOOD, SMALL_BAD) if options.small else (N_GOOD, BAD)
+    until = time.monotonic() + 60 * options.minutes
+    found = candidates_judged(all_candidates(n_good, bad), until, not options.publish)
+    rows = [
+        *rows_of_candidates(found, n_good, bad), *rows_of_power(found), *rows_of_trials(found), *rows_of_leaks(),
+    ]  # fmt: skip
+    return publish("gate-small" if options.small else "gate", rows, facts(found))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
