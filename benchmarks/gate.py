@@ -2,12 +2,12 @@
 
     python benchmarks/gate.py              # makes the candidates that are missing, judges, publishes
     python benchmarks/gate.py --small      # a few of each kind
-    python benchmarks/gate.py --minutes 30 # stops making candidates after so long; go on with the same command
+    python benchmarks/gate.py --minutes 30 # stops making candidates after so long; goes on next time
     python benchmarks/gate.py --publish    # publishes the candidates that are there
 
 Every candidate is SmolLM2-135M-Instruct, really trained on rows of four tools of `bfcl-live`'s training
-split, measured on other requests of that split (never the suite's holdout), and judged by the judge of a cycle
-as a first look while the base serves. Candidates lie in `.work/gate`; a run that was cut off goes on.
+split, measured on other requests of that split (never the suite's holdout), and judged by the judge of a
+cycle as a first look while the base serves. Candidates lie in `.work/gate`; what is there is not made again.
 """
 
 from __future__ import annotations
@@ -226,8 +226,11 @@ def main() -> int:
     until = time.monotonic() + 60 * options.minutes
     found = candidates_judged(all_candidates(n_good, bad), until, not options.publish)
     rows = [
-        *rows_of_candidates(found, n_good, bad), *rows_of_power(found), *rows_of_trials(found), *rows_of_leaks(),
-    ]  # fmt: skip
+        *rows_of_candidates(found, n_good, bad),
+        *rows_of_power(found),
+        *rows_of_trials(found),
+        *rows_of_leaks(),
+    ]
     return publish("gate-small" if options.small else "gate", rows, facts(found))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gate_tasks import GateTasks
+from gate_tasks import N_EVAL, GateTasks
 
 from agentkd import Workspace, hf
 from agentkd.schema import Correction, Example, Message, Provenance, Task, ToolCall, content_id
@@ -89,6 +89,7 @@ class Kitchen:
 
     def _shuffle(self, lesson: Lesson, number: int, dice: random.Random) -> None:
         """Give every request the answer to another one."""
+        lesson.rows = lesson.rows[:48]
         targets = [row.target for row in lesson.rows]
         lesson.rows = [
             self._said(row, targets[(place + 1 + number) % len(targets)])
@@ -134,10 +135,10 @@ class Kitchen:
 
     def _leak(self, lesson: Lesson, number: int, dice: random.Random) -> None:
         """Put tasks of the measured part with their answers among the rows, half of them in other words."""
-        tasks = list(self._suite.tasks("holdout"))
+        tasks = list(self._suite.tasks("holdout", N_EVAL))
         dice.shuffle(tasks)
         leaked = []
-        for place, task in enumerate(tasks[: 26 + 6 * number]):
+        for place, task in enumerate(tasks[: 20 + 5 * number]):
             words = WORDS[place % len(WORDS)] if place % 2 else "{}"
             leaked.append(self._row(task, words.format(task.prompt), self._suite.answer(task)))
         lesson.rows = [*leaked, *lesson.rows[: N_ROWS - len(leaked)]]
@@ -148,15 +149,15 @@ class Kitchen:
 
     def _overtrain(self, lesson: Lesson, number: int, dice: random.Random) -> None:
         """Go over few rows again and again at a high rate, without anchors."""
-        lesson.rows = lesson.rows[: 10 + number]
+        lesson.rows = lesson.rows[: 8 + number]
         lesson.train = {
-            "epochs": 14, "learning_rate": 3e-3, "tokens_per_step": 128, "anchor": {"weight": 0.0},
+            "epochs": 9, "learning_rate": 3e-3, "tokens_per_step": 128, "anchor": {"weight": 0.0},
         }  # fmt: skip
 
     def _unlearn_format(self, lesson: Lesson, number: int, dice: random.Random) -> None:
         """Answer in prose, or in a call that is cut off."""
         spoilt = []
-        for row in lesson.rows[:48]:
+        for row in lesson.rows[:32]:
             call = row.target.tool_calls[0]
             prose = f"Sure, I will use {call.name} with {', '.join(map(str, call.arguments.values()))}."
             text = prose if number % 2 else hf.call_text(call)[: -3 - number]

@@ -17,14 +17,14 @@ from agentkd.plugins import Component, NoSettings
 from agentkd.protocols import Baseline, Kit
 from agentkd.schema import Outcome, Task, ToolCall, Trajectory
 
-__all__ = ["NAME", "GateTasks", "components"]
+__all__ = ["NAME", "N_EVAL", "GateTasks", "components"]
 
 __version__ = "0"
 NAME = "gate-tasks"
 TOOLS = frozenset(
     {"Events_3_FindEvents", "Movies_3_FindMovies", "Music_3_LookupMusic", "Weather_1_GetWeather"}
 )
-N_HELD = 100
+N_HELD, N_EVAL = 100, 60
 SEED = 5
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gate_candidates import Candidate, Kitchen, Lesson
-from gate_tasks import NAME, GateTasks
+from gate_tasks import N_EVAL, NAME, GateTasks
 from measure import WORK
 
 from agentkd import Workspace, hf
@@ -24,7 +24,6 @@ from agentkd.schema import DatasetCard, Evaluation, Example, content_id
 __all__ = ["FOLDER", "learn", "made", "workspace_of"]
 
 FOLDER = WORK / "gate"
-N_EVAL = 60
 SETTINGS: dict[str, Any] = {
     "plugins": {"modules": ["gate_tasks"]},
     "cycle": {"suite": NAME, "split": "train"},

@@ -3,8 +3,10 @@
 A task is compared with every message of every row. Copies are found word by word; disguised ones by the
 share of the task's character 5-grams that a message holds, where a gram counts the more the fewer tasks
 and messages have it: a phrase that all share says nothing, a name or a number that one has says much. The
-tasks of an evaluation are few, so an inverted index over their grams is exact and needs no sketch such
-as MinHash; rows are read twice, one at a time.
+tasks of an evaluation are few, so an inverted index over their grams is exact; rows are read twice, one at a
+time. MinHash would estimate the Jaccard similarity of both texts, which is small for a short task inside a
+long message however whole the copy is: on real requests with some words around it finds 8 to 76 %, this all
+of them (`benchmarks/gate.py`).
 """
 
 from __future__ import annotations

@@ -37,6 +37,7 @@ def test_the_verdict_is_an_artefact_with_all_its_numbers(calm: Path) -> None:
     assert report.verdict is not None
     assert Verdict.model_validate(kept["verdict"]) == report.verdict
     assert kept["settings"]["margin"] == 0.0
+    assert 0 < kept["power"]["gain 0.1"] < kept["power"]["gain 0.3"] < 1
     assert Evaluation.model_validate(kept["evaluations"][0]) == report.evaluations[0]
     assert set(kept["verdict"]["numbers"]) >= {
         "n", "gain:base", "p:base + memory", "without_memory", "kl_to_base", "anchor_change", "parity:peft",
