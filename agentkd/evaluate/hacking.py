@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from agentkd.protocols import Comparison, Kit
 from agentkd.schema import Diagnosis, Value
@@ -74,13 +75,21 @@ class Hacking(Value):
 
 
 def read_course(metrics: Path) -> Course:
-    """Read the course of a training from its `metrics.jsonl`; an empty one where there is no such file."""
+    """Read the course of a training from its `metrics.jsonl`; an empty one where there is no such file.
+
+    The proxy is the loss of the objectives: what anchors add to it follows no law of the task.
+    """
     lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
     rows = [json.loads(line) for line in lines if line.strip()]
     return Course(
-        proxy=tuple((int(row["step"]), float(row["loss"])) for row in rows if "loss" in row),
+        proxy=tuple((int(row["step"]), _task_loss(row)) for row in rows if "loss" in row),
         golden=tuple((int(row["step"]), float(row["dev_loss"])) for row in rows if "dev_loss" in row),
     )
+
+
+def _task_loss(row: Mapping[str, Any]) -> float:
+    terms = {name: value for name, value in row.get("terms", {}).items() if name != "anchor"}
+    return float(sum(terms.values()) if terms else row["loss"])
 
 
 def find_hacking(course: Course) -> Hacking:

@@ -58,7 +58,11 @@ def test_few_steps_have_no_law() -> None:
 
 def test_the_course_is_read_from_the_log_of_a_training(tmp_path: Path) -> None:
     log = tmp_path / "metrics.jsonl"
-    rows = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}, {"step": 2, "dev_loss": 1.5}]
+    rows = [
+        {"step": 1, "loss": 2.0},
+        {"step": 2, "loss": 1.4, "terms": {"sft": 1.0, "anchor": 0.4}},
+        {"step": 2, "dev_loss": 1.5},
+    ]
     log.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     assert read_course(log) == Course(proxy=((1, 2.0), (2, 1.0)), golden=((2, 1.5),))
     assert read_course(tmp_path / "none.jsonl") == Course()
