@@ -10,10 +10,10 @@ from typing import cast
 from agentkd.cycle.evaluation import arm_of, run_key
 from agentkd.cycle.judge import trained_rows
 from agentkd.cycle.parts import Parts
-from agentkd.protocols import Evaluator
+from agentkd.protocols import Comparison, Evaluator
 from agentkd.schema import Evaluation, Example, Trajectory
 
-__all__ = ["diagnosed"]
+__all__ = ["comparison_of", "diagnosed"]
 
 
 def diagnosed(
@@ -31,12 +31,17 @@ def diagnosed(
     if not evaluation.checkpoint or not wanted:
         return evaluation
     evaluators = [cast(Evaluator, parts.build("evaluator", name)) for name in wanted]
-    comparison = _Comparison(parts, evaluation.checkpoint, serving, evaluation)
+    comparison = comparison_of(parts, serving, evaluation)
     found = []
     for evaluator in evaluators:
         parts.progress.say(f"evaluator {evaluator.name} ...")
         found.append(evaluator.evaluate(comparison, parts))
     return evaluation.model_copy(update={"diagnoses": tuple(found)})
+
+
+def comparison_of(parts: Parts, serving: str, evaluation: Evaluation) -> Comparison:
+    """Return what an evaluator sees of the candidate of an evaluation."""
+    return _Comparison(parts, evaluation.checkpoint, serving, evaluation)
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,8 @@ class _Evidence:
     def _task(self, row: Example) -> Task | None:
         runs = [self.trajectories[id_] for id_ in row.provenance.trajectories if id_ in self.trajectories]
         corrections = [self.corrections[id_] for id_ in row.provenance.corrections if id_ in self.corrections]
+        if any(run.task.is_synthetic for run in runs):
+            return None  # the suite does not know it; it was judged when it was written
         if any(len(c.accepted) > 1 for c in corrections):
             return None  # one of several calls is no whole answer
         if not corrections and any(len(s.accepted_calls) > 1 for run in runs for s in run.steps):

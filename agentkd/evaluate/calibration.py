@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -12,6 +13,9 @@ from agentkd.errors import DataError
 from agentkd.evaluate.said import Said, first_turns
 from agentkd.protocols import Comparison, Kit
 from agentkd.schema import Diagnosis, Value
+
+if TYPE_CHECKING:
+    from agentkd.hf import ReplyScorer
 
 __all__ = ["Calibration", "CalibrationSettings", "expected_calibration_error"]
 
@@ -55,13 +59,13 @@ class Calibration:
 
         A reply's confidence is the geometric mean of its tokens' probabilities, without the grammar.
         """
-        from agentkd.hf import Scorer
+        from agentkd.hf import ReplyScorer
 
         old = "base" if comparison.serving == "base" else "serving"
         said = {arm: first_turns(comparison.trajectories(arm)) for arm in (old, "student")}
         if not all(said.values()):
             return Diagnosis(evaluator=self.name, notes=("There are no replies of both arms to score.",))
-        scorer = Scorer(comparison.base, {old: comparison.before, "student": comparison.after})
+        scorer = ReplyScorer(comparison.base, {old: comparison.before, "student": comparison.after})
         pairs = {arm: self._confidences(scorer, arm, turns) for arm, turns in said.items()}
         error = {arm: expected_calibration_error(found, self._settings.bins) for arm, found in pairs.items()}
         rise = error["student"] - error[old]
@@ -81,12 +85,14 @@ class Calibration:
             rows=tuple(_row(arm, found, error[arm]) for arm, found in pairs.items()),
         )
 
-    def _confidences(self, scorer: object, arm: str, turns: Mapping[str, Said]) -> list[tuple[float, bool]]:
+    def _confidences(
+        self, scorer: ReplyScorer, arm: str, turns: Mapping[str, Said]
+    ) -> list[tuple[float, bool]]:
         found = []
         for task in sorted(turns)[: self._settings.n]:
             said = turns[task]
             try:
-                scored = scorer.score(said.prompt, said.reply, arm)  # type: ignore[attr-defined]
+                scored = scorer.score(said.prompt, said.reply, arm)
             except DataError:
                 continue  # a reply that the template cannot take
             if scored.log_probs:

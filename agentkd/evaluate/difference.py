@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from agentkd.protocols import Comparison, Kit
 from agentkd.schema import Diagnosis, Value
+
+if TYPE_CHECKING:
+    from agentkd.hf import ReplyScorer
 
 __all__ = ["Difference", "DifferenceSettings"]
 
@@ -31,9 +34,9 @@ class Difference:
 
     def evaluate(self, comparison: Comparison, kit: Kit) -> Diagnosis:
         """Compare next-token distributions on the anchor texts, text by text."""
-        from agentkd.hf import Scorer, anchor_rows
+        from agentkd.hf import ReplyScorer, anchor_rows
 
-        scorer = Scorer(comparison.base, {"before": comparison.before, "after": comparison.after})
+        scorer = ReplyScorer(comparison.base, {"before": comparison.before, "after": comparison.after})
         texts = [_Text(scorer, ids, first) for ids, first in anchor_rows(scorer.tokenizer)]
         n = sum(text.n for text in texts)
         kl, kl_before = sum(t.kl for t in texts) / n, sum(t.kl_before for t in texts) / n
@@ -55,7 +58,7 @@ class Difference:
 class _Text:
     """One anchor text under the three models."""
 
-    def __init__(self, scorer: Any, ids: list[int], first: int) -> None:
+    def __init__(self, scorer: ReplyScorer, ids: list[int], first: int) -> None:
         base, before, after = (scorer.log_probs(ids, first, by) for by in ("", "before", "after"))
         self.n = len(ids) - first
         kl_each = (base.exp() * (base - after)).sum(-1)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from itertools import pairwise
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -15,6 +15,9 @@ from agentkd.errors import DataError
 from agentkd.evaluate.said import Said, first_turns
 from agentkd.protocols import Comparison, Kit
 from agentkd.schema import Diagnosis, Value
+
+if TYPE_CHECKING:
+    from agentkd.hf import ReplyScorer
 
 __all__ = ["Provenance", "ProvenanceSettings", "origin_of", "sentences"]
 
@@ -73,7 +76,7 @@ class Provenance:
 
     def evaluate(self, comparison: Comparison, kit: Kit) -> Diagnosis:
         """Trace what the candidate said on held-out tasks."""
-        from agentkd.hf import Scorer
+        from agentkd.hf import ReplyScorer
 
         said = first_turns(comparison.trajectories("student"))
         taught = first_turns(comparison.trajectories(_TEACHER))
@@ -81,7 +84,7 @@ class Provenance:
         if not tasks:
             note = f"There are no replies of `student` and `{_TEACHER}` to trace."
             return Diagnosis(evaluator=self.name, notes=(note,))
-        scorer = Scorer(comparison.base, {"before": comparison.before, "after": comparison.after})
+        scorer = ReplyScorer(comparison.base, {"before": comparison.before, "after": comparison.after})
         traced = [row for task in tasks for row in self._trace(scorer, task, said[task], taught)]
         counts = Counter(origin for _, _, _, origin in traced)
         shares = {origin: counts[origin] / max(len(traced), 1) for origin in ORIGINS}
@@ -103,7 +106,7 @@ class Provenance:
         )
 
     def _trace(
-        self, scorer: Any, task: str, said: Said, taught: Mapping[str, Said]
+        self, scorer: ReplyScorer, task: str, said: Said, taught: Mapping[str, Said]
     ) -> list[tuple[str, str, tuple[float, float, float], str]]:
         """Return (task, sentence, its mean log-probability under each of the three, origin)."""
         asked = ((taught[task].prompt, ""), (said.prompt, "before"), (said.prompt, "after"))

@@ -168,9 +168,9 @@ def _exports_alike(export: ExportParity) -> Check:
 def _is_diagnosed_sound(diagnosis: Diagnosis) -> Iterator[Check]:
     """Refuse what an evaluator flags; without a flag its figures stand in the verdict all the same."""
     numbers = {f"{diagnosis.evaluator}:{name}": value for name, value in diagnosis.metrics.items()}
-    said = " ".join(diagnosis.notes) or f"`{diagnosis.evaluator}` saw nothing amiss."
+    said = " ".join(diagnosis.notes)
     if not diagnosis.flags:
-        yield Check(diagnosis.evaluator, True, said, numbers)
+        yield Check(diagnosis.evaluator, True, said or f"`{diagnosis.evaluator}` saw nothing amiss.", numbers)
     for flag in diagnosis.flags:
         yield Check(
             f"{diagnosis.evaluator}:{flag}", False, f"`{diagnosis.evaluator}` flags `{flag}`: {said}", numbers

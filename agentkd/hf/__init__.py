@@ -23,7 +23,7 @@ from agentkd.hf.render import (
     render_example,
     special_tokens,
 )
-from agentkd.hf.scoring import ScoredReply, Scorer
+from agentkd.hf.scoring import ReplyScorer, ScoredReply
 from agentkd.hf.tiny import tiny_model
 
 __all__ = [
@@ -34,8 +34,8 @@ __all__ = [
     "Export",
     "PROMPTS",
     "Parity",
+    "ReplyScorer",
     "ScoredReply",
-    "Scorer",
     "anchor_rows",
     "as_text",
     "attach_adapter",

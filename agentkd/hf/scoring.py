@@ -12,7 +12,7 @@ from agentkd.hf.loading import load_model, load_tokenizer
 from agentkd.hf.render import as_text, render_example
 from agentkd.schema import Message
 
-__all__ = ["ScoredReply", "Scorer"]
+__all__ = ["ReplyScorer", "ScoredReply"]
 
 
 class ScoredReply(NamedTuple):
@@ -26,7 +26,7 @@ class ScoredReply(NamedTuple):
     """Log-probability of each token after all before it, in nats, `[token]`."""
 
 
-class Scorer:
+class ReplyScorer:
     """A base model, bare or with one of several adapters, that is asked how likely replies are."""
 
     def __init__(self, base: str | Path, adapters: Mapping[str, Path | None]) -> None:

@@ -11,6 +11,7 @@ from agentkd.models.scripted import ScriptedModel
 from agentkd.testing.checks import (
     check_distiller,
     check_embedder,
+    check_evaluator,
     check_index,
     check_model,
     check_objective,
@@ -32,6 +33,7 @@ __all__ = [
     "ScriptedModel",
     "check_distiller",
     "check_embedder",
+    "check_evaluator",
     "check_index",
     "check_model",
     "check_objective",

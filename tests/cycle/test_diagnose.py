@@ -11,11 +11,13 @@ import pytest
 import agentkd
 from agentkd.cli.root import run_command_line
 from agentkd.cycle import judge
+from agentkd.cycle.diagnose import comparison_of
 from agentkd.cycle.transfer import transfer_matrix
 from agentkd.hookspecs import hookimpl
 from agentkd.plugins import Component
 from agentkd.protocols import Comparison, Kit
 from agentkd.schema import CycleReport, Diagnosis, Evaluation, Verdict
+from agentkd.testing import check_evaluator
 
 BUILT_IN = ("calibration", "provenance", "difference", "hacking", "ablation")
 
@@ -48,9 +50,12 @@ def test_the_verdict_is_an_artefact_with_all_its_numbers(calm: Path) -> None:
 
 def test_every_built_in_evaluator_says_something_about_a_real_candidate(cycled: Path) -> None:
     with agentkd.Workspace(cycled) as workspace:
-        found = {d.evaluator: d for d in workspace.evaluate(evaluators=BUILT_IN).diagnoses}
-    assert tuple(found) == BUILT_IN
-    assert all(one.notes for one in found.values())
+        evaluation = workspace.report().evaluations[0]
+        comparison = comparison_of(workspace.parts, "base", evaluation)
+        found = {
+            name: check_evaluator(workspace.parts.build("evaluator", name), comparison, workspace.parts)
+            for name in BUILT_IN
+        }
     assert found["calibration"].metrics["n"] == found["ablation"].metrics["n"] == 12
     assert 0 <= found["calibration"].metrics["ece_after"] <= 1
     shares = [found["provenance"].metrics[origin] for origin in ("teacher", "before", "both", "new")]
@@ -60,6 +65,13 @@ def test_every_built_in_evaluator_says_something_about_a_real_candidate(cycled: 
         found["difference"].metrics["kl_to_base"], rel=1e-3
     )  # the base serves
     assert found["hacking"].rows
+
+
+def test_an_evaluator_that_does_not_keep_its_promise_is_told_so(calm: Path) -> None:
+    with agentkd.Workspace(calm) as workspace:
+        comparison = comparison_of(workspace.parts, "base", workspace.report().evaluations[0])
+        with pytest.raises(AssertionError, match="does not say why"):
+            check_evaluator(Stern(), comparison, workspace.parts)
 
 
 class Stern:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from agentkd.testing.checks.distiller import check_distiller
 from agentkd.testing.checks.embedder import check_embedder
+from agentkd.testing.checks.evaluator import check_evaluator
 from agentkd.testing.checks.index import check_index
 from agentkd.testing.checks.model import check_model
 from agentkd.testing.checks.objective import check_objective
@@ -14,6 +15,7 @@ from agentkd.testing.checks.synthesizer import check_synthesizer
 __all__ = [
     "check_distiller",
     "check_embedder",
+    "check_evaluator",
     "check_index",
     "check_model",
     "check_objective",
