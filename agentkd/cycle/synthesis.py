@@ -58,7 +58,7 @@ def synthesize_stage(
     built = [cast(Synthesizer, parts.build("synthesizer", name)) for name in names]
     exam = assess(parts, suite=suite, split=settings.split, n=settings.n, seed=parts.settings.cycle.seed)
     teacher = _teacher(parts, is_dry)
-    written = _write(parts, built, teacher, exam, n_items or settings.max_items)
+    written = _write(parts, built, teacher, exam, n_items or settings.max_items, is_dry)
     if is_dry:
         return _expected(exam, teacher, written, names)
     _refuse_silence(written)
@@ -77,7 +77,7 @@ def _teacher(parts: Parts, is_dry: bool) -> Any:
 
 
 def _write(
-    parts: Parts, synthesizers: Sequence[Synthesizer], teacher: Any, exam: Exam, n_items: int
+    parts: Parts, synthesizers: Sequence[Synthesizer], teacher: Any, exam: Exam, n_items: int, is_dry: bool
 ) -> _Written:
     written = _Written()
     memories = _lessons(parts, exam)
@@ -86,7 +86,7 @@ def _write(
     ]
     with parts.progress.bar("synthesize", n_items, "items") as bar:
         for synthesizer, share in zip(synthesizers, shares, strict=True):
-            budget = Budget(items=share, seed=parts.settings.cycle.seed)
+            budget = Budget(items=share, seed=parts.settings.cycle.seed, spare=0 if is_dry else 1)
             taken = 0
             try:
                 for found in synthesizer.synthesize(exam.runs, teacher, exam.report, memories, budget):
@@ -104,10 +104,10 @@ def _write(
 
 def _lessons(parts: Parts, exam: Exam) -> Mapping[str, Sequence[Memory]]:
     """Return the lessons that a teacher may read, by run: recalled for its request, and shared."""
+    wrong = {mistake.trajectory_id for mistake in exam.report.mistakes}
     found: dict[str, Sequence[Memory]] = {}
-    for mistake in exam.report.mistakes:
-        run = next((run for run in exam.runs if run.id == mistake.trajectory_id), None)
-        if run is not None:
+    for run in exam.runs:
+        if run.id in wrong:
             scope = parts.settings.memory.scope.model_copy(update={"app": run.task.suite})
             hits = parts.memory.recall(run.task.prompt, scope=scope, checkpoint=exam.report.checkpoint)
             found[run.id] = [hit.memory for hit in hits if hit.memory.privacy == "shared"]
