@@ -13,7 +13,7 @@ from agentkd.cycle.stage import StageResult
 from agentkd.cycle.vetting import Vetted, vet
 from agentkd.errors import BudgetError, ConfigError, ModelError
 from agentkd.protocols import Synthesizer
-from agentkd.schema import Budget, Memory, Synthetic, Trajectory, Unusable, content_id
+from agentkd.schema import Budget, Memory, Synthetic, Trajectory, Unusable, content_id, origin_of
 
 __all__ = ["synthesize_stage"]
 
@@ -139,13 +139,14 @@ def _expected(exam: Exam, teacher: Any, written: _Written, names: Sequence[str])
 def _result(exam: Exam, teacher: Any, written: _Written, vetted: Vetted, n_new: int) -> StageResult:
     by = Counter(item.synthesizer for item in written.items)
     kept = _kept(vetted.trajectories)
-    wrote = ", ".join(f"{name} {kept.get(name, 0)} of {n}" for name, n in sorted(by.items())) or "nothing"
-    refused = "".join(f"; refused: {n} {reason}" for reason, n in sorted(vetted.refused.items()))
+    passed = (f"{kept.get(name, 0)} of {n} items of {name}" for name, n in sorted(by.items()))
+    wrote = f"{', '.join(passed)} passed, {n_new} new" if by else "nothing was written"
+    refused = "".join(f"; refused {n}: {reason}" for reason, n in sorted(vetted.refused.items()))
     lost = f"; {len(written.unusable)} answers unusable" if written.unusable else ""
     stopped = f"; stopped: {written.stopped}" if written.stopped else ""
     return StageResult(
-        f"student does {exam.report.success.value:.3f} of {exam.report.n} tasks; `{teacher.name}` wrote and "
-        f"passed {wrote}{refused}{lost}{stopped}",
+        f"student does {exam.report.success.value:.3f} of {exam.report.n} tasks; `{teacher.name}`: "
+        f"{wrote}{refused}{lost}{stopped}",
         {
             "report": exam.report.id,
             "teacher": teacher.name,
@@ -163,7 +164,5 @@ def _result(exam: Exam, teacher: Any, written: _Written, vetted: Vetted, n_new: 
 
 
 def _kept(trajectories: Sequence[Trajectory]) -> dict[str, int]:
-    from agentkd.schema import origin_of
-
     origins = [origin for t in trajectories if (origin := origin_of(t)) is not None]
     return dict(Counter(origin.synthesizer for origin in origins))
