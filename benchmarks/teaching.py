@@ -14,8 +14,8 @@ accepted calls, which a real teacher would have to write; it knows neither the e
 `tailored` items it reads the prompt (the wrong answer and the accepted one, chosen by the student report) and
 picks unused items near the mistake; asked for `random` ones it draws from the same pool. Both arms get as
 many items, trainings and steps. So the figures say what choosing by the report is worth, not how well a
-model writes. Exam and holdout are drawn from groups of three requests at most, the pool holds the large groups
-too: part of what the report tells is what will be asked.
+model writes. Exam and holdout are drawn from groups of three requests at most, the pool holds the large
+groups too: part of what the report tells is what will be asked.
 
 Final figures: `holdout`, read once per arm at the end; settings were chosen on `check`, a part of `train`.
 """
