@@ -7,14 +7,15 @@
 SmolLM2-135M-Instruct learns real requests of bfcl-live. A seed cuts the training split by near-duplicate
 group: `train` (ground truth, in every round), `exam` (assessments) and a pool that only the teacher knows. In
 each round the phase `synthesize` assesses the student, asks the teacher for items and checks them, and the
-student goes on training from its adapter on the ground truth and all items so far.
+student goes on training from its adapter on the ground truth and the new items.
 
 The teacher is a script, and an honest one: it may only hand out items of its pool, real requests with their
 accepted calls, which a real teacher would have to write; it knows neither the exam nor the holdout. Asked for
 `tailored` items it reads the prompt (the wrong answer and the accepted one, chosen by the student report) and
 picks unused items near the mistake; asked for `random` ones it draws from the same pool. Both arms get as
 many items, trainings and steps. So the figures say what choosing by the report is worth, not how well a
-model writes.
+model writes. Exam and holdout are drawn from groups of three requests at most, the pool holds the large
+groups too: part of what the report tells is what will be asked.
 
 Final figures: `holdout`, read once per arm at the end; settings were chosen on `check`, a part of `train`.
 """
@@ -56,14 +57,14 @@ class Plan:
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     rounds: int = 3
-    n_ground: int = 16
-    n_exam: int = 60
-    n_items: int = 32
+    n_ground: int = 12
+    n_exam: int = 48
+    n_items: int = 24
     n_final: int = 60
     final: str = "holdout"
 
 
-SMALL = Plan(seeds=(100,), rounds=2, n_ground=12, n_exam=40, n_items=24, n_final=40, final="check")
+SMALL = Plan(seeds=(100,), rounds=2, n_exam=32, n_final=40, final="check")
 TRAIN = {"epochs": 2, "learning_rate": 1e-3, "tokens_per_step": 256, "anchor": {"weight": 0.0}}
 
 
@@ -234,6 +235,7 @@ class Bench:
             teacher = PoolTeacher(fold_of(kit).lessons(), log, seed)
             return ScriptedModel(teacher, name="pool-teacher")
 
+        share = plan.n_items / (plan.n_items + plan.n_ground)  # the newest items, beside all ground truth
         ask = {"per_question": 2, "workers": 1}
         settings = {
             "roles": {"teacher": "pool"},
@@ -243,7 +245,7 @@ class Bench:
             "compile": {"dev_share": 0.0},
             "synthesize": {
                 "synthesizers": [arm if arm in ARMS else "random"], "split": "exam", "n": None,
-                "max_items": plan.n_items, "max_share": 0.95, "max_copy": 1.0,
+                "max_items": plan.n_items, "max_share": share, "max_copy": 1.0,
             },
             "synthesizer": {"tailored": ask, "random": ask},
             "train": {**TRAIN, "seed": seed},

@@ -13,7 +13,7 @@ from agentkd.cycle.stage import StageResult
 from agentkd.cycle.vetting import Vetted, vet
 from agentkd.errors import BudgetError, ConfigError, ModelError
 from agentkd.protocols import Synthesizer
-from agentkd.schema import Budget, Memory, Synthetic, Trajectory, Unusable, content_id
+from agentkd.schema import Budget, Memory, Synthetic, Trajectory, Unusable, content_id, origin_of
 
 __all__ = ["synthesize_stage"]
 
@@ -58,7 +58,7 @@ def synthesize_stage(
     built = [cast(Synthesizer, parts.build("synthesizer", name)) for name in names]
     exam = assess(parts, suite=suite, split=settings.split, n=settings.n, seed=parts.settings.cycle.seed)
     teacher = _teacher(parts, is_dry)
-    written = _write(parts, built, teacher, exam, n_items or settings.max_items)
+    written = _write(parts, built, teacher, exam, n_items or settings.max_items, is_dry)
     if is_dry:
         return _expected(exam, teacher, written, names)
     _refuse_silence(written)
@@ -77,7 +77,7 @@ def _teacher(parts: Parts, is_dry: bool) -> Any:
 
 
 def _write(
-    parts: Parts, synthesizers: Sequence[Synthesizer], teacher: Any, exam: Exam, n_items: int
+    parts: Parts, synthesizers: Sequence[Synthesizer], teacher: Any, exam: Exam, n_items: int, is_dry: bool
 ) -> _Written:
     written = _Written()
     memories = _lessons(parts, exam)
@@ -86,7 +86,7 @@ def _write(
     ]
     with parts.progress.bar("synthesize", n_items, "items") as bar:
         for synthesizer, share in zip(synthesizers, shares, strict=True):
-            budget = Budget(items=share, seed=parts.settings.cycle.seed)
+            budget = Budget(items=share, seed=parts.settings.cycle.seed, spare=0 if is_dry else 1)
             taken = 0
             try:
                 for found in synthesizer.synthesize(exam.runs, teacher, exam.report, memories, budget):
@@ -104,10 +104,10 @@ def _write(
 
 def _lessons(parts: Parts, exam: Exam) -> Mapping[str, Sequence[Memory]]:
     """Return the lessons that a teacher may read, by run: recalled for its request, and shared."""
+    wrong = {mistake.trajectory_id for mistake in exam.report.mistakes}
     found: dict[str, Sequence[Memory]] = {}
-    for mistake in exam.report.mistakes:
-        run = next((run for run in exam.runs if run.id == mistake.trajectory_id), None)
-        if run is not None:
+    for run in exam.runs:
+        if run.id in wrong:
             scope = parts.settings.memory.scope.model_copy(update={"app": run.task.suite})
             hits = parts.memory.recall(run.task.prompt, scope=scope, checkpoint=exam.report.checkpoint)
             found[run.id] = [hit.memory for hit in hits if hit.memory.privacy == "shared"]
@@ -139,13 +139,14 @@ def _expected(exam: Exam, teacher: Any, written: _Written, names: Sequence[str])
 def _result(exam: Exam, teacher: Any, written: _Written, vetted: Vetted, n_new: int) -> StageResult:
     by = Counter(item.synthesizer for item in written.items)
     kept = _kept(vetted.trajectories)
-    wrote = ", ".join(f"{name} {kept.get(name, 0)} of {n}" for name, n in sorted(by.items())) or "nothing"
-    refused = "".join(f"; refused: {n} {reason}" for reason, n in sorted(vetted.refused.items()))
+    passed = (f"{kept.get(name, 0)} of {n} items of {name}" for name, n in sorted(by.items()))
+    wrote = f"{', '.join(passed)} passed, {n_new} new" if by else "nothing was written"
+    refused = "".join(f"; refused {n}: {reason}" for reason, n in sorted(vetted.refused.items()))
     lost = f"; {len(written.unusable)} answers unusable" if written.unusable else ""
     stopped = f"; stopped: {written.stopped}" if written.stopped else ""
     return StageResult(
-        f"student does {exam.report.success.value:.3f} of {exam.report.n} tasks; `{teacher.name}` wrote and "
-        f"passed {wrote}{refused}{lost}{stopped}",
+        f"student does {exam.report.success.value:.3f} of {exam.report.n} tasks; `{teacher.name}`: "
+        f"{wrote}{refused}{lost}{stopped}",
         {
             "report": exam.report.id,
             "teacher": teacher.name,
@@ -163,7 +164,5 @@ def _result(exam: Exam, teacher: Any, written: _Written, vetted: Vetted, n_new: 
 
 
 def _kept(trajectories: Sequence[Trajectory]) -> dict[str, int]:
-    from agentkd.schema import origin_of
-
     origins = [origin for t in trajectories if (origin := origin_of(t)) is not None]
     return dict(Counter(origin.synthesizer for origin in origins))

@@ -20,6 +20,13 @@ class Budget(Value):
     """Items at most; what it yields beyond them is not read."""
     seed: int = 0
     """Seed of what it draws."""
+    spare: int = 1
+    """Further questions that may be asked per one that is needed: answers that give nothing are made up for.
+    A dry run, in which nobody answers, has none."""
+
+    def questions(self, per_question: int = 1) -> int:
+        """Return how many questions may be asked where each asks for some items."""
+        return -(-self.items // per_question) * (1 + self.spare)
 
 
 class Origin(Value):

@@ -24,8 +24,6 @@ __all__ = [
     "build_rationale",
 ]
 
-_SPARE = 2
-
 
 class RationaleSettings(AskSettings):
     """`[synthesizer.rationale]`."""
@@ -76,7 +74,7 @@ class RationaleSynthesizer:
         prompt = load_prompt(self.name, self.settings.prompts)
         questions: list[Question] = []
         for seed, mistake, series in wrong_ones(seeds, student_report):
-            if series > 1 or len(questions) >= _SPARE * budget.items:
+            if series > 1 or len(questions) >= budget.questions():
                 break
             tools, _ = tool_texts(seed.task.tools, (mistake.tool, mistake.said_tool))
             said = mistake.said or "nothing"
@@ -131,10 +129,9 @@ class ParaphraseSynthesizer:
     ) -> Iterator[Synthetic | Unusable]:
         """Yield rewordings until the budget is used up; the answer stays the accepted one."""
         n, prompt = self.settings.per_question, load_prompt(self.name, self.settings.prompts)
-        wanted = _SPARE * -(-budget.items // n)
         questions = [
             Question(seed, fill(prompt, {"request": seed.task.prompt, "n": str(n), "series": str(series)}))
-            for seed, series in islice(drawn(seeds, budget.seed), wanted)
+            for seed, series in islice(drawn(seeds, budget.seed), budget.questions(n))
         ]
 
         def read(question: Question, text: str) -> list[Synthetic]:

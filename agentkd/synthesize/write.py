@@ -32,8 +32,6 @@ __all__ = [
     "build_tailored",
 ]
 
-_SPARE = 2  # questions per one that is needed: answers that give nothing are made up for
-
 
 class WriteSettings(AskSettings):
     """`[synthesizer.tailored]` and `[synthesizer.random]`."""
@@ -90,8 +88,8 @@ class _Writes:
         budget: Budget,
     ) -> Iterator[Synthetic | Unusable]:
         """Yield items until the budget is used up or the teacher has nothing more to say."""
-        n = -(-budget.items // self.settings.per_question)
-        questions = islice(self._questions(seeds, student_report, memories, budget), _SPARE * n)
+        n = budget.questions(self.settings.per_question)
+        questions = islice(self._questions(seeds, student_report, memories, budget), n)
 
         def read(question: Question, text: str) -> list[Synthetic]:
             return self._read(question, text, teacher.name, student_report)

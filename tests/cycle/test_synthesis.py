@@ -322,7 +322,7 @@ def test_the_command_line_estimates_teaches_and_shows_the_exam(
     told = ["--set", "roles.teacher=scripted", "--set", f"model.scripted.replies={replies}"]
     assert main(["-C", str(folder), *told, "--json", "synthesize", "tailored", "-n", "4", "--dry-run"]) == 0
     dry = json.loads(capsys.readouterr().out)
-    assert dry["usage"]["calls"] == 4
+    assert dry["usage"]["calls"] == 2
     assert dry["usage"]["prompt_tokens"] > 100
     assert main(["-C", str(folder), *told, "--json", "synthesize", "tailored", "-n", "1"]) == 0
     made = json.loads(capsys.readouterr().out)

@@ -135,6 +135,9 @@ def test_an_old_database_is_migrated(remote: Ledger, server: str, make: Make) ->
     remote.close()
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute("DROP TABLE index_marks, memory_parents, trials, store_items")
+        connection.execute(
+            "DROP TABLE synthetic_seeds, synthetic_memories, synthetic_reports, student_reports"
+        )
         connection.execute("ALTER TABLE memories DROP COLUMN lesson")
         for column in ("status", "current", "details"):
             connection.execute(f"ALTER TABLE memory_events DROP COLUMN {column}")
