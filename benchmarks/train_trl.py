@@ -13,7 +13,10 @@ PAD = -100
 
 
 def run(spec: Spec, clock: Any, load: Callable[[Spec], Any], rate: Callable[[Spec, int], float]) -> None:
-    """Train with the options of `spec["trl"]`; what they leave out is TRL's default."""
+    """Train with the options of `spec["trl"]`; what they leave out is TRL's default.
+
+    With `packing` TRL makes its own batches: each step says how many labels it had.
+    """
     from datasets import Dataset
     from transformers import AutoTokenizer, TrainerCallback
     from trl import SFTConfig, SFTTrainer
@@ -22,10 +25,12 @@ def run(spec: Spec, clock: Any, load: Callable[[Spec], Any], rate: Callable[[Spe
     parts = None if options.get("packing") else micro_batches(spec, bool(options.get("padding_free")))
     n_micro = options.pop("n_micro", 1)
     losses: list[float] = []
+    labels: list[int] = []
 
     class Trainer(SFTTrainer):  # type: ignore[misc]
-        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-            loss = super().compute_loss(*args, **kwargs)
+        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            labels.append(int((inputs["labels"] != PAD).sum()))
+            loss = super().compute_loss(model, inputs, *args, **kwargs)
             losses.append(float(loss.detach()))
             return loss
 
@@ -43,11 +48,13 @@ def run(spec: Spec, clock: Any, load: Callable[[Spec], Any], rate: Callable[[Spe
     class Timer(TrainerCallback):  # type: ignore[misc]
         def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
             losses.clear()
+            labels.clear()
             self.step = clock.step()
             self.line = self.step.__enter__()
 
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             self.line["loss"] = sum(losses)
+            self.line["labels"] = sum(labels)
             self.step.__exit__(None, None, None)
 
     model = load(spec)

@@ -262,9 +262,10 @@ def _card(tally: Tally, compilation: _Compilation, selectors: Iterable[str]) -> 
         "need_rejected": compilation.need_rejected,
         "max_tokens": compilation.renderer.max_tokens,
     }
-    base = compilation.inputs.base_id
+    base, teacher = compilation.inputs.base_id, compilation.inputs.teacher if tally.n_taught else ""
+    foreign = [teacher] if teacher not in ("", "base") else []
     return DatasetCard(
-        id=content_id("dat", sorted(tally.train), sorted(tally.dev), template, base, settings),
+        id=content_id("dat", sorted(tally.train), sorted(tally.dev), template, base, settings, *foreign),
         n_train=len(tally.train),
         n_dev=len(tally.dev),
         n_label_tokens=tally.n_label_tokens,
@@ -275,7 +276,7 @@ def _card(tally: Tally, compilation: _Compilation, selectors: Iterable[str]) -> 
         dropped={reason: n for reason, n in sorted(compilation.dropped.items()) if n},
         refusals=tuple(compilation.refusals[reason] for reason in sorted(compilation.refusals)),
         base=base,
-        teacher=compilation.inputs.teacher if tally.n_taught else "",
+        teacher=teacher,
         template_hash=template,
         settings=settings,
     )

@@ -69,9 +69,8 @@ def _first_wrong(
     roads: Mapping[_Key, Sequence[int]],
     tools: Sequence[ToolSpec],
 ) -> Turn | None:
-    specs = {spec.name: spec for spec in tools}
     suspects: list[tuple[bool, Turn]] = []
-    for turn, is_ok in spoken(trajectory, specs):
+    for turn, is_ok in spoken(trajectory, tools):
         right = [positives[number].target.content for number in roads.get(_key(turn.history), ())]
         if right and turn.target.content not in right:
             return turn

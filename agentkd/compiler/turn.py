@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from agentkd.hf import call_text
 from agentkd.schema import Correction, Message, Step, ToolCall, ToolResult, ToolSpec, Trajectory
@@ -48,6 +48,25 @@ class Turn:
     """Memories that stood in the prompt of a model that acted well."""
 
 
+class Specs:
+    """The tools of one trajectory, and its calls as messages, each made once: target here, history there."""
+
+    def __init__(self, tools: Sequence[ToolSpec]) -> None:
+        self.by_name = {spec.name: spec for spec in tools}
+        self._made: dict[tuple[int, str], tuple[ToolCall, Message]] = {}
+
+    def message(self, call: ToolCall, origin: Literal["model", "person"]) -> Message:
+        """Return a call as the assistant says it."""
+        key = id(call), origin
+        if key not in self._made:  # the call is kept too, so that its id stays its own
+            ordered = in_schema_order(call, self.by_name.get(call.name))
+            self._made[key] = (
+                call,
+                Message(role="assistant", content=call_text(ordered), tool_calls=(ordered,), origin=origin),
+            )
+        return self._made[key][1]
+
+
 def turns_of(
     trajectory: Trajectory,
     corrections: Sequence[Correction],
@@ -55,7 +74,7 @@ def turns_of(
     dropped: Counter[str],
 ) -> Iterator[Turn]:
     """Yield the turns of one trajectory; what is left out is counted by reason in `dropped`."""
-    specs = {spec.name: spec for spec in tools}
+    specs = Specs(tools)
     usable = [c for c in corrections if c.accepted or c.accepted_answer]
     whole = _final(c for c in usable if c.step is None)
     by_step = {c.step: _final(o for o in usable if o.step == c.step) for c in usable if c.step is not None}
@@ -119,7 +138,7 @@ def _corrected(
     correction: Correction,
     step: Step | None,
     history: tuple[Message, ...],
-    specs: Mapping[str, ToolSpec],
+    specs: Specs,
     dropped: Counter[str],
 ) -> Iterator[Turn]:
     at = step or next(iter(trajectory.steps), None)
@@ -141,7 +160,7 @@ def _corrected(
         if number > len(results):  # what the tools would have answered is not known
             dropped["later call of a correction"] += len(correction.accepted) - number
             return
-        target = _call_message(call, specs, "person")
+        target = specs.message(call, "person")
         if _is_offered(call, specs, dropped):
             wrong = _wrong(correction, at, target, specs) if number == 0 else None
             yield replace(turn, target=target, history=history, rejected=wrong)
@@ -153,7 +172,7 @@ def _own(
     trajectory: Trajectory,
     step: Step,
     history: tuple[Message, ...],
-    specs: Mapping[str, ToolSpec],
+    specs: Specs,
     dropped: Counter[str],
 ) -> Iterator[Turn]:
     turn = Turn(
@@ -175,12 +194,13 @@ def _own(
         if result is not None and not result.ok:
             dropped["call that failed on the way"] += 1
         elif _is_offered(call, specs, dropped):
-            yield replace(turn, history=history, target=_call_message(call, specs, "model"))
+            yield replace(turn, history=history, target=specs.message(call, "model"))
         history += _exchange(call, result, specs)
 
 
-def spoken(trajectory: Trajectory, specs: Mapping[str, ToolSpec]) -> Iterator[tuple[Turn, bool]]:
+def spoken(trajectory: Trajectory, tools: Sequence[ToolSpec]) -> Iterator[tuple[Turn, bool]]:
     """Yield all that an agent said by itself, right or wrong, and whether the tool took it."""
+    specs = Specs(tools)
     history: tuple[Message, ...] = ()
     for step in trajectory.steps:
         turn = Turn(
@@ -192,20 +212,20 @@ def spoken(trajectory: Trajectory, specs: Mapping[str, ToolSpec]) -> Iterator[tu
             trajectories=(trajectory.id,),
         )
         for call, result in _executed(step):
-            said = replace(turn, history=history, target=_call_message(call, specs, "model"))
+            said = replace(turn, history=history, target=specs.message(call, "model"))
             yield said, result is None or result.ok
             history += _exchange(call, result, specs)
         if not step.accepted_calls:
             refused = step.reply.tool_calls[:1]
             content = step.reply.content
             if refused:
-                yield replace(turn, target=_call_message(refused[0], specs, "model")), False
+                yield replace(turn, target=specs.message(refused[0], "model")), False
             elif content.strip():
                 yield replace(turn, target=Message(role="assistant", content=content, origin="model")), True
             history += _said(step, specs)
 
 
-def _said(step: Step, specs: Mapping[str, ToolSpec]) -> tuple[Message, ...]:
+def _said(step: Step, specs: Specs) -> tuple[Message, ...]:
     """Return what later turns see of a step: accepted calls with their results, or the text."""
     if step.accepted_calls:
         return tuple(m for call, result in _executed(step) for m in _exchange(call, result, specs))
@@ -219,28 +239,19 @@ def _executed(step: Step) -> Iterator[tuple[ToolCall, ToolResult | None]]:
         yield call, step.results[number] if number < len(step.results) else None
 
 
-def _exchange(
-    call: ToolCall, result: ToolResult | None, specs: Mapping[str, ToolSpec]
-) -> tuple[Message, ...]:
-    said = _call_message(call, specs, "model")
+def _exchange(call: ToolCall, result: ToolResult | None, specs: Specs) -> tuple[Message, ...]:
+    said = specs.message(call, "model")
     if result is None:
         return (said,)
     answer = result.content if result.ok else f"error: {result.error}"
     return (said, Message(role="tool", content=answer, name=call.name, origin="tool"))
 
 
-def _call_message(call: ToolCall, specs: Mapping[str, ToolSpec], origin: Any) -> Message:
-    ordered = in_schema_order(call, specs.get(call.name))
-    return Message(role="assistant", content=call_text(ordered), tool_calls=(ordered,), origin=origin)
-
-
-def _wrong(
-    correction: Correction, step: Step | None, target: Message, specs: Mapping[str, ToolSpec]
-) -> Message | None:
+def _wrong(correction: Correction, step: Step | None, target: Message, specs: Specs) -> Message | None:
     """Return what the agent wanted to say; None where that is unknown or the same as the target."""
     proposed = correction.proposed or (step.reply.tool_calls if step is not None else ())
     if proposed:
-        message = _call_message(proposed[0], specs, "model")
+        message = specs.message(proposed[0], "model")
     elif step is not None and step.reply.content:
         message = Message(role="assistant", content=step.reply.content, origin="model")
     else:
@@ -248,8 +259,8 @@ def _wrong(
     return None if message.content == target.content else message
 
 
-def _is_offered(call: ToolCall, specs: Mapping[str, ToolSpec], dropped: Counter[str]) -> bool:
-    if specs and call.name not in specs:
+def _is_offered(call: ToolCall, specs: Specs, dropped: Counter[str]) -> bool:
+    if specs.by_name and call.name not in specs.by_name:
         dropped["call of a tool that is not offered"] += 1
         return False
     return True

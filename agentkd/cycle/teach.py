@@ -29,7 +29,7 @@ def teacher_fields(parts: Parts) -> dict[str, Any]:
     if not teacher:
         return {}
     if is_remote(teacher):
-        return {"teacher_id": content_id("remote", teacher)}
+        return {"teacher_id": _remote_id(parts, teacher)}
     if not teacher.startswith(OWN_ADAPTER):
         from agentkd.models.gguf import resolve_model
 
@@ -54,6 +54,13 @@ def teacher_fields(parts: Parts) -> dict[str, Any]:
         "teacher_adapter": str(folder),
         "teacher_id": content_id("teacher", checkpoint.base_id, digest),
     }
+
+
+def _remote_id(parts: Parts, teacher: str) -> str:
+    """Return the name of a remote teacher: the same string at another address is another model."""
+    component = teacher if teacher in parts.registry.names("model") else "litellm"
+    address = str(parts.settings.options("model", component).get("api_base", ""))
+    return content_id("remote", teacher, *([address] if address else []))
 
 
 def settings_with_folders(parts: Parts) -> TrainSettings:

@@ -7,6 +7,7 @@ Weinberger et al., "Feature Hashing for Large Scale Multitask Learning" (2009): 
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -52,7 +53,7 @@ class HashingEmbedder:
             for feature, count in Counter(self._features(clean_text(text))).items():
                 number = int.from_bytes(hashlib.blake2b(feature.encode(), digest_size=8).digest(), "big")
                 sign = 1.0 if number & 1 else -1.0
-                vectors[row, (number >> 1) % self.dimensions] += sign * float(np.sqrt(count))
+                vectors[row, (number >> 1) % self.dimensions] += sign * math.sqrt(count)
         return unit(vectors)
 
     def _features(self, text: str) -> Iterator[str]:

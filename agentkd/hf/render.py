@@ -28,10 +28,12 @@ __all__ = [
     "special_tokens",
 ]
 
+_JSON = json.JSONEncoder(ensure_ascii=False)
+
 
 def call_text(call: ToolCall) -> str:
     """Return the one JSON text of a call, the same in training targets and in the decoding grammar."""
-    return json.dumps({"name": call.name, "arguments": call.arguments}, ensure_ascii=False)
+    return _JSON.encode({"name": call.name, "arguments": call.arguments})
 
 
 def as_text(message: Message) -> str:
@@ -44,7 +46,7 @@ def as_text(message: Message) -> str:
     if not message.tool_calls:
         return message.content
     calls = "\n".join(call_text(call) for call in message.tool_calls)
-    if not message.content or _says_the_same(message.content, message.tool_calls):
+    if not message.content or message.content == calls or _says_the_same(message.content, message.tool_calls):
         return message.content or calls
     return f"{message.content}\n{calls}"
 

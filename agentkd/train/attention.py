@@ -17,9 +17,9 @@ from agentkd.errors import TrainError
 from agentkd.train.block import Block, BlockAttention, make_blocks
 from agentkd.train.packing import Pack
 
-__all__ = ["Layout", "packed_attention"]
+__all__ = ["MAX_KEPT", "Layout", "packed_attention"]
 
-_MAX_KEPT = 3 << 20  # query-key pairs; past them the kept scores would take more memory than they save time
+MAX_KEPT = 3 << 20  # query-key pairs; past them the kept scores would take more memory than they save time
 _MAX_GATHERED = 1 << 17  # tokens of one group
 _MANY_COPIES = 1.5  # copies of a token in the rows of a pack, past which they are not kept
 _UNKNOWN = ("softcap", "s_aux", "position_bias")
@@ -45,7 +45,7 @@ class Layout:
         if window not in self._blocks:
             self._blocks[window] = make_blocks(self._pack, window, self._dtype)
         blocks = self._blocks[window]
-        return blocks if sum(block.n_pairs for block in blocks) <= _MAX_KEPT else None
+        return blocks if sum(block.n_pairs for block in blocks) <= MAX_KEPT else None
 
     @functools.cached_property
     def groups(self) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:

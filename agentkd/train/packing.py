@@ -70,6 +70,8 @@ class Pack:
     """For each label, its loss weight, `[n]`."""
     labels: list[tuple[int, int]] = field(default_factory=list)
     """For each label, (number of its view as given, its place among the labels of that view)."""
+    n_pairs: int = 0
+    """Query-key pairs that attention in blocks computes, about."""
 
     def add(self, number: int, view: View, path: list[int], n_shared: int) -> None:
         """Append a row whose first `n_shared` input tokens lie at `path` already."""
@@ -108,20 +110,20 @@ def make_packs(
     Views whose numbers stand in one group of `together` come into one pack. A group, or a row by itself,
     that is larger is alone in its pack.
     """
-    pack, pairs = Pack(), 0
+    pack = Pack()
     previous: tuple[int, ...] = ()
     for unit in _units(views, together):
         n_new, new_pairs = _cost(views, unit, previous if pack.paths else ())
-        if pack.paths and (len(pack.tokens) + n_new > max_tokens or pairs + new_pairs > max_pairs):
+        if pack.paths and (len(pack.tokens) + n_new > max_tokens or pack.n_pairs + new_pairs > max_pairs):
             yield pack
-            pack, pairs = Pack(), 0
+            pack = Pack()
             new_pairs = _cost(views, unit, ())[1]
         for number in unit:
             inputs = views[number].ids[:-1]
             n_shared = _n_shared(previous, inputs) if pack.paths else 0
             pack.add(number, views[number], pack.paths[-1] if n_shared else [], n_shared)
             previous = inputs
-        pairs += new_pairs
+        pack.n_pairs += new_pairs
     if pack.paths:
         yield pack
 

@@ -16,6 +16,7 @@ import torch
 
 from agentkd.errors import TrainError
 from agentkd.schema import TrainJob
+from agentkd.train.attention import MAX_KEPT
 from agentkd.train.packing import MAX_PAIRS, Pack
 from agentkd.train.probe import LayerCost, head_seconds, probe_layers
 from agentkd.train.rows import View
@@ -63,6 +64,8 @@ class Shape:
     """Parameters of the base."""
     n_adapter: int
     """Trained parameters."""
+    n_heads: int = 1
+    """Query heads of a layer."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,8 @@ class Load:
     """Labels of the pack with the most."""
     n_general: int = 0
     """Tokens of general text beside the rows, over all steps."""
+    most_pairs: int = 0
+    """Query-key pairs of the pack with the most."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +133,9 @@ def shape_of(job: TrainJob) -> tuple[Any, Shape]:
             ),
         )
     n_adapter = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    return config, Shape(text.num_hidden_layers, text.hidden_size, text.vocab_size, n_base, n_adapter)
+    return config, Shape(
+        text.num_hidden_layers, text.hidden_size, text.vocab_size, n_base, n_adapter, text.num_attention_heads
+    )
 
 
 def memory_limit_mib(job: TrainJob, device: str) -> float:
@@ -173,12 +180,13 @@ def measure_load(steps: Sequence[Sequence[int]], packs: Packs, pack_tokens: int,
     """Pack the steps (a sample of them, of a long job) and count."""
     stride = max(1, len(steps) // _SAMPLED_STEPS)
     sampled = steps[::stride]
-    largest = computed = labels = 0
+    largest = computed = labels = pairs = 0
     for rows in sampled:
         for pack in packs(rows, pack_tokens, pack_pairs):
             largest, labels = max(largest, len(pack.tokens)), max(labels, len(pack.targets))
+            pairs = max(pairs, pack.n_pairs)
             computed += len(pack.tokens)
-    return Load(largest, round(computed * len(steps) / len(sampled)), labels)
+    return Load(largest, round(computed * len(steps) / len(sampled)), labels, most_pairs=pairs)
 
 
 def fit(
@@ -234,6 +242,7 @@ def _with_anchors(load: Load, job: TrainJob, n_steps: int, pack_tokens: int) -> 
         n_computed=load.n_computed,
         most_labels=max(load.most_labels, min(n, pack_tokens)),
         n_general=n * n_steps,
+        most_pairs=load.most_pairs,
     )
 
 
@@ -319,6 +328,7 @@ class _Bench:
         logits = n_chunk * shape.n_vocabulary * (4 * _LOGIT_TENSORS + 2 * self._bytes * (self._bytes < 4))
         states = 3 * load.most_labels * shape.width * 4
         kept = load.largest * (cost.layer_bytes * shape.n_layers + cost.other_bytes)
+        kept += self._scores(cost, load) * (1 if recompute else shape.n_layers)
         weights = self._bytes if self._job.settings.quantise == "none" else 0.6
         parts = {
             "imports": self._imports,
@@ -332,3 +342,10 @@ class _Bench:
         seconds = n_computed * per_token + n_labels * self._head
         forward = per_token * cost.forward_share
         return Fit(tokens, pairs, chunk, recompute, parts, seconds, forward, load, self._limit)
+
+    def _scores(self, cost: LayerCost, load: Load) -> float:
+        """Return the bytes of a layer's attention scores beyond those of the probe, whose rows are short."""
+        if self._device.startswith("cuda") or load.most_pairs > MAX_KEPT:
+            return 0.0  # scores are not kept there
+        pairs = max(0.0, load.most_pairs - cost.n_pairs * load.largest)
+        return pairs * self._shape.n_heads * self._bytes

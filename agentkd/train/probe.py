@@ -46,6 +46,8 @@ class LayerCost:
     """Forward and backward of the rest, without the head."""
     forward_share: float
     """Share of the seconds that the forward pass alone takes."""
+    n_pairs: float = 0.0
+    """Query-key pairs whose scores are among the bytes of a layer."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ def probe_layers(
         layer_seconds=layer_seconds / n,
         other_seconds=max(0.0, seconds_1 - layer_seconds) / n,
         forward_share=forward_2 / seconds_2,
+        n_pairs=pack.n_pairs / n,
     )
 
 

@@ -86,6 +86,17 @@ def test_the_teacher_sees_memories_and_tools_and_the_student_does_not(make, rows
     assert "Tools:" not in make.tokenizer.decode(rows(card)[0].teacher.ids)
 
 
+def test_another_teacher_makes_another_dataset_and_its_card_says_so(make):
+    runs = [make.run("a"), make.run("b")]
+    memories = [make.memory("BOOK AT ONCE", runs[1])]
+    cards = [
+        make.compile(make.inputs(runs, memories=memories, teacher=teacher), need_teacher=True)
+        for teacher in ("openai/one", "openai/two")
+    ]
+    assert [card.teacher for card in cards] == ["openai/one", "openai/two"]
+    assert cards[0].id != cards[1].id
+
+
 def test_a_success_rests_on_the_memories_that_it_recalled(make, rows):
     (row,) = rows(make.compile(make.inputs([make.run(recalled=("mem-1",))])))
     assert (row.kind, row.provenance.memories) == ("internalise", ("mem-1",))

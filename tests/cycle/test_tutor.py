@@ -14,6 +14,7 @@ import torch
 
 import agentkd
 from agentkd import hf
+from agentkd.cycle.teach import teacher_fields
 from agentkd.cycle.training import train_job
 from agentkd.cycle.tutor import taught_job
 from agentkd.errors import ConfigError, ModelError
@@ -185,6 +186,14 @@ def test_a_server_with_the_students_tokens_scores_the_rows_exactly(
         asked = len(teacher.requests)
         job_of(workspace)
         assert len(teacher.requests) == asked, "what was paid for is asked once"
+
+
+def test_one_name_at_two_addresses_is_two_teachers(opened: Callable[..., agentkd.Workspace]) -> None:
+    ids = []
+    for url in ("http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1"):
+        with opened(url, "text-completion-openai/tiny", {"forward-kl": {}}) as workspace:
+            ids.append(teacher_fields(workspace.parts)["teacher_id"])
+    assert ids[0] != ids[1]
 
 
 def test_a_chat_model_with_other_tokens_answers_and_its_words_are_learnt(

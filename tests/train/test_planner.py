@@ -138,6 +138,23 @@ def test_the_load_counts_what_is_computed(make_view: MakeView) -> None:
     assert (load.largest, load.n_computed, load.most_labels) == (8, 16, 2)
 
 
+def test_the_scores_of_a_row_longer_than_those_probed_are_counted(
+    make_job: MakeJob, make_view: MakeView
+) -> None:
+    job = make_job()
+    config, shape = shape_of(job)
+    long = make_view([n % 200 + 20 for n in range(1200)], 20)
+    short = [make_view([n, *range(20, 50)], 5) for n in range(40)]
+
+    def activations(views: list[View]) -> float:
+        return fit(
+            job, shape, config, views, [(0,)], lambda rows, t, p: make_packs([long], t, p),
+            device="cpu", dtype="float32", n_labels=20, imports=400.0,
+        ).parts["activations"]  # fmt: skip
+
+    assert activations([*short, long]) == pytest.approx(activations([long]), rel=0.25)
+
+
 def test_the_plan_counts_the_general_text_of_every_step(make_job: MakeJob, make_view: MakeView) -> None:
     view = make_view([1, 5, 6, 7, 2], 2)
 
