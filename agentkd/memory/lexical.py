@@ -16,6 +16,7 @@ import threading
 import unicodedata
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,11 +26,12 @@ from agentkd.memory.lock import IndexLock
 
 __all__ = ["LexicalIndex", "WordHit"]
 
-_VERSION = "1"  # of fields and analysis: another one makes a new index
+_VERSION = "2"  # of fields and analysis: another one makes a new index
 _HEAP = 15_000_000  # bytes of the writer's buffer
 _LONGEST = 40  # letters; longer words are keys and hashes
 _MOST_TERMS = 48  # of one query: the rarest words of a long state
-_MOST_POSTINGS = 150_000  # documents that its words are read in, summed: the commonest words are left out
+_MOST_POSTINGS = 50_000  # documents that its words are looked up in, summed: the commonest words only rank
+_SATURATION = 1.2  # BM25's k1
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _MARKER = ""  # the word that every document of a partition has
 
@@ -156,6 +158,7 @@ class _Opened:
         builder = tantivy.SchemaBuilder()
         builder.add_text_field("memory", stored=True, tokenizer_name="raw", index_option="basic")
         builder.add_text_field("words", tokenizer_name="whitespace", index_option="freq")
+        builder.add_bytes_field("said", stored=True, indexed=False)
         self._schema = builder.build()
         self._analyzer = (
             tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.simple())
@@ -180,7 +183,9 @@ class _Opened:
     def put(self, memory_id: str, words: Iterable[str], partition: str) -> None:
         document = self._tantivy.Document()
         document.add_text("memory", memory_id)
-        document.add_text("words", " ".join(f"{partition}:{word}" for word in words))
+        said = list(words)
+        document.add_text("words", " ".join(f"{partition}:{word}" for word in said))
+        document.add_bytes("said", " ".join(said).encode())
         self._writing().add_document(document)
 
     def publish(self) -> None:
@@ -197,7 +202,8 @@ class _Opened:
         counts = {word: {p: searcher.doc_freq("words", f"{p}:{word}") for p in sizes} for word in words}
         rarity = {word: _rarity(sum(counts[word].values()), sum(sizes.values())) for word in words}
         clauses = []
-        for word in _telling(words, rarity, {word: sum(counts[word].values()) for word in words}):
+        telling = _telling(words, rarity, {word: sum(counts[word].values()) for word in words})
+        for word in telling:
             for partition, n in counts[word].items():
                 if n:
                     # tantivy weighs a term by how rare it is among all documents, whoever sees them
@@ -207,8 +213,14 @@ class _Opened:
             return []
         query = self._tantivy.Query.boolean_query(clauses)
         found = searcher.search(query, k, count=False).hits
-        mass = sum(rarity.values())
-        return [WordHit(searcher.doc(at)["memory"][0], round(score / mass, 6)) for score, at in found]
+        mass, common = sum(rarity.values()), {*words} - {*telling}
+        hits = []
+        for score, at in found:
+            document = searcher.doc(at)
+            if common:
+                score += _weight(common, document["said"][0].decode().split(" "), rarity)
+            hits.append(WordHit(document["memory"][0], round(score / mass, 6)))
+        return hits
 
     def _clause(self, term: str, weight: float) -> Any:
         query = self._tantivy.Query
@@ -247,7 +259,7 @@ class _Opened:
 
 
 def _telling(words: Iterable[str], rarity: Mapping[str, float], n: Mapping[str, int]) -> list[str]:
-    """Return the rarest words of a query: as many as are read quickly, however large the index is."""
+    """Return the rarest words of a query: as many as are looked up quickly, however large the index is."""
     chosen: list[str] = []
     read = 0
     for word in sorted(words, key=lambda word: -rarity[word])[:_MOST_TERMS]:
@@ -256,6 +268,12 @@ def _telling(words: Iterable[str], rarity: Mapping[str, float], n: Mapping[str, 
             break
         chosen.append(word)
     return chosen
+
+
+def _weight(common: AbstractSet[str], said: Sequence[str], rarity: Mapping[str, float]) -> float:
+    """Return what words that were not looked up add to a text that was found: BM25 of a text of mean length."""
+    n = {word: said.count(word) for word in common.intersection(said)}
+    return sum(rarity[word] * f * (_SATURATION + 1.0) / (f + _SATURATION) for word, f in n.items())
 
 
 def _rarity(n: int, n_all: int) -> float:

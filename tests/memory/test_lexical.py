@@ -159,6 +159,18 @@ def test_a_long_query_in_a_large_index_is_answered_by_its_rarest_words(index, mo
     assert len(ids(index.search("customer", 50, ["p"]))) == 40  # the rarest word is read, however common
 
 
+def test_words_too_common_to_be_looked_up_still_order_what_the_rare_ones_found(index, monkeypatch):
+    plain = [(f"m{i}", "p", f"the order of the customer {i}") for i in range(40)]
+    index.change([*plain, ("a", "p", "error E4412 in stock"), ("b", "p", "error E4412 of an order")])
+    query = "an error E4412 of the order"
+    everything = index.search(query, 2, ["p"])
+    assert [hit.memory_id for hit in everything] == ["b", "a"]
+    monkeypatch.setattr(lexical, "_MOST_POSTINGS", 3)
+    looked_up = index.search(query, 2, ["p"])
+    assert [hit.memory_id for hit in looked_up] == ["b", "a"]
+    assert looked_up[0].score == pytest.approx(everything[0].score, rel=0.05)
+
+
 def test_words_are_parted_alike_in_every_script():
     assert lexical._parted("getOrderDetails HTTPServer x") == "get Order Details HTTPServer x"
     assert lexical._parted("getÖrderDetails HTTPServer x") == "get Örder Details HTTPServer x"
