@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from agentkd.cycle.schedule import Due
     from agentkd.schema import (
         Checkpoint,
         CorrectionRound,
@@ -27,6 +28,7 @@ __all__ = [
     "print_checkpoint",
     "print_cycle",
     "print_diagnoses",
+    "print_due",
     "print_evaluation",
     "print_facts",
     "print_phase",
@@ -185,6 +187,11 @@ def print_verdict(
         console.print(f"  - {reason}", markup=False)
 
 
+def print_due(due: Due, console: Console) -> None:
+    """Print whether a cycle is due, and why or why not."""
+    console.print(f"{'due' if due.is_due else 'not due'}: {due.reason}", markup=False)
+
+
 def print_cycle(report: CycleReport, console: Console) -> None:
     """Print a cycle: phases, arms, verdict and what serves now."""
     from rich.markup import escape
@@ -205,6 +212,8 @@ def print_cycle(report: CycleReport, console: Console) -> None:
     print_transfer(report.transfer, console)
     if report.verdict is not None:
         print_verdict(report.verdict, console)
+    if report.stopped:
+        console.print(f"{report.stopped}; the same command goes on from here", markup=False)
     console.print(f"serving: [bold]{escape(report.serving)}[/]")
     console.print(_cycle_cost(report), style="dim", markup=False)
 

@@ -18,6 +18,7 @@ __all__ = [
     "GateSettings",
     "MemorySettings",
     "ModelSettings",
+    "PlaceSettings",
     "PluginSettings",
     "RoleSettings",
     "RoleWeights",
@@ -181,6 +182,22 @@ class CompileSettings(Value):
 
     min_support: int = 1
     """Distinct trajectories that a memory must rest on."""
+    min_lift: float = Field(default=0.0, ge=-1.0, le=1.0)
+    """A memory whose measured lift has a lower bound below this stays out; -1 asks nothing of it."""
+    lift_tasks: int = Field(default=5, ge=1)
+    """Graded tasks with a memory, and as many without, before its lift counts as measured."""
+    personal: bool = False
+    """Whether parameters and preferences of one user (`scope.user` is set) may go into weights."""
+    easy_above: float = Field(default=0.5, ge=0.0, le=1.0)
+    """Rows of tasks that the base does without any memory in more than this share of its graded runs are
+    left out: (wins + 1/2) / (runs + 1); 1 keeps all of them."""
+    easy_tasks: int = Field(default=0, ge=0)
+    """Tasks that a cycle lets the base try without memory before it distils, where the ledger does not hold
+    such a run; 0 uses the runs that are there."""
+    show_facts: bool = False
+    """Whether the student view shows the recalled memories that stay in the context (facts, and what
+    placement leaves there), so that the student learns to read them instead of learning them by heart. Such
+    a student needs them when it serves, and the gate judges it without any memory."""
     dev_share: float = 0.05
     """Share of the groups kept back to watch the loss."""
     near_duplicate: float = 0.95
@@ -265,6 +282,27 @@ class GateSettings(Value):
     are meant to differ from the official answers."""
 
 
+class PlaceSettings(Value):
+    """`[place]`: whether memories belong in the weights or in the context, cluster by cluster."""
+
+    min_tasks: int = Field(default=20, ge=1)
+    """Held-out tasks that must have recalled a cluster before its figures decide; else facts stay in the
+    context and all other memories are compiled."""
+    extra_tasks: int = Field(default=0, ge=0)
+    """Tasks of a cluster that are run again with it alone withheld, where other memories were recalled too;
+    0 measures on the tasks of the evaluation that recalled nothing else."""
+    alike: float = Field(default=0.5, ge=-1.0, le=1.0)
+    """Average cosine similarity of situations from which two groups of memories are one cluster."""
+    max_clusters: int = Field(default=8, ge=0)
+    """Clusters that are judged, those that most tasks recalled; 0 judges none."""
+    horizon: int = Field(default=1000, ge=1)
+    """Tasks of a cluster over which the cost of its training is shared out."""
+    band: float = Field(default=0.02, ge=0.0)
+    """Difference of success rates that is no difference."""
+    usd_per_hour: float = Field(default=0.0, ge=0.0)
+    """Price of an hour of training, where models have prices and costs are in money."""
+
+
 class CycleSettings(Value):
     """`[cycle]`: one round of self-improvement."""
 
@@ -277,7 +315,27 @@ class CycleSettings(Value):
     rounds: int = 1
     """Cycles in a row."""
     min_new_memories: int = 8
-    """Fewer compilable memories end the cycle before `compile`."""
+    """Fewer compilable memories, new since the last compilation, end the cycle before `compile`."""
+    min_gain: float = Field(default=20.0, ge=0.0)
+    """Expected gain (tokens per task that compiling would save, weighed by measured lift) from which fewer
+    new memories are enough."""
+    due_trajectories: int = Field(default=64, ge=1)
+    """New trajectories from which `agentkd cycle --if-due` runs a cycle."""
+    poll_seconds: float = Field(default=300.0, gt=0.0)
+    """Seconds between two looks of `agentkd cycle --watch`."""
+    max_seconds: float | None = Field(default=None, gt=0.0)
+    """Wall time of one call; then it stops between two items, keeps what is done, and the next goes on."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Tokens of one call, those of local models included; then it stops as above."""
+    max_usd: float | None = Field(default=None, gt=0.0)
+    """Money of one call; then it stops as above. Unknown prices count as nothing: `[models] max_usd`
+    refuses such calls."""
+    day_seconds: float | None = Field(default=None, gt=0.0)
+    """Wall time of all cycles in 24 hours; then none is due."""
+    day_tokens: int | None = Field(default=None, ge=1)
+    """Tokens of all cycles in 24 hours; then none is due."""
+    day_usd: float | None = Field(default=None, gt=0.0)
+    """Money of all cycles in 24 hours; then none is due."""
     seed: int = 0
     """Seed of sampling and bootstrap; `[train] seed` is that of training."""
 
@@ -323,6 +381,8 @@ class Settings(Value):
     """Paired comparison on held-out tasks."""
     gate: GateSettings = GateSettings()
     """When a candidate may serve."""
+    place: PlaceSettings = PlaceSettings()
+    """Weights or memory."""
     cycle: CycleSettings = CycleSettings()
     """One round of self-improvement."""
     plugins: PluginSettings = PluginSettings()
