@@ -3,10 +3,11 @@
     python benchmarks/nesycd.py              # two seeds; goes on where it stopped
     python benchmarks/nesycd.py --small      # one seed, few tasks
 
-SmolLM2-135M-Instruct answers requests about customers with one call of real tools over SQLite. Which tool and
-which code is the procedure, which account the fact. Two students learn from the same accepted calls: one reads
-the facts in its prompt (`[compile] show_facts`), the other has nothing but weights. Then half of the customers
-get another account and new customers come: their facts are stored, nothing is trained. Arms on the same tasks:
+SmolLM2-135M-Instruct answers requests about customers with one call of real tools over SQLite. Which tool
+and which code is the procedure, which account the fact. Two students learn from the same accepted calls: one
+reads the facts in its prompt (`[compile] show_facts`), the other has nothing but weights. Then half of the
+customers get another account and new ones come: their facts are stored, nothing is trained. Arms on the same
+tasks:
 
     base             neither
     memory           base, facts and procedure in the prompt
@@ -34,7 +35,6 @@ from agentkd.cycle.evaluation import Arm, arm_runs
 from agentkd.cycle.placement import place_memories
 from agentkd.cycle.stage import compile_stage, run_stage, train_stage
 from agentkd.evaluate import Cell
-from agentkd.models.scripted import ScriptedModel
 from agentkd.plugins import Component, NoSettings
 from agentkd.schema import (
     Evidence,
@@ -96,10 +96,9 @@ class Bench:
         """Let an actor that knows nothing try the training tasks; store what the grader said as memories."""
         with self.open() as workspace:
             parts = workspace.parts
-            parts._models["scripted:none"] = ScriptedModel(["I do not know."], repeat=True)
             tasks = self.desk.tasks("train")
             run_stage(
-                parts, suite=self.desk, tasks=tasks, run_id="learn", model="scripted:none",
+                parts, suite=self.desk, tasks=tasks, run_id="learn", model="scripted:echo",
                 uses_memory=False, label="learn",
             )  # fmt: skip
             if workspace.ledger.memories.list():
@@ -128,8 +127,12 @@ class Bench:
             key = content_id("trn", card.id, parts.settings.train)
             name = f"student@{1 if show_facts else 2}-{key[-8:]}"
             checkpoint = train_stage(parts, card.id, name)
-            print(f"seed {self.seed} {name}: {card.n_train} rows, loss {checkpoint.metrics['loss']:.3f}, "
-                  f"{checkpoint.metrics.get('cpu_seconds', 0):.0f} CPU-s; {card.eligibility}", flush=True)  # fmt: skip
+            figures = checkpoint.metrics
+            print(
+                f"seed {self.seed} {name}: {card.n_train} rows, loss {figures['loss']:.3f}, "
+                f"{figures.get('cpu_seconds', 0):.0f} CPU-s; {card.eligibility}",
+                flush=True,
+            )
             return name
 
     def change_facts(self) -> float:
@@ -246,9 +249,17 @@ def rows_of(seeds: Sequence[dict[str, Any]]) -> list[Row]:
     )
     share = wilson(fresh.sum(), len(fresh))
     rows.append(
-        at_least("split on facts stored after training", share.value, 0.8 * steady.mean(), low=share.low,
-                 high=share.high, n=len(fresh), peer=float(steady.mean()), peer_name="on facts of the training")
-    )  # fmt: skip
+        at_least(
+            "split on facts stored after training",
+            share.value,
+            0.8 * steady.mean(),
+            low=share.low,
+            high=share.high,
+            n=len(fresh),
+            peer=float(steady.mean()),
+            peer_name="on facts of the training",
+        )
+    )
     decided = [
         placement.place == ("context" if placement.is_fact else "weights")
         for seed in seeds
@@ -259,6 +270,7 @@ def rows_of(seeds: Sequence[dict[str, Any]]) -> list[Row]:
 
 
 def main() -> int:
+    """Measure and publish."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -20,8 +20,45 @@ __all__ = ["INTENTS", "Desk", "Intent"]
 View = Literal["A1", "B2", "C3", "D4"]
 State = Literal["P", "S", "R"]
 
-_FIRST = "Mara Ivo Lena Otto Rita Paul Vera Hugo Nora Emil Dana Kurt Olga Finn Elsa Theo Anna Jost Irma Carl".split()
-_LAST = "Lindt Berger Novak Holm Weiss Duval Santos Petrov Keller Moreau Rossi Jansen Brandt Kovac Nielsen".split()
+_FIRST = (
+    "Mara",
+    "Ivo",
+    "Lena",
+    "Otto",
+    "Rita",
+    "Paul",
+    "Vera",
+    "Hugo",
+    "Nora",
+    "Emil",
+    "Dana",
+    "Kurt",
+    "Olga",
+    "Finn",
+    "Elsa",
+    "Theo",
+    "Anna",
+    "Jost",
+    "Irma",
+    "Carl",
+)
+_LAST = (
+    "Lindt",
+    "Berger",
+    "Novak",
+    "Holm",
+    "Weiss",
+    "Duval",
+    "Santos",
+    "Petrov",
+    "Keller",
+    "Moreau",
+    "Rossi",
+    "Jansen",
+    "Brandt",
+    "Kovac",
+    "Nielsen",
+)
 
 
 @dataclass(frozen=True)
@@ -37,25 +74,85 @@ class Intent:
 
 
 INTENTS = (
-    Intent("debt", "read_account", "view", "C3", (
-        "How much does {} still owe us?", "What is the open debt of {}?", "Tell me what {} has to pay yet.",
-        "Which sum does {} owe?", "What has {} not paid so far?")),
-    Intent("credit", "read_account", "view", "A1", (
-        "How much credit does {} have?", "What is the credit line of {}?", "Up to which sum may {} buy on credit?",
-        "How high is the credit of {}?", "Tell me the credit limit for {}.")),
-    Intent("turnover", "read_account", "view", "D4", (
-        "What did {} buy for this year?", "What is the turnover with {}?", "How much have we sold to {}?",
-        "Tell me this year's sales to {}.", "How large is our turnover with {}?")),
-    Intent("discount", "read_account", "view", "B2", (
-        "Which discount does {} get?", "What is the rebate of {}?", "By how much are prices cut for {}?",
-        "Tell me the discount of {}.", "How many percent off does {} have?")),
-    Intent("parcels", "read_orders", "state", "S", (
-        "How many parcels are on their way to {}?", "What have we shipped to {}?", "Which orders of {} are in transit?",
-        "How many shipments to {} are under way?", "Is anything on its way to {}?")),
-    Intent("returns", "read_orders", "state", "R", (
-        "How many orders did {} send back?", "What came back from {}?", "Which returns are there from {}?",
-        "How many items has {} returned?", "Tell me the returns of {}.")),
-)  # fmt: skip
+    Intent(
+        "debt",
+        "read_account",
+        "view",
+        "C3",
+        (
+            "How much does {} still owe us?",
+            "What is the open debt of {}?",
+            "Tell me what {} has to pay yet.",
+            "Which sum does {} owe?",
+            "What has {} not paid so far?",
+        ),
+    ),
+    Intent(
+        "credit",
+        "read_account",
+        "view",
+        "A1",
+        (
+            "How much credit does {} have?",
+            "What is the credit line of {}?",
+            "Up to which sum may {} buy on credit?",
+            "How high is the credit of {}?",
+            "Tell me the credit limit for {}.",
+        ),
+    ),
+    Intent(
+        "turnover",
+        "read_account",
+        "view",
+        "D4",
+        (
+            "What did {} buy for this year?",
+            "What is the turnover with {}?",
+            "How much have we sold to {}?",
+            "Tell me this year's sales to {}.",
+            "How large is our turnover with {}?",
+        ),
+    ),
+    Intent(
+        "discount",
+        "read_account",
+        "view",
+        "B2",
+        (
+            "Which discount does {} get?",
+            "What is the rebate of {}?",
+            "By how much are prices cut for {}?",
+            "Tell me the discount of {}.",
+            "How many percent off does {} have?",
+        ),
+    ),
+    Intent(
+        "parcels",
+        "read_orders",
+        "state",
+        "S",
+        (
+            "How many parcels are on their way to {}?",
+            "What have we shipped to {}?",
+            "Which orders of {} are in transit?",
+            "How many shipments to {} are under way?",
+            "Is anything on its way to {}?",
+        ),
+    ),
+    Intent(
+        "returns",
+        "read_orders",
+        "state",
+        "R",
+        (
+            "How many orders did {} send back?",
+            "What came back from {}?",
+            "Which returns are there from {}?",
+            "How many items has {} returned?",
+            "Tell me the returns of {}.",
+        ),
+    ),
+)
 
 
 class Desk:

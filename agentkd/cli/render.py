@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         CycleReport,
         Evaluation,
         PhaseReport,
+        Placement,
         TransferRow,
         Verdict,
     )
@@ -32,6 +33,7 @@ __all__ = [
     "print_evaluation",
     "print_facts",
     "print_phase",
+    "print_placements",
     "print_rounds",
     "print_table",
     "print_transfer",
@@ -187,6 +189,16 @@ def print_verdict(
         console.print(f"  - {reason}", markup=False)
 
 
+def print_placements(placements: Sequence[Placement], console: Console) -> None:
+    """Print where clusters of memories belong, the most recalled first."""
+    rows = [
+        [p.cluster, len(p.memories), p.n, p.place, p.reason.rpartition("; best")[0] or p.reason]
+        for p in placements
+    ]
+    print_table(console, ["memories about", "number", "tasks", "place", "why"], rows)
+    console.print()
+
+
 def print_due(due: Due, console: Console) -> None:
     """Print whether a cycle is due, and why or why not."""
     console.print(f"{'due' if due.is_due else 'not due'}: {due.reason}", markup=False)
@@ -206,6 +218,8 @@ def print_cycle(report: CycleReport, console: Console) -> None:
         console.print()
         print_evaluation(evaluation, console)
     console.print()
+    if report.placements:
+        print_placements(report.placements, console)
     if report.corrections:
         steps = [f"{each.per_task:.2f}" for each in report.corrections[-8:]]
         console.print(f"corrections per task, run by run: {' -> '.join(steps)}", markup=False)

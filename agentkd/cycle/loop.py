@@ -104,7 +104,13 @@ def phase_settings(parts: Parts) -> dict[str, Any]:
     settings = parts.settings
     acting = [settings.agent, settings.models, settings.model, settings.suite, *recall_settings(parts)]
     return {
-        "run": [*acting, settings.roles.actor, settings.run.attempts, settings.run.retries],
+        "run": [
+            *acting,
+            settings.roles.actor,
+            settings.run.attempts,
+            settings.run.retries,
+            settings.compile.easy_tasks,
+        ],
         "distill": [settings.distill, settings.distiller, settings.roles.distiller, settings.memory],
         "refine": [settings.memory.refiners, settings.memory.trial_level, settings.refiner],
         "synthesize": [

@@ -54,14 +54,33 @@ def run_phase(parts: Parts, plan: Plan, key: str) -> StageResult:
         label="run",
         attempts=parts.settings.run.attempts,
     )
+    tried = _let_base_try(parts, plan, run_id)
     usage = summary.usage
     again = f", {summary.rescued} of {summary.retried} more when tried again" if summary.retried else ""
     worth, figures = lift_said(parts, suite.name)
     return StageResult(
-        f"{summary.succeeded} of {summary.n} tasks done{again}{worth}",
+        f"{summary.succeeded} of {summary.n} tasks done{again}{worth}{tried}",
         {"run_id": run_id, **summary.model_dump(include={"n", "succeeded", "retried", "rescued"}), **figures},
         usage.model_dump(include={"prompt_tokens", "completion_tokens", "usd"}, exclude_none=True),
     )
+
+
+def _let_base_try(parts: Parts, plan: Plan, run_id: str) -> str:
+    """Let the base try tasks without memory where no such run is there: what it does needs no training."""
+    n = parts.settings.compile.easy_tasks
+    if not n:
+        return ""
+    suite, base = parts.suite(plan.suite), parts.settings.roles.student
+    runs = parts.ledger.trajectories.list(suite=suite.name, split=plan.split)
+    known = {run.task.id for run in runs if run.model == base and run.outcome and not run.recalled}
+    tasks = [task for task in suite.tasks(plan.split, plan.n, plan.seed) if task.id not in known][:n]
+    if not tasks:
+        return ""
+    summary = run_stage(
+        parts, suite=suite, tasks=tasks, run_id=content_id("run", run_id, "unaided"), model="base",
+        uses_memory=False, label="base, unaided",
+    )  # fmt: skip
+    return f"; the base does {summary.succeeded} of {summary.n} unaided"
 
 
 def learnt_from(parts: Parts, plan: Plan) -> Sequence[Trajectory]:

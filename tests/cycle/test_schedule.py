@@ -109,7 +109,10 @@ def test_ceilings_count_from_the_first_item_on() -> None:
     with pytest.raises(CeilingError, match="of 10 tokens is met with 10"):
         ceiling.check()
     spent[0] = (100, 1.5)
-    with pytest.raises(CeilingError, match=r"of \$0.5 is met"), ceiling.watching(SilentProgress()).bar("x") as bar:
+    with (
+        pytest.raises(CeilingError, match=r"of \$0.5 is met"),
+        ceiling.watching(SilentProgress()).bar("x") as bar,
+    ):
         bar.advance()
     with pytest.raises(CeilingError, match="SIGTERM"):
         Ceiling(asked=lambda: "SIGTERM").begin()
@@ -140,7 +143,9 @@ def test_a_cycle_stops_between_items_and_goes_on_to_the_same_end(
     assert json.loads(capsys.readouterr().out)["stopped"] == ""
     with agentkd.Workspace(folder) as workspace, agentkd.Workspace(calm) as whole:
         ours, theirs = (
-            file_sha256(each.parts.checkpoint_folder(each.checkpoints()[0].name) / "adapter_model.safetensors")
+            file_sha256(
+                each.parts.checkpoint_folder(each.checkpoints()[0].name) / "adapter_model.safetensors"
+            )
             for each in (workspace, whole)
         )
         assert ours == theirs
@@ -179,3 +184,18 @@ def test_a_watch_runs_what_is_due_waits_otherwise_and_ends_when_asked(
     assert (n, len(opened)) == (1, 4)
     assert reports[0].number == 2
     assert [line.partition(":")[0] for line in said] == ["not due", "due", "not due"]
+
+
+def test_the_base_tries_tasks_unaided_where_no_such_run_is_there(new_workspace: NewWorkspace) -> None:
+    settings = {
+        "compile": {"easy_tasks": 3},
+        "roles": {"actor": "scripted:echo"},
+        "cycle": {"n": 5, "min_new_memories": 10_000},
+    }
+    with agentkd.Workspace(new_workspace("echo"), settings=settings) as workspace:
+        ran = workspace.cycle().phases[0]
+        assert ran.summary.endswith(" of 3 unaided")
+        mine = [run for run in workspace.trajectories() if run.model == workspace.settings.roles.student]
+        assert len(mine) == 3
+        assert not any(run.recalled for run in mine)
+        assert workspace.ledger.counts()["trajectories"] == 5 + 3
