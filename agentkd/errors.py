@@ -13,7 +13,8 @@
     │   └── BudgetError          a ceiling on tokens, calls or money was met   exit 7
     ├── MissingExtraError        an optional package is absent (ImportError)   exit 8
     ├── CheckpointError          an adapter is corrupt or not safe (ValueError) exit 9
-    └── TrainError               training cannot start or diverged             exit 10
+    ├── TrainError               training cannot start or diverged             exit 10
+    └── CeilingError             a cycle met its ceiling; what is done is kept exit 11
 
 Every message says what happened (identifiers in backticks), and ``hint`` says what to do next.
 """
@@ -25,6 +26,7 @@ from typing import Any, ClassVar
 __all__ = [
     "AgentkdError",
     "BudgetError",
+    "CeilingError",
     "CheckpointError",
     "ConfigError",
     "DataError",
@@ -123,3 +125,9 @@ class TrainError(AgentkdError, RuntimeError):
     """Training cannot start (nothing to learn from) or produced a non-finite loss."""
 
     exit_code = 10
+
+
+class CeilingError(AgentkdError, RuntimeError):
+    """A ceiling of a cycle was met, or somebody asked it to stop: it goes on later from what is done."""
+
+    exit_code = 11

@@ -194,8 +194,11 @@ def retire_memory(memory: Memory, checkpoint: str) -> bool | None:
 
 
 @hookspec(firstresult=True)
-def is_compile_due(n_new_memories: int, n_new_trajectories: int) -> bool | None:
+def is_compile_due(n_new_memories: int, n_new_trajectories: int, expected_gain: float) -> bool | None:
     """Decide whether it is time to compile and train; the first answer wins.
+
+    `expected_gain` is in tokens per task, weighed by measured lift. `agentkd cycle --if-due` asks before a
+    cycle begins, and every cycle before it compiles.
 
     Example::
 

@@ -49,7 +49,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "after_correction": {"correction": Correction(id="cor-1", trajectory_id="tra-1", text="no, ask first")},
     "admit_memory": {"memory": _MEMORY},
     "retire_memory": {"memory": _MEMORY, "checkpoint": "student@1"},
-    "is_compile_due": {"n_new_memories": 500, "n_new_trajectories": 1},
+    "is_compile_due": {"n_new_memories": 500, "n_new_trajectories": 1, "expected_gain": 0.0},
     "admit_example": {
         "example": Example(
             id="exa-1", kind="trajectory", task_id="t-1", group="internal", student_view=(),

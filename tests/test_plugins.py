@@ -174,7 +174,7 @@ def test_the_first_opinion_decides() -> None:
         def is_compile_due(self) -> bool | None:
             return self.answer
 
-    asked = {"n_new_memories": 1, "n_new_trajectories": 1}
+    asked = {"n_new_memories": 1, "n_new_trajectories": 1, "expected_gain": 0.0}
     host = host_with(("yes", Due(True)), ("silent", Due(None)))
     assert host.hooks.decide(hookspecs.is_compile_due, **asked) is True
     assert host_with(("silent", Due(None))).hooks.decide(hookspecs.is_compile_due, **asked) is None

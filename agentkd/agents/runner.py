@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -62,6 +62,7 @@ def run_tasks(
     progress: Progress | None = None,
     keep_expected: bool = False,
     retries: Retries | None = None,
+    before_task: Callable[[], None] | None = None,
 ) -> RunSummary:
     """Run every task `attempts` times and store each graded trajectory as soon as it is finished.
 
@@ -69,8 +70,10 @@ def run_tasks(
     the accepted answer of a failed task is stored as a correction by the grader. With `retries` a failed
     task that may be learnt from is tried again; every try is a trajectory of its own. `hooks` are those of
     the agent. A failed run is data; but where the first runs all fail at the model and none got an answer,
-    nothing is stored and ModelError is raised. Raises BudgetError where a ceiling is met, and DataError
-    for a suite that hands out answers of held-out tasks, and ConfigError for an agent that asks a person.
+    nothing is stored and ModelError is raised. `before_task` is called before every try; an AgentkdError
+    that it raises ends the run, tries under way are finished and kept. Raises BudgetError where a ceiling
+    is met, and DataError for a suite that hands out answers of held-out tasks, and ConfigError for an agent
+    that asks a person.
     """
     if agent.may_pause:
         raise ConfigError(
@@ -92,7 +95,7 @@ def run_tasks(
             tally.add(trajectory, is_new=False)
             chains.add(trajectory)
         todo += chains.unfinished()
-    work = _Work(agent, suite, run_id, keep_expected, chains)
+    work = _Work(agent, suite, run_id, keep_expected, chains, before_task)
     with (progress or SilentProgress()).bar(f"run {agent.name}", len(jobs), "tasks") as bar:
         bar.advance(done_before)
         for trajectory in work.results(todo, workers):
@@ -203,12 +206,21 @@ def _key(trajectory: Trajectory) -> tuple[str, int]:
 class _Work:
     """Runs, grades and stores; holds model errors back until one run got an answer."""
 
-    def __init__(self, agent: Agent, suite: Suite, run_id: str, keep_expected: bool, chains: _Chains) -> None:
+    def __init__(
+        self,
+        agent: Agent,
+        suite: Suite,
+        run_id: str,
+        keep_expected: bool,
+        chains: _Chains,
+        before: Callable[[], None] | None,
+    ) -> None:
         self._agent = agent
         self._suite = suite
         self._run_id = run_id
         self._keep_expected = keep_expected
         self._chains = chains
+        self._before = before
 
     def results(self, jobs: Sequence[_Try], workers: int) -> Iterable[Trajectory]:
         """Yield each trajectory once it is stored; a failed one may bring a further try with it."""
@@ -244,6 +256,8 @@ class _Work:
             raise ModelError(held[0].failure.message, model=self._agent.model.name)
 
     def _run(self, job: _Try) -> Trajectory:
+        if self._before is not None:
+            self._before()
         notes = self._chains.notes(job)
         return self._agent.attempt(job.task, run_id=self._run_id, attempt=job.attempt, notes=notes)
 

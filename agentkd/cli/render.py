@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from agentkd.cycle.schedule import Due
     from agentkd.schema import (
         Checkpoint,
         CorrectionRound,
         CycleReport,
         Evaluation,
         PhaseReport,
+        Placement,
         TransferRow,
         Verdict,
     )
@@ -27,9 +29,11 @@ __all__ = [
     "print_checkpoint",
     "print_cycle",
     "print_diagnoses",
+    "print_due",
     "print_evaluation",
     "print_facts",
     "print_phase",
+    "print_placements",
     "print_rounds",
     "print_table",
     "print_transfer",
@@ -185,6 +189,21 @@ def print_verdict(
         console.print(f"  - {reason}", markup=False)
 
 
+def print_placements(placements: Sequence[Placement], console: Console) -> None:
+    """Print where clusters of memories belong, the most recalled first."""
+    rows = [
+        [p.cluster, len(p.memories), p.n, p.place, p.reason.rpartition("; best")[0] or p.reason]
+        for p in placements
+    ]
+    print_table(console, ["memories about", "number", "tasks", "place", "why"], rows)
+    console.print()
+
+
+def print_due(due: Due, console: Console) -> None:
+    """Print whether a cycle is due, and why or why not."""
+    console.print(f"{'due' if due.is_due else 'not due'}: {due.reason}", markup=False)
+
+
 def print_cycle(report: CycleReport, console: Console) -> None:
     """Print a cycle: phases, arms, verdict and what serves now."""
     from rich.markup import escape
@@ -199,12 +218,16 @@ def print_cycle(report: CycleReport, console: Console) -> None:
         console.print()
         print_evaluation(evaluation, console)
     console.print()
+    if report.placements:
+        print_placements(report.placements, console)
     if report.corrections:
         steps = [f"{each.per_task:.2f}" for each in report.corrections[-8:]]
         console.print(f"corrections per task, run by run: {' -> '.join(steps)}", markup=False)
     print_transfer(report.transfer, console)
     if report.verdict is not None:
         print_verdict(report.verdict, console)
+    if report.stopped:
+        console.print(f"{report.stopped}; the same command goes on from here", markup=False)
     console.print(f"serving: [bold]{escape(report.serving)}[/]")
     console.print(_cycle_cost(report), style="dim", markup=False)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from agentkd.compiler.dataset import compile_dataset
 from agentkd.compiler.difficulty import DifficultySelector, DifficultySettings, build_difficulty
 from agentkd.compiler.divergence import DivergenceSelector, DivergenceSettings
+from agentkd.compiler.eligibility import fault_of
 from agentkd.compiler.exchange import FORMATS, export_lines
 from agentkd.compiler.inputs import CompileInputs
 from agentkd.compiler.lift_select import LiftSelector, LiftSettings, build_lift
@@ -23,7 +24,6 @@ from agentkd.compiler.select import (
     build_correction,
     build_success_only,
     build_support,
-    is_compilable,
 )
 from agentkd.compiler.source import LedgerTraces, ListedTraces, Trace, Traces
 from agentkd.compiler.split import choose_dev, group_tasks
@@ -56,8 +56,8 @@ __all__ = [
     "compile_dataset",
     "describe_row",
     "export_lines",
+    "fault_of",
     "group_tasks",
-    "is_compilable",
     "read_card",
     "read_examples",
 ]

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from agentkd import hf
+from agentkd.compiler.eligibility import EASY, Holdings
 from agentkd.compiler.inputs import CompileInputs
 from agentkd.compiler.plan import Plan, make_plan, turns_of_task
 from agentkd.compiler.render import RowRefused, RowRenderer, emphasised
-from agentkd.compiler.select import Holdings, admit_rows, memory_extras
+from agentkd.compiler.select import admit_rows, memory_extras
 from agentkd.compiler.source import by_task
 from agentkd.compiler.split import task_key
 from agentkd.compiler.template import TemplateFault
@@ -75,7 +76,7 @@ def compile_dataset(
         PluginError: a selector or hook failed.
         StoreError: the disk refused; nothing is left behind.
     """
-    holdings = Holdings.of(inputs.memories, settings.min_support)
+    holdings = Holdings.of(inputs.memories, settings, inputs.places)
     plan = make_plan(inputs, settings, holdings, need_rejected=need_rejected)
     renderer = RowRenderer(hf.load_tokenizer(inputs.tokenizer), max_tokens, settings.role_weights)
     compilation = _Compilation(
@@ -85,15 +86,20 @@ def compile_dataset(
     with (progress or SilentProgress()).bar("compile", len(plan.groups), "tasks") as bar:
         admitted = _admitted(compilation.all_rows(bar), selectors, hooks, compilation.dropped)
         rows = ((row, compilation.split_of(row)) for row in admitted)
-        card = write_dataset(
-            out_root, rows, lambda tally: _card(tally, compilation, names), renderer.tokenizer
-        )
+        made: list[DatasetCard] = []
+
+        def finish(tally: Tally) -> DatasetCard:
+            made.append(_card(tally, compilation, names))
+            return made[-1]
+
+        card = write_dataset(out_root, rows, finish, renderer.tokenizer)
     if ledger is not None:
         with ledger.transaction():
             for split in ("train", "dev"):
                 outlines = read_outlines(out_root / card.id / f"{split}.jsonl")
                 ledger.datasets.add(card, outlines, split)
-    return card
+    judged = made[0].model_dump(include={"dropped", "eligibility", "ineligible"})
+    return card.model_copy(update=judged)  # the same rows may come of other memories than before
 
 
 @dataclass(frozen=True)
@@ -131,12 +137,16 @@ class _Compilation:
     def rows(self, turn: Turn) -> Iterator[Example]:
         """Yield the row of a turn, and for a share of the turns a second one that shows the memories."""
         group = self.plan.groups[task_key(turn.trajectory.task)]
+        if self._is_easy(turn, group):
+            self.dropped[EASY] += 1
+            return
         hits = [] if turn.is_negative else self._hits(turn, group)
+        kept = [hit for hit in hits if hit.memory.id in self.holdings.kept]
         is_taught = self.need_teacher and not turn.is_negative
-        views = build_views(turn, hits, self.inputs, self.settings, need_teacher=is_taught)
+        views = build_views(turn, hits, kept, self.inputs, self.settings, need_teacher=is_taught)
         where = f"task `{turn.trajectory.task.id}`, step {turn.step}"
         try:
-            row = self._row(turn, group, views.student, views.teacher, hits if views.teacher else ())
+            row = self._row(turn, group, views.student, views.teacher, hits if views.teacher else kept)
             yield row
             if views.student_with_memory and _share_of(row.id) < self.settings.memory_share:
                 yield self._row(turn, group, views.student_with_memory, views.teacher, hits)
@@ -151,8 +161,14 @@ class _Compilation:
         self.dropped[reason] += 1
         self.refusals.setdefault(reason, f"{where}: {reason}; {refusal.cure}")
 
+    def _is_easy(self, turn: Turn, group: str) -> bool:
+        """Whether the base does such tasks unaided; what a person put right is taught all the same."""
+        n, wins = self.plan.bare.get(group, (0, 0))
+        is_needed = turn.is_correction or turn.is_negative
+        return n > 0 and not is_needed and (wins + 0.5) / (n + 1) > self.settings.easy_above
+
     def _hits(self, turn: Turn, group: str) -> list[Hit]:
-        if not self.need_teacher and not self.settings.memory_share:
+        if not (self.need_teacher or self.settings.memory_share or self.holdings.kept):
             return []
         blocked = frozenset() if group in self.plan.dev else self.plan.kept_back
         return self.holdings.shown(self.inputs.recall(turn.trajectory), blocked)
@@ -274,6 +290,8 @@ def _card(tally: Tally, compilation: _Compilation, selectors: Iterable[str]) -> 
         kinds=dict(sorted(tally.kinds.items())),
         sources=tally.sources(),
         dropped={reason: n for reason, n in sorted(compilation.dropped.items()) if n},
+        eligibility=compilation.holdings.counts(),
+        ineligible=compilation.holdings.faults,
         refusals=tuple(compilation.refusals[reason] for reason in sorted(compilation.refusals)),
         base=base,
         teacher=teacher,

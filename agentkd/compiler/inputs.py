@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agentkd.compiler.source import Traces
 from agentkd.protocols import Views
-from agentkd.schema import Hit, Memory, Task, ToolSpec, Trajectory
+from agentkd.schema import Hit, Memory, Place, Task, ToolSpec, Trajectory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +28,7 @@ class CompileInputs:
     """Memories of the scope. What may not be compiled (private, fact, revoked, not active) is left out
     here, and rows that rest on a private or revoked one with it, so that it is best to pass them all."""
     recall: Callable[[Trajectory], Sequence[Hit]]
-    """Recall for a trajectory's request, without the memories that rest on the same task."""
+    """Recall for a trajectory's request, without the lessons that rest on the same task."""
     render: Callable[[Sequence[Hit]], str]
     """Text of recalled memories as it goes into a prompt."""
     views: Views
@@ -43,6 +43,10 @@ class CompileInputs:
     """Name of the model that gives teacher signals; `base` is the student's own."""
     embed: Callable[[Sequence[str]], NDArray[np.float32]]
     """Unit vectors of texts, `[len(texts), dimensions]`, for near duplicates."""
+    bases: frozenset[str] = frozenset()
+    """Names under which the student's base acts: what it does without a memory needs no training."""
+    places: Mapping[str, Place] = field(default_factory=dict)
+    """Where measured memories belong, by id: see `agentkd.schema.place_of`."""
     max_synthetic: float = 0.5
     """Largest share of turns that a teacher wrote; the newest are kept."""
     students: frozenset[str] = frozenset()

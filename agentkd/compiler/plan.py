@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from agentkd.compiler.eligibility import Holdings
 from agentkd.compiler.inputs import CompileInputs
 from agentkd.compiler.negative import is_mere_failure, with_negatives
-from agentkd.compiler.select import Holdings, refuse_held_out
+from agentkd.compiler.select import refuse_held_out
 from agentkd.compiler.source import Trace, TraceKey, by_task
 from agentkd.compiler.split import TaskGroups, TaskKey, choose_dev, task_key
 from agentkd.compiler.synthetic import beyond_share, like_tasks, with_sources
 from agentkd.compiler.turn import Turn, merge_turns, turns_of
 from agentkd.config import CompileSettings
+from agentkd.schema import RETRY_STRIDE, Trajectory
 
 __all__ = ["Plan", "make_plan", "turns_of_task"]
+
+Result = tuple[int, int]  # graded runs, and how many of them succeeded
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,10 @@ class Plan:
     """Groups that are kept back."""
     kept_back: frozenset[str]
     """Trajectories of these groups: train rows show no memory that rests on them."""
-    skill: dict[str, tuple[int, int]]
+    skill: dict[str, Result]
     """Graded runs of the student, and how many succeeded, by group."""
+    bare: dict[str, Result]
+    """The same of the base where no memory was in its prompt."""
     left_out: frozenset[TaskKey] = frozenset()
     """Tasks that a teacher wrote and that are beyond their share of the turns."""
 
@@ -70,7 +76,8 @@ def make_plan(
     keys = inputs.traces.keys()
     groups = TaskGroups(inputs.embed, settings.near_duplicate)
     n_turns: dict[TaskKey, int] = {}
-    results: dict[TaskKey, tuple[int, int]] = {}
+    skill: dict[TaskKey, Result] = {}
+    bare: dict[TaskKey, Result] = {}
     written: dict[TaskKey, datetime] = {}
     for traces in by_task(inputs.traces, keys):
         refuse_held_out(trace.trajectory for trace in traces)
@@ -83,25 +90,30 @@ def make_plan(
         if task.is_synthetic:
             written[key] = traces[0].trajectory.created_at
             continue
-        won = _results(traces, inputs.students)
-        if won[0]:
-            results[key] = won
+        graded = [trace.trajectory for trace in traces if trace.trajectory.outcome is not None]
+        runs = [run for run in graded if run.attempt < RETRY_STRIDE]  # retries read what was wrong
+        skill[key] = _result(run for run in graded if run.model in inputs.students)
+        bare[key] = _result(run for run in runs if run.model in inputs.bases and not run.recalled)
     left_out = beyond_share(n_turns, written, inputs.max_synthetic)
     named = groups.finish() if keys else {}
     rows: Counter[str] = Counter()
     for key, n in n_turns.items():
         rows[named[key]] += 0 if key in left_out else n
     dev = choose_dev(rows, settings.dev_share)
-    skill: dict[str, tuple[int, int]] = {}
-    for key, (n, wins) in results.items():
-        before = skill.get(named[key], (0, 0))
-        skill[named[key]] = (before[0] + n, before[1] + wins)
     kept_back = frozenset(id_ for suite, task_id, id_ in keys if named.get((suite, task_id)) in dev)
-    return Plan(keys, named, dev, kept_back, skill, left_out)
+    return Plan(keys, named, dev, kept_back, _by_group(skill, named), _by_group(bare, named), left_out)
 
 
-def _results(traces: Sequence[Trace], students: frozenset[str]) -> tuple[int, int]:
-    """Return how often a student was graded on a task, and how often it succeeded."""
-    runs = [trace.trajectory for trace in traces]
-    graded = [run for run in runs if run.model in students and run.outcome is not None]
-    return len(graded), sum(run.success for run in graded)
+def _result(runs: Iterable[Trajectory]) -> Result:
+    """Return how many graded runs there are, and how many succeeded."""
+    won = [run.success for run in runs]
+    return len(won), sum(won)
+
+
+def _by_group(results: Mapping[TaskKey, Result], named: Mapping[TaskKey, str]) -> dict[str, Result]:
+    found: dict[str, Result] = {}
+    for key, (n, wins) in results.items():
+        if n:
+            before = found.get(named[key], (0, 0))
+            found[named[key]] = (before[0] + n, before[1] + wins)
+    return found

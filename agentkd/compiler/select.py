@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import Field
 
 from agentkd import hookspecs
+from agentkd.compiler.eligibility import Holdings
 from agentkd.compiler.turn import Turn
 from agentkd.errors import DataError, PluginError
 from agentkd.plugins import Hooks, NoSettings, blaming
 from agentkd.protocols import Kit, Selector
-from agentkd.schema import Example, Hit, Memory, Scope, Trajectory, Value, lift_of, origin_of, pooled_prior
-from agentkd.schema.lift import Prior
+from agentkd.schema import Example, Trajectory, Value
 
 __all__ = [
     "CorrectionSelector",
     "CorrectionSettings",
-    "Holdings",
     "SuccessOnlySelector",
     "SupportSelector",
     "SupportSettings",
@@ -28,11 +26,8 @@ __all__ = [
     "build_correction",
     "build_success_only",
     "build_support",
-    "is_compilable",
     "refuse_held_out",
 ]
-
-_LIVE = ("active", "compiled", "retired")  # a retired memory is in the weights: training anew needs it again
 
 
 def refuse_held_out(trajectories: Iterable[Trajectory]) -> None:
@@ -45,80 +40,6 @@ def refuse_held_out(trajectories: Iterable[Trajectory]) -> None:
                 hint="compile trajectories of training splits only",
                 trajectory=trajectory.id,
             )
-
-
-def is_compilable(memory: Memory, min_support: int = 1) -> bool:
-    """Whether a memory may go into weights: live, shared, no fact, and supported by enough trajectories."""
-    return (
-        memory.status in _LIVE
-        and memory.privacy == "shared"
-        and memory.kind != "fact"
-        and memory.support >= min_support
-    )
-
-
-@dataclass(frozen=True)
-class Holdings:
-    """The memories of a compilation, looked up by id and by what they rest on."""
-
-    allowed: dict[str, Memory]
-    """Memories that may be compiled, by id."""
-    by_source: dict[str, tuple[str, ...]]
-    """Ids of allowed memories by trajectory."""
-    forbidden: dict[str, str]
-    """Why nothing of a trajectory may be compiled, by trajectory."""
-    unfit: dict[str, str] = field(default_factory=dict)
-    """Why nothing that a teacher wrote after reading a memory may be compiled, by memory."""
-    priors: dict[Scope, Prior] = field(default_factory=dict)
-    """What withheld tasks of each scope achieved: where the posterior of a memory's lift starts."""
-
-    @classmethod
-    def of(cls, memories: Sequence[Memory], min_support: int) -> Holdings:
-        """Sort the memories."""
-        allowed: dict[str, Memory] = {}
-        by_source: dict[str, tuple[str, ...]] = {}
-        forbidden: dict[str, str] = {}
-        unfit: dict[str, str] = {}
-        for memory in sorted(memories, key=lambda m: m.id):
-            sources = memory.evidence.trajectories
-            if is_compilable(memory, min_support):
-                allowed[memory.id] = memory
-                by_source.update({source: (*by_source.get(source, ()), memory.id) for source in sources})
-            elif memory.privacy == "private":
-                unfit[memory.id] = "rests on a private memory"
-                forbidden.update(dict.fromkeys(sources, unfit[memory.id]))
-            elif memory.status == "revoked":
-                unfit[memory.id] = "rests on a revoked memory"
-                forbidden.update(dict.fromkeys(sources, unfit[memory.id]))
-        scopes: dict[Scope, list[Memory]] = {}
-        for memory in memories:
-            scopes.setdefault(memory.scope, []).append(memory)
-        priors = {scope: pooled_prior(m.utility for m in group) for scope, group in scopes.items()}
-        return cls(allowed, by_source, forbidden, unfit, priors)
-
-    def refusal(self, trajectory: Trajectory) -> str:
-        """Return why nothing of a trajectory may be compiled; empty where it may.
-
-        What a teacher wrote falls with every seed and every memory that it was shown.
-        """
-        origin = origin_of(trajectory)
-        seeds, memories = (origin.seeds, origin.memories) if origin else ((), ())
-        reasons = [self.forbidden.get(id_, "") for id_ in (trajectory.id, *seeds)]
-        return next(filter(None, [*reasons, *(self.unfit.get(id_, "") for id_ in memories)]), "")
-
-    def under(self, turn: Turn) -> tuple[str, ...]:
-        """Return the allowed memories that rest on a turn's trajectories."""
-        found = [id_ for trajectory in turn.trajectories for id_ in self.by_source.get(trajectory, ())]
-        return tuple(dict.fromkeys(found))
-
-    def shown(self, hits: Sequence[Hit], blocked: frozenset[str]) -> list[Hit]:
-        """Return the hits that a row may show: allowed ones that rest on no trajectory in `blocked`."""
-        return [
-            hit
-            for hit in hits
-            if hit.memory.id in self.allowed
-            and blocked.isdisjoint(self.allowed[hit.memory.id].evidence.trajectories)
-        ]
 
 
 def admit_rows(
@@ -231,12 +152,7 @@ def memory_extras(
     `p_negative` holds the probability of harm of each memory that trials have measured, `skill` how often
     the student was graded on the tasks of the row's group and how often it succeeded.
     """
-    memories = [holdings.allowed[id_] for id_ in resting]
-    measured = [
-        lift_of(memory.utility, holdings.priors[memory.scope]).p_negative
-        for memory in memories
-        if memory.utility.recalls and memory.utility.held_out
-    ]
+    measured = holdings.harm(turn)
     return {
         "success": not (turn.is_correction or turn.is_negative or turn.trajectory.task.is_synthetic),
         "support": max((holdings.allowed[id_].support for id_ in resting), default=0),

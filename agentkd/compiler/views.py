@@ -18,7 +18,7 @@ class RowViews:
     """The prompts of one turn."""
 
     student: tuple[Message, ...]
-    """Prompt without memories."""
+    """Prompt without memories, but for those that stay in the context."""
     student_with_memory: tuple[Message, ...]
     """The same prompt with the memories; empty where none was recalled."""
     teacher: tuple[Message, ...]
@@ -26,26 +26,33 @@ class RowViews:
 
 
 def build_views(
-    turn: Turn, hits: Sequence[Hit], inputs: CompileInputs, settings: CompileSettings, *, need_teacher: bool
+    turn: Turn,
+    hits: Sequence[Hit],
+    kept: Sequence[Hit],
+    inputs: CompileInputs,
+    settings: CompileSettings,
+    *,
+    need_teacher: bool,
 ) -> RowViews:
     """Return the views of a turn, through the prompt builder of the running agent.
 
-    Without a recalled memory the student's own base has no teacher view: without help it has nothing to
-    teach. Another teacher always has one.
+    Without a recalled lesson the student's own base has no teacher view: where it sees no more than the
+    student it has nothing to teach. Another teacher always has one.
     """
     task = turn.trajectory.task
     tools = inputs.tools_of(task)
     memory = inputs.render(hits) if hits else ""
+    reads = inputs.render(kept) if kept else ""
     student = inputs.views.prompt(
-        task, tools=tools, history=turn.history, memory="", tool_docs=settings.tool_docs
+        task, tools=tools, history=turn.history, memory=reads, tool_docs=settings.tool_docs
     )
     with_memory: tuple[Message, ...] = ()
-    if memory:
+    if memory and memory != reads:
         with_memory = inputs.views.prompt(
             task, tools=tools, history=turn.history, memory=memory, tool_docs=settings.tool_docs
         )
     teacher: tuple[Message, ...] = ()
-    if need_teacher and (memory or inputs.teacher != "base"):
+    if need_teacher and (memory != reads or inputs.teacher != "base"):
         teacher = inputs.views.prompt(
             task, tools=tools, history=turn.history, memory=memory, tool_docs=settings.teacher_tool_docs
         )

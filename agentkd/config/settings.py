@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from agentkd.config.cycle import CycleSettings, PlaceSettings
 from agentkd.config.synthesize import SynthesizeSettings
 from agentkd.schema import Scope, TrainSettings, Value
 
@@ -18,6 +19,7 @@ __all__ = [
     "GateSettings",
     "MemorySettings",
     "ModelSettings",
+    "PlaceSettings",
     "PluginSettings",
     "RoleSettings",
     "RoleWeights",
@@ -181,6 +183,22 @@ class CompileSettings(Value):
 
     min_support: int = 1
     """Distinct trajectories that a memory must rest on."""
+    min_lift: float = Field(default=0.0, ge=-1.0, le=1.0)
+    """A memory whose measured lift has a lower bound below this stays out; -1 asks nothing of it."""
+    lift_tasks: int = Field(default=5, ge=1)
+    """Graded tasks with a memory, and as many without, before its lift counts as measured."""
+    personal: bool = False
+    """Whether parameters and preferences of one user (`scope.user` is set) may go into weights."""
+    easy_above: float = Field(default=0.5, ge=0.0, le=1.0)
+    """Rows of tasks that the base does without any memory in more than this share of its graded runs are
+    left out: (wins + 1/2) / (runs + 1); 1 keeps all of them."""
+    easy_tasks: int = Field(default=0, ge=0)
+    """Tasks that a cycle lets the base try without memory before it distils, where the ledger does not hold
+    such a run; 0 uses the runs that are there."""
+    show_facts: bool = False
+    """Whether the student view shows the recalled memories that stay in the context (facts, and what
+    placement leaves there), so that the student learns to read them instead of learning them by heart. Such
+    a student needs them when it serves, and the gate judges it without any memory."""
     dev_share: float = 0.05
     """Share of the groups kept back to watch the loss."""
     near_duplicate: float = 0.95
@@ -265,23 +283,6 @@ class GateSettings(Value):
     are meant to differ from the official answers."""
 
 
-class CycleSettings(Value):
-    """`[cycle]`: one round of self-improvement."""
-
-    suite: str = ""
-    """Suite to learn on; empty learns from what is already in the ledger and cannot be gated."""
-    split: str = "train"
-    """Split to run on."""
-    n: int | None = None
-    """Tasks to run on; None takes all."""
-    rounds: int = 1
-    """Cycles in a row."""
-    min_new_memories: int = 8
-    """Fewer compilable memories end the cycle before `compile`."""
-    seed: int = 0
-    """Seed of sampling and bootstrap; `[train] seed` is that of training."""
-
-
 class PluginSettings(Value):
     """`[plugins]`: what is loaded."""
 
@@ -323,6 +324,8 @@ class Settings(Value):
     """Paired comparison on held-out tasks."""
     gate: GateSettings = GateSettings()
     """When a candidate may serve."""
+    place: PlaceSettings = PlaceSettings()
+    """Weights or memory."""
     cycle: CycleSettings = CycleSettings()
     """One round of self-improvement."""
     plugins: PluginSettings = PluginSettings()

@@ -9,10 +9,10 @@ from typing import Any
 from agentkd.cycle.parts import Parts
 from agentkd.cycle.stage import run_stage
 from agentkd.errors import ConfigError
-from agentkd.protocols import Suite
-from agentkd.schema import ArmResult, Evaluation, Memory, Task, content_id
+from agentkd.protocols import Recaller, Suite
+from agentkd.schema import ArmResult, Evaluation, Memory, Task, Trajectory, content_id
 
-__all__ = ["Arm", "arm_of", "evaluate_stage", "memory_snapshot", "recall_settings", "run_key"]
+__all__ = ["Arm", "arm_of", "arm_runs", "evaluate_stage", "memory_snapshot", "recall_settings", "run_key"]
 
 
 @dataclass(frozen=True)
@@ -96,16 +96,43 @@ def recall_settings(parts: Parts) -> list[Any]:
 def _arm_result(parts: Parts, arm: Arm, suite: Suite, tasks: Sequence[Task], seed: int) -> ArmResult:
     from agentkd.evaluate import arm_result
 
-    run_id = run_key(parts, "evaluate", suite.name, tasks, arm.model, arm.uses_memory, seed)
-    run_stage(
-        parts, suite=suite, tasks=tasks, run_id=run_id, model=arm.model, uses_memory=arm.uses_memory,
-        label=arm.name, has_trials=False,
-    )  # fmt: skip
-    trajectories = parts.ledger.trajectories.list(run_id=run_id)
+    trajectories = arm_runs(parts, arm, tasks, seed).values()
     model = parts.model(arm.model).name
     return arm_result(
         arm.name, model, arm.uses_memory, tasks, trajectories, level=parts.settings.evaluate.level
     )
+
+
+def arm_runs(
+    parts: Parts,
+    arm: Arm,
+    tasks: Sequence[Task],
+    seed: int,
+    *,
+    recaller: Recaller | None = None,
+    withheld: Sequence[str] = (),
+) -> dict[str, Trajectory]:
+    """Run an arm over tasks of one suite, where that was not done before; return the runs by task.
+
+    Args:
+        parts: The workspace.
+        arm: Model, with or without memory.
+        tasks: Held-out tasks.
+        seed: Part of the runs' name.
+        recaller: Recalls in place of the workspace's memories.
+        withheld: Memories that this recaller leaves out: another choice is another run.
+    """
+    if not tasks:
+        return {}
+    suite = parts.suite(tasks[0].suite)
+    run_id = run_key(parts, "evaluate", suite.name, tasks, arm.model, arm.uses_memory, seed)
+    run_id = content_id("run", run_id, list(withheld)) if withheld else run_id
+    run_stage(
+        parts, suite=suite, tasks=tasks, run_id=run_id, model=arm.model, uses_memory=arm.uses_memory,
+        label=arm.name, has_trials=False, recaller=recaller,
+    )  # fmt: skip
+    found = parts.ledger.trajectories.list(run_id=run_id)
+    return {run.task.id: run for run in sorted(found, key=lambda run: run.attempt, reverse=True)}
 
 
 def _baseline_results(parts: Parts, suite: Suite, tasks: Sequence[Task], split: str) -> list[ArmResult]:

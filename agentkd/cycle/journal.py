@@ -17,6 +17,7 @@ from agentkd import hookspecs
 from agentkd.cycle.evaluation import memory_snapshot
 from agentkd.cycle.parts import Parts
 from agentkd.cycle.stage import StageResult
+from agentkd.errors import CeilingError
 from agentkd.schema import CycleReport, PhaseReport, Value, content_id
 
 __all__ = ["Plan", "journalled", "open_plan"]
@@ -108,6 +109,7 @@ def journalled(
     if found is not None and found.status == "done":
         parts.progress.say(f"{name}: already done ({found.summary})")
         return found
+    parts.ceiling.check()
     parts.progress.say(f"{name} ...")
     report = PhaseReport(name=name, key=key)
     parts.ledger.cycles.phase_start(key, name, plan.cycle_id)
@@ -115,7 +117,13 @@ def journalled(
     try:
         result = body(key)
     except BaseException as error:
-        failed = {"status": "failed", "summary": f"{type(error).__name__}: {error}"}
+        is_stopped = isinstance(error, CeilingError)
+        failed = {
+            "status": "stopped" if is_stopped else "failed",
+            "summary": str(error) if is_stopped else f"{type(error).__name__}: {error}",
+            "seconds": time.perf_counter() - wall,
+            "cpu_seconds": _cpu_seconds() - cpu,
+        }
         parts.ledger.cycles.phase_done(report.model_copy(update=failed), plan.cycle_id)
         raise
     report = report.model_copy(
@@ -129,6 +137,7 @@ def journalled(
         }
     )
     parts.ledger.cycles.phase_done(report, plan.cycle_id)
+    parts.ceiling.done()
     parts.progress.say(f"{name}: {result.summary} [{report.seconds:.0f} s, {report.cpu_seconds:.0f} CPU-s]")
     parts.hooks.ask(hookspecs.after_phase, report=report)
     return report

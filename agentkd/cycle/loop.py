@@ -1,4 +1,4 @@
-"""The loop: run -> distill -> refine -> (synthesize ->) compile -> train -> evaluate -> promote -> retire."""
+"""run -> distill -> refine -> (synthesize ->) compile -> train -> evaluate -> promote -> place -> retire."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from agentkd.cycle.phases import (
     synthesize_phase,
     train_phase,
 )
+from agentkd.cycle.placement import place_phase
 from agentkd.cycle.report import make_report, write_report
 from agentkd.cycle.schedule import is_due
 from agentkd.cycle.stage import distill_stage, objective_needs
-from agentkd.errors import ConfigError
+from agentkd.errors import CeilingError, ConfigError
 from agentkd.plugins import nearest
 from agentkd.schema import CycleReport, Evaluation, PhaseReport, Verdict
 
@@ -36,7 +37,8 @@ def run_cycle(parts: Parts) -> CycleReport:
     """Run one whole cycle, or finish the one that was cut off, and write its report.
 
     Returns:
-        The report; `verdict` is None where there was nothing to compile.
+        The report; `verdict` is None where there was nothing to compile. Where `parts.ceiling` was met,
+        `stopped` says which: the cycle stays open, and the next call goes on with it.
 
     Raises ConfigError, before anything is done, for arms or splits that a later phase would stumble over,
     and LockedError where another process works on the memories.
@@ -45,6 +47,13 @@ def run_cycle(parts: Parts) -> CycleReport:
     _ = parts.memory  # takes the index's lock: a second cycle must not touch the plan of the first
     plan = open_plan(parts)
     phases: list[PhaseReport] = []
+    try:
+        return _run_phases(parts, plan, phases)
+    except CeilingError as ceiling:
+        return _stop(parts, plan, phases, ceiling)
+
+
+def _run_phases(parts: Parts, plan: Plan, phases: list[PhaseReport]) -> CycleReport:
     evaluations: list[Evaluation] = []
     verdict: Verdict | None = None
 
@@ -61,7 +70,7 @@ def run_cycle(parts: Parts) -> CycleReport:
         lambda _: distill_stage(parts, learnt_from(parts, plan)),
     )
     refined = do("refine", [distilled.key, reads["refine"]], lambda _: refine_phase(parts))
-    if not is_due(parts, distilled):
+    if not is_due(parts, distilled, plan.cycle_id):
         return _finish(parts, plan, phases, evaluations, None)
     learnt = refined
     if parts.settings.synthesize.synthesizers:
@@ -81,7 +90,12 @@ def run_cycle(parts: Parts) -> CycleReport:
             lambda _: promote_phase(parts, plan, candidate, evaluations, judged.output.get("earlier", ())),
         )
         verdict = Verdict.model_validate(decided.output["verdict"])
-        do("retire", decided.key, lambda _: retire_phase(parts, candidate, verdict, evaluations))
+        placed = do(
+            "place",
+            [decided.key, reads["place"]],
+            lambda _: place_phase(parts, plan, candidate, evaluations, verdict),
+        )
+        do("retire", placed.key, lambda _: retire_phase(parts, candidate, verdict, evaluations))
     return _finish(parts, plan, phases, evaluations, verdict)
 
 
@@ -90,7 +104,13 @@ def phase_settings(parts: Parts) -> dict[str, Any]:
     settings = parts.settings
     acting = [settings.agent, settings.models, settings.model, settings.suite, *recall_settings(parts)]
     return {
-        "run": [*acting, settings.roles.actor, settings.run.attempts, settings.run.retries],
+        "run": [
+            *acting,
+            settings.roles.actor,
+            settings.run.attempts,
+            settings.run.retries,
+            settings.compile.easy_tasks,
+        ],
         "distill": [settings.distill, settings.distiller, settings.roles.distiller, settings.memory],
         "refine": [settings.memory.refiners, settings.memory.trial_level, settings.refiner],
         "synthesize": [
@@ -111,6 +131,7 @@ def phase_settings(parts: Parts) -> dict[str, Any]:
         "train": [settings.train, settings.trainer, _anchor_texts(parts)],
         "evaluate": [*acting, settings.evaluate, settings.evaluator, settings.gate.probes],
         "promote": [settings.gate],
+        "place": [settings.place],
     }
 
 
@@ -151,4 +172,16 @@ def _finish(
     write_report(parts, report)
     parts.ledger.cycles.finish_cycle(report)
     parts.hooks.ask(hookspecs.after_cycle, report=report)
+    return report
+
+
+def _stop(parts: Parts, plan: Plan, phases: Sequence[PhaseReport], ceiling: CeilingError) -> CycleReport:
+    """Write the report of a cycle that stays open; its last phase says how far it came."""
+    cut_off = [phase for phase in parts.ledger.cycles.phases(plan.cycle_id) if phase.status == "stopped"]
+    last = [phase for phase in cut_off[-1:] if phase.key not in {done.key for done in phases}]
+    where = f"in `{last[0].name}`" if last else f"after `{phases[-1].name}`" if phases else "before `run`"
+    report = make_report(parts, plan, [*phases, *last], (), None)
+    report = report.model_copy(update={"stopped": f"stopped {where}: {ceiling.message}"})
+    write_report(parts, report)
+    parts.progress.say(f"{report.stopped}; the same command goes on from here")
     return report

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 from agentkd.config import AgentSettings, Settings
+from agentkd.cycle.ceiling import Ceiling
 from agentkd.errors import ConfigError, NotFoundError
 from agentkd.plugins import KINDS, Hooks, PluginHost, Registry, check_keys
 from agentkd.protocols import (
@@ -53,6 +54,8 @@ class Parts:
         self.host = host
         self.progress = progress
         self.cache_dir = cache_dir
+        self.ceiling = Ceiling()
+        """What the present call may take; nothing is limited outside a cycle."""
         self._models: dict[str, Model] = {}
         self._suites: dict[str, Suite] = {}
         self._lock = threading.RLock()
@@ -182,7 +185,11 @@ class Parts:
     @property
     def spent_usd(self) -> float:
         """Money that this command has spent on models so far."""
-        return self._meter.usd
+        return self._meter.booked_usd
+
+    def spent(self) -> tuple[int, float]:
+        """Return the tokens and the money that all models of this command have taken so far."""
+        return self._meter.booked_tokens, self._meter.booked_usd
 
     @cached_property
     def student_files(self) -> ModelFiles:

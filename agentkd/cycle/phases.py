@@ -11,6 +11,7 @@ from agentkd.cycle.evaluation import evaluate_stage
 from agentkd.cycle.journal import Plan
 from agentkd.cycle.judge import judge, probe_earlier
 from agentkd.cycle.parts import Parts
+from agentkd.cycle.placed import measured_places
 from agentkd.cycle.stage import (
     StageResult,
     checkpoint_name,
@@ -21,7 +22,7 @@ from agentkd.cycle.stage import (
 )
 from agentkd.cycle.synthesis import synthesize_stage
 from agentkd.cycle.worth import edits_said, lift_said
-from agentkd.schema import Evaluation, MemoryStatus, PhaseReport, Trajectory, Verdict, content_id
+from agentkd.schema import Evaluation, MemoryStatus, PhaseReport, Trajectory, Verdict, content_id, place_of
 
 __all__ = [
     "compile_phase",
@@ -53,14 +54,33 @@ def run_phase(parts: Parts, plan: Plan, key: str) -> StageResult:
         label="run",
         attempts=parts.settings.run.attempts,
     )
+    tried = _let_base_try(parts, plan, run_id)
     usage = summary.usage
     again = f", {summary.rescued} of {summary.retried} more when tried again" if summary.retried else ""
     worth, figures = lift_said(parts, suite.name)
     return StageResult(
-        f"{summary.succeeded} of {summary.n} tasks done{again}{worth}",
+        f"{summary.succeeded} of {summary.n} tasks done{again}{worth}{tried}",
         {"run_id": run_id, **summary.model_dump(include={"n", "succeeded", "retried", "rescued"}), **figures},
         usage.model_dump(include={"prompt_tokens", "completion_tokens", "usd"}, exclude_none=True),
     )
+
+
+def _let_base_try(parts: Parts, plan: Plan, run_id: str) -> str:
+    """Let the base try tasks without memory where no such run is there: what it does needs no training."""
+    n = parts.settings.compile.easy_tasks
+    if not n:
+        return ""
+    suite, base = parts.suite(plan.suite), parts.settings.roles.student
+    runs = parts.ledger.trajectories.list(suite=suite.name, split=plan.split)
+    known = {run.task.id for run in runs if run.model == base and run.outcome and not run.recalled}
+    tasks = [task for task in suite.tasks(plan.split, plan.n, plan.seed) if task.id not in known][:n]
+    if not tasks:
+        return ""
+    summary = run_stage(
+        parts, suite=suite, tasks=tasks, run_id=content_id("run", run_id, "unaided"), model="base",
+        uses_memory=False, label="base, unaided",
+    )  # fmt: skip
+    return f"; the base does {summary.succeeded} of {summary.n} unaided"
 
 
 def learnt_from(parts: Parts, plan: Plan) -> Sequence[Trajectory]:
@@ -91,10 +111,12 @@ def compile_phase(parts: Parts, plan: Plan) -> StageResult:
     """Compile what was learnt into a dataset."""
     card = compile_stage(parts, suite=plan.suite or None, split=plan.split if plan.suite else None)
     left_out = "".join(f"; left out: {n} {reason}" for reason, n in sorted(card.dropped.items()))
+    others = ", ".join(f"{n} {reason}" for reason, n in card.eligibility.items() if reason != "eligible")
+    memories = f"{card.eligibility.get('eligible', 0)} memories eligible" + (f" ({others})" if others else "")
     return StageResult(
-        f"{card.n_train} rows, {card.n_label_tokens} trained tokens{left_out}",
+        f"{card.n_train} rows, {card.n_label_tokens} trained tokens; {memories}{left_out}",
         {"dataset_id": card.id, "n_train": card.n_train, "n_dev": card.n_dev,
-         "n_label_tokens": card.n_label_tokens, "dropped": card.dropped},
+         "n_label_tokens": card.n_label_tokens, "dropped": card.dropped, "eligibility": card.eligibility},
     )  # fmt: skip
 
 
@@ -188,11 +210,15 @@ def retire_phase(
     rows = parts.ledger.datasets.rows(checkpoint.dataset_id)
     ids = dict.fromkeys(memory for row in rows for memory in row.provenance.memories)
     memories = parts.ledger.memories.get_many(ids)
+    places = measured_places(parts)
     needless = _memory_is_needless(evaluations[0])
     counts = {"compiled": 0, "retired": 0, "kept": 0}
     for memory in memories:
+        place = place_of(memory, places)
+        if place in ("context", "neither"):
+            continue  # rows showed it, or it left the context already
         status: MemoryStatus = "compiled"
-        if needless:
+        if needless and place == "weights":
             refusals = parts.hooks.refusals(hookspecs.retire_memory, memory=memory, checkpoint=candidate)
             status = "compiled" if refusals else "retired"
             counts["kept"] += bool(refusals)

@@ -13,9 +13,10 @@ from typing import Any
 from agentkd.cycle.html import render_html
 from agentkd.cycle.journal import Plan
 from agentkd.cycle.parts import Parts
+from agentkd.cycle.placed import PHASE
 from agentkd.cycle.transfer import transfer_matrix
 from agentkd.errors import DataError, NotFoundError
-from agentkd.schema import CycleReport, Evaluation, PhaseReport, Verdict
+from agentkd.schema import CycleReport, Evaluation, PhaseReport, Placement, Verdict
 
 __all__ = [
     "latest_number",
@@ -62,12 +63,18 @@ def make_report(
         checkpoint=candidate,
         serving=serving.name if serving else "base",
         corrections=tuple(parts.ledger.corrections.rounds(plan.suite or None, limit=MAX_ROUNDS)),
+        placements=_placements(phases),
         counts={**parts.ledger.counts(), **_lineage_counts(parts, candidate)},
         plugins=dict(parts.host.versions),
         versions=_versions(),
         machine=_machine(),
         loss_curve=_loss_curve(parts.root / "checkpoints" / candidate) if candidate else (),
     )
+
+
+def _placements(phases: Sequence[PhaseReport]) -> tuple[Placement, ...]:
+    made = [phase.output.get("placements", ()) for phase in phases if phase.name == PHASE]
+    return tuple(Placement.model_validate(each) for placements in made for each in placements)
 
 
 def _lineage_counts(parts: Parts, candidate: str) -> dict[str, int]:

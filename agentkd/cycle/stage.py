@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from agentkd.cycle.parts import Parts
+from agentkd.cycle.placed import measured_places
 from agentkd.cycle.retry import proven, retries_of
 from agentkd.cycle.training import train_job
 from agentkd.cycle.tutor import taught_job
 from agentkd.errors import DataError
-from agentkd.protocols import Suite
+from agentkd.protocols import Recaller, Suite
 from agentkd.schema import (
     Checkpoint,
     Correction,
@@ -21,6 +22,7 @@ from agentkd.schema import (
     ToolSpec,
     Trajectory,
     origin_of,
+    place_of,
 )
 
 if TYPE_CHECKING:
@@ -59,10 +61,12 @@ def run_stage(
     label: str,
     attempts: int = 1,
     has_trials: bool = True,
+    recaller: Recaller | None = None,
 ) -> RunSummary:
     """Run an agent over tasks; finished tasks of the same `run_id` are not run again.
 
-    Without trials, as for an arm of an evaluation, every task sees what is recalled for it and is tried once.
+    Without trials, as for an arm of an evaluation, every task is tried once and sees what is recalled for it:
+    by `recaller` where one is given, else by the workspace's memories.
     """
     from agentkd.agents import Recorder, run_tasks
 
@@ -71,7 +75,7 @@ def run_stage(
         model,
         suite.environment,
         name=label,
-        recaller=parts.memory if uses_memory else None,
+        recaller=(recaller or parts.memory) if uses_memory else None,
         recorder=Recorder(parts.ledger, parts.hooks),
         scope=parts.settings.memory.scope.model_copy(update={"app": suite.name}),
         changes={} if uses_memory else {"recall": "off"},
@@ -90,6 +94,7 @@ def run_stage(
         progress=parts.progress,
         keep_expected=not held_out,
         retries=retries_of(parts) if has_trials and not held_out else None,
+        before_task=parts.ceiling.begin,
     )
 
 
@@ -164,7 +169,10 @@ def compile_stage(
 
     memories = parts.ledger.memories.list()
     own: dict[str, set[str]] = {}
+    places = measured_places(parts)
     for memory in memories:
+        if place_of(memory, places) == "context":
+            continue  # it will stand in the prompt when the student serves
         for trajectory_id in memory.evidence.trajectories:
             own.setdefault(trajectory_id, set()).add(memory.id)
     needs, selectors = objective_needs(parts), parts.selectors()
@@ -182,6 +190,8 @@ def compile_stage(
         teacher=parts.settings.train.teacher or "base",
         embed=parts.embedder().embed,
         students=_student_names(parts),
+        bases=frozenset({parts.settings.roles.student}),
+        places=places,
     )
     return compile_dataset(
         inputs,
@@ -199,7 +209,7 @@ def compile_stage(
 
 
 def _hits_for(parts: Parts, trajectory: Trajectory, own: Mapping[str, set[str]]) -> Sequence[Hit]:
-    """Recall for a trajectory's request, without the memories that rest on it or on what it was made from."""
+    """Recall for a trajectory's request, without lessons that rest on it or on what it was made from."""
     origin = origin_of(trajectory)
     sources = (trajectory.id, *(origin.seeds if origin else ()))
     scope = parts.settings.memory.scope.model_copy(update={"app": trajectory.task.suite})
@@ -243,7 +253,7 @@ def checkpoint_name(parts: Parts, key: str) -> str:
 def train_stage(parts: Parts, dataset_id: str, name: str, init: str = "") -> Checkpoint:
     """Train a student on a dataset and register the checkpoint; a finished one is only read."""
     job = taught_job(parts, train_job(parts, dataset_id, str(parts.root / "checkpoints" / name), init))
-    checkpoint = parts.trainer().train(job, parts.progress)
+    checkpoint = parts.trainer().train(job, parts.ceiling.watching(parts.progress))
     checkpoint = checkpoint.model_copy(update={"base": parts.settings.roles.student, "parent": init})
     parts.ledger.checkpoints.add(checkpoint)
     return checkpoint

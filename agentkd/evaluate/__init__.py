@@ -20,6 +20,7 @@ from agentkd.evaluate.paired import (
     within,
     without_tasks,
 )
+from agentkd.evaluate.place import Cell, Cluster, decide_place
 from agentkd.evaluate.power import power_of, spent_alpha, tasks_needed
 from agentkd.evaluate.provenance import Provenance, ProvenanceSettings
 from agentkd.evaluate.scorer import CallsScorer, ContainsScorer, ExactScorer, RegexScorer
@@ -32,6 +33,8 @@ __all__ = [
     "Calibration",
     "CalibrationSettings",
     "CallsScorer",
+    "Cell",
+    "Cluster",
     "ContainsScorer",
     "Contamination",
     "Course",
@@ -54,6 +57,7 @@ __all__ = [
     "baseline_result",
     "build_jsonl_suite",
     "compare",
+    "decide_place",
     "evaluation_table",
     "expected_calibration_error",
     "find_hacking",

@@ -11,19 +11,14 @@ import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from agentkd.errors import ConfigError
 from agentkd.interop.skill import MADE_HERE, memories_as_skill, memory_ids_of
+from agentkd.memory.cluster import clusters
 from agentkd.memory.lift import lifts_of, rank_of
 from agentkd.protocols import Embedder
 from agentkd.schema import Memory, Value, content_id
 from agentkd.skills import Skill, find_skills, read_skill_file, write_skill
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 __all__ = ["Strength", "Topic", "export_skills", "strong_memories", "topics_of"]
 
@@ -108,7 +103,7 @@ def topics_of(
     for key in sorted(groups):
         group = groups[key][:_MOST]
         vectors = embedder.embed([memory.when_to_use for memory in group])
-        large = (rows for rows in _clusters(vectors, alike) if len(rows) >= at_least)
+        large = (rows for rows in clusters(vectors, alike) if len(rows) >= at_least)
         found += [_topic([group[row] for row in rows], group, taken) for rows in large]
     return found
 
@@ -138,26 +133,6 @@ def export_skills(topics: Sequence[Topic], folder: Path, *, prune: bool = False)
             if is_gone and not old.path.is_symlink():
                 shutil.rmtree(old.path)
     return written
-
-
-def _clusters(vectors: NDArray[np.float32], alike: float) -> list[list[int]]:
-    """Merge the two groups of the highest average similarity until none reaches `alike`; rows are sorted."""
-    members = [[row] for row in range(len(vectors))]
-    scores = (vectors @ vectors.T).astype(np.float64)
-    np.fill_diagonal(scores, -np.inf)
-    while len(members) > 1:
-        first, second = np.unravel_index(int(np.argmax(scores)), scores.shape)
-        a, b = min(int(first), int(second)), max(int(first), int(second))
-        if scores[a, b] < alike:
-            break
-        n_a, n_b = len(members[a]), len(members[b])
-        joined = (n_a * scores[a] + n_b * scores[b]) / (n_a + n_b)  # Lance-Williams, average link
-        scores[a, :], scores[:, a] = joined, joined
-        scores[a, a] = -np.inf
-        scores[b, :], scores[:, b] = -np.inf, -np.inf
-        members[a] = sorted(members[a] + members[b])
-        members[b] = []
-    return [rows for rows in members if rows]
 
 
 def _topic(memories: Sequence[Memory], others: Sequence[Memory], taken: set[str]) -> Topic:

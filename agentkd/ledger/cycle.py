@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Literal
 
 import sqlalchemy as sa
@@ -82,6 +83,22 @@ class Cycles:
         with self._database.read() as connection:
             body = connection.execute(query).scalar_one_or_none()
         return None if body is None else load(PhaseReport, body)
+
+    def newest_phase(self, name: str, *, but: str = "") -> PhaseReport | None:
+        """Return the report of the phase of this name that was done last, in any cycle but one."""
+        c = t.phases.c
+        where = (c.name == name, c.status == "done", c.cycle_id != but)
+        query = sa.select(c.body).where(*where).order_by(c.started_at.desc()).limit(1)
+        with self._database.read() as connection:
+            body = connection.execute(query).scalar_one_or_none()
+        return None if body is None else load(PhaseReport, body)
+
+    def phases_since(self, since: datetime) -> tuple[PhaseReport, ...]:
+        """Return the phases of all cycles that began at or after a time, oldest first."""
+        c = t.phases.c
+        query = sa.select(c.body).where(c.started_at >= since).order_by(c.started_at, c.name, c.key)
+        with self._database.read() as connection:
+            return tuple(load(PhaseReport, body) for body in connection.execute(query).scalars())
 
     def phases(self, cycle: str = "") -> tuple[PhaseReport, ...]:
         """Return the phases of a cycle in the order in which they began."""

@@ -13,7 +13,7 @@ from agentkd.ledger import tables as t
 from agentkd.ledger.database import Database, chunks, dump, load, upsert
 from agentkd.ledger.recall import settle
 from agentkd.ledger.redact import Redact, redact_json
-from agentkd.schema import Outcome, Step, Trajectory, Value
+from agentkd.schema import Outcome, Step, Trajectory, Value, is_held_out
 
 __all__ = ["RunSummary", "Trajectories"]
 
@@ -172,6 +172,14 @@ class Trajectories:
         where = [c.is_finished.is_(False), *([c.run_id == run_id] if run_id is not None else [])]
         with self._database.read() as connection:
             return _fetch(connection, *where)
+
+    def n_since(self, since: datetime | None) -> int:
+        """Count the finished trajectories of splits that are not held out, begun after a time."""
+        c = t.trajectories.c
+        where = [c.is_finished, *([c.created_at > since] if since is not None else [])]
+        query = sa.select(c.split, sa.func.count()).where(*where).group_by(c.split)
+        with self._database.read() as connection:
+            return sum(n for split, n in connection.execute(query) if not is_held_out(split))
 
     def done_tasks(self, run_id: str) -> set[tuple[str, int]]:
         """Return (task id, attempt) of every finished trajectory of a run."""

@@ -37,12 +37,22 @@ class Meter:
         self.max_tokens = max_tokens
         self.usd = 0.0
         self.tokens = 0
+        self.booked_usd = 0.0
+        """Money of all calls so far, as far as prices are known."""
+        self.booked_tokens = 0
+        """Tokens of all calls so far, those of local models included."""
         self._lock = threading.Lock()
 
     @property
     def is_capped(self) -> bool:
         """Whether there is a ceiling at all."""
         return self.max_usd is not None or self.max_tokens is not None
+
+    def book(self, usage: Usage) -> None:
+        """Add what a call cost, whoever answered it."""
+        with self._lock:
+            self.booked_tokens += usage.prompt_tokens + usage.completion_tokens
+            self.booked_usd += usage.usd or 0.0
 
     @contextmanager
     def reserve(self, expected: Usage, model: str) -> Iterator[list[Usage]]:
@@ -143,4 +153,5 @@ class Booked:
             self._ledger.calls.book(purpose, self.name, usage, ok=False, error=str(error))
             raise
         self._ledger.calls.book(purpose, reply.model or self.name, reply.usage)
+        self._meter.book(reply.usage)
         return reply

@@ -5,6 +5,7 @@ from __future__ import annotations
 from agentkd.schema.base import Value, canonical_json, content_id, now, sortable_id
 from agentkd.schema.checkpoint import AnchorSettings, Checkpoint, LoraSettings, TrainJob, TrainSettings
 from agentkd.schema.example import DatasetCard, Example, Provenance, Rendered
+from agentkd.schema.interval import Interval
 from agentkd.schema.lift import Lift, lift_of, mean_lift, pooled_prior
 from agentkd.schema.memory import (
     NOTES_BEGIN,
@@ -22,6 +23,7 @@ from agentkd.schema.memory import (
     memory_id,
 )
 from agentkd.schema.message import Message, Reply, TokenTrace, ToolCall, ToolResult, ToolSpec, Usage
+from agentkd.schema.placement import Option, Place, Placement, place_of
 from agentkd.schema.plan import Advice, TrainPlan
 from agentkd.schema.report import (
     ArmResult,
@@ -29,7 +31,6 @@ from agentkd.schema.report import (
     CycleReport,
     Diagnosis,
     Evaluation,
-    Interval,
     Paired,
     PhaseReport,
     TaskResult,
@@ -75,10 +76,13 @@ __all__ = [
     "Message",
     "Mistake",
     "MistakeKind",
+    "Option",
     "Origin",
     "Outcome",
     "Paired",
     "PhaseReport",
+    "Place",
+    "Placement",
     "Provenance",
     "Rendered",
     "Reply",
@@ -113,6 +117,7 @@ __all__ = [
     "memory_id",
     "now",
     "origin_of",
+    "place_of",
     "pooled_prior",
     "sortable_id",
 ]

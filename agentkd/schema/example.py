@@ -103,6 +103,10 @@ class DatasetCard(Value):
     """Number of distinct tasks, trajectories, memories and corrections under the rows."""
     dropped: dict[str, int] = Field(default_factory=dict)
     """Number of candidate rows left out, by reason."""
+    eligibility: dict[str, int] = Field(default_factory=dict)
+    """Number of memories that may be compiled (`eligible`), and of the others by reason."""
+    ineligible: dict[str, str] = Field(default_factory=dict)
+    """Why each of the others may not, by id."""
     refusals: tuple[str, ...] = ()
     """For each row that could not be rendered, by reason: the first of them, and the cure."""
     base: str = ""

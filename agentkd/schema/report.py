@@ -8,6 +8,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from agentkd.schema.base import Value, now
+from agentkd.schema.interval import Interval
+from agentkd.schema.placement import Placement
 
 __all__ = [
     "ArmResult",
@@ -23,19 +25,6 @@ __all__ = [
     "TransferRow",
     "Verdict",
 ]
-
-
-class Interval(Value):
-    """A figure with its confidence interval."""
-
-    value: float
-    """Point estimate."""
-    low: float
-    """Lower bound."""
-    high: float
-    """Upper bound."""
-    level: float = 0.95
-    """Confidence level."""
 
 
 class TaskResult(Value):
@@ -200,8 +189,8 @@ class PhaseReport(Value):
     """run, distill, refine, synthesize, compile, train, evaluate, promote or retire."""
     key: str
     """Hash of the phase's inputs and settings; equal keys mean that the work is done."""
-    status: Literal["running", "done", "skipped", "failed"] = "running"
-    """How it ended; `skipped` where a finished phase with this key was found."""
+    status: Literal["running", "done", "skipped", "stopped", "failed"] = "running"
+    """How it ended; `skipped` where a finished phase with this key was found, `stopped` by a ceiling."""
     summary: str = ""
     """One sentence for the report."""
     output: dict[str, Any] = Field(default_factory=dict)
@@ -262,6 +251,10 @@ class CycleReport(Value):
     """What serves after the cycle."""
     corrections: tuple[CorrectionRound, ...] = ()
     """Corrections per task, run by run, oldest first; held-out runs are not among them."""
+    placements: tuple[Placement, ...] = ()
+    """Where each measured cluster of memories belongs, with the figures."""
+    stopped: str = ""
+    """Why the cycle stopped before its end, to be gone on with; empty for one that ended."""
     counts: dict[str, int] = Field(default_factory=dict)
     """Facts in the ledger by kind, and lineage counts."""
     plugins: dict[str, str] = Field(default_factory=dict)

@@ -16,7 +16,7 @@ __all__ = ["exclusive"]
 
 
 @contextmanager
-def exclusive(work: Path, *, wait_seconds: float = 30.0) -> Iterator[None]:
+def exclusive(work: Path, *, wait_seconds: float = 30.0, doing: str = "is training") -> Iterator[None]:
     """Hold `<work>.lock`; a dead process's lock is free at once. Raises LockedError after the wait."""
     work.parent.mkdir(parents=True, exist_ok=True)
     file = work.with_name(f"{work.name}.lock")
@@ -24,9 +24,7 @@ def exclusive(work: Path, *, wait_seconds: float = 30.0) -> Iterator[None]:
     while (opened := _try(file)) is None:
         if time.monotonic() > deadline:
             owner = file.read_text(encoding="utf-8").strip() or "unknown"
-            raise LockedError(
-                f"process {owner} is training `{work}`", hint="wait for it or end it", owner=owner
-            )
+            raise LockedError(f"process {owner} {doing} `{work}`", hint="wait for it or end it", owner=owner)
         time.sleep(0.2)
     with opened:
         opened.truncate(0)

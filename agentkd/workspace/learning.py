@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from agentkd import hookspecs
@@ -24,6 +24,7 @@ from agentkd.workspace.opening import Opening
 
 if TYPE_CHECKING:
     from agentkd.agents import RunSummary
+    from agentkd.cycle.schedule import Due
 
 __all__ = ["Learning"]
 
@@ -195,15 +196,56 @@ class Learning(Opening):
         )  # fmt: skip
         return diagnosed(self.parts, against, evaluation, evaluators)
 
-    def cycle(self, *, rounds: int | None = None) -> CycleReport:
-        """Run whole cycles; one that was cut off is finished first. Returns the last report."""
+    def when_due(self) -> Due:
+        """Say whether a cycle is due, and why or why not; runs nothing and does not open the index."""
+        from agentkd.cycle.schedule import when_due
+
+        return when_due(self.parts)
+
+    def cycle(
+        self,
+        *,
+        rounds: int | None = None,
+        max_seconds: float | None = None,
+        max_tokens: int | None = None,
+        max_usd: float | None = None,
+        asked: Callable[[], str] = lambda: "",
+    ) -> CycleReport:
+        """Run whole cycles; one that was cut off is finished first. Returns the last report.
+
+        Where a ceiling of this call is met (by default those of `[cycle]`) it stops between two items, what
+        is done is kept, and `stopped` of the report says so; the next call goes on from there.
+
+        Args:
+            rounds: Cycles in a row.
+            max_seconds: Wall time.
+            max_tokens: Tokens that models read and write.
+            max_usd: Money.
+            asked: Called between items; a text that it returns stops the cycle in the same way.
+
+        Raises LockedError where another process runs a cycle in this workspace.
+        """
         from agentkd.cycle import run_cycle
+        from agentkd.cycle.ceiling import Ceiling
+        from agentkd.train.lock import exclusive
 
         count = rounds if rounds is not None else self.settings.cycle.rounds
         if count < 1:
             raise ConfigError("`rounds` must be at least 1", key="cycle.rounds")
-        for number in range(count):
-            report = run_cycle(self.parts)
-            if number + 1 < count and report.verdict is None:
-                break
+        limits = self.settings.cycle
+        with exclusive(self.root / "cycle", wait_seconds=0.0, doing="runs a cycle in"):
+            self.parts.ceiling = Ceiling(
+                max_seconds=limits.max_seconds if max_seconds is None else max_seconds,
+                max_tokens=limits.max_tokens if max_tokens is None else max_tokens,
+                max_usd=limits.max_usd if max_usd is None else max_usd,
+                spent=self.parts.spent,
+                asked=asked,
+            )
+            try:
+                for _ in range(count):
+                    report = run_cycle(self.parts)
+                    if report.stopped or report.verdict is None:
+                        break
+            finally:
+                self.parts.ceiling = Ceiling()
         return report

@@ -12,7 +12,7 @@ import agentkd
 from agentkd.cli import main
 from agentkd.schema import Scope
 
-NAMES = ["run", "distill", "refine", "compile", "train", "evaluate", "promote", "retire"]
+NAMES = ["run", "distill", "refine", "compile", "train", "evaluate", "promote", "place", "retire"]
 
 
 def test_a_cycle_changes_state_in_every_phase(cycled: Path) -> None:

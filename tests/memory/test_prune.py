@@ -169,11 +169,11 @@ def test_a_tombstone_is_out_of_use_but_not_lost(store, ledger, lesson, happened,
 
 
 def test_a_tombstone_is_never_compiled(used):
-    from agentkd.compiler import is_compilable
+    from agentkd.compiler import fault_of
 
-    assert is_compilable(used("one"))
-    assert not is_compilable(used("one", status="tombstone"))
-    assert not is_compilable(used("one", status="quarantined"))
+    assert not fault_of(used("one"))
+    assert fault_of(used("one", status="tombstone")) == "tombstone"
+    assert fault_of(used("one", status="quarantined")) == "quarantined"
 
 
 def test_the_report_ranks_what_was_recalled(ledger, store, lesson, used):

@@ -1,0 +1,64 @@
+"""Watching a workspace: looks again and again whether a cycle is due, and runs one at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from agentkd.errors import LockedError
+
+if TYPE_CHECKING:
+    from agentkd.schema import CycleReport
+    from agentkd.workspace.learning import Learning
+
+__all__ = ["watch"]
+
+
+def watch(
+    open_workspace: Callable[[], Learning],
+    *,
+    stop: threading.Event,
+    say: Callable[[str], None],
+    after: Callable[[CycleReport], None] = lambda report: None,
+    every: float | None = None,
+    **ceilings: Any,
+) -> int:
+    """Run cycles as they become due until `stop` is set; returns how many were run or gone on with.
+
+    The workspace is closed while nothing is due, so that an application may use it. A cycle under way when
+    `stop` is set stops between two items and stays open; a workspace that another process holds is tried
+    again at the next look.
+
+    Args:
+        open_workspace: Opens it anew for every look, with the settings as they are then.
+        stop: Set to end.
+        say: Told in a sentence what each look found, where that is news.
+        after: Called with each report.
+        every: Seconds between two looks; `[cycle] poll_seconds` by default.
+        ceilings: `max_seconds`, `max_tokens`, `max_usd` of each cycle.
+    """
+    n_cycles, said = 0, ""
+    while not stop.is_set():
+        report = None
+        with open_workspace() as workspace:
+            pause = workspace.settings.cycle.poll_seconds if every is None else every
+            due = workspace.when_due()
+            line = f"{'due' if due.is_due else 'not due'}: {due.reason}"
+            if due.is_due:
+                try:
+                    say(line)
+                    report = workspace.cycle(
+                        rounds=1, asked=lambda: "the watch ends" if stop.is_set() else "", **ceilings
+                    )
+                except LockedError as error:
+                    line = f"not now: {error.message}"
+        if report is not None:
+            n_cycles += 1
+            after(report)
+        elif line != said:
+            say(line)
+        said = line
+        if report is None or report.stopped or report.verdict is None:
+            stop.wait(pause)
+    return n_cycles

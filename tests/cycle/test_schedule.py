@@ -1,0 +1,201 @@
+"""When a cycle is due, what it may take, and that what is done before a ceiling is kept."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import agentkd
+from agentkd.cli.root import run_command_line
+from agentkd.cycle.ceiling import Ceiling
+from agentkd.errors import CeilingError, LockedError
+from agentkd.hf import file_sha256
+from agentkd.protocols import SilentProgress
+from agentkd.schema import Memory, Scope, Utility, memory_id
+from agentkd.train.lock import exclusive
+from agentkd.workspace.watching import watch
+
+NewWorkspace = Callable[[str], Path]
+
+
+def lesson(number: int, **changes: Any) -> Memory:
+    when, content = f"situation {number}", f"lesson {number} " + "with many words " * 20
+    memory = Memory(
+        id=memory_id("insight", when, content, Scope()),
+        kind="insight",
+        when_to_use=when,
+        content=content,
+        status="active",
+    )
+    return memory.model_copy(update=changes)
+
+
+def asked(folder: Path, *options: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Return the exit code of `agentkd cycle --if-due` and what it printed."""
+    code = run_command_line(["-C", str(folder), "cycle", "--if-due", *options])
+    said = capsys.readouterr()
+    return code, said.out + said.err
+
+
+def test_a_cycle_is_due_by_counts_and_says_so(cycled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = asked(cycled, capsys=capsys)
+    assert code == 12
+    assert said.startswith("not due: 0 of 8 new memories, ")
+    with agentkd.Workspace(cycled) as workspace:
+        workspace.ledger.memories.admit([lesson(number) for number in range(8)])
+        due = workspace.when_due()
+        assert (due.is_due, due.learnt.n_new_memories) == (True, 8)
+        facts = {"compile": {"min_support": 2}}
+    with agentkd.Workspace(cycled, settings=facts) as strict:
+        assert strict.when_due().learnt.n_new_memories == 0  # none of them may be compiled
+
+
+def test_measured_gain_makes_a_cycle_due_before_the_counts_do(cycled: Path) -> None:
+    helps = Utility(recalls=20, wins=20, held_out=10, held_out_wins=0)
+    with agentkd.Workspace(cycled) as workspace:
+        runs = workspace.trajectories(split="train")
+        workspace.ledger.memories.admit([lesson(0, utility=helps)])
+        for run in runs:
+            workspace.ledger.trials.record(run.id, "shown", Scope())
+        assert workspace.when_due().learnt.expected_gain == 0  # no graded task recalled anything
+        for run in runs:
+            assert run.outcome is not None
+            workspace.ledger.trajectories.grade(run.id, run.outcome)
+        due = workspace.when_due()
+        assert due.learnt.n_new_memories == 1
+        assert due.learnt.expected_gain > 20
+        assert due.is_due
+    with agentkd.Workspace(cycled, settings={"cycle": {"min_gain": 1000}}) as workspace:
+        assert not workspace.when_due().is_due
+
+
+def test_a_used_up_budget_and_a_plugin_have_the_last_word(cycled: Path) -> None:
+    heard: dict[str, float] = {}
+
+    class Always:
+        @agentkd.hookimpl
+        def is_compile_due(self, n_new_memories, n_new_trajectories, expected_gain):  # type: ignore[no-untyped-def]
+            heard.update(n=n_new_memories, gain=expected_gain)
+            return True
+
+    with agentkd.Workspace(cycled, plugins=[Always()]) as workspace:
+        assert workspace.when_due().reason.startswith("a plugin decides: ")
+        assert workspace.when_due().is_due
+        assert heard == {"n": 0, "gain": 0.0}
+    for table in ({"day_seconds": 1e-3}, {"day_tokens": 1}):
+        with agentkd.Workspace(cycled, plugins=[Always()], settings={"cycle": table}) as workspace:
+            due = workspace.when_due()
+            assert not due.is_due
+            assert due.reason.startswith("the cycles of the last 24 hours took ")
+
+
+def test_ceilings_count_from_the_first_item_on() -> None:
+    clock, spent = [0.0], [(100, 1.0)]
+    ceiling = Ceiling(
+        max_seconds=5, max_tokens=10, max_usd=0.5, spent=lambda: spent[0], clock=lambda: clock[0]
+    )
+    clock[0] = 9.0
+    ceiling.begin()  # the first item is always done
+    with pytest.raises(CeilingError, match="the ceiling of 5 seconds is met after 9"):
+        ceiling.begin()
+    clock[0] = 1.0
+    ceiling.begin()
+    spent[0] = (110, 1.0)
+    with pytest.raises(CeilingError, match="of 10 tokens is met with 10"):
+        ceiling.check()
+    spent[0] = (100, 1.5)
+    with (
+        pytest.raises(CeilingError, match=r"of \$0.5 is met"),
+        ceiling.watching(SilentProgress()).bar("x") as bar,
+    ):
+        bar.advance()
+    with pytest.raises(CeilingError, match="SIGTERM"):
+        Ceiling(asked=lambda: "SIGTERM").begin()
+
+
+def test_a_cycle_stops_between_items_and_goes_on_to_the_same_end(
+    calm: Path, new_workspace: NewWorkspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = new_workspace("short")
+    assert asked(folder, "--max-tokens", "1", capsys=capsys)[0] == 11
+    with agentkd.Workspace(folder) as workspace:
+        first = workspace.report()
+        n_runs = workspace.ledger.counts()["trajectories"]
+        assert first.stopped.startswith("stopped in `run`: the ceiling of 1 tokens is met with ")
+        assert 0 < n_runs < 28
+        assert [phase.status for phase in first.phases] == ["stopped"]
+        assert "Not finished" in workspace.report_path().read_text(encoding="utf-8")
+        assert workspace.when_due().reason == "cycle-1 was cut off and goes on"
+
+        def at_a_save() -> str:
+            return "a test" if list((folder / "checkpoints").glob("*.partial/step-*")) else ""
+
+        second = workspace.cycle(asked=at_a_save)
+        assert second.number == 1
+        assert second.stopped == "stopped in `train`: asked to stop (a test)"
+        assert not workspace.checkpoints()
+    assert run_command_line(["-q", "-C", str(folder), "--json", "cycle", "--if-due"]) == 0
+    assert json.loads(capsys.readouterr().out)["stopped"] == ""
+    with agentkd.Workspace(folder) as workspace, agentkd.Workspace(calm) as whole:
+        ours, theirs = (
+            file_sha256(
+                each.parts.checkpoint_folder(each.checkpoints()[0].name) / "adapter_model.safetensors"
+            )
+            for each in (workspace, whole)
+        )
+        assert ours == theirs
+        assert workspace.report().counts["trajectories"] == whole.report().counts["trajectories"]
+
+
+def test_one_cycle_runs_at_a_time(cycled: Path) -> None:
+    with (
+        agentkd.Workspace(cycled) as workspace,
+        exclusive(cycled / "cycle"),
+        pytest.raises(LockedError, match="runs a cycle in"),
+    ):
+        workspace.cycle()
+
+
+def test_a_watch_runs_what_is_due_waits_otherwise_and_ends_when_asked(
+    cycled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said: list[str] = []
+    stop = threading.Event()
+    opened = []
+
+    class Never:
+        @agentkd.hookimpl
+        def is_compile_due(self) -> bool:
+            return len(opened) == 2
+
+    def open_workspace() -> agentkd.Workspace:
+        opened.append(1)
+        if len(opened) == 4:
+            stop.set()
+        return agentkd.Workspace(cycled, plugins=[Never()])
+
+    reports: list[Any] = []
+    n = watch(open_workspace, stop=stop, say=said.append, after=reports.append, every=0.01)
+    assert (n, len(opened)) == (1, 4)
+    assert reports[0].number == 2
+    assert [line.partition(":")[0] for line in said] == ["not due", "due", "not due"]
+
+
+def test_the_base_tries_tasks_unaided_where_no_such_run_is_there(new_workspace: NewWorkspace) -> None:
+    settings = {
+        "compile": {"easy_tasks": 3},
+        "roles": {"actor": "scripted:echo"},
+        "cycle": {"n": 5, "min_new_memories": 10_000},
+    }
+    with agentkd.Workspace(new_workspace("echo"), settings=settings) as workspace:
+        ran = workspace.cycle().phases[0]
+        assert ran.summary.endswith(" of 3 unaided")
+        mine = [run for run in workspace.trajectories() if run.model == workspace.settings.roles.student]
+        assert len(mine) == 3
+        assert not any(run.recalled for run in mine)
+        assert workspace.ledger.counts()["trajectories"] == 5 + 3
