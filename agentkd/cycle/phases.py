@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, replace
 
 from agentkd import hookspecs
+from agentkd.cycle.candidate import Source, dataset_of
 from agentkd.cycle.diagnose import diagnosed
 from agentkd.cycle.evaluation import evaluate_stage
 from agentkd.cycle.journal import Plan
@@ -98,22 +99,27 @@ def compile_phase(parts: Parts, plan: Plan) -> StageResult:
     )  # fmt: skip
 
 
-def train_phase(parts: Parts, key: str, compiled: PhaseReport) -> StageResult:
-    """Train a candidate on the dataset of the phase `compile`."""
+def train_phase(parts: Parts, key: str, source: Source) -> StageResult:
+    """Train one candidate of the cycle."""
     name = checkpoint_name(parts, key)
-    checkpoint = train_stage(parts, compiled.output["dataset_id"], name)
+    card = dataset_of(parts, source)
+    if not card.n_train:
+        return StageResult(f"nothing new to train a {source.kind} candidate on", {"checkpoint": ""})
+    checkpoint = train_stage(parts, card.id, name, source.init)
     loss = checkpoint.metrics.get("loss", float("nan"))
+    start = f"on `{source.init}`" if source.init else "from the base"
     return StageResult(
-        f"`{name}`: loss {loss:.3f} after {checkpoint.metrics.get('steps', 0):.0f} steps",
-        {"checkpoint": name, **checkpoint.metrics},
+        f"`{name}`, {source.kind} {start}: loss {loss:.3f} after {checkpoint.metrics.get('steps', 0):.0f} "
+        f"steps on {card.n_train} rows",
+        {"checkpoint": name, "kind": source.kind, "dataset_id": card.id, **checkpoint.metrics},
     )
 
 
-def evaluate_phase(parts: Parts, plan: Plan, candidate: str) -> StageResult:
+def evaluate_phase(parts: Parts, plan: Plan, _key: str, candidate: str) -> StageResult:
     """Run all arms on the held-out splits and the candidate on earlier cycles' tasks; ask the evaluators."""
     settings = parts.settings.evaluate
     if not plan.suite:
-        return StageResult("no suite, so nothing to judge on", {"evaluations": []})
+        return StageResult("no suite, so nothing to judge on", {"checkpoint": candidate, "evaluations": []})
     before = parts.spent_usd
     suite = parts.suite(plan.suite)
     evaluations = [
@@ -128,8 +134,9 @@ def evaluate_phase(parts: Parts, plan: Plan, candidate: str) -> StageResult:
     earlier = probe_earlier(parts, candidate, plan.serving, suite=suite.name, splits=splits, seed=plan.seed)
     done = evaluations[0].arm("student").success
     return StageResult(
-        f"student does {done.value:.3f} [{done.low:.3f}, {done.high:.3f}] of {evaluations[0].n} tasks",
+        f"`{candidate}` does {done.value:.3f} [{done.low:.3f}, {done.high:.3f}] of {evaluations[0].n} tasks",
         {
+            "checkpoint": candidate,
             "evaluations": [e.model_dump(mode="json") for e in evaluations],
             "earlier": [e.model_dump(mode="json") for e in earlier],
         },
@@ -145,27 +152,68 @@ def _tokens_of(evaluations: Sequence[Evaluation]) -> dict[str, float]:
     }
 
 
-def promote_phase(
-    parts: Parts, plan: Plan, candidate: str, evaluations: Sequence[Evaluation], probes: Sequence[Any]
-) -> StageResult:
-    """Ask the gate, and let the candidate serve where it says yes."""
-    from agentkd.evaluate import refuse
+def promote_phase(parts: Parts, plan: Plan, judged: Sequence[PhaseReport]) -> StageResult:
+    """Ask the gate about every candidate, and let the best one that passes serve."""
+    found = [_Judged.of(parts, plan, phase, len(judged)) for phase in judged]
+    best = max(found, key=lambda each: (each.verdict.promote, each.success))  # the first one at a tie
+    if best.verdict.promote:
+        parts.ledger.checkpoints.promote(best.name)
+        parts.hooks.ask(hookspecs.after_promote, checkpoint=best.name, previous=plan.serving)
+    others = [each.surpassed_by(best) for each in found if each is not best]
+    for each in (*others, best):
+        if not each.verdict.promote and not each.obstacle:
+            parts.ledger.checkpoints.set_status(each.name, "rejected")
+    word = "promoted" if best.verdict.promote else "not promoted"
+    return StageResult(
+        f"`{best.name}` {word}" + "".join(f", `{each.name}` rejected" for each in others),
+        {
+            "checkpoint": best.name,
+            "verdict": best.verdict.model_dump(mode="json"),
+            "rejected": [each.verdict.model_dump(mode="json") for each in others],
+        },
+    )
 
-    obstacle = _obstacle(parts, candidate)
-    if obstacle:
-        verdict = refuse(candidate, plan.serving, obstacle)
-    elif evaluations:
-        earlier = [Evaluation.model_validate(probe) for probe in probes]
-        verdict = judge(parts, candidate, plan.serving, evaluations[0], earlier)
-    else:
-        verdict = refuse(candidate, plan.serving, "there is no held-out split to judge on")
-    if verdict.promote:
-        parts.ledger.checkpoints.promote(candidate)
-        parts.hooks.ask(hookspecs.after_promote, checkpoint=candidate, previous=plan.serving)
-    elif not obstacle:
-        parts.ledger.checkpoints.set_status(candidate, "rejected")
-    word = "promoted" if verdict.promote else "not promoted"
-    return StageResult(f"`{candidate}` {word}", {"verdict": verdict.model_dump(mode="json")})
+
+@dataclass(frozen=True)
+class _Judged:
+    """A candidate with the gate's verdict."""
+
+    name: str
+    verdict: Verdict
+    success: float
+    obstacle: str
+
+    @classmethod
+    def of(cls, parts: Parts, plan: Plan, phase: PhaseReport, n_candidates: int) -> _Judged:
+        """Judge the candidate of a phase `evaluate`."""
+        from agentkd.evaluate import refuse
+
+        name = str(phase.output["checkpoint"])
+        evaluations = [Evaluation.model_validate(e) for e in phase.output["evaluations"]]
+        success = evaluations[0].arm("student").success.value if evaluations else 0.0
+        obstacle = _obstacle(parts, name)
+        if obstacle:
+            verdict = refuse(name, plan.serving, obstacle)
+        elif evaluations:
+            earlier = [Evaluation.model_validate(e) for e in phase.output.get("earlier", ())]
+            verdict = judge(parts, name, plan.serving, evaluations[0], earlier, n_candidates)
+        else:
+            verdict = refuse(name, plan.serving, "there is no held-out split to judge on")
+        return cls(name, verdict, success, obstacle)
+
+    def surpassed_by(self, best: _Judged) -> _Judged:
+        """Return the candidate as not promoted: where it passed too, another one did no worse."""
+        if not self.verdict.promote:
+            return self
+        reason = (
+            f"It passed the gate too, but `{best.name}` does {best.success:.3f} against {self.success:.3f}."
+        )
+        changes = {
+            "promote": False,
+            "reasons": (*self.verdict.reasons, reason),
+            "flags": (*self.verdict.flags, "surpassed"),
+        }
+        return replace(self, verdict=self.verdict.model_copy(update=changes))
 
 
 def _obstacle(parts: Parts, candidate: str) -> str:

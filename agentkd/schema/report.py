@@ -256,6 +256,8 @@ class CycleReport(Value):
     """The gate's decision; None where nothing was trained."""
     transfer: tuple[TransferRow, ...] = ()
     """The backward-transfer matrix: rows of the newest cycles, this one last."""
+    rejected: tuple[Verdict, ...] = ()
+    """The gate's verdicts on the other candidates of the cycle, which do not serve."""
     checkpoint: str = ""
     """Candidate of the cycle."""
     serving: str = "base"
