@@ -42,8 +42,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "compile": {"dev_share": 0.02},
     "gate": {"against": ["base"]},
 }
-"""Those that the suites suggest, alike for all groups; `[train]` as chosen for `quality.py` on the dev part of
-bfcl-live's training split."""
+"""Those that the suites suggest, alike for all groups; `[train]` as chosen for `quality.py` on the dev part
+of bfcl-live's training split."""
 N_TRAIN, N_EVAL = 64, 45
 SMALL_GROUPS, SMALL_TRAIN, SMALL_EVAL = ("services", "music"), 12, 12
 TOKENS_BAR, LEVEL = 1 / 3, 0.05
