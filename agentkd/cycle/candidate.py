@@ -12,10 +12,10 @@ from typing import Literal
 
 from agentkd.cycle.journal import Plan
 from agentkd.cycle.parts import Parts
-from agentkd.cycle.replay import union
+from agentkd.cycle.replay import ancestor_datasets, union
 from agentkd.schema import DatasetCard, Value
 
-__all__ = ["Source", "ancestor_datasets", "dataset_of", "sources_of"]
+__all__ = ["Source", "dataset_of", "sources_of"]
 
 
 class Source(Value):
@@ -34,11 +34,12 @@ class Source(Value):
 def sources_of(parts: Parts, plan: Plan, dataset_id: str) -> list[Source]:
     """Return the candidates that `[train] candidates` asks for.
 
-    While the base serves there is nothing to go on from, so `stacked` alone falls back to `union`.
+    While the base serves, `stacked` goes on from the newest student that was carried over to this base; where
+    there is none, it falls back to `union`.
     """
     replay = tuple(_earlier(parts, plan, parts.ledger.datasets.get(dataset_id)))
     wanted = dict.fromkeys(parts.settings.train.candidates)
-    init = plan.serving if plan.serving != "base" else ""
+    init = plan.serving if plan.serving != "base" else _carried_over(parts)
     kinds = [kind for kind in wanted if kind == "union" or init] or ["union"]
     return [
         Source(kind=kind, dataset_id=dataset_id, replay=replay, init=init if kind == "stacked" else "")
@@ -64,14 +65,17 @@ def dataset_of(parts: Parts, source: Source) -> DatasetCard:
     return union(parts, source.dataset_id, source.replay, known=known)
 
 
-def ancestor_datasets(parts: Parts, name: str) -> Iterator[str]:
-    """Yield the datasets of a checkpoint and of those that it went on from, newest first."""
-    seen: set[str] = set()
-    while name and name not in seen:
-        seen.add(name)
-        checkpoint = parts.checkpoint(name)
-        yield checkpoint.dataset_id
-        name = checkpoint.parent
+def _carried_over(parts: Parts) -> str:
+    """Return the newest sound checkpoint on the present base whose parent belongs to another one."""
+    base_id = parts.student_files.base_id
+    known = {checkpoint.name: checkpoint for checkpoint in parts.ledger.checkpoints.list()}
+    found = [
+        c.name
+        for c in known.values()
+        if c.base_id == base_id and c.status not in ("rejected", "tainted")
+        and c.parent in known and known[c.parent].base_id != base_id
+    ]  # fmt: skip
+    return found[-1] if found else ""
 
 
 def _earlier(parts: Parts, plan: Plan, card: DatasetCard) -> Iterator[str]:

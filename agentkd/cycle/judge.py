@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from agentkd.cycle.candidate import ancestor_datasets
 from agentkd.cycle.evaluation import evaluate_stage
 from agentkd.cycle.export import check_export
 from agentkd.cycle.parts import Parts
+from agentkd.cycle.replay import ancestor_datasets
 from agentkd.cycle.row_audit import audit_rows
 from agentkd.cycle.transfer import transfer_cells
 from agentkd.schema import Evaluation, Example, Verdict

@@ -55,11 +55,17 @@ def run_phase(parts: Parts, plan: Plan, key: str) -> StageResult:
         attempts=parts.settings.run.attempts,
     )
     usage = summary.usage
-    again = f", {summary.rescued} of {summary.retried} more when tried again" if summary.retried else ""
+    shares = ", ".join(f"{n} to `{name}`" for name, n in summary.routes.items())
+    again = f" ({shares})" if shares else ""
+    again += f", {summary.rescued} of {summary.retried} more when tried again" if summary.retried else ""
     worth, figures = lift_said(parts, suite.name)
     return StageResult(
         f"{summary.succeeded} of {summary.n} tasks done{again}{worth}",
-        {"run_id": run_id, **summary.model_dump(include={"n", "succeeded", "retried", "rescued"}), **figures},
+        {
+            "run_id": run_id,
+            **summary.model_dump(include={"n", "succeeded", "retried", "rescued", "routes"}),
+            **figures,
+        },
         usage.model_dump(include={"prompt_tokens", "completion_tokens", "usd"}, exclude_none=True),
     )
 

@@ -15,7 +15,7 @@ from agentkd.cycle.parts import Parts
 from agentkd.errors import DataError
 from agentkd.schema import DatasetCard, Example, content_id
 
-__all__ = ["is_ground_truth", "union"]
+__all__ = ["ancestor_datasets", "is_ground_truth", "union"]
 
 Split = Literal["train", "dev"]
 Turn = tuple[str, str]
@@ -24,6 +24,18 @@ Turn = tuple[str, str]
 def is_ground_truth(row: Example) -> bool:
     """Whether a person's or a grader's accepted answer gave the target; the student's own did not."""
     return row.kind == "correction" and row.provenance.teacher not in ("tool", "judge")
+
+
+def ancestor_datasets(parts: Parts, name: str) -> Iterator[str]:
+    """Yield the datasets of a checkpoint and of those that it went on from, newest first, each once."""
+    seen: set[str] = set()
+    while name and name not in seen:
+        seen.add(name)
+        checkpoint = parts.checkpoint(name)
+        if checkpoint.dataset_id not in seen:
+            seen.add(checkpoint.dataset_id)
+            yield checkpoint.dataset_id
+        name = checkpoint.parent
 
 
 def union(

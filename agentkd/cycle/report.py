@@ -45,7 +45,7 @@ def make_report(
     rejected: Sequence[Verdict] = (),
 ) -> CycleReport:
     """Assemble the report of a finished cycle."""
-    serving = parts.ledger.checkpoints.serving()
+    serving = parts.serving()
     candidate = verdict.checkpoint if verdict else ""
     judged = (phase.output for phase in phases if phase.name == "evaluate")
     probes = next((o.get("earlier", ()) for o in judged if o["checkpoint"] == candidate), ())

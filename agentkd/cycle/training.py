@@ -60,14 +60,16 @@ def _check_base(parts: Parts, card: DatasetCard) -> None:
 
 
 def newest_checkpoint(parts: Parts) -> str:
-    """Return what serves, else the newest checkpoint that is neither rejected nor tainted.
+    """Return what serves, else the newest checkpoint on the base that is neither rejected nor tainted.
 
     Raises NotFoundError where there is none.
     """
-    serving = parts.ledger.checkpoints.serving()
+    serving = parts.serving()
     if serving is not None:
         return serving.name
-    sound = [c.name for c in parts.ledger.checkpoints.list() if c.status not in ("rejected", "tainted")]
+    base_id = parts.student_files.base_id
+    known = [c for c in parts.ledger.checkpoints.list() if c.status not in ("rejected", "tainted")]
+    sound = [c.name for c in known if c.base_id == base_id]
     if not sound:
         raise NotFoundError("there is no checkpoint to go on from", hint="run `agentkd train` first")
     return sound[-1]

@@ -76,6 +76,8 @@ class ArmResult(Value):
     """Mean completion tokens per task."""
     seconds: float = 0.0
     """Mean wall seconds per task."""
+    routes: dict[str, int] = Field(default_factory=dict)
+    """Tasks by the student that a router chose for them; empty for an arm that is not routed."""
     results: tuple[TaskResult, ...] = ()
     """One result per task, in task order."""
 
