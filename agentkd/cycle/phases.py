@@ -12,6 +12,7 @@ from agentkd.cycle.evaluation import evaluate_stage
 from agentkd.cycle.journal import Plan
 from agentkd.cycle.judge import judge, probe_earlier
 from agentkd.cycle.parts import Parts
+from agentkd.cycle.replay import ancestor_datasets
 from agentkd.cycle.stage import (
     StageResult,
     checkpoint_name,
@@ -238,8 +239,9 @@ def retire_phase(
     """Mark what the weights now hold, and drop it from the context where the student does not need it."""
     if not verdict.promote:
         return StageResult("nothing was promoted", {"compiled": 0, "retired": 0})
-    checkpoint = parts.checkpoint(candidate)
-    rows = parts.ledger.datasets.rows(checkpoint.dataset_id)
+    # a stacked student still holds what its ancestors were trained on
+    datasets = ancestor_datasets(parts, candidate)
+    rows = (row for dataset_id in datasets for row in parts.ledger.datasets.rows(dataset_id))
     ids = dict.fromkeys(memory for row in rows for memory in row.provenance.memories)
     memories = parts.ledger.memories.get_many(ids)
     needless = _memory_is_needless(evaluations[0])
