@@ -18,6 +18,7 @@ from agentkd.agents.event import (
     Restarted,
     Started,
 )
+from agentkd.agents.lane import Router
 from agentkd.agents.prompt import PromptBuilder, tool_line
 from agentkd.agents.recorder import Recorder
 from agentkd.agents.retry import Lessons, Retries, retry_note, unrescued
@@ -47,6 +48,7 @@ __all__ = [
     "Restart",
     "Restarted",
     "Retries",
+    "Router",
     "RunSummary",
     "Started",
     "Trial",

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from agentkd import hookspecs
 from agentkd.agents.checkpointer import memory_checkpointer
 from agentkd.agents.event import AgentEvent, Finished, Interrupted, Started
-from agentkd.agents.loop import Context, Loop
+from agentkd.agents.lane import Lane, Router
+from agentkd.agents.loop import Context, Loop, shows_tools
 from agentkd.agents.recorder import Recorder
 from agentkd.agents.review import AnyDecision, read_decisions
 from agentkd.agents.state import Run, paused, trajectory_of
@@ -53,6 +54,7 @@ class Agent:
         approve: Callable[[ToolCall], bool] | None = None,
         interrupt_on: Collection[str] = (),
         trials: TrialPolicy | None = None,
+        router: Router | None = None,
     ) -> None:
         """Put an agent together; nothing heavy is imported before its first run.
 
@@ -72,6 +74,7 @@ class Agent:
             approve: Says whether a call may run without asking a person.
             interrupt_on: Names of tools whose calls always wait for a person.
             trials: Decides which tasks have memories withheld to measure them; None shows all to all.
+            router: Chooses a student per request; then `model` is the base that stands in for them.
         """
         self.name, self.model = name, model
         self.settings = settings or AgentSettings()
@@ -79,15 +82,14 @@ class Agent:
         self.recorder = recorder or Recorder(None, self.hooks)
         self._environment, self._checkpointer = environment, checkpointer
         self._loop = Loop(
-            model=model,
+            lane=Lane(model, checkpoint, shows_tools(self.settings, model, model_is_student)),
+            router=router,
             views=views,
             settings=self.settings,
             recaller=recaller,
             recorder=self.recorder,
             hooks=self.hooks,
             scope=scope,
-            checkpoint=checkpoint,
-            shows_tools=_shows_tools(self.settings, model, model_is_student),
             interrupt_on=frozenset(interrupt_on),
             approve=approve,
             trials=trials,
@@ -199,17 +201,21 @@ class Agent:
             task = Task(id=content_id("adh", task), prompt=task)
         run_id = run_id or (content_id("run", thread_id) if thread_id else sortable_id("run"))
         trajectory_id = content_id("tra", run_id, task.id, attempt)
+        router = self._loop.router
+        route = None if router is None else router.choose(task.prompt)
+        model = self.model if router is None or route is None else router.model(route.checkpoint)
         return Run(
             trajectory_id=trajectory_id,
             run_id=run_id,
             attempt=attempt,
             thread_id=thread_id or trajectory_id,
             task=task,
-            model=self.model.name,
+            model=model.name,
+            route=route,
         )
 
     def _start(self, run: Run) -> Iterator[AgentEvent]:
-        refused = self.hooks.refusals(hookspecs.before_run, task=run.task, model=self.model.name)
+        refused = self.hooks.refusals(hookspecs.before_run, task=run.task, model=run.model)
         if refused:
             failure = Failure(kind="cancelled", message=f"refused by plugin `{'`, `'.join(refused)}`")
             yield Finished(trajectory=trajectory_of(run.model_copy(update={"failure": failure})))
@@ -290,12 +296,6 @@ class Agent:
             "configurable": {"thread_id": thread_id},
             "recursion_limit": 4 * self.settings.max_steps + 8,  # four nodes per turn at most
         }
-
-
-def _shows_tools(settings: AgentSettings, model: Model, is_student: bool) -> bool:
-    """Decide on tool docs: a student knows its tools, a remote model reads them from the request."""
-    knows_tools = is_student or bool(getattr(model, "reads_tools", False))
-    return settings.tool_docs == "all" or (settings.tool_docs == "auto" and not knows_tools)
 
 
 def _calls_of(question: Mapping[str, Any]) -> tuple[ToolCall, ...]:

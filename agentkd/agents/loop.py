@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from agentkd import hookspecs
 from agentkd.agents.checkpointer import require_strict_reader
 from agentkd.agents.event import Acted, Recalled, RecallOff, Replied, Restarted
+from agentkd.agents.lane import Lane, Router
 from agentkd.agents.recorder import Recorder
 from agentkd.agents.retry import join_notes
 from agentkd.agents.review import Restart, Reviewed, correction_of, read_decision, settle
@@ -28,7 +29,7 @@ from agentkd.schema import Failure, Hit, Message, Scope, Step, ToolCall, ToolRes
 if TYPE_CHECKING:
     from langgraph.graph.state import CompiledStateGraph
 
-__all__ = ["Context", "Loop"]
+__all__ = ["Context", "Loop", "shows_tools"]
 
 
 @dataclass
@@ -52,18 +53,17 @@ class Context:
 class Loop:
     """The nodes of the graph, over the parts of one agent."""
 
-    model: Model
+    lane: Lane
     views: Views
     settings: AgentSettings
     recaller: Recaller | None
     recorder: Recorder
     hooks: Hooks
     scope: Scope | None
-    checkpoint: str
-    shows_tools: bool
     interrupt_on: Collection[str]
     approve: Callable[[ToolCall], bool] | None
     trials: TrialPolicy | None = None
+    router: Router | None = None
 
     @property
     def may_pause(self) -> bool:
@@ -99,7 +99,7 @@ class Loop:
         if run.trial is not None:
             known |= set(run.trial.held)
         hits: Sequence[Hit] = self.recaller.recall(
-            recall_state(run), scope=self.scope, checkpoint=self.checkpoint, exclude=known
+            recall_state(run), scope=self.scope, checkpoint=self._lane(run).checkpoint, exclude=known
         )
         if hits:
             hits = _ranked(hits, self.hooks.ask(hookspecs.rank_recalled, task=run.task, hits=hits))
@@ -127,7 +127,7 @@ class Loop:
         tools = _context().tools
         choice = "required" if self.settings.force_tool_call else "auto"
         try:
-            reply = self.model.reply(
+            reply = self._lane(run).model.reply(
                 self._prompt(run, tools), tools, tool_choice=choice if tools else "none", purpose="run"
             )
         except BudgetError:
@@ -204,8 +204,16 @@ class Loop:
             tools=tools,
             history=run.history,
             memory=join_notes(run.notes, run.memory),
-            tool_docs=self.shows_tools,
+            tool_docs=self._lane(run).shows_tools,
         )
+
+    def _lane(self, run: Run) -> Lane:
+        """Return who acts in a run: the agent's own model, or the student that its router chose."""
+        if self.router is None or run.route is None:
+            return self.lane
+        name = run.route.checkpoint
+        model = self.router.model(name)
+        return Lane(model, name, shows_tools(self.settings, model, name != "base"))
 
     def _begin_anew(self, run: Run, decision: Restart) -> Run:
         """Store the try that a person gave up, and return the next one in a world of its own."""
@@ -243,6 +251,12 @@ class Loop:
             return {}
         message = f"the run reached its limit of {self.settings.max_steps} steps"
         return {"is_done": True, "failure": Failure(kind="limit", message=message)}
+
+
+def shows_tools(settings: AgentSettings, model: Model, is_student: bool) -> bool:
+    """Decide on tool docs: a student knows its tools, a remote model reads them from the request."""
+    knows_tools = is_student or bool(getattr(model, "reads_tools", False))
+    return settings.tool_docs == "all" or (settings.tool_docs == "auto" and not knows_tools)
 
 
 def _step_of(run: Run, results: Sequence[ToolResult]) -> Step:

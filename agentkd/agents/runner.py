@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ class RunSummary(Value):
     """Those of the retried that succeeded in the end; not among `succeeded`."""
     failures: dict[str, int] = Field(default_factory=dict)
     """Runs of this call that broke off, by kind."""
+    routes: dict[str, int] = Field(default_factory=dict)
+    """Tries by the student that a router chose, `base` where it chose none; earlier ones included."""
     usage: Usage = Usage(usd=0.0)
     """Cost of this call."""
     seconds: float = 0.0
@@ -129,10 +132,13 @@ class _Tally:
         self.retried: set[tuple[str, int]] = set()
         self.rescued: set[tuple[str, int]] = set()
         self.failures: dict[str, int] = {}
+        self.routes: Counter[str] = Counter()
         self.usage = Usage(usd=0.0)
 
     def add(self, trajectory: Trajectory, *, is_new: bool = True) -> None:
         key = _key(trajectory)
+        if "route" in trajectory.extras:
+            self.routes[trajectory.extras["route"]["checkpoint"]] += 1
         if n_retries(trajectory.attempt) == 0:
             self.succeeded += trajectory.success
         else:
@@ -153,6 +159,7 @@ class _Tally:
             "retried": len(self.retried),
             "rescued": len(self.rescued),
             "failures": self.failures,
+            "routes": dict(self.routes.most_common()),
             "usage": self.usage,
         }
 

@@ -15,6 +15,7 @@ from agentkd.schema import (
     Hit,
     Message,
     Reply,
+    Route,
     Step,
     Task,
     ToolCall,
@@ -43,6 +44,8 @@ class Run(Value):
     """What is to be done."""
     model: str = ""
     """Model that acts."""
+    route: Route | None = None
+    """Which student acts and why; None where there is no choice."""
     notes: str = ""
     """What a person or a failed try says about the task; stands before what is recalled."""
     memory: str = ""
@@ -118,6 +121,7 @@ def trajectory_of(run: Run) -> Trajectory:
         failure=run.failure,
         usage=sum((step.usage for step in run.steps), Usage(usd=0.0)),
         created_at=run.created_at,
+        extras={} if run.route is None else {"route": run.route.model_dump(mode="json")},
     )
 
 
@@ -137,5 +141,6 @@ def begun_anew(run: Run, reason: str) -> Run:
         thread_id=run.thread_id,
         task=run.task,
         model=run.model,
+        route=run.route,
         notes=join_notes(run.notes, restart_note(reason)),
     )

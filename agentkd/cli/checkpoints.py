@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from agentkd.hf import Export
-    from agentkd.schema import Checkpoint
+    from agentkd.schema import Checkpoint, Route
 
 __all__ = ["command"]
 
@@ -99,6 +99,52 @@ def export(invocation: Invocation, name: str, out: Path, shape: str, dtype: str 
     with invocation.workspace() as workspace:
         done = export_checkpoint(workspace.parts, name, shape, out, dtype=dtype or "")
     invocation.show(done, _print_export)
+
+
+@command.command("transfer")
+@click.argument("name")
+@click.option(
+    "--to", "source", metavar="SOURCE", required=True, help="The upgraded base: wheel:, hf:, path:."
+)
+@pass_invocation
+def transfer(invocation: Invocation, name: str, source: str) -> None:
+    """Carry a student over to an upgraded base, as a candidate.
+
+    What training added to the old weights is added to the new ones. The new base must have the same layers
+    and the same tokenizer. Set `[roles] student` to it, then `agentkd gate` judges the candidate, and
+    `agentkd train --from` or a stacked cycle goes on from it.
+    """
+    with invocation.workspace() as workspace:
+        checkpoint = workspace.transfer(name, source)
+    invocation.show(checkpoint, print_checkpoint)
+
+
+@command.command("route")
+@click.argument("text")
+@pass_invocation
+def route(invocation: Invocation, text: str) -> None:
+    """Say which student a routed agent lets act on TEXT, and why.
+
+    With `[roles] actor = "routed"` each request goes to the promoted student whose training rows are near
+    enough, else to the base with its memories.
+    """
+    with invocation.workspace() as workspace:
+        chosen = workspace.route(text)
+    invocation.show(chosen, _print_route)
+
+
+def _print_route(route: Route, console: Console) -> None:
+    if not route.scores:
+        console.print("base + memory: no student was promoted on this base", markup=False)
+        return
+    word = "near enough" if route.checkpoint != "base" else "not near enough"
+    name = route.checkpoint if route.checkpoint != "base" else "base + memory"
+    console.print(
+        f"{name}: the nearest key is {word} ({route.score:.3f}, {route.threshold:.3f} needed)", markup=False
+    )
+    console.print(f"  {route.key}", markup=False)
+    rows = [(each, f"{score:.3f}") for each, score in route.scores.items()]
+    print_table(console, ["student", "nearest key"], rows, empty="")
 
 
 @command.command("exports")

@@ -46,7 +46,7 @@ def command(
         evaluation = workspace.evaluate(checkpoint)
         if not evaluation.checkpoint:
             raise NotFoundError("there is no checkpoint to judge", hint="run `agentkd train`")
-        found = workspace.ledger.checkpoints.serving()
+        found = workspace.parts.serving()
         serving = found.name if found else "base"
         earlier = probe_earlier(
             workspace.parts, evaluation.checkpoint, serving,

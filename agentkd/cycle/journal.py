@@ -86,7 +86,7 @@ def open_plan(parts: Parts) -> Plan:
 
 def _make_plan(parts: Parts, number: int) -> Plan:
     cycle = parts.settings.cycle
-    serving = parts.ledger.checkpoints.serving()
+    serving = parts.serving()
     return Plan(
         number=number,
         suite=cycle.suite,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from agentkd.cycle.evaluation import evaluate_stage
 from agentkd.cycle.export import check_export
 from agentkd.cycle.parts import Parts
+from agentkd.cycle.replay import ancestor_datasets
 from agentkd.cycle.row_audit import audit_rows
 from agentkd.cycle.transfer import transfer_cells
 from agentkd.schema import Evaluation, Example, Verdict
@@ -20,7 +21,12 @@ __all__ = ["judge", "look_number", "probe_earlier", "trained_rows"]
 
 
 def judge(
-    parts: Parts, candidate: str, serving: str, evaluation: Evaluation, earlier: Sequence[Evaluation] = ()
+    parts: Parts,
+    candidate: str,
+    serving: str,
+    evaluation: Evaluation,
+    earlier: Sequence[Evaluation] = (),
+    n_candidates: int = 1,
 ) -> Verdict:
     """Decide on a candidate with all that is known of it; promotes nothing.
 
@@ -30,6 +36,7 @@ def judge(
         serving: What serves now: `base` or a checkpoint.
         evaluation: All arms on the split that decides, with what the evaluators found.
         earlier: Candidate and what serves on the tasks of earlier cycles (`probe_earlier`).
+        n_candidates: Candidates of the same cycle, which share the gate's level (Bonferroni).
     """
     from agentkd.evaluate import Evidence, find_hacking, gate, read_course, without_tasks
 
@@ -48,7 +55,9 @@ def judge(
         exports=tuple(check_export(parts, candidate, shape) for shape in parts.settings.gate.exports),
         diagnoses=evaluation.diagnoses,
     )
-    return gate(clean, parts.settings.gate, serving, parts.hooks, evidence)
+    settings = parts.settings.gate
+    shared = settings.model_copy(update={"alpha": settings.alpha / n_candidates})
+    return gate(clean, shared, serving, parts.hooks, evidence)
 
 
 def look_number(parts: Parts, suite: str, candidate: str = "") -> int:
@@ -117,7 +126,7 @@ def trained_rows(parts: Parts, candidate: str, split: str = "train") -> Iterator
     """Yield the rows that a candidate and its ancestors were trained on, or those kept back (`dev`)."""
     from agentkd.compiler.write import read_examples
 
-    for dataset_id in _datasets(parts, candidate):
+    for dataset_id in ancestor_datasets(parts, candidate):
         file = parts.root / "datasets" / dataset_id / f"{split}.jsonl"
         if file.is_file():
             yield from read_examples(file)
@@ -127,15 +136,6 @@ def _row_audit(parts: Parts, candidate: str) -> RowAudit | None:
     if not parts.settings.gate.row_checks:
         return None
     return audit_rows(parts, trained_rows(parts, candidate))
-
-
-def _datasets(parts: Parts, name: str) -> Iterator[str]:
-    seen: set[str] = set()
-    while name and name not in seen:
-        seen.add(name)
-        checkpoint = parts.checkpoint(name)
-        yield checkpoint.dataset_id
-        name = checkpoint.parent
 
 
 def _anchors(parts: Parts, candidate: str) -> Anchors | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from agentkd import hookspecs
+from agentkd.cycle.candidate import sources_of
 from agentkd.cycle.evaluation import arm_of, recall_settings
 from agentkd.cycle.journal import Plan, journalled, open_plan
 from agentkd.cycle.parts import Parts
@@ -25,12 +27,15 @@ from agentkd.cycle.phases import (
 from agentkd.cycle.placement import place_phase
 from agentkd.cycle.report import make_report, write_report
 from agentkd.cycle.schedule import is_due
-from agentkd.cycle.stage import distill_stage, objective_needs
+from agentkd.cycle.stage import StageResult, distill_stage, objective_needs
 from agentkd.errors import CeilingError, ConfigError
 from agentkd.plugins import nearest
 from agentkd.schema import CycleReport, Evaluation, PhaseReport, Verdict
 
 __all__ = ["run_cycle"]
+
+Do = Callable[[str, Any, Callable[[str], StageResult]], PhaseReport]
+"""Does one phase of a cycle, or finds it done."""
 
 
 def run_cycle(parts: Parts) -> CycleReport:
@@ -56,6 +61,7 @@ def run_cycle(parts: Parts) -> CycleReport:
 def _run_phases(parts: Parts, plan: Plan, phases: list[PhaseReport]) -> CycleReport:
     evaluations: list[Evaluation] = []
     verdict: Verdict | None = None
+    rejected: list[Verdict] = []
 
     def do(name: str, inputs: Any, body: Any) -> PhaseReport:
         report = journalled(parts, plan, name, inputs, body)
@@ -78,25 +84,44 @@ def _run_phases(parts: Parts, plan: Plan, phases: list[PhaseReport]) -> CycleRep
         learnt = do("synthesize", wanted, lambda _: synthesize_phase(parts, plan))
     compiled = do("compile", [learnt.key, reads["compile"]], lambda _: compile_phase(parts, plan))
     if compiled.output["n_train"]:
-        trained = do("train", [compiled.key, reads["train"]], lambda key: train_phase(parts, key, compiled))
-        candidate = trained.output["checkpoint"]
-        judged = do(
-            "evaluate", [trained.key, reads["evaluate"]], lambda _: evaluate_phase(parts, plan, candidate)
-        )
-        evaluations = [Evaluation.model_validate(e) for e in judged.output["evaluations"]]
+        judged = list(_candidates(parts, plan, compiled, reads, do))
+        if not judged:
+            return _finish(parts, plan, phases, evaluations, None)
+        keys = [phase.key for phase in judged]
         decided = do(
-            "promote",
-            [judged.key, reads["promote"], plan.switches],
-            lambda _: promote_phase(parts, plan, candidate, evaluations, judged.output.get("earlier", ())),
+            "promote", [keys, reads["promote"], plan.switches], lambda _: promote_phase(parts, plan, judged)
         )
         verdict = Verdict.model_validate(decided.output["verdict"])
+        rejected = [Verdict.model_validate(each) for each in decided.output["rejected"]]
+        evaluations = _evaluations(judged, verdict.checkpoint)
+        candidate = verdict.checkpoint
         placed = do(
             "place",
             [decided.key, reads["place"]],
             lambda _: place_phase(parts, plan, candidate, evaluations, verdict),
         )
         do("retire", placed.key, lambda _: retire_phase(parts, candidate, verdict, evaluations))
-    return _finish(parts, plan, phases, evaluations, verdict)
+    return _finish(parts, plan, phases, evaluations, verdict, rejected)
+
+
+def _candidates(
+    parts: Parts, plan: Plan, compiled: PhaseReport, reads: Mapping[str, Any], do: Do
+) -> Iterator[PhaseReport]:
+    """Train and evaluate every candidate; yield the phases `evaluate`."""
+    for source in sources_of(parts, plan, compiled.output["dataset_id"]):
+        trained = do(
+            "train", [compiled.key, reads["train"], source], partial(train_phase, parts, source=source)
+        )
+        name = trained.output["checkpoint"]
+        if name:
+            body = partial(evaluate_phase, parts, plan, candidate=name)
+            yield do("evaluate", [trained.key, reads["evaluate"]], body)
+
+
+def _evaluations(judged: Sequence[PhaseReport], first: str) -> list[Evaluation]:
+    """Return the evaluations of all candidates, those of the one that was decided on first."""
+    ordered = sorted(judged, key=lambda phase: phase.output["checkpoint"] != first)
+    return [Evaluation.model_validate(e) for phase in ordered for e in phase.output["evaluations"]]
 
 
 def phase_settings(parts: Parts) -> dict[str, Any]:
@@ -128,7 +153,11 @@ def phase_settings(parts: Parts) -> dict[str, Any]:
             settings.train.teacher,
             settings.train.max_tokens_per_row,
         ],
-        "train": [settings.train, settings.trainer, _anchor_texts(parts)],
+        "train": [
+            settings.train.model_dump(exclude={"candidates"}),  # one more candidate trains no other again
+            settings.trainer,
+            _anchor_texts(parts),
+        ],
         "evaluate": [*acting, settings.evaluate, settings.evaluator, settings.gate.probes],
         "promote": [settings.gate],
         "place": [settings.place],
@@ -167,8 +196,9 @@ def _finish(
     phases: Sequence[PhaseReport],
     evaluations: Sequence[Evaluation],
     verdict: Verdict | None,
+    rejected: Sequence[Verdict] = (),
 ) -> CycleReport:
-    report = make_report(parts, plan, phases, evaluations, verdict)
+    report = make_report(parts, plan, phases, evaluations, verdict, rejected)
     write_report(parts, report)
     parts.ledger.cycles.finish_cycle(report)
     parts.hooks.ask(hookspecs.after_cycle, report=report)

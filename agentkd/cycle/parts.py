@@ -37,9 +37,11 @@ if TYPE_CHECKING:
     from agentkd.models.gguf import ModelFiles
     from agentkd.skills import SkillLibrary
 
-__all__ = ["LOCAL_PREFIXES", "Parts"]
+__all__ = ["LOCAL_PREFIXES", "ROUTED", "Parts"]
 
 LOCAL_PREFIXES = ("wheel:", "hf:", "path:")
+ROUTED = "routed"
+"""Role of no model of its own: per request one of several students, or the base."""
 BUILT_IN = "agentkd.builtins"
 
 
@@ -58,6 +60,7 @@ class Parts:
         """What the present call may take; nothing is limited outside a cycle."""
         self._models: dict[str, Model] = {}
         self._suites: dict[str, Suite] = {}
+        self._strangers: set[str] = set()
         self._lock = threading.RLock()
         self._check_tables()
 
@@ -198,6 +201,23 @@ class Parts:
 
         return resolve_model(self.settings.roles.student, cache_dir=self.cache_dir, progress=self.progress)
 
+    def serving(self) -> Checkpoint | None:
+        """Return the checkpoint that serves; None while the base does.
+
+        One that was trained on another base than the present one does not serve: its weights mean nothing
+        there. The bare base with its memories stands in until a student of its own is promoted.
+        """
+        found = self.ledger.checkpoints.serving()
+        if found is None or found.base_id == self.student_files.base_id:
+            return found
+        if found.name not in self._strangers:
+            self._strangers.add(found.name)
+            self.progress.say(
+                f"`{found.name}` was trained on another base than `{self.settings.roles.student}`: the bare "
+                "base serves (`agentkd checkpoints transfer` carries a student over)"
+            )
+        return None
+
     def resolve(self, spec: str) -> str:
         """Return the model string behind a role: `base`, `agentkd/<checkpoint>`, a source or a provider's.
 
@@ -213,13 +233,15 @@ class Parts:
                     role=role,
                 )
         if spec == "student":
-            serving = self.ledger.checkpoints.serving()
+            serving = self.serving()
             return f"agentkd/{serving.name}" if serving else "base"
         return spec
 
     def model(self, role: str) -> Model:
         """Return the model of a role of `[roles]` or of a model string."""
         spec = self.resolve(role)
+        if spec == ROUTED:
+            spec = "base"  # outside an agent there is no request to choose by
         with self._lock:
             if spec not in self._models:
                 self._models[spec] = self._load_model(spec)
@@ -306,6 +328,11 @@ class Parts:
                 self.ledger, self.settings.memory, scope, seed=seed, say=say, waits=not has_grader
             )
         resolved = self.resolve(spec) if isinstance(spec, str) else ""
+        router = None
+        if resolved == ROUTED:
+            from agentkd.cycle.routing import AdapterRouter
+
+            router, spec, resolved = AdapterRouter(self), "base", "base"
         checkpoint = resolved.removeprefix("agentkd/") if resolved.startswith("agentkd/") else "base"
         return Agent(
             name=name,
@@ -322,6 +349,7 @@ class Parts:
             interrupt_on=interrupt_on,
             checkpointer=checkpointer,
             trials=policy,
+            router=router,
         )
 
     def close(self) -> None:

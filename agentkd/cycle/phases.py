@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, replace
 
 from agentkd import hookspecs
+from agentkd.cycle.candidate import Source, dataset_of
 from agentkd.cycle.diagnose import diagnosed
 from agentkd.cycle.evaluation import evaluate_stage
 from agentkd.cycle.journal import Plan
 from agentkd.cycle.judge import judge, probe_earlier
 from agentkd.cycle.parts import Parts
 from agentkd.cycle.placed import measured_places
+from agentkd.cycle.replay import ancestor_datasets
 from agentkd.cycle.stage import (
     StageResult,
     checkpoint_name,
@@ -56,11 +58,17 @@ def run_phase(parts: Parts, plan: Plan, key: str) -> StageResult:
     )
     tried = _let_base_try(parts, plan, run_id)
     usage = summary.usage
-    again = f", {summary.rescued} of {summary.retried} more when tried again" if summary.retried else ""
+    shares = ", ".join(f"{n} to `{name}`" for name, n in summary.routes.items())
+    again = f" ({shares})" if shares else ""
+    again += f", {summary.rescued} of {summary.retried} more when tried again" if summary.retried else ""
     worth, figures = lift_said(parts, suite.name)
     return StageResult(
         f"{summary.succeeded} of {summary.n} tasks done{again}{worth}{tried}",
-        {"run_id": run_id, **summary.model_dump(include={"n", "succeeded", "retried", "rescued"}), **figures},
+        {
+            "run_id": run_id,
+            **summary.model_dump(include={"n", "succeeded", "retried", "rescued", "routes"}),
+            **figures,
+        },
         usage.model_dump(include={"prompt_tokens", "completion_tokens", "usd"}, exclude_none=True),
     )
 
@@ -120,22 +128,27 @@ def compile_phase(parts: Parts, plan: Plan) -> StageResult:
     )  # fmt: skip
 
 
-def train_phase(parts: Parts, key: str, compiled: PhaseReport) -> StageResult:
-    """Train a candidate on the dataset of the phase `compile`."""
+def train_phase(parts: Parts, key: str, source: Source) -> StageResult:
+    """Train one candidate of the cycle."""
     name = checkpoint_name(parts, key)
-    checkpoint = train_stage(parts, compiled.output["dataset_id"], name)
+    card = dataset_of(parts, source)
+    if not card.n_train:
+        return StageResult(f"nothing new to train a {source.kind} candidate on", {"checkpoint": ""})
+    checkpoint = train_stage(parts, card.id, name, source.init)
     loss = checkpoint.metrics.get("loss", float("nan"))
+    start = f"on `{source.init}`" if source.init else "from the base"
     return StageResult(
-        f"`{name}`: loss {loss:.3f} after {checkpoint.metrics.get('steps', 0):.0f} steps",
-        {"checkpoint": name, **checkpoint.metrics},
+        f"`{name}`, {source.kind} {start}: loss {loss:.3f} after {checkpoint.metrics.get('steps', 0):.0f} "
+        f"steps on {card.n_train} rows",
+        {"checkpoint": name, "kind": source.kind, "dataset_id": card.id, **checkpoint.metrics},
     )
 
 
-def evaluate_phase(parts: Parts, plan: Plan, candidate: str) -> StageResult:
+def evaluate_phase(parts: Parts, plan: Plan, _key: str, candidate: str) -> StageResult:
     """Run all arms on the held-out splits and the candidate on earlier cycles' tasks; ask the evaluators."""
     settings = parts.settings.evaluate
     if not plan.suite:
-        return StageResult("no suite, so nothing to judge on", {"evaluations": []})
+        return StageResult("no suite, so nothing to judge on", {"checkpoint": candidate, "evaluations": []})
     before = parts.spent_usd
     suite = parts.suite(plan.suite)
     evaluations = [
@@ -150,8 +163,9 @@ def evaluate_phase(parts: Parts, plan: Plan, candidate: str) -> StageResult:
     earlier = probe_earlier(parts, candidate, plan.serving, suite=suite.name, splits=splits, seed=plan.seed)
     done = evaluations[0].arm("student").success
     return StageResult(
-        f"student does {done.value:.3f} [{done.low:.3f}, {done.high:.3f}] of {evaluations[0].n} tasks",
+        f"`{candidate}` does {done.value:.3f} [{done.low:.3f}, {done.high:.3f}] of {evaluations[0].n} tasks",
         {
+            "checkpoint": candidate,
             "evaluations": [e.model_dump(mode="json") for e in evaluations],
             "earlier": [e.model_dump(mode="json") for e in earlier],
         },
@@ -167,27 +181,68 @@ def _tokens_of(evaluations: Sequence[Evaluation]) -> dict[str, float]:
     }
 
 
-def promote_phase(
-    parts: Parts, plan: Plan, candidate: str, evaluations: Sequence[Evaluation], probes: Sequence[Any]
-) -> StageResult:
-    """Ask the gate, and let the candidate serve where it says yes."""
-    from agentkd.evaluate import refuse
+def promote_phase(parts: Parts, plan: Plan, judged: Sequence[PhaseReport]) -> StageResult:
+    """Ask the gate about every candidate, and let the best one that passes serve."""
+    found = [_Judged.of(parts, plan, phase, len(judged)) for phase in judged]
+    best = max(found, key=lambda each: (each.verdict.promote, each.success))  # the first one at a tie
+    if best.verdict.promote:
+        parts.ledger.checkpoints.promote(best.name)
+        parts.hooks.ask(hookspecs.after_promote, checkpoint=best.name, previous=plan.serving)
+    others = [each.surpassed_by(best) for each in found if each is not best]
+    for each in (*others, best):
+        if not each.verdict.promote and not each.obstacle:
+            parts.ledger.checkpoints.set_status(each.name, "rejected")
+    word = "promoted" if best.verdict.promote else "not promoted"
+    return StageResult(
+        f"`{best.name}` {word}" + "".join(f", `{each.name}` rejected" for each in others),
+        {
+            "checkpoint": best.name,
+            "verdict": best.verdict.model_dump(mode="json"),
+            "rejected": [each.verdict.model_dump(mode="json") for each in others],
+        },
+    )
 
-    obstacle = _obstacle(parts, candidate)
-    if obstacle:
-        verdict = refuse(candidate, plan.serving, obstacle)
-    elif evaluations:
-        earlier = [Evaluation.model_validate(probe) for probe in probes]
-        verdict = judge(parts, candidate, plan.serving, evaluations[0], earlier)
-    else:
-        verdict = refuse(candidate, plan.serving, "there is no held-out split to judge on")
-    if verdict.promote:
-        parts.ledger.checkpoints.promote(candidate)
-        parts.hooks.ask(hookspecs.after_promote, checkpoint=candidate, previous=plan.serving)
-    elif not obstacle:
-        parts.ledger.checkpoints.set_status(candidate, "rejected")
-    word = "promoted" if verdict.promote else "not promoted"
-    return StageResult(f"`{candidate}` {word}", {"verdict": verdict.model_dump(mode="json")})
+
+@dataclass(frozen=True)
+class _Judged:
+    """A candidate with the gate's verdict."""
+
+    name: str
+    verdict: Verdict
+    success: float
+    obstacle: str
+
+    @classmethod
+    def of(cls, parts: Parts, plan: Plan, phase: PhaseReport, n_candidates: int) -> _Judged:
+        """Judge the candidate of a phase `evaluate`."""
+        from agentkd.evaluate import refuse
+
+        name = str(phase.output["checkpoint"])
+        evaluations = [Evaluation.model_validate(e) for e in phase.output["evaluations"]]
+        success = evaluations[0].arm("student").success.value if evaluations else 0.0
+        obstacle = _obstacle(parts, name)
+        if obstacle:
+            verdict = refuse(name, plan.serving, obstacle)
+        elif evaluations:
+            earlier = [Evaluation.model_validate(e) for e in phase.output.get("earlier", ())]
+            verdict = judge(parts, name, plan.serving, evaluations[0], earlier, n_candidates)
+        else:
+            verdict = refuse(name, plan.serving, "there is no held-out split to judge on")
+        return cls(name, verdict, success, obstacle)
+
+    def surpassed_by(self, best: _Judged) -> _Judged:
+        """Return the candidate as not promoted: where it passed too, another one did no worse."""
+        if not self.verdict.promote:
+            return self
+        reason = (
+            f"It passed the gate too, but `{best.name}` does {best.success:.3f} against {self.success:.3f}."
+        )
+        changes = {
+            "promote": False,
+            "reasons": (*self.verdict.reasons, reason),
+            "flags": (*self.verdict.flags, "surpassed"),
+        }
+        return replace(self, verdict=self.verdict.model_copy(update=changes))
 
 
 def _obstacle(parts: Parts, candidate: str) -> str:
@@ -206,8 +261,9 @@ def retire_phase(
     """Mark what the weights now hold, and drop it from the context where the student does not need it."""
     if not verdict.promote:
         return StageResult("nothing was promoted", {"compiled": 0, "retired": 0})
-    checkpoint = parts.checkpoint(candidate)
-    rows = parts.ledger.datasets.rows(checkpoint.dataset_id)
+    # a stacked student still holds what its ancestors were trained on
+    datasets = ancestor_datasets(parts, candidate)
+    rows = (row for dataset_id in datasets for row in parts.ledger.datasets.rows(dataset_id))
     ids = dict.fromkeys(memory for row in rows for memory in row.provenance.memories)
     memories = parts.ledger.memories.get_many(ids)
     places = measured_places(parts)

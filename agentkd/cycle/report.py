@@ -43,12 +43,13 @@ def make_report(
     phases: Sequence[PhaseReport],
     evaluations: Sequence[Evaluation],
     verdict: Verdict | None,
+    rejected: Sequence[Verdict] = (),
 ) -> CycleReport:
     """Assemble the report of a finished cycle."""
-    serving = parts.ledger.checkpoints.serving()
+    serving = parts.serving()
     candidate = verdict.checkpoint if verdict else ""
-    judged = next((phase for phase in phases if phase.name == "evaluate"), None)
-    probes = judged.output.get("earlier", ()) if judged else ()
+    judged = (phase.output for phase in phases if phase.name == "evaluate")
+    probes = next((o.get("earlier", ()) for o in judged if o["checkpoint"] == candidate), ())
     return CycleReport(
         id=plan.cycle_id,
         number=plan.number,
@@ -60,6 +61,7 @@ def make_report(
         transfer=transfer_matrix(
             parts, candidate, plan.number, evaluations, [Evaluation.model_validate(probe) for probe in probes]
         ),
+        rejected=tuple(rejected),
         checkpoint=candidate,
         serving=serving.name if serving else "base",
         corrections=tuple(parts.ledger.corrections.rounds(plan.suite or None, limit=MAX_ROUNDS)),

@@ -220,7 +220,7 @@ def _hits_for(parts: Parts, trajectory: Trajectory, own: Mapping[str, set[str]])
 
 def _student_names(parts: Parts) -> frozenset[str]:
     """Return the name under which what serves now is recorded in trajectories."""
-    serving, source = parts.ledger.checkpoints.serving(), parts.settings.roles.student
+    serving, source = parts.serving(), parts.settings.roles.student
     return frozenset({f"{source}@{serving.name}" if serving else source})
 
 

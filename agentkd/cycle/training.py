@@ -1,19 +1,16 @@
-"""From a workspace to a training job: which dataset, from which adapter, and the union with earlier rows."""
+"""From a workspace to a training job: which dataset, and from which adapter."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
 
 from agentkd.cycle.parts import Parts
+from agentkd.cycle.replay import union
 from agentkd.cycle.teach import is_remote, objective_modules, settings_with_folders, teacher_fields
 from agentkd.errors import ConfigError, DataError, NotFoundError
-from agentkd.schema import DatasetCard, Example, TrainJob, TrainPlan, content_id
+from agentkd.schema import DatasetCard, TrainJob, TrainPlan
 
-__all__ = ["dataset_to_train", "newest_checkpoint", "plan_training", "train_job", "union"]
-
-Split = Literal["train", "dev"]
+__all__ = ["dataset_to_train", "newest_checkpoint", "plan_training", "train_job"]
 
 
 def train_job(parts: Parts, dataset_id: str, output: str, init: str = "") -> TrainJob:
@@ -63,14 +60,16 @@ def _check_base(parts: Parts, card: DatasetCard) -> None:
 
 
 def newest_checkpoint(parts: Parts) -> str:
-    """Return what serves, else the newest checkpoint that is neither rejected nor tainted.
+    """Return what serves, else the newest checkpoint on the base that is neither rejected nor tainted.
 
     Raises NotFoundError where there is none.
     """
-    serving = parts.ledger.checkpoints.serving()
+    serving = parts.serving()
     if serving is not None:
         return serving.name
-    sound = [c.name for c in parts.ledger.checkpoints.list() if c.status not in ("rejected", "tainted")]
+    base_id = parts.student_files.base_id
+    known = [c for c in parts.ledger.checkpoints.list() if c.status not in ("rejected", "tainted")]
+    sound = [c.name for c in known if c.base_id == base_id]
     if not sound:
         raise NotFoundError("there is no checkpoint to go on from", hint="run `agentkd train` first")
     return sound[-1]
@@ -95,89 +94,3 @@ def plan_training(parts: Parts, dataset_id: str | None, init: str, replay: Seque
     if is_remote(parts.settings.train.teacher) and plan.signals_missing:
         plan = plan.model_copy(update={"usd": None})
     return plan
-
-
-@dataclass(frozen=True)
-class _Union:
-    """Rows of a dataset and a share of the rows of earlier ones."""
-
-    parts: Parts
-    cards: Sequence[DatasetCard]
-    share: float
-
-    def rows(self) -> Iterator[tuple[Example, Split]]:
-        """Yield every row once: the newest dataset's as they are, and earlier ones to train on.
-
-        An earlier row is left out where a memory under it was revoked, or where its task or its group of
-        near duplicates is kept back in the newest dataset.
-        """
-        revoked = {m.id for m in self.parts.ledger.memories.list() if m.status == "revoked"}
-        seen: set[str] = set()
-        kept_back: set[str] = set()
-        for split in ("dev", "train"):
-            for row in self._read(self.cards[0], split):
-                seen.add(row.id)
-                if split == "dev":
-                    kept_back |= {f"task {row.task_id}", f"group {row.group or row.task_id}"}
-                yield row, split
-        for card in self.cards[1:]:
-            for row in self._read(card, "train"):
-                places = {f"task {row.task_id}", f"group {row.group or row.task_id}"}
-                is_sound = not revoked & set(row.provenance.memories) and not kept_back & places
-                if row.id not in seen and is_sound and self._is_drawn(row.id):
-                    seen.add(row.id)
-                    yield row, "train"
-
-    def _is_drawn(self, row_id: str) -> bool:
-        """Draw a share of the rows by their ids: the same rows each time."""
-        return int(content_id("row", "replay", row_id)[-8:], 16) < self.share * 16**8
-
-    def _read(self, card: DatasetCard, split: Split) -> Iterator[Example]:
-        from agentkd.compiler import read_examples
-
-        return read_examples(self.parts.root / "datasets" / card.id / f"{split}.jsonl")
-
-
-def union(parts: Parts, dataset_id: str, replay: Sequence[str]) -> DatasetCard:
-    """Write and register the union of a dataset with `[train] replay_share` of the rows of earlier ones.
-
-    The union is a dataset of its own, so lineage and revocation reach what is trained on it. Raises
-    DataError where an earlier dataset was rendered by another tokenizer or template.
-    """
-    from agentkd import hf
-    from agentkd.compiler.write import Tally, read_outlines, write_dataset
-
-    cards = [parts.ledger.datasets.get(name) for name in (dataset_id, *replay)]
-    for card in cards[1:]:
-        if (card.base, card.template_hash) != (cards[0].base, cards[0].template_hash):
-            raise DataError(
-                f"dataset `{card.id}` was rendered for another base or chat template than `{cards[0].id}`",
-                hint="compile it again before it is replayed",
-            )
-    share = parts.settings.train.replay_share
-
-    def finish(tally: Tally) -> DatasetCard:
-        settings = cards[0].settings | {"replayed": list(replay), "replay_share": share}
-        return cards[0].model_copy(
-            update={
-                "id": content_id(
-                    "dat", sorted(tally.train), sorted(tally.dev), cards[0].template_hash, settings
-                ),
-                "n_train": len(tally.train),
-                "n_dev": len(tally.dev),
-                "n_label_tokens": tally.n_label_tokens,
-                "n_tokens": tally.n_tokens,
-                "n_pairs": tally.n_pairs,
-                "kinds": dict(tally.kinds),
-                "sources": tally.sources(),
-                "settings": settings,
-            }
-        )
-
-    root = parts.root / "datasets"
-    made = _Union(parts, cards, share)
-    card = write_dataset(root, made.rows(), finish, hf.load_tokenizer(parts.student_files.path))
-    with parts.ledger.transaction():
-        for split in ("train", "dev"):
-            parts.ledger.datasets.add(card, read_outlines(root / card.id / f"{split}.jsonl"), split)
-    return card

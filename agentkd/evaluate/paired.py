@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
 from agentkd.config import EvaluateSettings
@@ -58,7 +59,11 @@ def arm_result(
             hint="run the same command again: it goes on where it stopped",
             arm=name,
         )
-    return _summarise(name, model, uses_memory, [_task_result(first[task.id]) for task in tasks], level)
+    arm = _summarise(name, model, uses_memory, [_task_result(first[task.id]) for task in tasks], level)
+    routes = Counter(
+        first[task.id].extras["route"]["checkpoint"] for task in tasks if "route" in first[task.id].extras
+    )
+    return arm.model_copy(update={"routes": dict(routes.most_common())})
 
 
 def baseline_result(

@@ -25,6 +25,7 @@ from agentkd.hf.render import (
 )
 from agentkd.hf.scoring import ReplyScorer, ScoredReply
 from agentkd.hf.tiny import tiny_model
+from agentkd.hf.transfer import check_fits
 
 __all__ = [
     "Adapter",
@@ -44,6 +45,7 @@ __all__ = [
     "chat_text",
     "chat_turns",
     "check_files",
+    "check_fits",
     "convert_gguf",
     "end_ids",
     "export_student",

@@ -88,6 +88,11 @@ class Checkpoints:
             stack = _stack(connection)
             return _get(connection, stack[-1]) if stack else None
 
+    def promoted(self) -> tuple[str, ...]:
+        """Return what was promoted and not taken back since, oldest first, each once."""
+        with self._database.read() as connection:
+            return tuple(reversed(dict.fromkeys(reversed(_stack(connection)))))
+
     def promote(self, name: str, reason: str = "", *, force: bool = False) -> bool:
         """Let a checkpoint serve; False when it does already. A tainted one raises CheckpointError."""
         with self._database.write() as connection:

@@ -272,7 +272,7 @@ def _telling(words: Iterable[str], rarity: Mapping[str, float], n: Mapping[str, 
 
 def _weight(common: AbstractSet[str], said: Sequence[str], rarity: Mapping[str, float]) -> float:
     """Return what words that were not looked up add to a text: BM25 of a text of mean length."""
-    n = {word: said.count(word) for word in common.intersection(said)}
+    n = {word: said.count(word) for word in common & set(said)}
     return sum(rarity[word] * f * (_SATURATION + 1.0) / (f + _SATURATION) for word, f in n.items())
 
 

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from itertools import islice
 from typing import Any
 
 from agentkd.errors import AgentkdError, ModelError
@@ -17,6 +18,8 @@ __all__ = ["Batcher"]
 _QUIET_SECONDS = 0.004  # a first batch waits until nobody has come for so long ...
 _GATHER_SECONDS = 0.03  # ... but no longer than this
 _IDLE_SECONDS = 5.0
+_MOST_PASSED = 64  # jobs with the adapter of the open rows that go before the oldest one
+_LOOKED_AT = 256  # places of the queue in which such a job is looked for
 
 Work = Callable[[Decoder], Any]
 
@@ -24,8 +27,10 @@ Work = Callable[[Decoder], Any]
 class Batcher:
     """Runs each decoder in a thread that starts with the first request and ends after some idle seconds.
 
-    Requests join between two steps, in the order in which they came; the decoders share them evenly. `call`
-    runs other work with a decoder that has no open row. Every method is safe to call from any thread.
+    Requests join between two steps, in the order in which they came; the decoders share them evenly. Where
+    the oldest waits for rows of another adapter to end, a bounded number of younger ones with that adapter go
+    before it, so that requests of several students in turn still fill a batch each. `call` runs other work
+    with a decoder that has no open row. Every method is safe to call from any thread.
     """
 
     def __init__(self, decoders: Sequence[Decoder], *, n_threads: int = 0) -> None:
@@ -36,6 +41,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._threads: dict[int, threading.Thread] = {}
         self._running: list[dict[int, Future[Output]]] = [{} for _ in decoders]
+        self._n_passed = 0
 
     def submit(self, job: Job) -> Future[Output]:
         """Queue a job and return its future output."""
@@ -96,10 +102,12 @@ class Batcher:
             with self._changed:
                 if not self._waiting or len(running) >= self._fair_share():
                     return
-                item, future = self._waiting[0]
-                if running and (not isinstance(item, Job) or not decoder.has_room_for(item)):
+                at = self._next(decoder) if running else 0
+                if at is None:
                     return
-                self._waiting.popleft()
+                item, future = self._waiting[at]
+                del self._waiting[at]
+                self._n_passed = self._n_passed + 1 if at else 0
                 if not future.set_running_or_notify_cancel():
                     continue
                 if isinstance(item, Job):
@@ -112,6 +120,16 @@ class Batcher:
             except Exception as error:
                 running.pop(id(item), None)
                 future.set_exception(_as_model_error(error))
+
+    def _next(self, decoder: Decoder) -> int | None:
+        """Return the place in the queue of a job that can join the open rows; None where none may."""
+        last = 1 if self._n_passed >= _MOST_PASSED else _LOOKED_AT
+        for at, (item, _) in enumerate(islice(self._waiting, last)):
+            if not isinstance(item, Job):
+                return None  # it wants a decoder for itself, and nobody goes before it
+            if decoder.has_room_for(item):
+                return at
+        return None
 
     def _fair_share(self) -> int:
         n_all = len(self._waiting) + sum(len(running) for running in self._running)

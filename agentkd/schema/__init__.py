@@ -38,6 +38,7 @@ from agentkd.schema.report import (
     TransferRow,
     Verdict,
 )
+from agentkd.schema.route import Route
 from agentkd.schema.student import Confidence, Mark, Mistake, MistakeKind, StudentReport
 from agentkd.schema.synthetic import Budget, Origin, Synthetic, Unusable, origin_of
 from agentkd.schema.task import ASSESS_SPLIT, SYNTHETIC_SPLIT, Failure, Outcome, Task, is_held_out
@@ -86,6 +87,7 @@ __all__ = [
     "Provenance",
     "Rendered",
     "Reply",
+    "Route",
     "Scope",
     "Span",
     "Standing",

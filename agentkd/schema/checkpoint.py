@@ -94,9 +94,11 @@ class TrainSettings(Value):
     sharding: Literal["none", "fsdp"] = "none"
     """`fsdp` splits the base's weights over the processes of torchrun, for bases larger than one device."""
     replay_share: float = Field(default=1.0, ge=0.0, le=1.0)
-    """Share of the rows of earlier datasets that `agentkd train --replay` trains on again, drawn by row id.
-    A cycle compiles all trajectories each round and needs no replay: earlier ground truth stays in the
-    dataset."""
+    """Share of the rows of earlier datasets that `agentkd train --replay` and a `stacked` candidate train on
+    again, drawn by row id. A `union` takes all of them."""
+    candidates: tuple[Literal["union", "stacked"], ...] = Field(default=("union",), min_length=1)
+    """What a cycle trains: `union` from the base on all that was learnt, `stacked` from what serves on the
+    new rows with a replay of earlier ones. With both, the better one that passes the gate serves."""
     keep_last: int = Field(default=2, ge=1)
     """Resumable saves that are kept while training."""
     loss_rows_logged: int = 1

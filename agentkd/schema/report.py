@@ -65,6 +65,8 @@ class ArmResult(Value):
     """Mean completion tokens per task."""
     seconds: float = 0.0
     """Mean wall seconds per task."""
+    routes: dict[str, int] = Field(default_factory=dict)
+    """Tasks by the student that a router chose for them; empty for an arm that is not routed."""
     results: tuple[TaskResult, ...] = ()
     """One result per task, in task order."""
 
@@ -245,6 +247,8 @@ class CycleReport(Value):
     """The gate's decision; None where nothing was trained."""
     transfer: tuple[TransferRow, ...] = ()
     """The backward-transfer matrix: rows of the newest cycles, this one last."""
+    rejected: tuple[Verdict, ...] = ()
+    """The gate's verdicts on the other candidates of the cycle, which do not serve."""
     checkpoint: str = ""
     """Candidate of the cycle."""
     serving: str = "base"

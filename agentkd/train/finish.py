@@ -20,6 +20,7 @@ from agentkd.schema import AnchorSettings, Checkpoint, DatasetCard, TrainJob, Tr
 __all__ = ["SHIPPED_ANCHORS", "anchor_file", "finished", "job_key", "limits_key", "publish"]
 
 _NOT_PART_OF_THE_RESULT = {
+    "candidates",
     "compile",
     "gradient_checkpointing",
     "keep_last",

@@ -187,7 +187,7 @@ class Learning(Opening):
         name = checkpoint if checkpoint is not None else (known[-1].name if known else "")
         if name:
             self.parts.checkpoint(name)
-        serving = self.ledger.checkpoints.serving()
+        serving = self.parts.serving()
         settings, cycle = self.settings.evaluate, self.settings.cycle
         against = serving.name if serving else "base"
         evaluation = evaluate_stage(

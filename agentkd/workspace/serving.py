@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentkd import hookspecs
 from agentkd.errors import ConfigError
-from agentkd.schema import Checkpoint, CycleReport, DatasetCard, Trajectory
+from agentkd.schema import Checkpoint, CycleReport, DatasetCard, Route, Trajectory
 from agentkd.workspace.opening import Opening
 
 if TYPE_CHECKING:
@@ -71,6 +71,18 @@ class Serving(Opening):
         old, new = self.ledger.checkpoints.rollback()
         self.hooks.ask(hookspecs.after_promote, checkpoint=new, previous=old)
         return old, new
+
+    def transfer(self, name: str, source: str) -> Checkpoint:
+        """Carry a checkpoint over to another base as a candidate; see `agentkd.cycle.upgrade`."""
+        from agentkd.cycle.upgrade import transfer
+
+        return transfer(self.parts, name, source)
+
+    def route(self, text: str) -> Route:
+        """Return which student a routed agent would let act on a request, and why."""
+        from agentkd.cycle.routing import AdapterRouter
+
+        return AdapterRouter(self.parts).choose(text)
 
     def lineage(self, identifier: str) -> dict[str, LineageGraph]:
         """Return what an id was made from (`down`) and what was made from it (`up`)."""

@@ -1,0 +1,33 @@
+"""Lanes: who acts in a run, where requests are shared out among several students."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from agentkd.protocols import Model
+from agentkd.schema import Route
+
+__all__ = ["Lane", "Router"]
+
+
+@dataclass(frozen=True)
+class Lane:
+    """A model with what follows from its choice."""
+
+    model: Model
+    """Model that acts."""
+    checkpoint: str
+    """Checkpoint behind it, or `base`: memories retired for it are not recalled."""
+    shows_tools: bool
+    """Whether its prompt describes the tools."""
+
+
+class Router(Protocol):
+    """Chooses a student per request."""
+
+    def choose(self, text: str) -> Route:
+        """Return the student for a request."""
+
+    def model(self, checkpoint: str) -> Model:
+        """Return the model of a student that `choose` names."""
