@@ -208,7 +208,8 @@ def facts(found: Judged) -> dict[str, Any]:
     return {
         "actor": "SmolLM2-135M-Instruct",
         "tasks": f"{NAME}: requests of bfcl-live's train split for four tools; the holdout was not touched",
-        "judge": "agentkd.cycle.judge, default [gate], first look; export parity of one candidate; no arm `student + memory`",
+        "judge": "agentkd.cycle.judge, default [gate], first look; one candidate is exported; no arm "
+        "`student + memory`",
         "settings": SETTINGS,
         "flags_by_kind": flags,
         "success": success,

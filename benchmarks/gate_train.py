@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gate_candidates import Candidate, Kitchen, Lesson
+from gate_candidates import N_ROWS, Candidate, Kitchen, Lesson
 from gate_tasks import N_EVAL, NAME, GateTasks
 from measure import WORK
 
@@ -73,7 +73,9 @@ def made(
     """Return a candidate's cell: checkpoint, evaluation, cost; made where it is not there."""
     file = folder / "cells" / f"{candidate.name}.json"
     if file.is_file():
-        return dict(json.loads(file.read_text(encoding="utf-8")))
+        held = dict(json.loads(file.read_text(encoding="utf-8")))
+        if held.get("key", cell_key()) == cell_key():
+            return held
     began = time.process_time()
     with workspace_of(folder) as workspace:
         suite = workspace.parts.suite(NAME)
@@ -91,6 +93,7 @@ def made(
             candidate=name, serving="base",
         )  # fmt: skip
     cell = {
+        "key": cell_key(),
         "checkpoint": name, "train_cpu": trained - began, "cpu": time.process_time() - began,
         "evaluation": evaluation.model_dump(mode="json"),
     }  # fmt: skip
@@ -99,6 +102,11 @@ def made(
     aside.write_text(json.dumps(cell), encoding="utf-8")
     os.replace(aside, file)
     return cell
+
+
+def cell_key() -> str:
+    """Return the hash of what decides every cell."""
+    return content_id("cell", SETTINGS, N_EVAL, N_ROWS)
 
 
 def evaluation_of(cell: dict[str, Any]) -> Evaluation:
