@@ -51,7 +51,11 @@ def workspace_of(folder: Path = FOLDER, **settings: Any) -> Iterator[Workspace]:
 
 
 def learn(folder: Path = FOLDER) -> tuple[list[Example], DatasetCard]:
-    """Run the tasks to learn from with the bare base, distil, compile; return clean rows and their card."""
+    """Run the tasks to learn from with the bare base, distil, compile; return clean rows and their card.
+
+    They are compiled once: later the ledger also holds the false corrections of spoilt candidates.
+    """
+    named = folder / "clean.txt"
     with workspace_of(folder) as workspace:
         parts = workspace.parts
         suite = parts.suite(NAME)
@@ -62,7 +66,9 @@ def learn(folder: Path = FOLDER) -> tuple[list[Example], DatasetCard]:
         learnt = workspace.trajectories(run_id="learn")
         if not workspace.ledger.memories.list():
             print(distill_stage(parts, learnt).summary, flush=True)
-        card = compile_stage(parts, learnt)
+        if not named.is_file():
+            named.write_text(compile_stage(parts, learnt).id, encoding="utf-8")
+        card = workspace.ledger.datasets.get(named.read_text(encoding="utf-8"))
         folder = parts.root / "datasets" / card.id
         return [*read_examples(folder / "train.jsonl"), *read_examples(folder / "dev.jsonl")], card
 
