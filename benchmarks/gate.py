@@ -91,31 +91,19 @@ def rows_of_candidates(found: Judged, n_good: int, bad: Mapping[str, int]) -> li
     """Return how many of each kind were promoted; a bar holds only where all of them were judged."""
     promoted = {kind: [v.promote for c, (_, v) in found.items() if c.kind == kind] for kind in (GOOD, *bad)}
     rows = [
-        Row(f"bad, {kind}: promoted of {bad[kind]}", float(sum(promoted[kind])), n=len(promoted[kind]))
+        Row(
+            f"bad, {kind}: promoted of {len(promoted[kind])} ({bad[kind]} planned)",
+            float(sum(promoted[kind])),
+        )
         for kind in bad
     ]
-    wrong = [one for kind in bad for one in promoted[kind]]
-    is_whole = len(wrong) == sum(bad.values())
-    rows.append(
-        Row(
-            "bad candidates promoted",
-            float(sum(wrong)),
-            "0 of all",
-            not any(wrong) and is_whole,
-            n=len(wrong),
-        )
-    )
-    right = promoted[GOOD]
+    wrong, right = [one for kind in bad for one in promoted[kind]], promoted[GOOD]
+    is_whole = len(wrong) == sum(bad.values()) and len(right) == n_good
     share = fmean(right) if right else 0.0
-    rows.append(
-        Row(
-            "good candidates promoted",
-            share,
-            ">= 0.9 of all",
-            share >= 0.9 and len(right) == n_good,
-            n=len(right),
-        )
-    )
+    title = f"bad candidates promoted of {len(wrong)} ({sum(bad.values())} planned)"
+    rows.append(Row(title, float(sum(wrong)), "0 of all planned", not any(wrong) and is_whole))
+    title = f"share promoted of {len(right)} good candidates ({n_good} planned)"
+    rows.append(Row(title, share, ">= 0.9 of all planned", share >= 0.9 and is_whole))
     return rows
 
 
