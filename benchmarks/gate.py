@@ -4,6 +4,7 @@
     python benchmarks/gate.py --small      # a few of each kind
     python benchmarks/gate.py --minutes 30 # stops making candidates after so long; goes on next time
     python benchmarks/gate.py --publish    # publishes the candidates that are there
+    python benchmarks/gate.py --rejudge    # asks the gate again about those that are there
 
 Every candidate is SmolLM2-135M-Instruct, really trained on rows of four tools of `bfcl-live`'s training
 split, measured on other requests of that split (never the suite's holdout), and judged by the judge of a
@@ -51,13 +52,13 @@ SMALL_BAD["poisoned arguments"] = 2
 Judged = dict[Candidate, tuple[dict[str, Any], Verdict]]
 
 
-def judged(candidate: Candidate, cell: dict[str, Any]) -> Verdict:
+def judged(candidate: Candidate, cell: dict[str, Any], again: bool = False) -> Verdict:
     """Return the gate's verdict on a candidate; asked once, kept beside its cell."""
     file = FOLDER / "verdicts" / f"{candidate.name}.json"
-    if file.is_file():
+    if file.is_file() and not again:
         return Verdict.model_validate_json(file.read_text(encoding="utf-8"))
-    # Exports say nothing about what was learnt: the first of each kind is exported.
-    exports = ["peft"] if candidate.number == 0 else []
+    # Exports say nothing about what was learnt, and cost as much as all else: one candidate is exported.
+    exports = ["peft"] if candidate == Candidate(GOOD, 0) else []
     with workspace_of(gate={"exports": exports}) as workspace:
         verdict = judge(workspace.parts, cell["checkpoint"], "base", evaluation_of(cell))
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -65,7 +66,7 @@ def judged(candidate: Candidate, cell: dict[str, Any]) -> Verdict:
     return verdict
 
 
-def candidates_judged(wanted: Sequence[Candidate], until: float, makes: bool) -> Judged:
+def candidates_judged(wanted: Sequence[Candidate], until: float, makes: bool, again: bool) -> Judged:
     """Make and judge candidates until a moment; what is finished is only read."""
     found: Judged = {}
     known = [c for c in wanted if (FOLDER / "cells" / f"{c.name}.json").is_file()]
@@ -76,7 +77,7 @@ def candidates_judged(wanted: Sequence[Candidate], until: float, makes: bool) ->
         assert card is not None
         began = time.process_time()
         cell = made(candidate, clean, card)
-        verdict = judged(candidate, cell)
+        verdict = judged(candidate, cell, again)
         found[candidate] = cell, verdict
         print(
             f"{candidate.name}: {'promoted' if verdict.promote else 'refused'} {', '.join(verdict.flags)} "
@@ -90,31 +91,19 @@ def rows_of_candidates(found: Judged, n_good: int, bad: Mapping[str, int]) -> li
     """Return how many of each kind were promoted; a bar holds only where all of them were judged."""
     promoted = {kind: [v.promote for c, (_, v) in found.items() if c.kind == kind] for kind in (GOOD, *bad)}
     rows = [
-        Row(f"bad, {kind}: promoted of {bad[kind]}", float(sum(promoted[kind])), n=len(promoted[kind]))
+        Row(
+            f"bad, {kind}: promoted of {len(promoted[kind])} ({bad[kind]} planned)",
+            float(sum(promoted[kind])),
+        )
         for kind in bad
     ]
-    wrong = [one for kind in bad for one in promoted[kind]]
-    is_whole = len(wrong) == sum(bad.values())
-    rows.append(
-        Row(
-            "bad candidates promoted",
-            float(sum(wrong)),
-            "0 of all",
-            not any(wrong) and is_whole,
-            n=len(wrong),
-        )
-    )
-    right = promoted[GOOD]
+    wrong, right = [one for kind in bad for one in promoted[kind]], promoted[GOOD]
+    is_whole = len(wrong) == sum(bad.values()) and len(right) == n_good
     share = fmean(right) if right else 0.0
-    rows.append(
-        Row(
-            "good candidates promoted",
-            share,
-            ">= 0.9 of all",
-            share >= 0.9 and len(right) == n_good,
-            n=len(right),
-        )
-    )
+    title = f"bad candidates promoted of {len(wrong)} ({sum(bad.values())} planned)"
+    rows.append(Row(title, float(sum(wrong)), "0 of all planned", not any(wrong) and is_whole))
+    title = f"share promoted of {len(right)} good candidates ({n_good} planned)"
+    rows.append(Row(title, share, ">= 0.9 of all planned", share >= 0.9 and is_whole))
     return rows
 
 
@@ -207,7 +196,8 @@ def facts(found: Judged) -> dict[str, Any]:
     return {
         "actor": "SmolLM2-135M-Instruct",
         "tasks": f"{NAME}: requests of bfcl-live's train split for four tools; the holdout was not touched",
-        "judge": "agentkd.cycle.judge, default [gate], first look; parity of the first of each kind",
+        "judge": "agentkd.cycle.judge, default [gate], first look; one candidate is exported; no arm "
+        "`student + memory`",
         "settings": SETTINGS,
         "flags_by_kind": flags,
         "success": success,
@@ -220,11 +210,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--publish", action="store_true")
+    parser.add_argument("--rejudge", action="store_true")
     parser.add_argument("--minutes", type=float, default=600.0)
     options = parser.parse_args()
     n_good, bad = (SMALL_GOOD, SMALL_BAD) if options.small else (N_GOOD, BAD)
     until = time.monotonic() + 60 * options.minutes
-    found = candidates_judged(all_candidates(n_good, bad), until, not options.publish)
+    found = candidates_judged(all_candidates(n_good, bad), until, not options.publish, options.rejudge)
     rows = [
         *rows_of_candidates(found, n_good, bad),
         *rows_of_power(found),

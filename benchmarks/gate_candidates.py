@@ -12,7 +12,7 @@ from gate_tasks import N_EVAL, GateTasks
 from agentkd import Workspace, hf
 from agentkd.schema import Correction, Example, Message, Provenance, Task, ToolCall, content_id
 
-__all__ = ["BAD", "GOOD", "Candidate", "Kitchen", "Lesson", "all_candidates"]
+__all__ = ["BAD", "GOOD", "N_GOOD", "N_ROWS", "Candidate", "Kitchen", "Lesson", "all_candidates"]
 
 GOOD = "good"
 BAD = {

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gate_candidates import Candidate, Kitchen, Lesson
+from gate_candidates import N_ROWS, Candidate, Kitchen, Lesson
 from gate_tasks import N_EVAL, NAME, GateTasks
 from measure import WORK
 
@@ -51,7 +51,11 @@ def workspace_of(folder: Path = FOLDER, **settings: Any) -> Iterator[Workspace]:
 
 
 def learn(folder: Path = FOLDER) -> tuple[list[Example], DatasetCard]:
-    """Run the tasks to learn from with the bare base, distil, compile; return clean rows and their card."""
+    """Run the tasks to learn from with the bare base, distil, compile; return clean rows and their card.
+
+    They are compiled once: later the ledger also holds the false corrections of spoilt candidates.
+    """
+    named = folder / "clean.txt"
     with workspace_of(folder) as workspace:
         parts = workspace.parts
         suite = parts.suite(NAME)
@@ -62,7 +66,9 @@ def learn(folder: Path = FOLDER) -> tuple[list[Example], DatasetCard]:
         learnt = workspace.trajectories(run_id="learn")
         if not workspace.ledger.memories.list():
             print(distill_stage(parts, learnt).summary, flush=True)
-        card = compile_stage(parts, learnt)
+        if not named.is_file():
+            named.write_text(compile_stage(parts, learnt).id, encoding="utf-8")
+        card = workspace.ledger.datasets.get(named.read_text(encoding="utf-8"))
         folder = parts.root / "datasets" / card.id
         return [*read_examples(folder / "train.jsonl"), *read_examples(folder / "dev.jsonl")], card
 
@@ -73,7 +79,9 @@ def made(
     """Return a candidate's cell: checkpoint, evaluation, cost; made where it is not there."""
     file = folder / "cells" / f"{candidate.name}.json"
     if file.is_file():
-        return dict(json.loads(file.read_text(encoding="utf-8")))
+        held = dict(json.loads(file.read_text(encoding="utf-8")))
+        if held.get("key", cell_key()) == cell_key():
+            return held
     began = time.process_time()
     with workspace_of(folder) as workspace:
         suite = workspace.parts.suite(NAME)
@@ -91,6 +99,7 @@ def made(
             candidate=name, serving="base",
         )  # fmt: skip
     cell = {
+        "key": cell_key(),
         "checkpoint": name, "train_cpu": trained - began, "cpu": time.process_time() - began,
         "evaluation": evaluation.model_dump(mode="json"),
     }  # fmt: skip
@@ -99,6 +108,11 @@ def made(
     aside.write_text(json.dumps(cell), encoding="utf-8")
     os.replace(aside, file)
     return cell
+
+
+def cell_key() -> str:
+    """Return the hash of what decides every cell."""
+    return content_id("cell", SETTINGS, N_EVAL, N_ROWS)
 
 
 def evaluation_of(cell: dict[str, Any]) -> Evaluation:

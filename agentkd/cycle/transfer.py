@@ -29,9 +29,21 @@ def transfer_cells(
         candidate: Name of the checkpoint.
         evaluations: Evaluations of the candidate: those of its cycle, and `probe_earlier`'s.
     """
-    measured = list(evaluations)
-    cells = (_cell(report, measured) for report in earlier_reports(parts, candidate))
-    return tuple(cell for cell in cells if cell is not None)
+    measured, withdrawn = list(evaluations), _withdrawn(parts)
+    found = []
+    for report in earlier_reports(parts, candidate):
+        cell = _cell(report, measured)
+        if cell is not None:
+            is_taught = cell.was_promoted and report.checkpoint not in withdrawn
+            found.append(cell.model_copy(update={"was_promoted": is_taught}))
+    return tuple(found)
+
+
+def _withdrawn(parts: Parts) -> frozenset[str]:
+    """Return the checkpoints that were rolled back or tainted: what they did is not to be kept."""
+    last = {event.name: event.action for event in parts.ledger.checkpoints.history()}
+    tainted = (c.name for c in parts.ledger.checkpoints.list("tainted"))
+    return frozenset([*tainted, *(name for name, action in last.items() if action == "rollback")])
 
 
 def transfer_matrix(

@@ -5,8 +5,8 @@ share of the task's character 5-grams that a message holds, where a gram counts 
 and messages have it: a phrase that all share says nothing, a name or a number that one has says much. The
 tasks of an evaluation are few, so an inverted index over their grams is exact; rows are read twice, one at a
 time. MinHash would estimate the Jaccard similarity of both texts, which is small for a short task inside a
-long message however whole the copy is: on real requests with some words around it finds 8 to 76 %, this all
-of them (`benchmarks/gate.py`).
+long message however whole the copy is: of real requests inside other text it finds 29 %, this all
+(`benchmarks/gate.py`).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ NEAR = 0.6
 
 _GRAM = 5
 _SHORTEST = 6  # characters: of less than that no copy can be told from chance
+_WHOLE = 20  # characters: shorter tasks may stand in other texts by chance
 _COMMON = 0.5  # grams that more texts than this share have are not looked up
 _FEW = 8  # of fewer texts than this no gram is common
 
@@ -44,7 +45,7 @@ class Leak(NamedTuple):
     share: float
     """Weighted share of the task's grams in one message of the row, in [0, 1]; 1 for a copy."""
     is_exact: bool
-    """Whether the words are the same but for case and punctuation."""
+    """Whether the message is the task, or holds all of it, but for case and punctuation."""
 
 
 class Contamination(Value):
@@ -122,6 +123,7 @@ class _Index:
     def __init__(self, tasks: Mapping[str, str]) -> None:
         plain = {id_: _plain(text) for id_, text in tasks.items()}
         plain = {id_: text for id_, text in plain.items() if len(text) >= _SHORTEST}
+        self._plain = plain
         self._exact: dict[str, list[str]] = defaultdict(list)
         for id_, text in plain.items():
             self._exact[text].append(id_)
@@ -157,9 +159,16 @@ class _Index:
             for id_ in self._owners.get(gram, ()):
                 sums[id_] += weight
         copies = set(self._exact.get(text, ()))
+        likely = [id_ for id_, held in sums.items() if held >= _COMMON * self._total[id_]]
+        copies |= {id_ for id_ in likely if self._is_inside(id_, text)}
         for id_ in copies | sums.keys():
             share = 1.0 if id_ in copies else sums[id_] / self._total[id_] if self._total[id_] else 0.0
             yield id_, share, id_ in copies
+
+    def _is_inside(self, id_: str, text: str) -> bool:
+        """Whether a text holds a whole task word for word among other words."""
+        plain = self._plain[id_]
+        return _WHOLE <= len(plain) < len(text) and f" {plain} " in f" {text} "
 
 
 def _plain(text: str) -> str:

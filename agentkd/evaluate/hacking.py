@@ -95,7 +95,7 @@ def _task_loss(row: Mapping[str, Any]) -> float:
 def find_hacking(course: Course) -> Hacking:
     """Fit the power law to the first half of a training and hold the last quarter against it."""
     points = [(math.log(step), math.log(loss)) for step, loss in course.proxy if step > 0 and loss > 0]
-    found = Hacking(n_steps=len(points), **_golden(course))
+    found = _golden(course, len(points))
     if len(points) < _FEWEST:
         return found
     first, middle, last = round(_FIRST * len(points)), len(points) // 2, 3 * len(points) // 4
@@ -107,20 +107,22 @@ def find_hacking(course: Course) -> Hacking:
     return found.model_copy(update={**law, "is_seen": True})
 
 
-def _golden(course: Course) -> dict[str, float | bool]:
+def _golden(course: Course, n_steps: int) -> Hacking:
+    """Return what the loss on the rows kept back says by itself."""
     losses = [loss for _, loss in course.golden]
     if not losses:
-        return {}
+        return Hacking(n_steps=n_steps)
     best = min(range(len(losses)), key=losses.__getitem__)
     turned = course.golden[best][0]
     before = [loss for step, loss in course.proxy if step <= turned]
     after = [loss for step, loss in course.proxy if step > turned]
     few = max(1, len(after) // 2)
-    return {
-        "golden_rise": losses[-1] / losses[best] - 1 if losses[best] > 0 else 0.0,
-        "golden_falls": best == len(losses) - 1,
-        "proxy_falls": bool(before and after) and fmean(after[-few:]) < fmean(before[-few:]),
-    }
+    return Hacking(
+        n_steps=n_steps,
+        golden_rise=losses[-1] / losses[best] - 1 if losses[best] > 0 else 0.0,
+        golden_falls=best == len(losses) - 1,
+        proxy_falls=bool(before and after) and fmean(after[-few:]) < fmean(before[-few:]),
+    )
 
 
 def _line(points: Sequence[tuple[float, float]]) -> tuple[float, float, float]:

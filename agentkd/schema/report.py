@@ -170,7 +170,7 @@ class TransferCell(Value):
     paired: Paired | None = None
     """The candidate against what that cycle's own candidate did then, on the same tasks; None in its own."""
     was_promoted: bool = False
-    """Whether that cycle promoted its candidate: only then was something taught that can be lost."""
+    """Whether that cycle promoted its candidate, and nobody took it back: only then can something be lost."""
 
 
 class TransferRow(Value):

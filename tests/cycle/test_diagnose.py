@@ -19,6 +19,7 @@ from agentkd.protocols import Comparison, Kit
 from agentkd.schema import CycleReport, Diagnosis, Evaluation, Verdict
 from agentkd.testing import check_evaluator
 
+ABLE = "student@9-0000ab1e"
 BUILT_IN = ("calibration", "provenance", "difference", "hacking", "ablation")
 
 
@@ -131,16 +132,22 @@ def test_what_an_earlier_cycle_taught_must_be_kept(cycled: Path) -> None:
         right = tuple(one.model_copy(update={"success": True}) for one in student.results)
         able = student.model_copy(update={"results": right})
         arms = tuple(able if arm.name == "student" else arm for arm in then.arms)
+        known = workspace.parts.checkpoint(report.checkpoint)
+        workspace.ledger.checkpoints.add(known.model_copy(update={"name": ABLE, "status": "candidate"}))
+        workspace.ledger.checkpoints.promote(ABLE)
         taught = CycleReport(
-            id="cycle-2", number=2, suite=then.suite, checkpoint="student@0-able",
+            id="cycle-2", number=2, suite=then.suite, checkpoint=ABLE,
             evaluations=(then.model_copy(update={"arms": arms}),),
-            verdict=Verdict(promote=True, checkpoint="student@0-able", against="base"),
+            verdict=Verdict(promote=True, checkpoint=ABLE, against="base"),
         )  # fmt: skip
         workspace.ledger.cycles.begin_cycle(taught)
         workspace.ledger.cycles.finish_cycle(taught)
         verdict = judge(workspace.parts, report.checkpoint, "base", then)
         assert "forgot:cycle-2" in verdict.flags
         assert verdict.numbers["transfer:cycle-2"] < -0.5
+        workspace.ledger.checkpoints.rollback()
+        again = judge(workspace.parts, report.checkpoint, "base", then)
+        assert "forgot:cycle-2" not in again.flags  # what was taken back is not to be kept
         matrix = transfer_matrix(workspace.parts, report.checkpoint, 3, report.evaluations, ())
     assert [(row.cycle, [cell.cycle for cell in row.cells]) for row in matrix] == [(1, [1]), (3, [2, 3])]
     from agentkd.evaluate import transfer_table

@@ -58,6 +58,15 @@ def test_every_copy_is_found_whatever_its_case_and_punctuation(tasks):
     assert {leak.task_id: leak.row_id for leak in found.leaks}["task-7"] == "row-7"
 
 
+def test_a_copy_among_other_words_is_a_copy_and_a_short_one_may_be_chance(tasks):
+    wrapped = [
+        (f"row-{n}", [f"System note. User: {text} Answer now!"]) for n, text in enumerate(tasks.values())
+    ]
+    found = find_leaks({**tasks, "short": "answer now"}, lambda: wrapped)
+    assert found.n_exact == len(tasks)
+    assert "short" not in {leak.task_id for leak in found.leaks if leak.is_exact}
+
+
 def test_nearly_every_disguised_copy_is_found(tasks):
     generator = random.Random(0)
     rows = [(id_, [disguised(text, generator)]) for id_, text in tasks.items()]
