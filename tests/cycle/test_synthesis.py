@@ -226,6 +226,15 @@ def test_a_ceiling_ends_the_writing_and_keeps_what_is_there(new_workspace: Calla
     assert report.usage["prompt_tokens"] + report.usage["completion_tokens"] <= 1500
 
 
+def test_of_near_copies_among_the_items_one_is_kept(taught: Path) -> None:
+    words = "quick brown dogs and lazy red foxes run over green hills far away from the old stone bridge near"
+    said = [{"request": f"{words} {city}", "calls": [call("time", city)]} for city in ("Bonn", "Kiel")]
+    with opened(taught, Teacher(lambda messages, tools: json.dumps({"items": said}))) as workspace:
+        report = workspace.synthesize(["random"], n_items=2)
+    assert report.output["refused"] == {"a copy of another item": 1}
+    assert len(report.output["items"]) == 1
+
+
 BAD = {
     "an evaluation task": {"request": "What is the mayor of Hanoi?", "calls": [call("mayor", "Hanoi")]},
     "a training request": {"request": "what is the weather of Rome", "calls": [call("weather", "Rome")]},
