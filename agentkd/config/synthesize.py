@@ -26,4 +26,4 @@ class SynthesizeSettings(Value):
     """Largest share of synthetic turns in a compilation: the rest is what happened. The newest are kept."""
     max_copy: float = Field(default=0.9, gt=0.0, le=1.0)
     """Weighted share of a written request's character 5-grams from which it counts as a copy of a training
-    request or of another item."""
+    request or of an earlier item; among the items of one phase, the share of their words in common."""

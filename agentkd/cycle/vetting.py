@@ -62,7 +62,7 @@ def vet(parts: Parts, items: Sequence[Synthetic], seeds: Mapping[str, Trajectory
     learnt = _learnt(parts, seeds, worlds)
     copies = _copies(parts, sound, learnt, worlds)
     fresh = vetted.sift(sound, lambda item: "a copy of a request" if item.id in copies else "")
-    fresh = _once(vetted, fresh)
+    fresh = _once(vetted, fresh, parts.settings.synthesize.max_copy)
     leaks = _leaks(parts, fresh, list(learnt.values()), worlds)
     clean = vetted.sift(fresh, lambda item: "like an evaluation task" if item.id in leaks else "")
     for item in clean:
@@ -75,15 +75,16 @@ def vet(parts: Parts, items: Sequence[Synthetic], seeds: Mapping[str, Trajectory
     return vetted
 
 
-def _once(vetted: Vetted, items: Iterable[Synthetic]) -> list[Synthetic]:
-    """Leave out items that say the same as an earlier one, but for case and punctuation."""
-    said: set[str] = set()
+def _once(vetted: Vetted, items: Iterable[Synthetic], limit: float) -> list[Synthetic]:
+    """Leave out items that share a larger part of their words with an earlier one (Jaccard) than `limit`."""
+    said: list[set[str]] = []
 
     def fault(item: Synthetic) -> str:
-        words = " ".join(re.findall(r"\w+", item.prompt.casefold()))
-        is_again = words in said
-        said.add(words)
-        return "a copy of another item" if is_again else ""
+        words = set(re.findall(r"\w+", item.prompt.casefold()))
+        if any(len(words & other) >= limit * len(words | other) for other in said):
+            return "a copy of another item"
+        said.append(words)
+        return ""
 
     return vetted.sift(items, fault)
 

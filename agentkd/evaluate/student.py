@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from agentkd.errors import DataError
+from agentkd.evaluate.calibration import expected_calibration_error
 from agentkd.evaluate.statistics import wilson
 from agentkd.hf import call_text
 from agentkd.schema import (
@@ -26,7 +27,6 @@ from agentkd.schema import (
 
 __all__ = ["make_student_report"]
 
-_BINS = 10
 _HARDEST = 10
 _LONGEST = 2000  # characters of a text that a report keeps
 
@@ -144,19 +144,13 @@ def _lines(calls: Iterable[ToolCall]) -> str:
 
 
 def _confidence(graded: Sequence[Trajectory]) -> Confidence | None:
-    """Return the calibration of the runs whose tokens have probabilities.
-
-    Source: C. Guo et al., On Calibration of Modern Neural Networks (2017), equation 3.
-    """
+    """Return the calibration of the runs whose tokens have probabilities."""
     pairs = []
     for trajectory in graded:
         said = [p for step in trajectory.steps if step.tokens for p in step.tokens.log_probs]
         if said:
-            pairs.append((min(math.exp(math.fsum(said) / len(said)), 1.0), float(trajectory.success)))
+            pairs.append((min(math.exp(math.fsum(said) / len(said)), 1.0), trajectory.success))
     if not pairs:
         return None
-    bins: dict[int, list[tuple[float, float]]] = defaultdict(list)
-    for pair in pairs:
-        bins[min(int(pair[0] * _BINS), _BINS - 1)].append(pair)
-    gaps = [abs(sum(p - s for p, s in group)) for group in bins.values()]
-    return Confidence(n=len(pairs), mean=sum(p for p, _ in pairs) / len(pairs), ece=sum(gaps) / len(pairs))
+    mean = sum(p for p, _ in pairs) / len(pairs)
+    return Confidence(n=len(pairs), mean=mean, ece=expected_calibration_error(pairs))

@@ -55,7 +55,9 @@ class Remembered:
         self._max_tokens = max_tokens
         self._is_dry = is_dry
         self._tokens = 0
+        self._n_in_flight = 0
         self._lock = threading.Lock()
+        self._room = threading.Condition()
         self._known: dict[str, Reply] = {}
         if file.is_file():
             for line in file.read_bytes().split(b"\n"):
@@ -72,21 +74,23 @@ class Remembered:
         known = self._known.get(key)
         expected = known.usage if known is not None else self._estimate(messages, tools, sampling)
         self._reserve(expected)
-        if known is not None:
-            return known
-        if self._is_dry:
-            self._note(expected)
-            raise ModelError(f"`{self.name}` was not asked: this is a dry run")
-        used = Usage(usd=0.0)
+        used = expected
         try:
-            reply = self._model.reply(messages, tools, **sampling)
-            used = reply.usage
-            self._write(key, reply)
+            if known is not None:
+                return known
+            if self._is_dry:
+                self._note(expected)
+                raise ModelError(f"`{self.name}` was not asked: this is a dry run")
+            used = Usage(usd=0.0)
+            try:
+                reply = self._model.reply(messages, tools, **sampling)
+                used = reply.usage
+                self._write(key, reply)
+            finally:
+                self._note(used)
+            return reply
         finally:
-            self._note(used)
-            with self._lock:
-                self._tokens += _total(used) - _total(expected)
-        return reply
+            self._settle(expected, used)
 
     def _estimate(
         self, messages: Sequence[Message], tools: Sequence[ToolSpec], sampling: dict[str, Any]
@@ -99,14 +103,25 @@ class Remembered:
         return Usage(prompt_tokens=read, completion_tokens=int(limit or 0), usd=0.0)
 
     def _reserve(self, expected: Usage) -> None:
-        with self._lock:
-            if self._max_tokens is not None and self._tokens + _total(expected) > self._max_tokens:
-                raise BudgetError(
-                    f"a call of `{self.name}` may take {_total(expected)} tokens; {self._tokens} of "
-                    f"{self._max_tokens} are spent",
-                    hint="raise `[synthesize] max_tokens`",
-                )
-            self._tokens += _total(expected)
+        """Hold back what a call may take; wait while calls in flight hold too much."""
+        wanted = _total(expected)
+        with self._room:
+            while self._max_tokens is not None and self._tokens + wanted > self._max_tokens:
+                if not self._n_in_flight:
+                    raise BudgetError(
+                        f"a call of `{self.name}` may take {wanted} tokens; {self._tokens} of "
+                        f"{self._max_tokens} are spent",
+                        hint="raise `[synthesize] max_tokens`",
+                    )
+                self._room.wait()
+            self._tokens += wanted
+            self._n_in_flight += 1
+
+    def _settle(self, expected: Usage, used: Usage) -> None:
+        with self._room:
+            self._tokens += _total(used) - _total(expected)
+            self._n_in_flight -= 1
+            self._room.notify_all()
 
     def _note(self, usage: Usage) -> None:
         with self._lock:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -16,7 +18,7 @@ from agentkd.cli import main
 from agentkd.errors import ConfigError, ModelError
 from agentkd.models.scripted import ScriptedModel
 from agentkd.plugins import Component
-from agentkd.schema import Message, ToolSpec, origin_of
+from agentkd.schema import Checkpoint, Message, ToolSpec, origin_of
 
 NEW = ("Bonn", "Kiel", "Graz", "Linz", "Bern", "Cork", "Lyon", "Nice", "Bari", "Pisa", "Bath", "Hull")
 TEACH = {
@@ -164,6 +166,13 @@ def test_a_revoked_seed_takes_what_was_written_from_it_along(taught: Path) -> No
     with opened(taught, Teacher()) as workspace:
         shown = [memory for t in items(workspace) if (o := origin_of(t)) for memory in o.memories]
         assert shown
+        before = workspace.compile("jsonl")
+        written = [r for r in workspace.ledger.datasets.rows(before.id) if r.kind == "synthetic"]
+        assert [row for row in written if shown[0] in row.provenance.memories]
+        base = workspace.parts.student_files
+        workspace.ledger.checkpoints.add(
+            Checkpoint(name="student@1-taught", base=base.source, base_id=base.base_id, dataset_id=before.id)
+        )
         workspace.memory.revoke(shown[0], "it was wrong")
         card = workspace.compile("jsonl")
         assert card.kinds["synthetic"] == 8 - sum(
@@ -172,6 +181,7 @@ def test_a_revoked_seed_takes_what_was_written_from_it_along(taught: Path) -> No
         assert card.dropped["rests on a revoked memory"] >= 1
         rows = workspace.ledger.datasets.rows(card.id)
         assert all(shown[0] not in row.provenance.memories for row in rows)
+        assert workspace.ledger.checkpoints.get("student@1-taught").status == "tainted"
 
 
 def test_a_teacher_is_paid_once(taught: Path) -> None:
@@ -214,6 +224,15 @@ def test_a_ceiling_ends_the_writing_and_keeps_what_is_there(new_workspace: Calla
     assert report.output["stopped"].startswith("a call of `rule-teacher` may take")
     assert 0 < len(report.output["items"]) < 8
     assert report.usage["prompt_tokens"] + report.usage["completion_tokens"] <= 1500
+
+
+def test_of_near_copies_among_the_items_one_is_kept(taught: Path) -> None:
+    words = "quick brown dogs and lazy red foxes run over green hills far away from the old stone bridge near"
+    said = [{"request": f"{words} {city}", "calls": [call("time", city)]} for city in ("Bonn", "Kiel")]
+    with opened(taught, Teacher(lambda messages, tools: json.dumps({"items": said}))) as workspace:
+        report = workspace.synthesize(["random"], n_items=2)
+    assert report.output["refused"] == {"a copy of another item": 1}
+    assert len(report.output["items"]) == 1
 
 
 BAD = {
@@ -295,6 +314,53 @@ def test_a_teacher_that_cannot_be_reached_is_an_error(taught: Path) -> None:
     with opened(taught, Teacher(), roles={"teacher": ""}) as workspace:
         with pytest.raises(ConfigError, match="no model plays the role `teacher`"):
             workspace.synthesize()
+
+
+class Provider(BaseHTTPRequestHandler):
+    """Answers chats by the rule, over a real socket, and keeps what it was sent."""
+
+    bodies: ClassVar[list[dict[str, Any]]] = []
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.bodies.append(body)
+        said = rule([Message(role="user", content=m["content"]) for m in body["messages"]], ())
+        choice = {"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 400, "completion_tokens": 50, "total_tokens": 450}
+        answer = {"id": "x", "object": "chat.completion", "created": 0, "model": body["model"]}
+        data = json.dumps({**answer, "choices": [choice], "usage": usage}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *args: Any) -> None: ...
+
+
+def test_any_provider_of_litellm_can_teach(taught: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEACHER_KEY", "sk-test")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Provider)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    changes = {
+        "roles": {"teacher": "openai/gpt-5-mini"},
+        "model": {"litellm": {"api_base": url, "api_key_env": "TEACHER_KEY"}},
+    }
+    try:
+        with opened(taught, Teacher(), **changes) as workspace:
+            dry = workspace.synthesize(n_items=4, is_dry=True)
+            assert not Provider.bodies
+            report = workspace.synthesize(n_items=4)
+            booked = workspace.ledger.calls.by_purpose()["synthesize:tailored"]
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert len(Provider.bodies) == dry.usage["calls"] == report.usage["calls"] == 2
+    assert (report.usage["prompt_tokens"], report.usage["completion_tokens"]) == (800, 100)
+    assert 0 < report.usage["usd"] < dry.usage["usd"]
+    assert report.output["teacher"] == "openai/gpt-5-mini"
+    assert booked.usd == pytest.approx(report.usage["usd"])
 
 
 def test_a_cycle_teaches_between_refine_and_compile(taught: Path) -> None:

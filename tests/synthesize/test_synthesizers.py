@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,17 @@ def test_a_question_is_paid_once_even_behind_a_torn_line(tmp_path: Path) -> None
     assert (second.n_asked, first.n_asked) == (1, 1)
     third = Remembered(ScriptedModel([], name="t"), log)
     assert third.reply(ask, temperature=1.0).text == "three"
+
+
+def test_calls_in_flight_wait_for_room_instead_of_ending_the_phase(tmp_path: Path) -> None:
+    inner = ScriptedModel(["one two three"], name="t", repeat=True)
+    capped = Remembered(inner, tmp_path / "a", max_tokens=170)
+    questions = [[Message(role="user", content=f"{number} " + "w" * 400)] for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:  # each may take 150 tokens and takes 5
+        said = list(pool.map(lambda ask: capped.reply(ask, max_new_tokens=50).text, questions[:4]))
+    assert said == ["one two three"] * 4
+    with pytest.raises(BudgetError, match="20 of 170 are spent"):
+        capped.reply(questions[4], max_new_tokens=60)
 
 
 def test_a_dry_run_asks_nobody_and_a_ceiling_is_kept(tmp_path: Path) -> None:
