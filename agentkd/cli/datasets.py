@@ -174,6 +174,7 @@ def print_card(card: DatasetCard, console: Console) -> None:
             ("tokens", f"{card.n_label_tokens:,} trained of {card.n_tokens:,}"),
             ("left out", ", ".join(f"{n} {reason}" for reason, n in sorted(card.dropped.items()))),
             ("for example", "\n".join(card.refusals)),
+            ("memories", ", ".join(f"{n} {reason}" for reason, n in card.eligibility.items())),
             ("rest on", ", ".join(f"{n} {kind}" for kind, n in card.sources.items() if n)),
             ("base", card.base),
             ("created", f"{card.created_at:%Y-%m-%d %H:%M} UTC"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from agentkd.cycle.evaluation import Arm, arm_of, arm_runs
@@ -205,5 +206,10 @@ class _Measurement:
         """Return the share of the candidate's rows that teach these memories, and do not merely show them."""
         places = measured_places(self.parts)
         taught = {memory.id for memory in group if place_of(memory, places) != "context"}
-        rows = self.parts.ledger.datasets.rows(self.parts.checkpoint(self.candidate).dataset_id, "train")
-        return sum(not taught.isdisjoint(row.provenance.memories) for row in rows) / max(1, len(rows))
+        return sum(not taught.isdisjoint(row) for row in self._rows) / max(1, len(self._rows))
+
+    @cached_property
+    def _rows(self) -> list[tuple[str, ...]]:
+        """The memories under each row that the candidate was trained on."""
+        dataset_id = self.parts.checkpoint(self.candidate).dataset_id
+        return [row.provenance.memories for row in self.parts.ledger.datasets.rows(dataset_id, "train")]

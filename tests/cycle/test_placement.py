@@ -11,10 +11,11 @@ import agentkd
 from agentkd.cli.root import run_command_line
 from agentkd.compiler import read_examples
 from agentkd.config import PlaceSettings
+from agentkd.cycle.phases import retire_phase
 from agentkd.cycle.placed import measured_places
 from agentkd.cycle.placement import place_memories
 from agentkd.evaluate import Cell, Cluster, decide_place
-from agentkd.schema import Place, Placement
+from agentkd.schema import Place, Placement, Verdict
 
 FULL, NONE = (True,) * 40, (False,) * 40
 HALF = (True, False) * 20
@@ -115,6 +116,13 @@ def test_the_next_compile_and_retire_follow_what_was_decided(cycled: Path, place
         card = workspace.compile()
         is_compiled = place in ("weights", "both")
         assert (chosen[0] not in card.ineligible) == is_compiled
+        name = workspace.checkpoints()[0].name
+        yes = Verdict(promote=True, checkpoint=name, against="base")
+        retire_phase(parts, name, yes, workspace.report().evaluations)
+        status = workspace.ledger.memories.status_for(name, chosen)[chosen[0]]
+        assert (status != "active") == is_compiled
+        if place == "both":
+            assert status == "compiled"  # never retired
         if not is_compiled:
             assert card.n_train < workspace.datasets()[0].n_train
             assert card.ineligible[chosen[0]].startswith("placed ")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -199,3 +202,13 @@ def test_the_base_tries_tasks_unaided_where_no_such_run_is_there(new_workspace: 
         assert len(mine) == 3
         assert not any(run.recalled for run in mine)
         assert workspace.ledger.counts()["trajectories"] == 5 + 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_command_that_watches_ends_cleanly_at_a_signal(cycled: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "agentkd.cli", "-C", str(cycled), "cycle", "--watch", "--every", "600"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as watching:
+        assert watching.stderr is not None
+        assert watching.stderr.readline().startswith("not due: 0 of 8 new memories")
+        watching.send_signal(number)
+        assert watching.wait(timeout=60) == 0
