@@ -76,8 +76,7 @@ class Agent:
             trials: Decides which tasks have memories withheld to measure them; None shows all to all.
             router: Chooses a student per request; then `model` is the base that stands in for them.
         """
-        self.name, self.model = name, model
-        self.settings = settings or AgentSettings()
+        self.name, self.model, self.settings = name, model, settings or AgentSettings()
         self.hooks = hooks or PluginHost(auto=False).hooks
         self.recorder = recorder or Recorder(None, self.hooks)
         self._environment, self._checkpointer = environment, checkpointer

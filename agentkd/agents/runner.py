@@ -93,8 +93,7 @@ def run_tasks(
     chains = _Chains(retries if keep_expected else None)
     tally = _Tally()
     if done_before:
-        wanted = {(task.id, attempt) for task, attempt in jobs}
-        for trajectory in (t for t in ledger.trajectories.list(run_id=run_id) if _key(t) in wanted):
+        for trajectory in _done_before(ledger, run_id, jobs):
             tally.add(trajectory, is_new=False)
             chains.add(trajectory)
         todo += chains.unfinished()
@@ -113,6 +112,12 @@ def run_tasks(
         seconds=time.monotonic() - started,
         **tally.figures(),
     )
+
+
+def _done_before(ledger: Ledger, run_id: str, jobs: Sequence[tuple[Task, int]]) -> list[Trajectory]:
+    """Return what a run finished of these jobs when it was called before."""
+    wanted = {(task.id, attempt) for task, attempt in jobs}
+    return [t for t in ledger.trajectories.list(run_id=run_id) if _key(t) in wanted]
 
 
 @dataclass(frozen=True)
