@@ -28,12 +28,15 @@ _SAYS_CALL = "call"
 
 
 def audit_rows(parts: Parts, rows: Iterable[Example]) -> RowAudit:
-    """Hold rows against the runs and corrections that they name, and single-turn ones against the grader."""
+    """Hold rows against the runs and corrections that they name, and single-turn ones against the grader.
+
+    What a teacher said in its own words no run says: the grader alone judges it.
+    """
     from agentkd.evaluate import RowAudit
 
     found = [row for row in rows if row.kind != "negative"]
     evidence = _Evidence.of(parts, found)
-    grounded = [row for row in found if row.provenance.trajectories or row.provenance.corrections]
+    grounded = [row for row in found if _is_grounded(row)]
     unfounded = [
         row.id for row in found if not evidence.reads_as_target(row)
         or (row in grounded and _said(row.target) not in evidence.claims(row))
@@ -46,6 +49,11 @@ def audit_rows(parts: Parts, rows: Iterable[Example]) -> RowAudit:
         n_regraded=len(verdicts),
         refuted=tuple(id_ for id_, is_right in verdicts.items() if not is_right),
     )
+
+
+def _is_grounded(row: Example) -> bool:
+    origin = row.provenance
+    return bool(origin.trajectories or origin.corrections) and not origin.is_retold
 
 
 @dataclass(frozen=True)
@@ -104,7 +112,7 @@ class _Evidence:
             task = self._task(row)
             if n >= MOST_REGRADED or task is None or any(m.role == "assistant" for m in row.student_view):
                 continue
-            is_right = self._grade(task, row.target)
+            is_right = self._grade(task, row.target, row.provenance.is_retold)
             if is_right is not None:
                 n += 1
                 yield row.id, is_right
@@ -130,21 +138,28 @@ class _Evidence:
         tasks = [task for split in suite.splits() for task in suite.tasks(split)]
         return {task.id: task for task in tasks if not task.is_held_out}
 
-    def _grade(self, task: Task, target: Message) -> bool | None:
-        """Return whether the grader takes the target as the whole answer; None where it is only a part."""
+    def _grade(self, task: Task, target: Message, is_retold: bool) -> bool | None:
+        """Return whether the grader takes the target as the whole answer; None where it is only a part.
+
+        A remote teacher's words hold its calls as text, which is read as the student's words will be.
+        """
+        from agentkd.models.grammar import parse_calls
+
         if task.suite not in self.parts.registry.names("suite"):
             return None
         suite = self.parts.suite(task.suite)
         try:
             world = suite.environment(task)
             try:
-                results = tuple(world.call(call) for call in target.tool_calls)
+                calls = target.tool_calls or (parse_calls(target.content, world.tools) if is_retold else ())
+                results = tuple(world.call(call) for call in calls)
             finally:
                 world.close()
-            if target.tool_calls and not any(result.ends_task for result in results):
+            if calls and not any(result.ends_task for result in results):
                 return None
-            step = Step(index=0, reply=target, accepted_calls=target.tool_calls, results=results)
-            answer = "" if target.tool_calls else target.content
+            reply = target.model_copy(update={"tool_calls": calls})
+            step = Step(index=0, reply=reply, accepted_calls=calls, results=results)
+            answer = "" if calls else target.content
             run = Trajectory(id="tra-audit", run_id="audit", task=task, steps=(step,), answer=answer)
             return suite.grade(run).success
         except AgentkdError:

@@ -34,6 +34,8 @@ class Provenance(Value):
     """Ids of the corrections that gave the target."""
     teacher: str = ""
     """Model that supplied the target or the signals; `grader` for an official answer."""
+    is_retold: bool = False
+    """Whether the teacher's own words stand in place of what was said or accepted."""
     synthesizer: str = ""
     """Component that had a teacher write the row; empty for what happened."""
     report: str = ""

@@ -242,6 +242,6 @@ def _retold(example: Example, said: Said, tokenizer: Any, teacher: str) -> Examp
         "student_rejected": None,
         "student": hf.render_example(tokenizer, example.student_view, target),
         "teacher": hf.render_example(tokenizer, seen, target) if seen else None,
-        "provenance": example.provenance.model_copy(update={"teacher": teacher}),
+        "provenance": example.provenance.model_copy(update={"teacher": teacher, "is_retold": True}),
     }
     return example.model_copy(update=changes)

@@ -88,3 +88,19 @@ def test_a_false_correction_is_refuted_by_the_grader_alone(cycled: Path) -> None
         verdict = verdict_of(workspace)
         assert "refuted_rows" in verdict.flags
         assert "unfounded_rows" not in verdict.flags
+
+
+def test_what_a_teacher_said_in_its_own_words_is_judged_by_the_grader_alone(cycled: Path) -> None:
+    with agentkd.Workspace(cycled) as workspace:
+        rows = rows_of(workspace)
+        tokenizer = hf.load_tokenizer(workspace.parts.student_files.path)
+        provenance = rows[0].provenance.model_copy(update={"is_retold": True})
+        seen = {}
+        for name, target in (("right", rows[0].target), ("wrong", wrong_target(rows[0]))):
+            words = Message(role="assistant", content=hf.as_text(target), origin="model")
+            tokens = hf.render_example(tokenizer, rows[0].student_view, words)
+            changed(workspace, rows, target=words, student=tokens, provenance=provenance)
+            seen[name] = verdict_of(workspace)
+        assert seen["right"].numbers["unfounded"] == seen["right"].numbers["refuted"] == 0
+        assert seen["wrong"].numbers["unfounded"] == 0
+        assert seen["wrong"].numbers["refuted"] == 1
