@@ -77,8 +77,8 @@ class Bench:
 
     def __init__(self, folder: Path, seed: int, *, small: bool) -> None:
         self.seed = seed
-        self.desk = Desk(seed, n_customers=8 if small else 24, n_new=4 if small else 10)
-        self.n = 8 if small else 20
+        self.desk = Desk(seed, n_customers=8 if small else 16, n_new=4 if small else 8)
+        self.n = 8 if small else 16
         epochs = 1 if small else SETTINGS["train"]["epochs"]
         self.settings = SETTINGS | {"train": SETTINGS["train"] | {"seed": seed, "epochs": epochs}}
         self.root = folder / f"workspace-{seed}"

@@ -160,7 +160,7 @@ class Desk:
 
     name = "desk"
 
-    def __init__(self, seed: int, *, n_customers: int = 24, n_new: int = 10) -> None:
+    def __init__(self, seed: int, *, n_customers: int = 16, n_new: int = 8) -> None:
         draw = random.Random(f"desk-{seed}")
         names = [f"{first} {last}" for first in _FIRST for last in _LAST]
         draw.shuffle(names)

@@ -73,10 +73,9 @@ def run_tasks(
     the accepted answer of a failed task is stored as a correction by the grader. With `retries` a failed
     task that may be learnt from is tried again; every try is a trajectory of its own. `hooks` are those of
     the agent. A failed run is data; but where the first runs all fail at the model and none got an answer,
-    nothing is stored and ModelError is raised. `before_task` is called before every try; an AgentkdError
-    that it raises ends the run, tries under way are finished and kept. Raises BudgetError where a ceiling
-    is met, and DataError for a suite that hands out answers of held-out tasks, and ConfigError for an agent
-    that asks a person.
+    nothing is stored and ModelError is raised. An AgentkdError of `before_task`, called before every try,
+    ends the run; tries under way are kept. Raises BudgetError where a ceiling is met, DataError for a suite
+    that hands out answers of held-out tasks, ConfigError for an agent that asks a person.
     """
     if agent.may_pause:
         raise ConfigError(

@@ -49,7 +49,7 @@ def make_report(
     serving = parts.serving()
     candidate = verdict.checkpoint if verdict else ""
     judged = (phase.output for phase in phases if phase.name == "evaluate")
-    probes = next((o.get("earlier", ()) for o in judged if o["checkpoint"] == candidate), ())
+    probes = next((o.get("earlier", ()) for o in judged if o.get("checkpoint") == candidate), ())
     return CycleReport(
         id=plan.cycle_id,
         number=plan.number,

@@ -142,6 +142,13 @@ def test_a_cycle_stops_between_items_and_goes_on_to_the_same_end(
         assert second.number == 1
         assert second.stopped == "stopped in `train`: asked to stop (a test)"
         assert not workspace.checkpoints()
+
+        def at_a_held_out_task() -> str:
+            return "a test" if workspace.ledger.trajectories.list(split="holdout", limit=1) else ""
+
+        third = workspace.cycle(asked=at_a_held_out_task)
+        assert third.stopped == "stopped in `evaluate`: asked to stop (a test)"
+        assert [phase.name for phase in third.phases][-2:] == ["train", "evaluate"]
     assert run_command_line(["-q", "-C", str(folder), "--json", "cycle", "--if-due"]) == 0
     assert json.loads(capsys.readouterr().out)["stopped"] == ""
     with agentkd.Workspace(folder) as workspace, agentkd.Workspace(calm) as whole:
