@@ -205,6 +205,8 @@ def print_cycle(report: CycleReport, console: Console) -> None:
     print_transfer(report.transfer, console)
     if report.verdict is not None:
         print_verdict(report.verdict, console)
+    for verdict in report.rejected:
+        print_verdict(verdict, console, ("promoted", "rejected"))
     console.print(f"serving: [bold]{escape(report.serving)}[/]")
     console.print(_cycle_cost(report), style="dim", markup=False)
 
