@@ -226,6 +226,8 @@ def print_cycle(report: CycleReport, console: Console) -> None:
     print_transfer(report.transfer, console)
     if report.verdict is not None:
         print_verdict(report.verdict, console)
+    for verdict in report.rejected:
+        print_verdict(verdict, console, ("promoted", "rejected"))
     if report.stopped:
         console.print(f"{report.stopped}; the same command goes on from here", markup=False)
     console.print(f"serving: [bold]{escape(report.serving)}[/]")

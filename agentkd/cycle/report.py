@@ -133,6 +133,7 @@ def _judgement(parts: Parts, report: CycleReport) -> dict[str, Any]:
     return {
         "cycle": report.number,
         "verdict": verdict.model_dump(mode="json") if verdict else None,
+        "rejected": [each.model_dump(mode="json") for each in report.rejected],
         "power": _powers(int(numbers.get("n", 0)), numbers.get("alpha", 0.0)),
         "settings": parts.settings.gate.model_dump(mode="json"),
         "evaluations": [e.model_dump(mode="json") for e in report.evaluations],

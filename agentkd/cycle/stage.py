@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from agentkd.cycle.parts import Parts
+from agentkd.cycle.parts import ROUTED, Parts
 from agentkd.cycle.placed import measured_places
 from agentkd.cycle.retry import proven, retries_of
 from agentkd.cycle.training import train_job
@@ -219,8 +219,12 @@ def _hits_for(parts: Parts, trajectory: Trajectory, own: Mapping[str, set[str]])
 
 
 def _student_names(parts: Parts) -> frozenset[str]:
-    """Return the name under which what serves now is recorded in trajectories."""
-    serving, source = parts.serving(), parts.settings.roles.student
+    """Return the names under which what serves now is recorded in trajectories."""
+    source = parts.settings.roles.student
+    if parts.settings.roles.actor == ROUTED:
+        names = (*parts.ledger.checkpoints.promoted(), *parts.settings.models.routing.checkpoints)
+        return frozenset({source, *(f"{source}@{name}" for name in names)})
+    serving = parts.serving()
     return frozenset({f"{source}@{serving.name}" if serving else source})
 
 
