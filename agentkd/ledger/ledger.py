@@ -28,8 +28,8 @@ from agentkd.ledger.migration import prepare
 from agentkd.ledger.outline import Outlines
 from agentkd.ledger.recall import Trials
 from agentkd.ledger.redact import Redact, redact_secrets
-from agentkd.ledger.teaching import Teaching
 from agentkd.ledger.taint import Revocations
+from agentkd.ledger.teaching import Teaching
 from agentkd.ledger.trajectory import Trajectories
 
 __all__ = ["Ledger"]

@@ -1,7 +1,7 @@
 """Lineage both ways: checkpoint -> dataset -> row -> memory -> trajectory or correction, and back.
 
 A trajectory that a teacher wrote leads on to its seeds, to the memories that were shown and to the student
-report that it answers. What lies outside of the ledger (exports, skills, cached signals) is handed in as links.
+report that it answers. What lies outside of the ledger (exports, skills, signals) is handed in as links.
 """
 
 from __future__ import annotations

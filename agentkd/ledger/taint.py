@@ -74,6 +74,9 @@ class Revocations:
         query = sa.select(link.target).where(link.source.in_(_revoked_memories())).distinct()
         with self._database.read() as connection:
             found = dict.fromkeys(connection.execute(query).scalars(), "rests on a revoked memory")
+            memories = set(connection.execute(_revoked_memories()).scalars())
+            written = _written_from(connection, memories, self.trajectories())
+        found |= dict.fromkeys(written, "a teacher wrote it from what was revoked")
         return found | dict.fromkeys(self.trajectories(), "its trajectory was revoked")
 
     def rows(self, dataset_id: str) -> frozenset[str]:
@@ -152,9 +155,10 @@ def taint(
 ) -> set[Row]:
     """Mark the rows that rest on these, and every checkpoint that was trained on one or went on from such."""
     rows: set[Row] = set()
-    for batch in chunks(memories):
+    origins, runs = set(memories), set(trajectories)
+    for batch in chunks(origins):
         rows |= _linked(connection, t.row_memories, batch)
-    for batch in chunks(trajectories):
+    for batch in chunks(runs | _written_from(connection, origins, runs)):
         rows |= _linked(connection, t.row_trajectories, batch)
         about = sa.select(t.corrections.c.id).where(t.corrections.c.trajectory_id.in_(batch))
         rows |= _linked(connection, t.row_corrections, about)
@@ -187,6 +191,22 @@ def is_tainted(connection: sa.Connection, dataset_id: str, parent: str | None) -
 def _revoked_memories() -> sa.Select[Any]:
     s = t.memory_status.c
     return sa.select(s.memory_id).where(s.checkpoint == "base", s.status == "revoked")
+
+
+def _written_from(
+    connection: sa.Connection, memories: Iterable[str], trajectories: Iterable[str]
+) -> set[str]:
+    """Return the trajectories that a teacher wrote from these, directly or not."""
+    found: set[str] = set()
+    for table, front in ((t.synthetic_memories, set(memories)), (t.synthetic_seeds, set(trajectories))):
+        while front:
+            near: set[str] = set()
+            for batch in chunks(front):
+                query = sa.select(table.c.source).where(table.c.target.in_(batch))
+                near |= set(connection.execute(query).scalars())
+            table, front = t.synthetic_seeds, near - found
+            found |= near
+    return found
 
 
 def _linked(connection: sa.Connection, table: sa.Table, targets: list[str] | sa.Select[Any]) -> set[Row]:
