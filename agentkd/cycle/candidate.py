@@ -35,8 +35,8 @@ class Source(Value):
 def sources_of(parts: Parts, plan: Plan, dataset_id: str) -> list[Source]:
     """Return the candidates that `[train] candidates` asks for.
 
-    A cycle that recompiles trains from the base alone. While the base serves, `stacked` goes on from the newest student that was carried over to this base; where
-    there is none, it falls back to `union`.
+    A cycle that recompiles trains from the base alone. While the base serves, `stacked` goes on from the
+    newest student that was carried over to this base; where there is none, it falls back to `union`.
     """
     replay = tuple(_earlier(parts, plan, parts.ledger.datasets.get(dataset_id)))
     wanted = dict.fromkeys(parts.settings.train.candidates)
