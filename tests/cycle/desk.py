@@ -74,5 +74,13 @@ SETTINGS: dict[str, Any] = {
     "cycle": {"suite": "desk", "min_new_memories": 1},
     "train": {"epochs": 1},
     "evaluate": {"bootstrap": 200},
-    "gate": {"anchors": False, "min_tasks": 5, "max_dev_rise": 9.0, "contamination": "off"},
+    "place": {"max_clusters": 0},
+    "gate": {
+        "anchors": False,
+        "min_tasks": 5,
+        "max_dev_rise": 9.0,
+        "contamination": "off",
+        "exports": [],
+        "row_checks": False,
+    },
 }
