@@ -211,6 +211,7 @@ class Agent:
             task=task,
             model=model.name,
             route=route,
+            scope=self._loop.scope or Scope(),
         )
 
     def _start(self, run: Run) -> Iterator[AgentEvent]:

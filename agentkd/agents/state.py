@@ -16,6 +16,7 @@ from agentkd.schema import (
     Message,
     Reply,
     Route,
+    Scope,
     Step,
     Task,
     ToolCall,
@@ -46,6 +47,8 @@ class Run(Value):
     """Model that acts."""
     route: Route | None = None
     """Which student acts and why; None where there is no choice."""
+    scope: Scope = Scope()
+    """Whose work it is."""
     notes: str = ""
     """What a person or a failed try says about the task; stands before what is recalled."""
     memory: str = ""
@@ -115,6 +118,7 @@ def trajectory_of(run: Run) -> Trajectory:
         task=run.task,
         attempt=run.attempt,
         model=run.model,
+        scope=run.scope,
         messages=run.messages,
         steps=run.steps,
         answer="" if last is None or last.tool_calls else last.content,
@@ -142,5 +146,6 @@ def begun_anew(run: Run, reason: str) -> Run:
         task=run.task,
         model=run.model,
         route=run.route,
+        scope=run.scope,
         notes=join_notes(run.notes, restart_note(reason)),
     )

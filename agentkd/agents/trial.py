@@ -97,9 +97,10 @@ class TrialPolicy:
         """Return the ids to withhold: all, or the hit in a place that is drawn among `[memory] k`.
 
         Every hit is chosen with the same chance on every task, and none where the place is empty: a choice
-        by what is known so far would withhold a memory from other tasks than those that see it.
+        by what is known so far would withhold a memory from other tasks than those that see it. What speaks
+        against a revoked memory is always shown.
         """
-        ids = tuple(hit.memory.id for hit in hits)
+        ids = tuple(hit.memory.id for hit in hits if not hit.memory.counters)
         if trial.arm == "withheld":
             return ids
         place = int(self._draw("one", trajectory_id, *ids) * max(self._settings.k, len(ids)))

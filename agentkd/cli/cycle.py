@@ -32,6 +32,10 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
 @click.option("--max-seconds", type=_POSITIVE, help="Wall time, then stop; the next call goes on.")
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Tokens of all models, then stop.")
 @click.option("--max-usd", type=_POSITIVE, help="Money, then stop.")
+@click.option(
+    "--recompile", is_flag=True,
+    help="Begin with `compile`: train a new student from the base, without what was revoked.",
+)  # fmt: skip
 @pass_invocation
 def command(
     invocation: Invocation,
@@ -42,6 +46,7 @@ def command(
     max_seconds: float | None,
     max_tokens: int | None,
     max_usd: float | None,
+    recompile: bool,
 ) -> int:
     """Go through all phases: run, distill, compile, train, evaluate, promote.
 
@@ -61,7 +66,8 @@ def command(
                 return NOT_DUE
             invocation.note(f"due: {due.reason}")
         invocation.note(cycle_estimate(workspace))
-        report = workspace.cycle(rounds=rounds, asked=lambda: "SIGTERM" if stop.is_set() else "", **ceilings)
+        asked = lambda: "SIGTERM" if stop.is_set() else ""  # noqa: E731
+        report = workspace.cycle(rounds=rounds, recompile=recompile, asked=asked, **ceilings)
         invocation.show(report, print_cycle)
         invocation.note(f"report: {workspace.report_path(report.number)}")
     return CeilingError.exit_code if report.stopped else 0

@@ -42,6 +42,7 @@ def command(
             invocation.show(_needs(workspace, gain, loss, power), _print_needs)
             return 0
         from agentkd.cycle import judge, probe_earlier
+        from agentkd.cycle.unlearnt import rival_of, unlearnt_check, with_check
 
         evaluation = workspace.evaluate(checkpoint)
         if not evaluation.checkpoint:
@@ -52,7 +53,9 @@ def command(
             workspace.parts, evaluation.checkpoint, serving,
             suite=evaluation.suite, splits=(evaluation.split,), seed=evaluation.seed,
         )  # fmt: skip
-        verdict = judge(workspace.parts, evaluation.checkpoint, serving, evaluation, earlier)
+        rival = rival_of(workspace.parts, serving)
+        verdict = judge(workspace.parts, evaluation.checkpoint, rival, evaluation, earlier)
+        verdict = with_check(verdict, unlearnt_check(workspace.parts, evaluation.checkpoint))
     words = ("would be promoted", "would not be promoted")
     invocation.show(verdict, lambda value, console: print_verdict(value, console, words))
     return 0 if verdict.promote else 1

@@ -29,7 +29,8 @@ _TITLES = {"down": "made from", "up": "made of it"}
 def command(invocation: Invocation, id_: str, width: int) -> None:
     """Trace what a fact was made from and what was made from it.
 
-    ID is that of a checkpoint, dataset, row, memory, correction or trajectory.
+    ID is that of a checkpoint, dataset, row, memory, correction, trajectory, evaluation or cycle, the name of
+    a skill or of a folder of cached signals, or the place of an export.
     """
     with invocation.workspace() as workspace:
         graphs = workspace.lineage(id_)

@@ -10,10 +10,11 @@ import click
 from agentkd.cli.invocation import Invocation, pass_invocation
 from agentkd.cli.memory_audit import audit
 from agentkd.cli.memory_calibrate import calibrate
-from agentkd.cli.memory_edit import activate, quarantine, revoke, undo
+from agentkd.cli.memory_edit import activate, quarantine, undo
 from agentkd.cli.memory_exchange import export, import_
 from agentkd.cli.memory_history import diff, history
 from agentkd.cli.memory_lift import lift
+from agentkd.cli.memory_revoke import revoke
 from agentkd.cli.memory_view import print_hits, print_memories, print_memory
 from agentkd.cli.moment import MOMENT
 from agentkd.cli.shared import Group

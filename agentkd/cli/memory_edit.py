@@ -1,4 +1,4 @@
-"""What a person decides about a memory: revoke, quarantine, activate, undo. All of it is kept as events."""
+"""What a person decides about a memory: quarantine, activate, undo. All of it is kept as events."""
 
 from __future__ import annotations
 
@@ -7,21 +7,7 @@ import click
 from agentkd.cli.invocation import Invocation, pass_invocation
 from agentkd.cli.shared import Command
 
-__all__ = ["activate", "quarantine", "revoke", "undo"]
-
-
-@click.command("revoke", cls=Command)
-@click.argument("memory_id")
-@click.argument("reason")
-@pass_invocation
-def revoke(invocation: Invocation, memory_id: str, reason: str) -> None:
-    """Take a memory out of use for good and taint what was made from it.
-
-    REASON is kept in the ledger.
-    """
-    with invocation.workspace() as workspace:
-        changed = workspace.memory.revoke(memory_id, reason)
-    _say(invocation, memory_id, changed, "revoked", "was revoked before")
+__all__ = ["activate", "quarantine", "undo"]
 
 
 @click.command("quarantine", cls=Command)

@@ -191,7 +191,7 @@ class _Proof:
 
     def revoke(self) -> str:
         up = self.workspace.lineage(self.memory_id)["up"]
-        self.workspace.memory.revoke(self.memory_id, "proof of the doctor")
+        self.workspace.revoke(self.memory_id, reason="proof of the doctor")
         found = [hit.memory.id for hit in self._recall(may_be_empty=True)]
         _must(self.memory_id not in found, "a revoked memory is still recalled")
         name = _known(self.checkpoint).name

@@ -232,6 +232,9 @@ def print_cycle(report: CycleReport, console: Console) -> None:
         console.print(f"{report.stopped}; the same command goes on from here", markup=False)
     console.print(f"serving: [bold]{escape(report.serving)}[/]")
     console.print(_cycle_cost(report), style="dim", markup=False)
+    console.print(
+        f"every figure again from the ledger: agentkd report {report.number} --recompute", style="dim"
+    )
 
 
 def _cycle_cost(report: CycleReport) -> str:

@@ -49,5 +49,9 @@ class CompileInputs:
     """Where measured memories belong, by id: see `agentkd.schema.place_of`."""
     max_synthetic: float = 0.5
     """Largest share of turns that a teacher wrote; the newest are kept."""
+    forbidden: Mapping[str, str] = field(default_factory=dict)
+    """Why nothing of a trajectory may be compiled, by id."""
+    revoked: frozenset[str] = frozenset()
+    """Revoked memories: what a model said that was shown one is not compiled."""
     students: frozenset[str] = frozenset()
     """Names under which the present student acts: its graded runs say what is easy and what is hard."""

@@ -56,7 +56,7 @@ def turns_of_task(
     failed = []
     for trace in traces:
         trajectory = trace.trajectory
-        if refusal := holdings.refusal(trajectory):
+        if refusal := inputs.forbidden.get(trajectory.id) or holdings.refusal(trajectory):
             dropped[refusal] += 1
             continue
         usable = [c for c in trace.corrections if c.accepted or c.accepted_answer]
@@ -64,7 +64,10 @@ def turns_of_task(
             failed.append(trajectory)
         else:
             tools = inputs.tools_of(trajectory.task)
-            turns += with_sources(turns_of(trajectory, trace.corrections, tools, dropped), trajectory)
+            said = list(turns_of(trajectory, trace.corrections, tools, dropped))
+            clean = [turn for turn in said if inputs.revoked.isdisjoint(turn.recalled)]
+            dropped["said by a model that was shown a revoked memory"] += len(said) - len(clean)
+            turns += with_sources(clean, trajectory)
     merged = merge_turns(turns, dropped)
     return with_negatives(merged, failed, inputs.tools_of, dropped) if failed else merged
 

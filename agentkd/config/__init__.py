@@ -20,6 +20,7 @@ from agentkd.config.settings import (
     Settings,
 )
 from agentkd.config.synthesize import SynthesizeSettings
+from agentkd.config.taken_back import RetireSettings, RevokeSettings
 
 __all__ = [
     "CONFIG_NAME",
@@ -33,6 +34,8 @@ __all__ = [
     "ModelSettings",
     "PlaceSettings",
     "PluginSettings",
+    "RetireSettings",
+    "RevokeSettings",
     "RoleSettings",
     "RoleWeights",
     "RunSettings",

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from agentkd.config.cycle import CycleSettings, PlaceSettings
 from agentkd.config.synthesize import SynthesizeSettings
+from agentkd.config.taken_back import RetireSettings, RevokeSettings
 from agentkd.schema import Scope, TrainSettings, Value
 
 __all__ = [
@@ -338,6 +339,10 @@ class Settings(Value):
     """When a candidate may serve."""
     place: PlaceSettings = PlaceSettings()
     """Weights or memory."""
+    retire: RetireSettings = RetireSettings()
+    """What leaves the context of the student that holds it."""
+    revoke: RevokeSettings = RevokeSettings()
+    """What happens when something that was learnt is taken back."""
     cycle: CycleSettings = CycleSettings()
     """One round of self-improvement."""
     plugins: PluginSettings = PluginSettings()

@@ -13,6 +13,7 @@ from typing import Literal
 from agentkd.cycle.journal import Plan
 from agentkd.cycle.parts import Parts
 from agentkd.cycle.replay import ancestor_datasets, union
+from agentkd.cycle.unlearnt import rival_of
 from agentkd.schema import DatasetCard, Value
 
 __all__ = ["Source", "dataset_of", "sources_of"]
@@ -34,12 +35,13 @@ class Source(Value):
 def sources_of(parts: Parts, plan: Plan, dataset_id: str) -> list[Source]:
     """Return the candidates that `[train] candidates` asks for.
 
-    While the base serves, `stacked` goes on from the newest student that was carried over to this base; where
-    there is none, it falls back to `union`.
+    A cycle that recompiles trains from the base alone. While the base serves, `stacked` goes on from the
+    newest student that was carried over to this base; where there is none, it falls back to `union`.
     """
     replay = tuple(_earlier(parts, plan, parts.ledger.datasets.get(dataset_id)))
     wanted = dict.fromkeys(parts.settings.train.candidates)
-    init = plan.serving if plan.serving != "base" else _carried_over(parts)
+    sound = rival_of(parts, plan.serving)  # nothing goes on from a tainted student
+    init = "" if plan.recompile else sound if sound != "base" else _carried_over(parts)
     kinds = [kind for kind in wanted if kind == "union" or init] or ["union"]
     return [
         Source(kind=kind, dataset_id=dataset_id, replay=replay, init=init if kind == "stacked" else "")

@@ -68,7 +68,7 @@ def evaluate_stage(
         checkpoint=candidate,
         seed=seed,
         settings=parts.settings.evaluate,
-    )
+    ).model_copy(update={"bootstrap": parts.settings.evaluate.bootstrap})
     parts.ledger.evaluations.add(evaluation)
     return evaluation
 
@@ -99,11 +99,12 @@ def recall_settings(parts: Parts) -> list[Any]:
 def _arm_result(parts: Parts, arm: Arm, suite: Suite, tasks: Sequence[Task], seed: int) -> ArmResult:
     from agentkd.evaluate import arm_result
 
-    trajectories = arm_runs(parts, arm, tasks, seed).values()
+    trajectories = list(arm_runs(parts, arm, tasks, seed).values())
     model = ROUTED if arm.model == ROUTED else parts.model(arm.model).name
-    return arm_result(
+    summed = arm_result(
         arm.name, model, arm.uses_memory, tasks, trajectories, level=parts.settings.evaluate.level
     )
+    return summed.model_copy(update={"run_id": trajectories[0].run_id if trajectories else ""})
 
 
 def arm_runs(

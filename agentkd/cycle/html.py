@@ -37,6 +37,8 @@ def render_html(report: CycleReport) -> str:
         loss=Markup(line_plot(report.loss_curve, "training loss per step")),
         transfer=transfer_table(report.transfer),
         tables=[evaluation_table(e) for e in report.evaluations],
+        retired=next((phase.output for phase in report.phases if phase.name == "retire"), {}),
+        command=f"agentkd report {report.number} --recompute",
         seconds=sum(phase.seconds for phase in report.phases),
         cpu_seconds=sum(phase.cpu_seconds for phase in report.phases),
     )

@@ -42,6 +42,10 @@ class Plan(Value):
     """Fingerprint of the student's base model."""
     memories: str = ""
     """Hash of the memories that recall could see."""
+    revoked: str = ""
+    """Hash of all that was revoked; empty where nothing was."""
+    recompile: bool = False
+    """Whether it goes straight to `compile`, from what is clean."""
     switches: int = 0
     """Promotions and roll-backs before it began; only the phase `promote` looks at them."""
 
@@ -58,13 +62,16 @@ class Plan(Value):
     def is_same_work(self, other: Plan) -> bool:
         """Whether both set out to learn the same; what happened in between does not count."""
         mine, theirs = self.model_dump(), other.model_dump()
-        return all(mine[name] == theirs[name] for name in ("suite", "split", "n", "seed", "base_id"))
+        return all(
+            mine[name] == theirs[name]
+            for name in ("suite", "split", "n", "seed", "base_id", "revoked", "recompile")
+        )
 
 
-def open_plan(parts: Parts) -> Plan:
+def open_plan(parts: Parts, *, recompile: bool = False) -> Plan:
     """Return the plan of the cycle that was cut off if it set out for the same, else freeze a new one."""
     cycles = parts.ledger.cycles
-    fresh = _make_plan(parts, cycles.next_number())
+    fresh = _make_plan(parts, cycles.next_number(), recompile)
     unfinished = cycles.unfinished()
     if unfinished is not None:
         plans = [p for p in cycles.phases(unfinished.id) if p.name == "plan"]
@@ -84,7 +91,7 @@ def open_plan(parts: Parts) -> Plan:
     return plan
 
 
-def _make_plan(parts: Parts, number: int) -> Plan:
+def _make_plan(parts: Parts, number: int, recompile: bool) -> Plan:
     cycle = parts.settings.cycle
     serving = parts.serving()
     return Plan(
@@ -96,6 +103,8 @@ def _make_plan(parts: Parts, number: int) -> Plan:
         serving=serving.name if serving else "base",
         base_id=parts.student_files.base_id,
         memories=memory_snapshot(parts, serving.name if serving else "base"),
+        revoked=parts.ledger.revocations.mark(),
+        recompile=recompile,
         switches=len(parts.ledger.checkpoints.history()),
     )
 

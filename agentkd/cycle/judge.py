@@ -10,7 +10,7 @@ from agentkd.cycle.export import check_export
 from agentkd.cycle.parts import Parts
 from agentkd.cycle.replay import ancestor_datasets
 from agentkd.cycle.row_audit import audit_rows
-from agentkd.cycle.transfer import transfer_cells
+from agentkd.cycle.transfer import kept_cells, transfer_cells
 from agentkd.schema import Evaluation, Example, Verdict
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def judge(
     evaluation: Evaluation,
     earlier: Sequence[Evaluation] = (),
     n_candidates: int = 1,
+    before: int | None = None,
 ) -> Verdict:
     """Decide on a candidate with all that is known of it; promotes nothing.
 
@@ -37,6 +38,7 @@ def judge(
         evaluation: All arms on the split that decides, with what the evaluators found.
         earlier: Candidate and what serves on the tasks of earlier cycles (`probe_earlier`).
         n_candidates: Candidates of the same cycle, which share the gate's level (Bonferroni).
+        before: Number of a cycle: looks of it and of later ones do not count.
     """
     from agentkd.evaluate import Evidence, find_hacking, gate, read_course, without_tasks
 
@@ -44,11 +46,11 @@ def judge(
     clean = without_tasks(evaluation, found.tasks, parts.settings.evaluate) if found else evaluation
     course = read_course(parts.checkpoint_folder(candidate) / "metrics.jsonl")
     evidence = Evidence(
-        look=look_number(parts, evaluation.suite, candidate),
+        look=look_number(parts, evaluation.suite, candidate, before),
         contamination=found,
         anchors=_anchors(parts, candidate),
         earlier=tuple(earlier),
-        transfer=transfer_cells(parts, candidate, [clean, *earlier]),
+        transfer=kept_cells(parts, transfer_cells(parts, candidate, [clean, *earlier], before)),
         dev_losses=tuple(loss for _, loss in course.golden),
         hacking=find_hacking(course) if course.proxy else None,
         rows=_row_audit(parts, candidate),
@@ -60,13 +62,13 @@ def judge(
     return gate(clean, shared, serving, parts.hooks, evidence)
 
 
-def look_number(parts: Parts, suite: str, candidate: str = "") -> int:
+def look_number(parts: Parts, suite: str, candidate: str = "", before: int | None = None) -> int:
     """Return how many other candidates were judged on a suite since its last promotion, plus one.
 
     A candidate counts once: a cycle that had nothing new to do, or another margin, is no new look.
     """
     others: set[str] = set()
-    for verdict in _judged(parts, suite):
+    for verdict in _judged(parts, suite, before):
         others = set() if verdict.promote else others | {verdict.checkpoint}
     return len(others - {candidate}) + 1
 
@@ -98,8 +100,10 @@ def probe_earlier(
     return found
 
 
-def _judged(parts: Parts, suite: str) -> Iterator[Verdict]:
+def _judged(parts: Parts, suite: str, before: int | None) -> Iterator[Verdict]:
     for report in parts.ledger.cycles.list("done"):
+        if before is not None and report.number >= before:
+            continue
         if report.suite == suite and report.verdict is not None and "unjudged" not in report.verdict.flags:
             yield report.verdict
 

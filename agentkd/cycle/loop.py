@@ -19,13 +19,13 @@ from agentkd.cycle.phases import (
     learnt_from,
     promote_phase,
     refine_phase,
-    retire_phase,
     run_phase,
     synthesize_phase,
     train_phase,
 )
 from agentkd.cycle.placement import place_phase
 from agentkd.cycle.report import make_report, write_report
+from agentkd.cycle.retire import retire_phase
 from agentkd.cycle.schedule import is_due
 from agentkd.cycle.stage import StageResult, distill_stage, objective_needs
 from agentkd.errors import CeilingError, ConfigError
@@ -38,8 +38,12 @@ Do = Callable[[str, Any, Callable[[str], StageResult]], PhaseReport]
 """Does one phase of a cycle, or finds it done."""
 
 
-def run_cycle(parts: Parts) -> CycleReport:
+def run_cycle(parts: Parts, *, recompile: bool = False) -> CycleReport:
     """Run one whole cycle, or finish the one that was cut off, and write its report.
+
+    Args:
+        parts: The workspace.
+        recompile: Whether to begin with `compile`: from base, on what was not revoked.
 
     Returns:
         The report; `verdict` is None where there was nothing to compile. Where `parts.ceiling` was met,
@@ -50,7 +54,7 @@ def run_cycle(parts: Parts) -> CycleReport:
     """
     _check_settings(parts)
     _ = parts.memory  # takes the index's lock: a second cycle must not touch the plan of the first
-    plan = open_plan(parts)
+    plan = open_plan(parts, recompile=recompile)
     phases: list[PhaseReport] = []
     try:
         return _run_phases(parts, plan, phases)
@@ -69,20 +73,22 @@ def _run_phases(parts: Parts, plan: Plan, phases: list[PhaseReport]) -> CycleRep
         return report
 
     reads = phase_settings(parts)
-    ran = do("run", reads["run"], lambda key: run_phase(parts, plan, key))
-    distilled = do(
-        "distill",
-        [ran.key, reads["distill"], evidence(parts, plan)],
-        lambda _: distill_stage(parts, learnt_from(parts, plan)),
-    )
-    refined = do("refine", [distilled.key, reads["refine"]], lambda _: refine_phase(parts))
-    if not is_due(parts, distilled, plan.cycle_id):
-        return _finish(parts, plan, phases, evaluations, None)
-    learnt = refined
-    if parts.settings.synthesize.synthesizers:
-        wanted = [refined.key, reads["synthesize"]]
-        learnt = do("synthesize", wanted, lambda _: synthesize_phase(parts, plan))
-    compiled = do("compile", [learnt.key, reads["compile"]], lambda _: compile_phase(parts, plan))
+    learnt = evidence(parts, plan)
+    if not plan.recompile:
+        ran = do("run", reads["run"], lambda key: run_phase(parts, plan, key))
+        distilled = do(
+            "distill",
+            [ran.key, reads["distill"], evidence(parts, plan)],
+            lambda _: distill_stage(parts, learnt_from(parts, plan)),
+        )
+        refined = do("refine", [distilled.key, reads["refine"]], lambda _: refine_phase(parts))
+        if not is_due(parts, distilled, plan.cycle_id):
+            return _finish(parts, plan, phases, evaluations, None)
+        learnt = refined.key
+    if parts.settings.synthesize.synthesizers and not plan.recompile:
+        wanted = [learnt, reads["synthesize"]]
+        learnt = do("synthesize", wanted, lambda _: synthesize_phase(parts, plan)).key
+    compiled = do("compile", [learnt, reads["compile"]], lambda _: compile_phase(parts, plan))
     if compiled.output["n_train"]:
         judged = list(_candidates(parts, plan, compiled, reads, do))
         if not judged:
@@ -100,7 +106,11 @@ def _run_phases(parts: Parts, plan: Plan, phases: list[PhaseReport]) -> CycleRep
             [decided.key, reads["place"]],
             lambda _: place_phase(parts, plan, candidate, evaluations, verdict),
         )
-        do("retire", placed.key, lambda _: retire_phase(parts, candidate, verdict, evaluations))
+        do(
+            "retire",
+            [placed.key, reads["retire"]],
+            lambda key: retire_phase(parts, key, candidate, verdict, evaluations),
+        )
     return _finish(parts, plan, phases, evaluations, verdict, rejected)
 
 
@@ -159,8 +169,9 @@ def phase_settings(parts: Parts) -> dict[str, Any]:
             _anchor_texts(parts),
         ],
         "evaluate": [*acting, settings.evaluate, settings.evaluator, settings.gate.probes],
-        "promote": [settings.gate],
+        "promote": [settings.gate, settings.revoke.max_rate, settings.revoke.probes],
         "place": [settings.place],
+        "retire": [settings.retire],
     }
 
 

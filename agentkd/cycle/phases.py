@@ -12,8 +12,6 @@ from agentkd.cycle.evaluation import evaluate_stage
 from agentkd.cycle.journal import Plan
 from agentkd.cycle.judge import judge, probe_earlier
 from agentkd.cycle.parts import Parts
-from agentkd.cycle.placed import measured_places
-from agentkd.cycle.replay import ancestor_datasets
 from agentkd.cycle.stage import (
     StageResult,
     checkpoint_name,
@@ -23,8 +21,9 @@ from agentkd.cycle.stage import (
     train_stage,
 )
 from agentkd.cycle.synthesis import synthesize_stage
+from agentkd.cycle.unlearnt import rival_of, unlearnt_check, with_check
 from agentkd.cycle.worth import edits_said, lift_said
-from agentkd.schema import Evaluation, MemoryStatus, PhaseReport, Trajectory, Verdict, content_id, place_of
+from agentkd.schema import Evaluation, PhaseReport, Trajectory, Usage, Verdict, content_id
 
 __all__ = [
     "compile_phase",
@@ -33,7 +32,6 @@ __all__ = [
     "learnt_from",
     "promote_phase",
     "refine_phase",
-    "retire_phase",
     "run_phase",
     "synthesize_phase",
     "train_phase",
@@ -57,7 +55,7 @@ def run_phase(parts: Parts, plan: Plan, key: str) -> StageResult:
         attempts=parts.settings.run.attempts,
     )
     tried = _let_base_try(parts, plan, run_id)
-    usage = summary.usage
+    usage = sum((t.usage for t in parts.ledger.trajectories.list(run_id=run_id)), Usage(usd=0.0))
     shares = ", ".join(f"{n} to `{name}`" for name, n in summary.routes.items())
     again = f" ({shares})" if shares else ""
     again += f", {summary.rescued} of {summary.retried} more when tried again" if summary.retried else ""
@@ -225,7 +223,9 @@ class _Judged:
             verdict = refuse(name, plan.serving, obstacle)
         elif evaluations:
             earlier = [Evaluation.model_validate(e) for e in phase.output.get("earlier", ())]
-            verdict = judge(parts, name, plan.serving, evaluations[0], earlier, n_candidates)
+            rival = rival_of(parts, plan.serving)
+            verdict = judge(parts, name, rival, evaluations[0], earlier, n_candidates)
+            verdict = with_check(verdict, unlearnt_check(parts, name))
         else:
             verdict = refuse(name, plan.serving, "there is no held-out split to judge on")
         return cls(name, verdict, success, obstacle)
@@ -248,49 +248,8 @@ class _Judged:
 def _obstacle(parts: Parts, candidate: str) -> str:
     """Return what happened to a candidate since it was trained that forbids to promote it; else nothing."""
     if parts.checkpoint(candidate).status == "tainted":
-        return "a memory that it was trained on was revoked since"
+        return "something that it was trained on was revoked since"
     events = [event for event in parts.ledger.checkpoints.history() if event.name == candidate]
     if events and events[-1].action == "rollback":
         return "it was rolled back; `agentkd checkpoints promote` lets it serve again"
     return ""
-
-
-def retire_phase(
-    parts: Parts, candidate: str, verdict: Verdict, evaluations: Sequence[Evaluation]
-) -> StageResult:
-    """Mark what the weights now hold, and drop it from the context where the student does not need it."""
-    if not verdict.promote:
-        return StageResult("nothing was promoted", {"compiled": 0, "retired": 0})
-    # a stacked student still holds what its ancestors were trained on
-    datasets = ancestor_datasets(parts, candidate)
-    rows = (row for dataset_id in datasets for row in parts.ledger.datasets.rows(dataset_id))
-    ids = dict.fromkeys(memory for row in rows for memory in row.provenance.memories)
-    memories = parts.ledger.memories.get_many(ids)
-    places = measured_places(parts)
-    needless = _memory_is_needless(evaluations[0])
-    counts = {"compiled": 0, "retired": 0, "kept": 0}
-    for memory in memories:
-        place = place_of(memory, places)
-        if place in ("context", "neither"):
-            continue  # rows showed it, or it left the context already
-        status: MemoryStatus = "compiled"
-        if needless and place == "weights":
-            refusals = parts.hooks.refusals(hookspecs.retire_memory, memory=memory, checkpoint=candidate)
-            status = "compiled" if refusals else "retired"
-            counts["kept"] += bool(refusals)
-        parts.ledger.memories.set_status(
-            memory.id, status, f"in the weights of `{candidate}`", checkpoint=candidate
-        )
-        counts[status] += 1
-    return StageResult(
-        f"{counts['compiled']} memories compiled, {counts['retired']} out of the context of `{candidate}`",
-        dict(counts),
-    )
-
-
-def _memory_is_needless(evaluation: Evaluation) -> bool:
-    """Whether the student without memory does at least as well as with it (paired, point estimate)."""
-    for paired in evaluation.paired:
-        if paired.ours == "student" and paired.other == "student + memory":
-            return paired.difference.value >= 0
-    return False

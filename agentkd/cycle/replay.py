@@ -111,12 +111,11 @@ class _Union:
     def rows(self) -> Iterator[tuple[Example, Split]]:
         """Yield every row once: the newest dataset's, and earlier ones to train on.
 
-        A row is left out where ground truth teaches the same turn. An earlier row is left out where a memory
-        under it was revoked, or where its task or its group of near duplicates is kept back in the newest
+        A row is left out where it is tainted by a revocation and where ground truth teaches the same turn. An
+        earlier row is left out where its task or its group of near duplicates is kept back in the newest
         dataset.
         """
         self._find_truth()
-        revoked = {m.id for m in self.parts.ledger.memories.list() if m.status == "revoked"}
         seen: set[str] = set()
         kept_back: set[str] = set()
         for split in ("dev", "train"):
@@ -130,8 +129,7 @@ class _Union:
         for card in self.cards[1:]:
             for row in self._read(card, "train"):
                 places = {f"task {row.task_id}", f"group {row.group or row.task_id}"}
-                is_sound = not revoked & set(row.provenance.memories) and not kept_back & places
-                is_wanted = is_sound and self._is_drawn(row.id) and not self._is_displaced(row)
+                is_wanted = self._is_drawn(row.id) and not kept_back & places and not self._is_displaced(row)
                 if row.id not in seen and is_wanted:
                     seen.add(row.id)
                     yield row, "train"
@@ -151,7 +149,9 @@ class _Union:
     def _read(self, card: DatasetCard, split: Split) -> Iterator[Example]:
         from agentkd.compiler import read_examples
 
-        return read_examples(self.parts.root / "datasets" / card.id / f"{split}.jsonl")
+        tainted = self.parts.ledger.revocations.rows(card.id)
+        rows = read_examples(self.parts.root / "datasets" / card.id / f"{split}.jsonl")
+        return (row for row in rows if row.id not in tainted)
 
 
 def _turn(row: Example) -> Turn:

@@ -20,6 +20,7 @@ from agentkd.schema import CycleReport, Evaluation, PhaseReport, Placement, Verd
 
 __all__ = [
     "latest_number",
+    "loss_curve",
     "make_report",
     "read_report",
     "report_folder",
@@ -70,7 +71,7 @@ def make_report(
         plugins=dict(parts.host.versions),
         versions=_versions(),
         machine=_machine(),
-        loss_curve=_loss_curve(parts.root / "checkpoints" / candidate) if candidate else (),
+        loss_curve=loss_curve(parts.root, candidate),
     )
 
 
@@ -109,9 +110,10 @@ def _machine() -> dict[str, str]:
     return facts
 
 
-def _loss_curve(folder: Path) -> tuple[tuple[int, float], ...]:
-    path = folder / "metrics.jsonl"
-    if not path.is_file():
+def loss_curve(root: Path, checkpoint: str) -> tuple[tuple[int, float], ...]:
+    """Return the (step, loss) pairs of a checkpoint's training; none where they are not there."""
+    path = root / "checkpoints" / checkpoint / "metrics.jsonl"
+    if not checkpoint or not path.is_file():
         return ()
     points: dict[int, float] = {}
     for line in path.read_text(encoding="utf-8").splitlines():

@@ -105,7 +105,8 @@ def distill_stage(parts: Parts, trajectories: Sequence[Trajectory]) -> StageResu
     leaked = [t.id for t in trajectories if t.task.is_held_out]
     if leaked:
         raise DataError(f"trajectory `{leaked[0]}` belongs to a held-out split and is never distilled")
-    trajectories = [t for t in trajectories if t.task.is_lived]
+    gone = parts.ledger.revocations.trajectories()
+    trajectories = [t for t in trajectories if t.task.is_lived and t.id not in gone]
     corrections = corrections_of(parts, trajectories)
     flat = [c for group in corrections.values() for c in group]
     distilled = distill_report(trajectories, flat, parts.distillers(), parts, parts.settings.distill)
@@ -189,6 +190,8 @@ def compile_stage(
         base_id=parts.student_files.base_id,
         teacher=parts.settings.train.teacher or "base",
         embed=parts.embedder().embed,
+        forbidden=parts.ledger.revocations.forbidden(),
+        revoked=parts.ledger.revocations.memories(),
         students=_student_names(parts),
         bases=frozenset({parts.settings.roles.student}),
         places=places,

@@ -20,6 +20,13 @@ def train_job(parts: Parts, dataset_id: str, output: str, init: str = "") -> Tra
         raise NotFoundError(
             f"dataset `{dataset_id}` is not in `{folder.parent}`", hint="run `agentkd compile`"
         )
+    n_tainted = len(parts.ledger.revocations.rows(dataset_id))
+    if n_tainted:
+        raise DataError(
+            f"{n_tainted} rows of dataset `{dataset_id}` were made from what was revoked since",
+            hint="`agentkd compile` makes one without them",
+            dataset=dataset_id,
+        )
     base_id = parts.student_files.base_id
     _check_base(parts, parts.ledger.datasets.get(dataset_id))
     if init:

@@ -7,20 +7,24 @@ from collections.abc import Iterable, Sequence
 from agentkd.cycle.parts import Parts
 from agentkd.schema import ArmResult, CycleReport, Evaluation, TransferCell, TransferRow
 
-__all__ = ["earlier_reports", "transfer_cells", "transfer_matrix"]
+__all__ = ["earlier_reports", "kept_cells", "transfer_cells", "transfer_matrix"]
 
 MOST_CYCLES = 20
 """Cycles that a row of the matrix looks back to, and rows that a report keeps: the newest."""
 
 
-def earlier_reports(parts: Parts, candidate: str) -> list[CycleReport]:
-    """Return the finished cycles that evaluated another candidate than this one, oldest first."""
-    done = [r for r in parts.ledger.cycles.list("done") if r.evaluations and r.checkpoint != candidate]
+def earlier_reports(parts: Parts, candidate: str, before: int | None = None) -> list[CycleReport]:
+    """Return the finished cycles that evaluated another candidate than this one, oldest first.
+
+    `before` leaves out the cycle of this number and later ones.
+    """
+    reports = [r for r in parts.ledger.cycles.list("done") if before is None or r.number < before]
+    done = [r for r in reports if r.evaluations and r.checkpoint != candidate]
     return sorted(done, key=lambda report: report.number)[-MOST_CYCLES:]
 
 
 def transfer_cells(
-    parts: Parts, candidate: str, evaluations: Iterable[Evaluation]
+    parts: Parts, candidate: str, evaluations: Iterable[Evaluation], before: int | None = None
 ) -> tuple[TransferCell, ...]:
     """Hold what a candidate does now against what each earlier cycle's own candidate did on the same tasks.
 
@@ -28,19 +32,21 @@ def transfer_cells(
         parts: The workspace.
         candidate: Name of the checkpoint.
         evaluations: Evaluations of the candidate: those of its cycle, and `probe_earlier`'s.
+        before: Number of a cycle: only earlier ones count.
     """
-    measured, withdrawn = list(evaluations), _withdrawn(parts)
-    found = []
-    for report in earlier_reports(parts, candidate):
-        cell = _cell(report, measured)
-        if cell is not None:
-            is_taught = cell.was_promoted and report.checkpoint not in withdrawn
-            found.append(cell.model_copy(update={"was_promoted": is_taught}))
-    return tuple(found)
+    measured = list(evaluations)
+    cells = (_cell(report, measured) for report in earlier_reports(parts, candidate, before))
+    return tuple(cell for cell in cells if cell is not None)
+
+
+def kept_cells(parts: Parts, cells: Iterable[TransferCell]) -> tuple[TransferCell, ...]:
+    """Return the cells of what is still to be kept: of no checkpoint that was rolled back or tainted since."""
+    withdrawn = _withdrawn(parts)
+    gone = {report.number for report in parts.ledger.cycles.list("done") if report.checkpoint in withdrawn}
+    return tuple(cell for cell in cells if cell.cycle not in gone)
 
 
 def _withdrawn(parts: Parts) -> frozenset[str]:
-    """Return the checkpoints that were rolled back or tainted: what they did is not to be kept."""
     last = {event.name: event.action for event in parts.ledger.checkpoints.history()}
     tainted = (c.name for c in parts.ledger.checkpoints.list("tainted"))
     return frozenset([*tainted, *(name for name, action in last.items() if action == "rollback")])
@@ -56,7 +62,7 @@ def transfer_matrix(
     """Return the rows of the newest cycles and that of a new one, whose last cell is on its own tasks."""
     if not candidate or not evaluations:
         return ()
-    cells = transfer_cells(parts, candidate, [*evaluations, *earlier])
+    cells = transfer_cells(parts, candidate, [*evaluations, *earlier], number)
     own = evaluations[0]
     last = TransferCell(
         cycle=number, suite=own.suite, split=own.split, success=own.arm("student").success, was_promoted=False

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from agentkd.evaluate.ablation import Ablation
 from agentkd.evaluate.calibration import Calibration, CalibrationSettings, expected_calibration_error
+from agentkd.evaluate.check import Check
 from agentkd.evaluate.contamination import Contamination, Leak, find_leaks
 from agentkd.evaluate.difference import Difference, DifferenceSettings
 from agentkd.evaluate.evidence import Evidence, ExportParity, RowAudit
@@ -24,6 +25,7 @@ from agentkd.evaluate.place import Cell, Cluster, decide_place
 from agentkd.evaluate.power import power_of, spent_alpha, tasks_needed
 from agentkd.evaluate.provenance import Provenance, ProvenanceSettings
 from agentkd.evaluate.scorer import CallsScorer, ContainsScorer, ExactScorer, RegexScorer
+from agentkd.evaluate.statistics import paired_bootstrap
 from agentkd.evaluate.student import make_student_report
 from agentkd.evaluate.suite_jsonl import JsonlSettings, JsonlSuite, build_jsonl_suite
 from agentkd.evaluate.table import Table, evaluation_table, interval_text, transfer_table
@@ -34,6 +36,7 @@ __all__ = [
     "CalibrationSettings",
     "CallsScorer",
     "Cell",
+    "Check",
     "Cluster",
     "ContainsScorer",
     "Contamination",
@@ -66,6 +69,7 @@ __all__ = [
     "interval_text",
     "make_evaluation",
     "make_student_report",
+    "paired_bootstrap",
     "power_of",
     "read_course",
     "refuse",

@@ -228,4 +228,5 @@ def without_tasks(
 def within(arm: ArmResult, tasks: Collection[str]) -> ArmResult:
     """Return an arm's figures over those of its tasks that are in `tasks`."""
     kept = [result for result in arm.results if result.task_id in tasks]
-    return _summarise(arm.name, arm.model, arm.uses_memory, kept, arm.success.level)
+    without = _summarise(arm.name, arm.model, arm.uses_memory, kept, arm.success.level)
+    return without.model_copy(update={"run_id": arm.run_id})

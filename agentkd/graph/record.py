@@ -53,6 +53,9 @@ def store_turn(host: Host, turn: Turn | None, grade: Grade | None = None) -> boo
     hits, held = (hits_of(host, part(turn.recall)) for part in (shown_of, withheld_of))
     if not trajectory.steps:
         recorder.begin(trajectory)
+    trial = trial_of(turn.recall)
+    scope = trial.scope if trial is not None else host.settings.memory.scope
+    trajectory = trajectory.model_copy(update={"scope": scope})
     for step in trajectory.steps:
         so_far = trajectory.model_copy(update={"steps": trajectory.steps[: step.index + 1]})
         recorder.step(
@@ -61,7 +64,7 @@ def store_turn(host: Host, turn: Turn | None, grade: Grade | None = None) -> boo
             hits.get(step.index, []),
             turn.corrections.get(step.index, []),
             withheld=held.get(step.index, []),
-            trial=trial_of(turn.recall),
+            trial=trial,
         )
     if not turn.is_complete or trajectory.failure is not None:
         return True

@@ -12,10 +12,11 @@ from agentkd.ledger.checkpoint import ServingEvent
 from agentkd.ledger.dataset import DatasetRow
 from agentkd.ledger.event import MemoryEvent
 from agentkd.ledger.ledger import Ledger
-from agentkd.ledger.lineage import LineageGraph, LineageNode
+from agentkd.ledger.lineage import LineageGraph, LineageNode, Link
 from agentkd.ledger.outline import Outline
 from agentkd.ledger.recall import Arm, Recall, ScopeCounts, Trials
 from agentkd.ledger.redact import Redact, redact_secrets
+from agentkd.ledger.taint import Reach, Revocations
 from agentkd.ledger.trajectory import RunSummary
 
 __all__ = [
@@ -26,10 +27,13 @@ __all__ = [
     "Ledger",
     "LineageGraph",
     "LineageNode",
+    "Link",
     "MemoryEvent",
     "Outline",
+    "Reach",
     "Recall",
     "Redact",
+    "Revocations",
     "RunSummary",
     "ScopeCounts",
     "ServingEvent",

@@ -11,9 +11,10 @@ import sqlalchemy as sa
 from agentkd.errors import CheckpointError, DataError, NotFoundError
 from agentkd.ledger import tables as t
 from agentkd.ledger.database import Database, dump, insert_once, load
+from agentkd.ledger.taint import is_tainted
 from agentkd.schema import Checkpoint, Value, now
 
-__all__ = ["Checkpoints", "ServingEvent", "taint_from_memory"]
+__all__ = ["Checkpoints", "ServingEvent"]
 
 BASE = "base"
 _ORDER = (t.checkpoints.c.number, t.checkpoints.c.created_at, t.checkpoints.c.name)
@@ -42,7 +43,10 @@ class Checkpoints:
         self._database = database
 
     def add(self, checkpoint: Checkpoint) -> bool:
-        """Store a checkpoint whose dataset is known; False when its name is there."""
+        """Store a checkpoint whose dataset is known; False when its name is there.
+
+        One that was trained on what was revoked meanwhile, or went on from a tainted one, comes in tainted.
+        """
         row = {
             "name": checkpoint.name,
             "number": _number(checkpoint.name),
@@ -56,6 +60,8 @@ class Checkpoints:
         with self._database.write() as connection:
             if _found(connection, t.checkpoints.c.name == checkpoint.name):
                 return False
+            if is_tainted(connection, checkpoint.dataset_id, checkpoint.parent):
+                row["status"] = "tainted"
             return insert_once(connection, t.checkpoints, row)
 
     def get(self, name: str) -> Checkpoint:
@@ -92,6 +98,12 @@ class Checkpoints:
         """Return what was promoted and not taken back since, oldest first, each once."""
         with self._database.read() as connection:
             return tuple(reversed(dict.fromkeys(reversed(_stack(connection)))))
+
+    def serving_at(self, at: datetime) -> str:
+        """Return what served at a time: a checkpoint's name, or `base`."""
+        with self._database.read() as connection:
+            stack = _stack(connection, t.serving.c.happened_at <= at)
+        return stack[-1] if stack else BASE
 
     def promote(self, name: str, reason: str = "", *, force: bool = False) -> bool:
         """Let a checkpoint serve; False when it does already. A tainted one raises CheckpointError."""
@@ -145,19 +157,6 @@ class Checkpoints:
             return tuple(ServingEvent.model_validate(dict(row)) for row in rows)
 
 
-def taint_from_memory(connection: sa.Connection, memory_id: str) -> None:
-    """Mark every checkpoint that was trained on a memory, and what was trained on from those."""
-    c, link = t.checkpoints.c, t.row_memories.c
-    datasets = sa.select(link.dataset_id).where(link.target == memory_id)
-    front = set(connection.execute(sa.select(c.name).where(c.dataset_id.in_(datasets))).scalars())
-    seen: set[str] = set()
-    while front:
-        seen |= front
-        front = set(connection.execute(sa.select(c.name).where(c.parent.in_(front))).scalars()) - seen
-    for name in seen:
-        _set_status(connection, name, "tainted")
-
-
 def _number(name: str) -> int:
     match = re.fullmatch(r"[^@\s/\\]+@(\d+)(?:-[^\s/\\]+)?", name)  # it names a folder
     if match is None:
@@ -165,11 +164,11 @@ def _number(name: str) -> int:
     return int(match.group(1))
 
 
-def _stack(connection: sa.Connection) -> list[str]:
+def _stack(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> list[str]:
     """Replay the history: a promotion goes on top, a roll-back takes the top away."""
     stack: list[str] = []
     for action, name in connection.execute(
-        sa.select(t.serving.c.action, t.serving.c.name).order_by(t.serving.c.seq)
+        sa.select(t.serving.c.action, t.serving.c.name).where(*conditions).order_by(t.serving.c.seq)
     ):
         if action == "promote":
             stack.append(name)

@@ -89,19 +89,25 @@ class Corrections:
             where.append(c.created_at >= since)
         return self._where(*where, limit=limit)
 
-    def rounds(self, suite: str | None = None, limit: int | None = None) -> Rounds:
+    def rounds(
+        self, suite: str | None = None, limit: int | None = None, at: datetime | None = None
+    ) -> Rounds:
         """Return corrections per task, run by run, oldest first; `limit` takes the newest runs.
+
+        `at` counts what had happened by then.
 
         Held-out runs and unfinished trajectories are left out. A task that was tried again within a run
         counts once, with the corrections of all its tries.
         """
         c, given = t.trajectories.c, t.corrections.c
         where = [c.is_finished.is_(True), *([c.suite == suite] if suite is not None else [])]
+        where += [c.created_at <= at] if at is not None else []
+        said = [given.created_at <= at] if at is not None else []
         tried = sa.select(c.run_id, c.suite, c.split, c.task_id, c.attempt, c.created_at).where(*where)
         counted = (
             sa.select(c.run_id, c.split, given.source, sa.func.count().label("n"))
             .join(t.corrections, given.trajectory_id == c.id)
-            .where(*where)
+            .where(*where, *said)
             .group_by(c.run_id, c.split, given.source)
         )
         with self._database.read() as connection:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import sqlalchemy as sa
 
@@ -27,6 +28,7 @@ from agentkd.ledger.migration import prepare
 from agentkd.ledger.outline import Outlines
 from agentkd.ledger.recall import Trials
 from agentkd.ledger.redact import Redact, redact_secrets
+from agentkd.ledger.taint import Revocations
 from agentkd.ledger.teaching import Teaching
 from agentkd.ledger.trajectory import Trajectories
 
@@ -51,6 +53,29 @@ _FACTS = {
 }
 
 
+_TIMES: dict[str, tuple[sa.FromClause, sa.Column[datetime]]] = {
+    "steps": (t.steps.join(t.trajectories), t.trajectories.c.created_at),
+    "recalls": (t.recalls.join(t.trajectories), t.trajectories.c.created_at),
+    "dataset_rows": (t.dataset_rows.join(t.datasets), t.datasets.c.created_at),
+    "memory_events": (t.memory_events, t.memory_events.c.happened_at),
+    "promotions": (t.serving, t.serving.c.happened_at),
+    "phases": (t.phases, t.phases.c.started_at),
+}
+"""Where the time of a fact stands that has none under the name `created_at`."""
+
+
+def _count(name: str, table: sa.Table, at: datetime | None) -> sa.Select[Any]:
+    if at is None:
+        return sa.select(sa.func.count()).select_from(table)
+    if name == "memories":  # an imported memory is older than its coming
+        e = t.memory_events.c
+        first = sa.select(e.memory_id).group_by(e.memory_id).having(sa.func.min(e.happened_at) <= at)
+        return sa.select(sa.func.count()).select_from(first.subquery())
+    joined, time = _TIMES.get(name, (table, None))
+    time = table.c.created_at if time is None else time
+    return sa.select(sa.func.count()).select_from(joined).where(time <= at)
+
+
 class Ledger:
     """The system of record: every fact is one transaction and idempotent by its id."""
 
@@ -70,6 +95,7 @@ class Ledger:
         self.cycles = Cycles(database, redact)
         self.calls = Calls(database, redact)
         self.lineage = Lineage(database)
+        self.revocations = Revocations(database)
 
     @classmethod
     def open(
@@ -100,14 +126,14 @@ class Ledger:
         with self._database.write():
             yield
 
-    def counts(self) -> dict[str, int]:
-        """Return the number of facts by kind.
+    def counts(self, at: datetime | None = None) -> dict[str, int]:
+        """Return the number of facts by kind, now or at an earlier time.
 
         Model calls are left out: a call that a killed process repeats costs again and is booked again.
         """
         with self._database.read() as connection:
             return {
-                name: connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
+                name: connection.execute(_count(name, table, at)).scalar_one()
                 for name, table in _FACTS.items()
             }
 

@@ -1,14 +1,17 @@
 """Lineage both ways: checkpoint -> dataset -> row -> memory -> trajectory or correction, and back.
 
 A trajectory that a teacher wrote leads on to its seeds, to the memories that were shown and to the student
-report that it answers.
+report that it answers. What lies outside of the ledger (exports, skills, signals) is handed in as links.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from datetime import datetime
+from typing import Literal, NamedTuple, get_args
 
 import sqlalchemy as sa
 
@@ -17,9 +20,12 @@ from agentkd.ledger import tables as t
 from agentkd.ledger.database import Database, chunks
 from agentkd.schema import Value
 
-__all__ = ["Lineage", "LineageGraph", "LineageNode", "NodeKind"]
+__all__ = ["Lineage", "LineageGraph", "LineageNode", "Link", "NodeKind"]
 
-NodeKind = Literal["checkpoint", "dataset", "row", "memory", "correction", "trajectory", "report"]
+NodeKind = Literal[
+    "cycle", "evaluation", "export", "checkpoint", "signals", "dataset", "row", "skill", "memory",
+    "correction", "trajectory", "report",
+]  # fmt: skip
 
 
 class LineageNode(Value):
@@ -29,6 +35,15 @@ class LineageNode(Value):
     """What it is."""
     id: str
     """Its id; a row has the id of its example."""
+
+
+class Link(NamedTuple):
+    """One thing that was made from another, as no table of the ledger says it."""
+
+    made: LineageNode
+    """What was made."""
+    source: LineageNode
+    """What it was made from."""
 
 
 class LineageGraph(Value):
@@ -62,6 +77,7 @@ class _Edge(NamedTuple):
 
 
 _NODES: dict[NodeKind, sa.Column[str]] = {
+    "evaluation": t.evaluations.c.id,
     "checkpoint": t.checkpoints.c.name,
     "dataset": t.datasets.c.id,
     "row": t.dataset_rows.c.example_id,
@@ -72,6 +88,7 @@ _NODES: dict[NodeKind, sa.Column[str]] = {
 }
 
 _EDGES = (
+    _Edge("evaluation", "checkpoint", t.evaluations.c.id, t.evaluations.c.checkpoint),
     _Edge("checkpoint", "checkpoint", t.checkpoints.c.name, t.checkpoints.c.parent),
     _Edge("checkpoint", "dataset", t.checkpoints.c.name, t.checkpoints.c.dataset_id),
     _Edge("dataset", "row", t.dataset_rows.c.dataset_id, t.dataset_rows.c.example_id),
@@ -99,37 +116,48 @@ class Lineage:
         with self._database.read() as connection:
             return _kind_of(connection, id_)
 
-    def down(self, id_: str) -> LineageGraph:
-        """Return all that this was made from: of a checkpoint its rows, memories and trajectories."""
-        return self._walk(id_, down=True)
+    def down(self, id_: str, outside: Iterable[Link] = (), at: datetime | None = None) -> LineageGraph:
+        """Return all that this was made from: of a checkpoint its rows, memories and trajectories.
 
-    def up(self, id_: str) -> LineageGraph:
+        `at` leaves out what memories came to rest on after that time, by merges and new evidence.
+        """
+        return self._walk(id_, outside, at, down=True)
+
+    def up(self, id_: str, outside: Iterable[Link] = ()) -> LineageGraph:
         """Return all that was made from this: of a trajectory its memories, rows and checkpoints."""
-        return self._walk(id_, down=False)
+        return self._walk(id_, outside, None, down=False)
 
-    def counts(self, id_: str) -> dict[str, int]:
+    def counts(self, id_: str, at: datetime | None = None) -> dict[str, int]:
         """Return how many facts of each kind this was made from, itself included."""
-        return self.down(id_).counts()
+        return self.down(id_, at=at).counts()
 
-    def _walk(self, id_: str, *, down: bool) -> LineageGraph:
+    def _walk(self, id_: str, outside: Iterable[Link], at: datetime | None, *, down: bool) -> LineageGraph:
         edges: set[tuple[str, str]] = set()
+        links: dict[LineageNode, list[LineageNode]] = {}
+        for made, source in outside:
+            here, there = (made, source) if down else (source, made)
+            links.setdefault(here, []).append(there)
         with self._database.read() as connection:
-            kind = _kind_of(connection, id_)
-            seen: dict[NodeKind, set[str]] = {name: set() for name in _NODES}
+            kind = _kind_of(connection, id_, links)
+            later = _later_edges(connection, at) if at is not None else frozenset()
+            seen: dict[NodeKind, set[str]] = {name: set() for name in get_args(NodeKind)}
             front: dict[NodeKind, set[str]] = {kind: {id_}}
             while front:
                 for name, ids in front.items():
                     seen[name] |= ids
-                front = _step(connection, front, seen, edges, down=down)
+                front = _step(connection, front, seen, edges, links, later, down=down)
         nodes = sorted((LineageNode(kind=k, id=i) for k, ids in seen.items() for i in ids), key=_order)
         return LineageGraph(root=id_, kind=kind, nodes=tuple(nodes), edges=tuple(sorted(edges)))
 
 
 def _order(node: LineageNode) -> tuple[int, str]:
-    return list(_NODES).index(node.kind), node.id
+    return get_args(NodeKind).index(node.kind), node.id
 
 
-def _kind_of(connection: sa.Connection, id_: str) -> NodeKind:
+def _kind_of(connection: sa.Connection, id_: str, outside: Iterable[LineageNode] = ()) -> NodeKind:
+    for node in outside:
+        if node.id == id_:
+            return node.kind
     for kind, column in _NODES.items():
         if connection.execute(sa.select(column).where(column == id_).limit(1)).first() is not None:
             return kind
@@ -143,19 +171,44 @@ def _step(
     front: dict[NodeKind, set[str]],
     seen: dict[NodeKind, set[str]],
     edges: set[tuple[str, str]],
+    links: Mapping[LineageNode, Sequence[LineageNode]],
+    later: AbstractSet[tuple[str, str]],
     *,
     down: bool,
 ) -> dict[NodeKind, set[str]]:
     """Follow every edge that leaves the front; add to `edges` and return the nodes not seen before."""
     beyond: dict[NodeKind, set[str]] = {}
+    for kind, ids in front.items() if links else ():
+        for id_ in ids:
+            for node in links.get(LineageNode(kind=kind, id=id_), ()):
+                edges.add((id_, node.id) if down else (node.id, id_))
+                if node.id not in seen[node.kind]:
+                    beyond.setdefault(node.kind, set()).add(node.id)
     for edge in _EDGES:
         here, there = (edge.made, edge.source) if down else (edge.source, edge.made)
-        pairs = _pairs(connection, edge, front.get(here, ()), down=down)
+        pairs = _pairs(connection, edge, front.get(here, ()), down=down) - later
         edges |= pairs
         new = {source if down else made for made, source in pairs} - seen[there]
         if new:
             beyond.setdefault(there, set()).update(new)
     return beyond
+
+
+def _later_edges(connection: sa.Connection, at: datetime) -> AbstractSet[tuple[str, str]]:
+    """Return the (memory, made from) pairs that came to memories after a time, as their events tell."""
+    e = t.memory_events.c
+    found: set[tuple[str, str]] = set()
+    query = sa.select(e.memory_id, e.details).where(e.happened_at > at, e.details != "")
+    for memory_id, details in connection.execute(query):
+        told = json.loads(details)
+        evidence = told.get("evidence", {})
+        sources = [
+            *told.get("parents", ()),
+            *evidence.get("trajectories", ()),
+            *evidence.get("corrections", ()),
+        ]
+        found.update((memory_id, source) for source in sources)
+    return found
 
 
 def _pairs(connection: sa.Connection, edge: _Edge, ids: Iterable[str], *, down: bool) -> set[tuple[str, str]]:

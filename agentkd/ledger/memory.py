@@ -12,12 +12,12 @@ from agentkd.errors import DataError
 from agentkd.ledger import admission, event, query, recall, standing, undo, version
 from agentkd.ledger import tables as t
 from agentkd.ledger.admission import Admission
-from agentkd.ledger.checkpoint import taint_from_memory
 from agentkd.ledger.database import CHUNK, Database, chunks, upsert
 from agentkd.ledger.event import MemoryEvent
 from agentkd.ledger.recall import Recall
 from agentkd.ledger.recent import Recent
 from agentkd.ledger.redact import Redact
+from agentkd.ledger.taint import taint
 from agentkd.schema import Evidence, Hit, Memory, MemoryStatus, Scope, Standing, now
 
 __all__ = ["Memories"]
@@ -125,12 +125,12 @@ class Memories:
         """Follow a revoked memory into what was made from it."""
         reason = f"`{memory_id}`, a part of it, was revoked"
         made = undo.descendants(connection, [memory_id])
+        taint(connection, {memory_id, *made}, (), f"`{memory_id}` was revoked")
         undo.release_parts(connection, memory_id, reason)
-        for id_ in sorted(undo.united_from(connection, memory_id)):  # no longer to be taken apart
-            if self.get(id_).status != "revoked":
+        left = undo.descendants(connection, [memory_id])  # newer versions, and what cannot be taken apart
+        for id_, row in sorted(admission.rows_of(connection, left).items()):
+            if row["current"] and row["status"] != "revoked":
                 self.set_status(id_, "quarantined", reason)
-        for id_ in (memory_id, *sorted(made)):
-            taint_from_memory(connection, id_)
 
     def activate(self, memory_id: str, reason: str) -> bool:
         """Bring a quarantined or laid-to-rest memory back by a person's word; False when it is active.
@@ -282,6 +282,16 @@ class Memories:
                 ):
                     found.setdefault(id_, set()).add(memory_id)
         return {id_: frozenset(ids) for id_, ids in found.items()}
+
+    def recalled_for(self, ids: Iterable[str]) -> dict[str, tuple[str, ...]]:
+        """Return the ids of the trajectories that each of these memories was found for, sorted."""
+        c, found = t.recalls.c, dict[str, tuple[str, ...]]()
+        with self._database.read() as connection:
+            for batch in chunks(dict.fromkeys(ids)):
+                query = sa.select(c.memory_id, c.trajectory_id).where(c.memory_id.in_(batch)).distinct()
+                for memory_id, trajectory_id in connection.execute(query.order_by(c.trajectory_id)):
+                    found[memory_id] = (*found.get(memory_id, ()), trajectory_id)
+        return found
 
     def index_mark(self, index: str) -> int:
         """Return the number of the last event that an index has followed; 0 for a new index."""

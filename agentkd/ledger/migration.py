@@ -136,11 +136,31 @@ def _to_4(connection: sa.Connection) -> None:
     _synthetic_in_4(connection)
 
 
+def _to_5(connection: sa.Connection) -> None:
+    """Remember which trajectories were revoked, and which rows were made from what was."""
+    run, time = connection.exec_driver_sql, _time(connection)
+    run(
+        "CREATE TABLE revoked_trajectories (trajectory_id VARCHAR NOT NULL, reason VARCHAR NOT NULL, "
+        f"happened_at {time} NOT NULL, PRIMARY KEY (trajectory_id), "
+        "FOREIGN KEY(trajectory_id) REFERENCES trajectories (id))"
+    )
+    run(
+        "CREATE TABLE tainted_rows (dataset_id VARCHAR NOT NULL, example_id VARCHAR NOT NULL, "
+        f"reason VARCHAR NOT NULL, happened_at {time} NOT NULL, PRIMARY KEY (dataset_id, example_id), "
+        "FOREIGN KEY(dataset_id, example_id) REFERENCES dataset_rows (dataset_id, example_id))"
+    )
+    run(
+        "INSERT INTO tainted_rows SELECT dataset_id, source, MIN(s.reason), MIN(s.changed_at) "
+        "FROM row_memories JOIN memory_status s ON s.memory_id = target "
+        "WHERE s.checkpoint = 'base' AND s.status = 'revoked' GROUP BY dataset_id, source"
+    )
+
+
 def _time(connection: sa.Connection) -> str:
     return "DATETIME" if connection.dialect.name == "sqlite" else "TIMESTAMP WITHOUT TIME ZONE"
 
 
-MIGRATIONS: dict[int, Migration] = {2: _to_2, 3: _to_3, 4: _to_4}
+MIGRATIONS: dict[int, Migration] = {2: _to_2, 3: _to_3, 4: _to_4, 5: _to_5}
 """Step by the version that it leads to."""
 
 

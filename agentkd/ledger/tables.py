@@ -31,6 +31,7 @@ __all__ = [
     "model_calls",
     "phases",
     "recalls",
+    "revoked_trajectories",
     "row_corrections",
     "row_memories",
     "row_trajectories",
@@ -41,11 +42,12 @@ __all__ = [
     "synthetic_memories",
     "synthetic_reports",
     "synthetic_seeds",
+    "tainted_rows",
     "trajectories",
     "trials",
 ]
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 metadata = sa.MetaData()
 
@@ -134,6 +136,14 @@ corrections = sa.Table(
     _text("kind"),
     _time("created_at"),
     _body(),
+)
+
+revoked_trajectories = sa.Table(
+    "revoked_trajectories",
+    metadata,
+    _text("trajectory_id", sa.ForeignKey("trajectories.id"), primary_key=True),
+    _text("reason"),
+    _time("happened_at"),
 )
 
 memories = sa.Table(
@@ -272,6 +282,18 @@ def _row_link(name: str, target: sa.Table) -> sa.Table:
 row_memories = _row_link("row_memories", memories)
 row_trajectories = _row_link("row_trajectories", trajectories)
 row_corrections = _row_link("row_corrections", corrections)
+
+tainted_rows = sa.Table(
+    "tainted_rows",
+    metadata,
+    _text("dataset_id", primary_key=True),
+    _text("example_id", primary_key=True),
+    _text("reason"),
+    _time("happened_at"),
+    sa.ForeignKeyConstraint(
+        ["dataset_id", "example_id"], ["dataset_rows.dataset_id", "dataset_rows.example_id"]
+    ),
+)
 
 checkpoints = sa.Table(
     "checkpoints",

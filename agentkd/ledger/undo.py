@@ -16,7 +16,7 @@ from agentkd.ledger.event import MemoryEvent
 from agentkd.ledger.version import COUNTERS
 from agentkd.schema import Evidence, Memory, MemoryKeys, now
 
-__all__ = ["descendants", "overruled", "release_parts", "undo", "united_from"]
+__all__ = ["descendants", "overruled", "release_parts", "undo"]
 
 _STATUS_KINDS = ("quarantined", "activated", "compiled", "retired", "tombstone", "revoked", "reactivated")
 
@@ -205,16 +205,6 @@ def descendants(connection: sa.Connection, ids: Iterable[str]) -> set[str]:
         front = {id_ for group in near for id_ in group} - found
         found |= front
     return found - start
-
-
-def united_from(connection: sa.Connection, memory_id: str) -> set[str]:
-    """Return the current memories whose text holds that of a memory, because they were merged from it."""
-    p = t.memory_parents.c
-    made = descendants(connection, [memory_id])
-    counts = sa.select(p.source).where(p.source.in_(made)).group_by(p.source).having(sa.func.count() > 1)
-    unions = set(connection.execute(counts).scalars())
-    rows = rows_of(connection, unions | descendants(connection, unions))
-    return {id_ for id_, row in rows.items() if row["current"]}
 
 
 def overruled(connection: sa.Connection) -> list[tuple[str, str, frozenset[str]]]:

@@ -38,7 +38,8 @@ def apply_refiner(refiner: Refiner, kit: Kit, ledger: Ledger) -> list[Edit]:
 
     Raises PluginError for an edit that a refiner may not make; then nothing is changed.
     """
-    known = {memory.id: memory for memory in ledger.memories.list() if memory.status != "revoked"}
+    live = (memory for memory in ledger.memories.list() if memory.status != "revoked")
+    known = {memory.id: memory for memory in live if not memory.counters}
     proposed = list(refiner.refine(tuple(known.values()), kit))
     for edit in proposed:
         _check(refiner.name, edit, known)

@@ -15,6 +15,7 @@ import numpy as np
 
 from agentkd.config import MemorySettings
 from agentkd.errors import ConfigError
+from agentkd.memory.counter import with_counters_first
 from agentkd.memory.fusion import diversify, fuse
 from agentkd.memory.lexical import LexicalIndex
 from agentkd.memory.projection import EMBEDDED, key_texts
@@ -198,7 +199,7 @@ class Search:
     def _take(self, pool: _Pool, memory: Memory, relevance: float, thresholds: Thresholds) -> None:
         score, key = pool.dense[memory.id]
         if score >= thresholds.min_score or pool.words.get(memory.id, 0.0) >= thresholds.min_words:
-            bonus = self._settings.lift_weight * _lift(memory.utility)
+            bonus = 1.0 if memory.counters else self._settings.lift_weight * _lift(memory.utility)
             pool.hits.append((relevance + bonus, Hit(memory=memory, score=score, key=key)))
 
     def _chosen(self, pool: _Pool, k: int) -> list[Hit]:
@@ -213,7 +214,7 @@ class Search:
             relevance = [value for value, _ in pool.hits]
             order = diversify(relevance, vectors, k, weight=self._settings.diversity)
             hits = [hits[at] for at in order]
-        return hits[:k]
+        return with_counters_first(hits, k)
 
     def _by_words(
         self,

@@ -14,6 +14,7 @@ from agentkd.errors import AgentkdError
 from agentkd.memory.admission import Admission, admit
 from agentkd.memory.audit import Audit, audit
 from agentkd.memory.check import IndexCheck, check_index
+from agentkd.memory.counter import with_counters_first
 from agentkd.memory.edit import Edit, apply_refiner
 from agentkd.memory.lexical import LexicalIndex
 from agentkd.memory.projection import Projection
@@ -156,9 +157,15 @@ class MemoryStore:
         )
         found = self._search.find(states, asked, excluded(states, exclude))
         return [
-            staged(self._stages, state, hits, self._kit)[:most]
+            with_counters_first(self._staged(state, hits), most)
             for state, hits in zip(states, found, strict=True)
         ]
+
+    def _staged(self, state: str, hits: Sequence[Hit]) -> list[Hit]:
+        """Let the stages work on all hits but counter-memories, which nothing may drop or reword."""
+        against = [hit for hit in hits if hit.memory.counters]
+        others = [hit for hit in hits if not hit.memory.counters]
+        return [*against, *staged(self._stages, state, others, self._kit)]
 
     def render(self, hits: Sequence[Hit]) -> str:
         """Return the hits as notes for a prompt, the most similar last; empty for no hits."""

@@ -8,6 +8,8 @@ from agentkd.schema.example import DatasetCard, Example, Provenance, Rendered
 from agentkd.schema.interval import Interval
 from agentkd.schema.lift import Lift, lift_of, mean_lift, pooled_prior
 from agentkd.schema.memory import (
+    COUNTER_ORIGIN,
+    COUNTERS,
     NOTES_BEGIN,
     NOTES_END,
     Evidence,
@@ -46,6 +48,8 @@ from agentkd.schema.trajectory import RETRY_STRIDE, Correction, Step, Trajectory
 
 __all__ = [
     "ASSESS_SPLIT",
+    "COUNTERS",
+    "COUNTER_ORIGIN",
     "NOTES_BEGIN",
     "NOTES_END",
     "RETRY_STRIDE",

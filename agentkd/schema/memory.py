@@ -11,6 +11,8 @@ from agentkd.schema.base import Value, content_id, now
 from agentkd.schema.message import ToolCall
 
 __all__ = [
+    "COUNTERS",
+    "COUNTER_ORIGIN",
     "NOTES_BEGIN",
     "NOTES_END",
     "Evidence",
@@ -25,6 +27,11 @@ __all__ = [
     "Utility",
     "memory_id",
 ]
+
+COUNTER_ORIGIN = "revoke"
+"""Origin of counter-memories: they mask what was revoked while a student that holds it serves."""
+COUNTERS = "counters"
+"""Key of a counter-memory's `extras`: the id of the memory that it masks."""
 
 MemoryKind = Literal[
     "insight", "pitfall", "contrast", "constraint", "parameter", "preference", "strategy",
@@ -155,6 +162,11 @@ class Memory(Value):
     """When it was distilled (UTC)."""
     extras: dict[str, Any] = Field(default_factory=dict)
     """Data of plugins."""
+
+    @property
+    def counters(self) -> str:
+        """Id of the revoked memory that it speaks against; empty unless it is a counter-memory."""
+        return str(self.extras.get(COUNTERS, "")) if self.origin == COUNTER_ORIGIN else ""
 
 
 def memory_id(kind: str, when_to_use: str, content: str, scope: Scope) -> str:

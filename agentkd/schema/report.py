@@ -53,6 +53,8 @@ class ArmResult(Value):
     """Model that acted; empty for a baseline without one."""
     uses_memory: bool = False
     """Whether memories were recalled."""
+    run_id: str = ""
+    """Run whose trajectories it sums up; empty for a baseline without a model."""
     n: int
     """Tasks."""
     success: Interval
@@ -122,6 +124,8 @@ class Evaluation(Value):
     """Tasks."""
     seed: int = 0
     """Seed of sampling and bootstrap."""
+    bootstrap: int = 10_000
+    """Resamples of the paired bootstrap."""
     checkpoint: str = ""
     """Candidate that was judged; empty without one."""
     arms: tuple[ArmResult, ...] = ()

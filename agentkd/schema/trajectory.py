@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from agentkd.schema.base import Value, now
+from agentkd.schema.memory import Scope
 from agentkd.schema.message import Message, TokenTrace, ToolCall, ToolResult, Usage
 from agentkd.schema.task import Failure, Outcome, Task
 
@@ -52,6 +53,8 @@ class Trajectory(Value):
     """Number of this try at the task within the run, from 0."""
     model: str = ""
     """Model that acted, `base` or `base@checkpoint`."""
+    scope: Scope = Scope()
+    """Whose work it was: the scope of the agent. All that a user did can be revoked by it."""
     messages: tuple[Message, ...] = ()
     """The whole conversation as the model saw it, recalled memories included."""
     steps: tuple[Step, ...] = ()

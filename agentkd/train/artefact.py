@@ -21,6 +21,7 @@ flipped bits. A shard that fails it is deleted and computed again.
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["CacheFacts", "RowSignals", "SignalCache", "Unit", "inspect_caches", "row_key"]
+__all__ = ["CacheFacts", "RowSignals", "SignalCache", "Unit", "cached_keys", "inspect_caches", "row_key"]
 
 FORMAT = "agentkd-signals/2"
 _ROWS_PER_SHARD = 64
@@ -145,6 +146,17 @@ class SignalCache:
         """Add one shard with these rows."""
         tensors = {key: {name: getattr(row, name) for name in _TENSORS} for key, row in rows.items()}
         write_shard(self.folder, tensors, self._facts)
+
+
+def cached_keys(root: Path) -> dict[str, set[str]]:
+    """Return the keys of the rows in each folder of signals below `root`, by its name; reads no tensor."""
+    from safetensors import safe_open
+
+    found: dict[str, set[str]] = {}
+    for file in sorted(root.glob("signals-*/*.safetensors")):
+        with contextlib.suppress(Exception), safe_open(str(file), framework="numpy") as opened:
+            found.setdefault(file.parent.name, set()).update(json.loads(opened.metadata()["rows"]))
+    return found
 
 
 def inspect_caches(root: Path) -> list[CacheFacts]:

@@ -206,6 +206,7 @@ class Learning(Opening):
         self,
         *,
         rounds: int | None = None,
+        recompile: bool = False,
         max_seconds: float | None = None,
         max_tokens: int | None = None,
         max_usd: float | None = None,
@@ -218,6 +219,8 @@ class Learning(Opening):
 
         Args:
             rounds: Cycles in a row.
+            recompile: Whether the first begins with `compile`: a new student from the base on what was not
+                revoked.
             max_seconds: Wall time.
             max_tokens: Tokens that models read and write.
             max_usd: Money.
@@ -242,8 +245,8 @@ class Learning(Opening):
                 asked=asked,
             )
             try:
-                for _ in range(count):
-                    report = run_cycle(self.parts)
+                for number in range(count):
+                    report = run_cycle(self.parts, recompile=recompile and not number)
                     if report.stopped or report.verdict is None:
                         break
             finally:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentkd import hookspecs
-from agentkd.errors import ConfigError
-from agentkd.schema import Checkpoint, CycleReport, DatasetCard, Route, Trajectory
+from agentkd.errors import ConfigError, DataError
+from agentkd.schema import Checkpoint, CycleReport, DatasetCard, Route, Scope, Trajectory
 from agentkd.workspace.opening import Opening
 
 if TYPE_CHECKING:
+    from agentkd.cycle.recompute import Recomputation
+    from agentkd.cycle.revoke import Revocation
     from agentkd.ledger.lineage import LineageGraph
 
 __all__ = ["Serving"]
@@ -24,6 +27,12 @@ class Serving(Opening):
         from agentkd.cycle.report import read_report
 
         return read_report(self.root, number)
+
+    def recompute(self, number: int | None = None) -> Recomputation:
+        """Compute every figure of a cycle's report again from the ledger, and say which differ."""
+        from agentkd.cycle.recompute import recompute
+
+        return recompute(self.parts, number)
 
     def report_path(self, number: int | None = None) -> Path:
         """Return the path of `report.html`."""
@@ -50,6 +59,7 @@ class Serving(Opening):
 
         Raises CheckpointError where its files are damaged or not safe, whatever `force` says.
         """
+        from agentkd.cycle.revoke import mask_checkpoint
         from agentkd.hf import check_files
 
         checkpoint = self.parts.checkpoint(name)
@@ -63,6 +73,8 @@ class Serving(Opening):
         previous = serving.name if serving else "base"
         if previous != name:
             self.ledger.checkpoints.promote(name, force=force)
+            if checkpoint.status == "tainted":
+                mask_checkpoint(self.parts, name)
             self.hooks.ask(hookspecs.after_promote, checkpoint=name, previous=previous)
         return previous
 
@@ -86,4 +98,52 @@ class Serving(Opening):
 
     def lineage(self, identifier: str) -> dict[str, LineageGraph]:
         """Return what an id was made from (`down`) and what was made from it (`up`)."""
-        return {"down": self.ledger.lineage.down(identifier), "up": self.ledger.lineage.up(identifier)}
+        from agentkd.workspace.lineage import outside_links
+
+        links, lineage = outside_links(self.parts), self.ledger.lineage
+        return {"down": lineage.down(identifier, links), "up": lineage.up(identifier, links)}
+
+    def revoke(
+        self,
+        *identifiers: str,
+        reason: str,
+        scope: Scope | None = None,
+        instead: str = "",
+    ) -> Revocation:
+        """Take memories, trajectories or a user's data back for good, with all that was made from them.
+
+        Args:
+            identifiers: Ids of memories and trajectories.
+            reason: Why; kept in the ledger.
+            scope: All memories and trajectories whose scope has what this one sets, such as a user.
+            instead: What is to be done in the place of the lessons, while a tainted student serves.
+
+        Raises NotFoundError for an unknown id, DataError for one of another kind.
+        """
+        from agentkd.cycle.revoke import revoke
+        from agentkd.workspace.lineage import outside_links
+
+        kinds = {id_: self.ledger.lineage.kind_of(id_) for id_ in identifiers}
+        for id_, kind in kinds.items():
+            if kind not in ("memory", "trajectory"):
+                raise DataError(
+                    f"`{id_}` is a {kind}: memories and trajectories can be revoked",
+                    hint=f"`agentkd lineage {id_}` shows what it was made from",
+                )
+        links, made = outside_links(self.parts), set[tuple[str, str]]()
+        named = {*identifiers}
+        if scope is not None:
+            found = self.ledger.revocations
+            named |= {*found.memories_of(scope), *found.trajectories_of(scope)}
+        for id_ in named:
+            made |= {(node.kind, node.id) for node in self.ledger.lineage.up(id_, links).nodes}
+        done = revoke(
+            self.parts,
+            memories=[id_ for id_, kind in kinds.items() if kind == "memory"],
+            trajectories=[id_ for id_, kind in kinds.items() if kind == "trajectory"],
+            scope=scope,
+            reason=reason,
+            instead=instead,
+        )
+        reached = Counter(kind for kind, id_ in made if id_ not in named)
+        return done.model_copy(update={"reached": dict(sorted(reached.items()))})

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import agentkd
 from agentkd.testing import tiny_student
+
+from .desk import SETTINGS as DESK
+from .desk import Plugin
 
 CITIES = ("Rome", "Oslo", "Lima", "Cairo", "Quito", "Delhi", "Paris", "Tunis", "Accra", "Hanoi")
 TOOLS = [
@@ -127,3 +130,22 @@ def calm(tmp_path_factory: pytest.TempPathFactory, settings: str) -> Path:
 def cycled(calm: Path, tmp_path: Path) -> Path:
     """Return a copy of the cycled workspace that a test may change."""
     return Path(shutil.copytree(calm, tmp_path / "cycled"))
+
+
+@pytest.fixture(scope="session")
+def desk_done(tmp_path_factory: pytest.TempPathFactory, settings: str) -> Path:
+    """Return a workspace whose first cycle promoted a student, for reading only; see `desk.py`."""
+    folder = tmp_path_factory.mktemp("desk") / "workspace"
+    folder.mkdir()
+    (folder / "agentkd.toml").write_text(settings, encoding="utf-8")
+    with agentkd.Workspace(folder, settings=DESK, plugins=[Plugin(kept="grey")]) as workspace:
+        workspace.cycle()
+    return folder
+
+
+@pytest.fixture
+def desk(desk_done: Path, tmp_path: Path) -> Iterator[agentkd.Workspace]:
+    """Return a copy of that workspace, opened, which a test may change."""
+    folder = Path(shutil.copytree(desk_done, tmp_path / "desk"))
+    with agentkd.Workspace(folder, settings=DESK, plugins=[Plugin(kept="grey")]) as workspace:
+        yield workspace

@@ -1,0 +1,77 @@
+"""`agentkd memory revoke`: take memories, trajectories or a user's data back, and taint what they made."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from agentkd.cli.invocation import Invocation, pass_invocation
+from agentkd.cli.render import print_facts
+from agentkd.cli.shared import Command
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from agentkd.cycle.revoke import Revocation
+
+__all__ = ["revoke"]
+
+
+@click.command("revoke", cls=Command)
+@click.argument("words", nargs=-1, required=True, metavar="[ID]... REASON")
+@click.option("--user", default="", help="Revoke all memories and trajectories of this user.")
+@click.option("--agent", default="", help="With or without `--user`: of this agent.")
+@click.option("--app", default="", help="With or without `--user`: of this application or suite.")
+@click.option("--tenant", default="", help="With or without `--user`: of this tenant.")
+@click.option(
+    "--instead", default="", help="What to do in the place of the lesson, while a tainted student serves."
+)
+@pass_invocation
+def revoke(
+    invocation: Invocation, words: tuple[str, ...], user: str, agent: str, app: str, tenant: str, instead: str
+) -> None:
+    """Take memories or trajectories out of use for good and taint what was made from them.
+
+    ID is that of a memory or a trajectory, several may be given; REASON is kept in the ledger. With `--user`
+    and the like all that has this scope is revoked. Rows, datasets and checkpoints that rest on it are
+    tainted; `[revoke] serving` says whether a tainted student serves on, masked by counter-memories.
+    """
+    from agentkd.schema import Scope
+
+    scope = Scope(user=user, agent=agent, app=app, tenant=tenant)
+    *ids, reason = words
+    if not ids and scope == Scope():
+        raise click.UsageError("give ids and a reason, or a scope such as `--user ann` and a reason")
+    with invocation.workspace() as workspace:
+        done = workspace.revoke(
+            *ids, reason=reason, scope=None if scope == Scope() else scope, instead=instead
+        )
+    invocation.show(done, _print)
+
+
+def _print(done: Revocation, console: Console) -> None:
+    counts = ", ".join(f"{n} {kind}" for kind, n in done.reached.items())
+    print_facts(
+        console,
+        [
+            (
+                "revoked",
+                _listed(done.memories, "memories") or ("" if done.trajectories else "was revoked before"),
+            ),
+            ("runs", _listed(done.trajectories, "trajectories")),
+            ("quarantined", _listed(done.quarantined, "memories that other runs support too")),
+            ("made from it", counts or "nothing"),
+            ("tainted", f"{done.rows} rows in {len(done.datasets)} datasets" if done.rows else ""),
+            ("tainted students", ", ".join(done.checkpoints)),
+            ("masked by", _listed(done.counters, "counter-memories")),
+            ("to look at", _listed(done.to_look_at, "memories learnt from runs that were shown it")),
+            ("serving", done.said),
+        ],
+    )
+
+
+def _listed(ids: tuple[str, ...], what: str) -> str:
+    if not ids:
+        return ""
+    return ", ".join(ids) if len(ids) <= 3 else f"{len(ids)} {what}"

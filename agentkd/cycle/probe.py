@@ -1,0 +1,178 @@
+"""Probes: the training-side requests that a memory rests on or was recalled for, replayed on a student.
+
+Replays are kept under a split of their own that counts as held out, so that nothing is ever learnt from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from agentkd.cycle.parts import Parts
+from agentkd.cycle.stage import run_stage
+from agentkd.protocols import Recaller, Suite
+from agentkd.schema import Hit, Memory, Outcome, Scope, Task, Trajectory, content_id
+
+__all__ = ["PROBE_SPLIT", "TaskKey", "key_of", "probes_of", "replay", "replayed"]
+
+PROBE_SPLIT = "test-probe"
+"""Split of replayed tasks: by its name nothing is learnt from it."""
+
+TaskKey = tuple[str, str]
+"""Suite and id of a task."""
+
+_LOOKED_AT = 4  # trajectories per wanted probe: several may be of one task
+
+
+def key_of(task: Task) -> TaskKey:
+    """Return what names a task."""
+    return task.suite, task.id
+
+
+def probes_of(parts: Parts, memories: Iterable[Memory], most: int) -> dict[str, list[Task]]:
+    """Return at most `most` training tasks per memory: what it rests on first, then what recalled it.
+
+    Tasks of a suite that is not there, and requests without a suite, cannot be graded and are left out; a
+    memory without any other has no probes.
+    """
+    found = list(memories)
+    recalled = parts.ledger.memories.recalled_for(memory.id for memory in found)
+    wanted: dict[str, list[str]] = {}
+    for memory in found:
+        rests_on = [*memory.evidence.trajectories, *sorted(recalled.get(memory.id, ()))]
+        wanted[memory.id] = list(dict.fromkeys(rests_on))[: most * _LOOKED_AT]
+    ids = dict.fromkeys(id_ for group in wanted.values() for id_ in group)
+    suites = set(parts.registry.names("suite"))
+    tasks = {
+        t.id: t.task
+        for t in parts.ledger.trajectories.get_many(ids)
+        if not t.task.is_held_out and t.task.suite in suites
+    }
+    probes = {}
+    for memory_id, group in wanted.items():
+        own = {key_of(tasks[id_]): tasks[id_] for id_ in group if id_ in tasks}
+        probes[memory_id] = list(own.values())[:most]
+    return probes
+
+
+def replay(
+    parts: Parts,
+    tasks: Iterable[Task],
+    model: str,
+    *,
+    withheld: Collection[str] | None = None,
+    occasion: str = "",
+    label: str = "probe",
+) -> dict[TaskKey, Trajectory]:
+    """Run a model over probes, all of a suite at one time; returns the graded trajectories.
+
+    Args:
+        parts: The workspace.
+        tasks: The probes; each is run once.
+        model: `base` or `agentkd/<checkpoint>`.
+        withheld: Memories that are not recalled; None recalls nothing at all.
+        occasion: What the recall rests on besides, such as the key of a phase.
+        label: What progress calls it.
+
+    What was replayed under the same conditions is not run again.
+    """
+    for name, probes in _by_suite(tasks):
+        run_stage(
+            parts,
+            suite=_Probing(parts.suite(name)),
+            tasks=probes,
+            run_id=_run_id(parts, probes, model, withheld, occasion),
+            model=model,
+            uses_memory=withheld is not None,
+            label=label,
+            has_trials=False,
+            recaller=None if withheld is None else _Withholding(parts.memory, withheld),
+        )
+    return replayed(parts, tasks, model, withheld=withheld, occasion=occasion)
+
+
+def replayed(
+    parts: Parts,
+    tasks: Iterable[Task],
+    model: str,
+    *,
+    withheld: Collection[str] | None = None,
+    occasion: str = "",
+) -> dict[TaskKey, Trajectory]:
+    """Return what `replay` has stored under these conditions; runs nothing."""
+    return {
+        key_of(trajectory.task): trajectory
+        for _, probes in _by_suite(tasks)
+        for trajectory in parts.ledger.trajectories.list(
+            run_id=_run_id(parts, probes, model, withheld, occasion)
+        )
+    }
+
+
+def _by_suite(tasks: Iterable[Task]) -> list[tuple[str, list[Task]]]:
+    groups: dict[str, dict[str, Task]] = {}
+    for task in tasks:
+        probe = task.model_copy(update={"split": PROBE_SPLIT})
+        groups.setdefault(task.suite, {}).setdefault(task.id, probe)
+    return [(suite, [group[id_] for id_ in sorted(group)]) for suite, group in sorted(groups.items())]
+
+
+def _run_id(
+    parts: Parts, probes: Sequence[Task], model: str, withheld: Collection[str] | None, occasion: str
+) -> str:
+    """Return the id of a replay: the same probes under the same conditions are one run."""
+    settings = parts.settings
+    called = settings.models.model_dump(include={"max_new_tokens", "temperature", "dtype"})
+    recall = "no memory" if withheld is None else (sorted(withheld), occasion)
+    return content_id(
+        "run", "probe", probes, model, parts.student_files.base_id, settings.agent, called, recall
+    )
+
+
+class _Withholding:
+    """Recalls as the memories do, without some of them."""
+
+    def __init__(self, recaller: Recaller, withheld: Collection[str]) -> None:
+        self._recaller = recaller
+        self._withheld = frozenset(withheld)
+
+    def recall(
+        self, state: str, k: int | None = None, *, scope: Scope | None = None, checkpoint: str = "base",
+        exclude: Iterable[str] = (),
+    ) -> list[Hit]:  # fmt: skip
+        """Return the hits for a state; the places of withheld memories are taken by the next best."""
+        out = self._withheld | set(exclude)
+        return self._recaller.recall(state, k, scope=scope, checkpoint=checkpoint, exclude=out)
+
+    def render(self, hits: Sequence[Hit]) -> str:
+        """Return the hits as notes."""
+        return self._recaller.render(hits)
+
+
+class _Probing:
+    """A suite whose grader keeps the answers to itself: a replay brings no corrections."""
+
+    def __init__(self, suite: Suite) -> None:
+        self._suite = suite
+        self.name = suite.name
+
+    def splits(self) -> Mapping[str, int]:
+        """Return the splits of the suite."""
+        return self._suite.splits()
+
+    def tasks(self, split: str, n: int | None = None, seed: int = 0) -> Sequence[Task]:
+        """Return tasks of the suite."""
+        return self._suite.tasks(split, n, seed)
+
+    def environment(self, task: Task) -> Any:
+        """Make the world of a task."""
+        return self._suite.environment(task)
+
+    def grade(self, trajectory: Trajectory) -> Outcome:
+        """Judge a replay."""
+        outcome = self._suite.grade(trajectory)
+        return outcome.model_copy(update={"expected": (), "expected_answer": ""})
+
+    def baselines(self, train: Sequence[Task], kit: Any) -> Sequence[Any]:
+        """Return the baselines of the suite."""
+        return self._suite.baselines(train, kit)

@@ -1,0 +1,233 @@
+"""Taint: what was made from a revoked memory or trajectory, down to rows, datasets and checkpoints.
+
+A revocation marks the rows that rest on what it takes back at once, because a merge that it undoes takes
+the links along that led there. Rows that are stored later are found by what they rest on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import sqlalchemy as sa
+
+from agentkd.errors import NotFoundError
+from agentkd.ledger import tables as t
+from agentkd.ledger.database import Database, chunks, insert_many, known
+from agentkd.schema import Scope, Trajectory, Value, content_id, now
+
+__all__ = ["Reach", "Revocations", "is_tainted", "taint"]
+
+Row = tuple[str, str]
+"""Ids of a dataset and of one of its examples."""
+
+
+class Reach(Value):
+    """What rests on some trajectories."""
+
+    alone: tuple[str, ...] = ()
+    """Ids of memories that rest on nothing else."""
+    beside: tuple[str, ...] = ()
+    """Ids of memories that other trajectories support too."""
+
+
+class Revocations:
+    """What was taken back for good, and what that reaches."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def revoke_trajectories(self, ids: Iterable[str], reason: str) -> tuple[str, ...]:
+        """Take trajectories back for good and taint what was made from them; returns the ids that are new.
+
+        Memories that rest on them keep their status: see `reach`. Raises NotFoundError for an unknown id.
+        """
+        wanted = tuple(dict.fromkeys(ids))
+        with self._database.write() as connection:
+            there = known(connection, t.trajectories.c.id, wanted)
+            for id_ in wanted:
+                if id_ not in there:
+                    raise NotFoundError(f"there is no trajectory `{id_}`", hint="see `agentkd runs list`")
+            before = known(connection, t.revoked_trajectories.c.trajectory_id, wanted)
+            fresh = tuple(id_ for id_ in wanted if id_ not in before)
+            rows = [{"trajectory_id": id_, "reason": reason, "happened_at": now()} for id_ in fresh]
+            insert_many(connection, t.revoked_trajectories, rows)
+            taint(connection, (), fresh, reason)
+        return fresh
+
+    def trajectories(self) -> dict[str, str]:
+        """Return why each revoked trajectory was revoked, by id."""
+        c = t.revoked_trajectories.c
+        with self._database.read() as connection:
+            return {row[0]: row[1] for row in connection.execute(sa.select(c.trajectory_id, c.reason))}
+
+    def memories(self) -> frozenset[str]:
+        """Return the ids of all revoked memories, superseded versions included."""
+        with self._database.read() as connection:
+            return frozenset(connection.execute(_revoked_memories()).scalars())
+
+    def forbidden(self) -> dict[str, str]:
+        """Return why nothing of a trajectory may be compiled, by id: it or a memory on it was revoked."""
+        link = t.memory_trajectories.c
+        query = sa.select(link.target).where(link.source.in_(_revoked_memories())).distinct()
+        with self._database.read() as connection:
+            found = dict.fromkeys(connection.execute(query).scalars(), "rests on a revoked memory")
+            memories = set(connection.execute(_revoked_memories()).scalars())
+            written = _written_from(connection, memories, self.trajectories())
+        found |= dict.fromkeys(written, "a teacher wrote it from what was revoked")
+        return found | dict.fromkeys(self.trajectories(), "its trajectory was revoked")
+
+    def rows(self, dataset_id: str) -> frozenset[str]:
+        """Return the ids of a dataset's tainted examples."""
+        with self._database.read() as connection:
+            return frozenset(id_ for _, id_ in _tainted_rows(connection, dataset_id))
+
+    def datasets(self) -> dict[str, int]:
+        """Return the number of tainted rows of every dataset that has any."""
+        with self._database.read() as connection:
+            return dict(Counter(dataset_id for dataset_id, _ in _tainted_rows(connection)))
+
+    def mark(self) -> str:
+        """Return a hash of all that was revoked; empty where nothing was."""
+        memories, trajectories = sorted(self.memories()), sorted(self.trajectories())
+        return content_id("rvk", memories, trajectories) if memories or trajectories else ""
+
+    def reach(self, trajectories: Iterable[str]) -> Reach:
+        """Say which memories rest on these trajectories, and which of them on nothing else."""
+        given, link = set(trajectories), t.memory_trajectories.c
+        touched: set[str] = set()
+        evidence: dict[str, set[str]] = {}
+        with self._database.read() as connection:
+            for batch in chunks(given):
+                touched |= set(
+                    connection.execute(sa.select(link.source).where(link.target.in_(batch))).scalars()
+                )
+            for batch in chunks(touched):
+                for id_, target in connection.execute(
+                    sa.select(link.source, link.target).where(link.source.in_(batch))
+                ):
+                    evidence.setdefault(id_, set()).add(target)
+        gone = given | self.trajectories().keys()
+        alone = {id_ for id_, rests in evidence.items() if rests <= gone}
+        return Reach(alone=tuple(sorted(alone)), beside=tuple(sorted(touched - alone)))
+
+    def memories_of(self, scope: Scope) -> tuple[str, ...]:
+        """Return the ids of the memories whose scope has all that `scope` sets, superseded ones included."""
+        m = t.memories.c
+        where = [m[name] == value for name, value in scope.model_dump().items() if value]
+        with self._database.read() as connection:
+            return tuple(connection.execute(sa.select(m.id).where(*where).order_by(m.id)).scalars())
+
+    def trajectories_of(self, scope: Scope) -> tuple[str, ...]:
+        """Return the ids of the trajectories whose scope has all that `scope` sets."""
+        wanted = {name: value for name, value in scope.model_dump().items() if value}
+        c = t.trajectories.c
+        spelt = [c.body.contains(json.dumps(value), autoescape=True) for value in wanted.values()]
+        query = sa.select(c.id, c.body).where(*spelt).order_by(c.id)
+        found = []
+        with self._database.read() as connection:
+            for id_, body in connection.execute(query):
+                own = Trajectory.model_validate_json(body).scope
+                if all(getattr(own, name) == value for name, value in wanted.items()):
+                    found.append(id_)
+        return tuple(found)
+
+    def learnt_beside(self, memories: Collection[str]) -> tuple[str, ...]:
+        """Return the ids of current memories learnt from runs that were shown one of these."""
+        r, link, m = t.recalls.c, t.memory_trajectories.c, t.memories.c
+        found: set[str] = set()
+        with self._database.read() as connection:
+            for batch in chunks(memories):
+                shown = sa.select(r.trajectory_id).where(r.memory_id.in_(batch), r.withheld.is_(False))
+                query = (
+                    sa.select(link.source)
+                    .join(t.memories, m.id == link.source)
+                    .where(link.target.in_(shown), m.current.is_(True))
+                )
+                found |= set(connection.execute(query).scalars())
+        return tuple(sorted(found - set(memories) - self.memories()))
+
+
+def taint(
+    connection: sa.Connection, memories: Iterable[str], trajectories: Iterable[str], reason: str
+) -> set[Row]:
+    """Mark the rows that rest on these, and every checkpoint that was trained on one or went on from such."""
+    rows: set[Row] = set()
+    origins, runs = set(memories), set(trajectories)
+    for batch in chunks(origins):
+        rows |= _linked(connection, t.row_memories, batch)
+    for batch in chunks(runs | _written_from(connection, origins, runs)):
+        rows |= _linked(connection, t.row_trajectories, batch)
+        about = sa.select(t.corrections.c.id).where(t.corrections.c.trajectory_id.in_(batch))
+        rows |= _linked(connection, t.row_corrections, about)
+    insert_many(
+        connection,
+        t.tainted_rows,
+        [{"dataset_id": d, "example_id": e, "reason": reason, "happened_at": now()} for d, e in sorted(rows)],
+    )
+    c = t.checkpoints.c
+    front: set[str] = set()
+    for batch in chunks({dataset_id for dataset_id, _ in rows}):
+        front |= set(connection.execute(sa.select(c.name).where(c.dataset_id.in_(batch))).scalars())
+    seen: set[str] = set()
+    while front:
+        seen |= front
+        front = set(connection.execute(sa.select(c.name).where(c.parent.in_(front))).scalars()) - seen
+    if seen:
+        connection.execute(t.checkpoints.update().where(c.name.in_(seen)).values(status="tainted"))
+    return rows
+
+
+def is_tainted(connection: sa.Connection, dataset_id: str, parent: str | None) -> bool:
+    """Whether what is trained on a dataset, going on from a checkpoint, is tainted."""
+    c = t.checkpoints.c
+    if parent and connection.execute(sa.select(c.status).where(c.name == parent)).scalar() == "tainted":
+        return True
+    return bool(_tainted_rows(connection, dataset_id))
+
+
+def _revoked_memories() -> sa.Select[Any]:
+    s = t.memory_status.c
+    return sa.select(s.memory_id).where(s.checkpoint == "base", s.status == "revoked")
+
+
+def _written_from(
+    connection: sa.Connection, memories: Iterable[str], trajectories: Iterable[str]
+) -> set[str]:
+    """Return the trajectories that a teacher wrote from these, directly or not."""
+    found: set[str] = set()
+    for table, front in ((t.synthetic_memories, set(memories)), (t.synthetic_seeds, set(trajectories))):
+        while front:
+            near: set[str] = set()
+            for batch in chunks(front):
+                query = sa.select(table.c.source).where(table.c.target.in_(batch))
+                near |= set(connection.execute(query).scalars())
+            table, front = t.synthetic_seeds, near - found
+            found |= near
+    return found
+
+
+def _linked(connection: sa.Connection, table: sa.Table, targets: list[str] | sa.Select[Any]) -> set[Row]:
+    query = sa.select(table.c.dataset_id, table.c.source).where(table.c.target.in_(targets))
+    return {(row[0], row[1]) for row in connection.execute(query)}
+
+
+def _tainted_rows(connection: sa.Connection, dataset_id: str | None = None) -> set[Row]:
+    """Return the rows that were marked, and those that rest on what is revoked."""
+    gone = sa.select(t.revoked_trajectories.c.trajectory_id)
+    about = sa.select(t.corrections.c.id).where(t.corrections.c.trajectory_id.in_(gone))
+    queries = [sa.select(t.tainted_rows.c.dataset_id, t.tainted_rows.c.example_id)]
+    for table, targets in (
+        (t.row_memories, _revoked_memories()),
+        (t.row_trajectories, gone),
+        (t.row_corrections, about),
+    ):
+        queries.append(sa.select(table.c.dataset_id, table.c.source).where(table.c.target.in_(targets)))
+    found: set[Row] = set()
+    for query in queries:
+        if dataset_id is not None:
+            query = query.where(query.selected_columns[0] == dataset_id)
+        found.update((row[0], row[1]) for row in connection.execute(query))
+    return found

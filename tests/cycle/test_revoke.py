@@ -1,0 +1,193 @@
+"""Revoke: what was made from it is tainted and masked, and a new student is trained without it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import agentkd
+from agentkd.config import Settings
+from agentkd.cycle.training import train_job
+from agentkd.cycle.unlearnt import compare_behaviour, old_behaviour, shows, with_check
+from agentkd.errors import ConfigError, DataError, NotFoundError
+from agentkd.schema import Message, Scope, Step, Task, ToolCall, Trajectory, Verdict
+
+from .desk import N_TRAIN
+
+SCOPE = Scope(app="desk")
+BLUE = "Stamp the blue form"
+
+
+def case(desk: agentkd.Workspace, request: str = BLUE) -> str:
+    return next(m.id for m in desk.ledger.memories.list(kinds=["case"]) if m.when_to_use == request)
+
+
+def hits(desk: agentkd.Workspace, checkpoint: str, request: str = BLUE) -> list[str]:
+    found = desk.memory.recall(request, 4, scope=SCOPE, checkpoint=checkpoint)
+    return [hit.memory.counters or hit.memory.id for hit in found]
+
+
+def test_a_revoked_memory_taints_what_was_made_and_is_masked_while_that_serves(
+    desk: agentkd.Workspace,
+) -> None:
+    memory, student = case(desk), desk.report().checkpoint
+    before = desk.lineage(memory)["up"]
+    assert {"row", "dataset", "checkpoint", "evaluation", "cycle"} <= before.counts().keys()
+    done = desk.revoke(memory, reason="the form is gone", instead="Send it back.")
+    assert done.memories == (memory,)
+    assert done.checkpoints == (student,)
+    assert done.reached == {k: n for k, n in before.counts().items() if k != "memory"}
+    assert done.serving == student
+    assert "serves on" in done.said
+    dataset = desk.datasets()[0].id
+    assert desk.ledger.revocations.datasets() == {dataset: len(before.ids("row"))}
+    with pytest.raises(DataError, match="revoked since"):
+        train_job(desk.parts, dataset, "nowhere")
+    assert hits(desk, student)[0] == memory  # the counter-memory comes first ...
+    counter = desk.memory.recall(BLUE, 4, scope=SCOPE, checkpoint=student)[0].memory
+    assert counter.content.endswith("Send it back.")
+    assert counter.id in {node.id for node in desk.lineage(memory)["up"].nodes}
+    desk.rollback()
+    assert memory not in hits(desk, "base")  # ... and leaves with the tainted student
+    desk.promote(student, force=True)
+    assert hits(desk, student)[0] == memory
+
+
+def test_the_policy_may_roll_back_at_once(desk: agentkd.Workspace) -> None:
+    desk.parts.settings = Settings.model_validate(
+        {**desk.settings.model_dump(), "revoke": {"serving": "rollback"}}
+    )
+    done = desk.revoke(case(desk), reason="wrong")
+    assert done.serving == "base"
+    assert "taken back" in done.said
+    assert desk.parts.resolve("student") == "base"
+
+
+def test_a_trajectory_takes_its_memories_along_and_is_never_learnt_from_again(
+    desk: agentkd.Workspace,
+) -> None:
+    memory = desk.ledger.memories.get(case(desk))
+    run = memory.evidence.trajectories[0]
+    done = desk.revoke(run, reason="asked for")
+    assert done.trajectories == (run,)
+    assert memory.id in done.memories
+    counter = desk.memory.recall(BLUE, 4, scope=SCOPE, checkpoint=done.serving)[0].memory
+    assert counter.counters == memory.id
+    assert "stamp(" not in counter.content
+    assert "blue" not in counter.content  # it says nothing of what was revoked
+    card = desk.compile()
+    rows = desk.ledger.datasets.rows(card.id)
+    assert all(run not in row.provenance.trajectories for row in rows)
+    assert card.dropped["its trajectory was revoked"] == 1
+    assert desk.distill().summary.startswith("11 trajectories and 11 corrections")
+    assert desk.ledger.memories.get(memory.id).status == "revoked"
+    assert desk.revoke(run, reason="again").trajectories == ()
+
+
+def test_a_users_data_is_revoked_by_scope(tmp_path: Path) -> None:
+    def learn(user: str) -> str:
+        settings = {
+            "memory": {"embedder": "hashing", "index": "exact", "scope": {"user": user}},
+            "roles": {"actor": "scripted:clerk"}, "model": {"scripted": {"answers": ["It is late."]}},
+        }  # fmt: skip
+        with agentkd.Workspace(tmp_path, settings=settings) as shop:
+            run = shop.agent([]).run(f"Where is the parcel of {user}?")
+            shop.correct(run, "Ask for the number.", answer="What is the number?")
+            shop.distill(run.run_id)
+            return run.id
+
+    ann, _ = learn("ann"), learn("bob")
+    with agentkd.Workspace(tmp_path, settings={"memory": {"embedder": "hashing", "index": "exact"}}) as shop:
+        with pytest.raises(ConfigError, match="everything"):
+            shop.revoke(reason="?", scope=Scope())
+        with pytest.raises(NotFoundError):
+            shop.revoke("mem-unknown", reason="?")
+        done = shop.revoke(reason="asked for", scope=Scope(user="ann"))
+        assert done.trajectories == (ann,)
+        assert done.memories
+        left = {m.scope.user: m.status for m in shop.ledger.memories.list()}
+        assert left == {"ann": "revoked", "bob": "active"}
+
+
+def test_recompiling_trains_from_base_without_it_and_asks_whether_it_is_gone(desk: agentkd.Workspace) -> None:
+    memory, old = case(desk), desk.report().checkpoint
+    desk.revoke(memory, reason="the form is gone")
+    report = desk.cycle(recompile=True)
+    assert [phase.name for phase in report.phases] == ["compile", "train", "evaluate", "promote", "retire"]
+    assert report.checkpoint != old
+    new = desk.parts.checkpoint(report.checkpoint)
+    assert new.parent == ""
+    assert memory not in desk.lineage(new.name)["down"].ids("memory")
+    assert report.verdict is not None
+    assert report.verdict.numbers["revoked_n"] == 1.0
+    assert report.verdict.against == "base"  # a tainted student is no rival: it has to go
+    assert report.verdict.promote, report.verdict.reasons
+    assert report.serving == new.name
+    assert memory not in hits(desk, new.name)
+    assert desk.ledger.revocations.rows(new.dataset_id) == frozenset()
+    assert len(desk.ledger.datasets.rows(new.dataset_id)) == N_TRAIN - 1
+    assert desk.recompute().differing == ()
+
+
+def test_the_old_behaviour_is_read_from_the_rows_that_taught_it(desk: agentkd.Workspace) -> None:
+    assert old_behaviour(desk.parts) == ([], {})
+    desk.revoke(case(desk), reason="the form is gone")
+    (task,), behaviour = old_behaviour(desk.parts)
+    assert task.prompt == BLUE
+    assert behaviour["desk", task.id] == {json.dumps([["stamp", {"form": "blue"}]], separators=(",", ":"))}
+
+
+def test_lineage_reaches_skills_exports_and_signals(desk: agentkd.Workspace) -> None:
+    from agentkd.hf import Export
+    from agentkd.interop.skill import memories_as_skill
+    from agentkd.skills.write import write_skill
+    from agentkd.train.artefact import RowSignals, SignalCache, row_key
+    from agentkd.train.rows import load_dataset
+
+    memory = desk.ledger.memories.get(case(desk))
+    write_skill(memories_as_skill([memory], desk.root / "skills" / "forms", "When a form comes."))
+    student = desk.report().checkpoint
+    export = Export(
+        checkpoint=student, shape="gguf", dtype="q8_0", out="/out", files={}, n_bytes=1, parity=()
+    )
+    (desk.root / "exports.jsonl").write_text(export.model_dump_json() + "\n", encoding="utf-8")
+    train = desk.settings.train.model_copy(update={"objective": {"forward-kl": {}}})
+    desk.parts.settings = desk.settings.model_copy(update={"train": train})
+    dataset = load_dataset(desk.root / "datasets" / desk.compile().id, 10_000)
+    cache = SignalCache(desk.root / "signals", teacher_id="t", template_hash="h", top_k=1)
+    one = np.zeros((1,), dtype=np.float32)
+    signals = RowSignals(
+        ids=np.zeros((1, 1), np.int32), log_probs=np.zeros((1, 1), np.float16),
+        tail=one.astype(np.float16), chosen=one, ends=np.ones((1,), np.int32),
+    )  # fmt: skip
+    cache.write({row_key(row.teacher): signals for row in dataset.train if row.teacher is not None})
+    up = desk.lineage(memory.id)["up"]
+    assert up.ids("skill") == ("forms",)
+    assert up.ids("export") == ("/out",)
+    assert up.ids("signals") == (cache.folder.name,)
+    assert memory.id in desk.lineage(cache.folder.name)["down"].ids("memory")
+    assert memory.id in desk.lineage("cycle-1")["down"].ids("memory")
+
+
+def said(form: str, *, success: bool = False) -> Trajectory:
+    call = ToolCall(name="stamp", arguments={"form": form})
+    step = Step(index=0, reply=Message(role="assistant", tool_calls=(call,)), accepted_calls=(call,))
+    return Trajectory(id=form, run_id="r", task=Task(id="t", prompt="p"), steps=(step,))
+
+
+@pytest.mark.parametrize(("n_shown", "passes"), [(0, True), (2, False), (10, False)])
+def test_back_at_base_level_is_not_merely_lower(n_shown: int, passes: bool) -> None:
+    keys = [("desk", str(number)) for number in range(12)]
+    old = frozenset({json.dumps([["stamp", {"form": "blue"}]], separators=(",", ":"))})
+    assert shows(said("blue"), old)
+    ours = {key: said("blue" if number < n_shown else "red") for number, key in enumerate(keys)}
+    base = {key: said("red") for key in keys}
+    check = compare_behaviour(Settings(), dict.fromkeys(keys, old), ours, base)
+    assert check is not None
+    assert check.passed is passes
+    yes = Verdict(promote=True, checkpoint="s", against="base")
+    assert with_check(yes, check).promote is passes
+    assert with_check(yes, None) == yes
