@@ -40,7 +40,7 @@ def transfer_cells(
 
 
 def kept_cells(parts: Parts, cells: Iterable[TransferCell]) -> tuple[TransferCell, ...]:
-    """Return the cells of what is still to be kept: of no checkpoint that was rolled back or tainted since."""
+    """Return the cells of what is still to be kept: of no checkpoint that was rolled back or tainted."""
     withdrawn = _withdrawn(parts)
     gone = {report.number for report in parts.ledger.cycles.list("done") if report.checkpoint in withdrawn}
     return tuple(cell for cell in cells if cell.cycle not in gone)
