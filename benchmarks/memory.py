@@ -2,7 +2,9 @@
 
     python benchmarks/memory.py            # 1k, 10k, 100k memories; about a quarter of an hour
     python benchmarks/memory.py --small    # 1k and 5k
+    python benchmarks/memory.py --resume --systems Chroma    # one system, while the machine is quiet
 
+`--resume` goes on with what was measured before; alone, after the last system, it prints the whole table.
 What counts as added is kept and found: agentkd's vectors are compared one by one until its graph has taken
 them in, which is a row of its own. Each system runs in a process of its own on the same texts and vectors
 (`memory_corpus.py`), the peers from `.venv-bench` (made by the script with pip, pinned in
@@ -261,7 +263,7 @@ def main() -> int:
     cap = options.cap or (40.0 if options.small else 180.0)
     made = corpus(max(sizes) + 2 * (max(sizes) // 20), options.data)
     folder = WORK / "memory"
-    if not options.resume:
+    if not (options.resume and (folder / "texts.json").is_file()):
         write_corpus(folder, made)
     names = options.systems.split(";") if options.systems else [*OURS, *PEERS]
     peers = peers_python() if set(names) - set(NEEDS_OURS) else ""

@@ -33,7 +33,7 @@ class Served:
         facts = json.loads((folder / "texts.json").read_text(encoding="utf-8"))
         self.texts: list[str] = facts["texts"]
         self.queries: list[str] = facts["queries"]
-        self.vectors = np.load(folder / "vectors.npy", mmap_mode="r")
+        self.vectors = np.asarray(np.load(folder / "vectors.npy", mmap_mode="r"))  # a memmap answers slowly
         self.row = {text: at for at, text in enumerate([*self.texts, *self.queries])}
         self.unknown = 0
 

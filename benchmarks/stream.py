@@ -3,6 +3,7 @@
     python benchmarks/stream.py                # 200 requests that come and come back fourteen times
     python benchmarks/stream.py --small        # 60 requests, four rounds, fewer planted memories
     python benchmarks/stream.py --teacher      # with the distillers that ask a model; replies are recorded
+    python benchmarks/stream.py --resume       # goes on with the rounds that a killed run has not finished
 
 First every request of `bfcl-live` (training split) arrives once, and memory holds what came before it. Then
 users come back: the same requests arrive in every round, in another order. SmolLM2-135M-Instruct acts.
@@ -15,10 +16,13 @@ prompt it would answer again: a prompt that comes back is not decoded a second t
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,11 +73,16 @@ FULL, SMALL = Size(200, 14, 20, 100, 25), Size(60, 4, 5, 25, 20)
 class Remembering:
     """The base model, which answers a prompt that it has answered before without decoding."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, file: Path) -> None:
         self.name = model.name
         self.n_kept = 0
         self._model = model
+        self._file, self._writing = file, threading.Lock()
         self._kept: dict[str, Reply] = {}
+        for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+            with suppress(ValueError):  # cut off by a kill
+                row = json.loads(line)
+                self._kept[row["key"]] = Reply.model_validate(row["reply"])
 
     def reply(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = (), **sampling: Any) -> Reply:
         """Answer a conversation at temperature 0."""
@@ -84,12 +93,17 @@ class Remembering:
         if key in self._kept:
             self.n_kept += 1
         else:
-            self._kept[key] = self._model.reply(messages, tools, **sampling)
+            reply = self._kept[key] = self._model.reply(messages, tools, **sampling)
+            with self._writing, self._file.open("a", encoding="utf-8") as opened:
+                opened.write("\n" + json.dumps({"key": key, "reply": reply.model_dump(mode="json")}))
         return self._kept[key]
 
 
 class Actor:
     """Offers the actor as a model of the workspace."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "answers.jsonl"
 
     @hookimpl
     def components(self) -> list[Component[Any]]:
@@ -97,7 +111,7 @@ class Actor:
         return [Component("model", "remembering", "The base, which keeps its answers.", self._build)]
 
     def _build(self, settings: Any, kit: Any) -> Remembering:
-        return Remembering(kit.model("base"))
+        return Remembering(kit.model("base"), self._file)
 
 
 @dataclass
@@ -111,6 +125,11 @@ class Stream:
     harmful: list[str] = field(default_factory=list)
     useless: list[str] = field(default_factory=list)
     pool: list[int] = field(default_factory=list)
+
+    @property
+    def notes(self) -> Path:
+        """Where the pool after each finished round is noted."""
+        return self.workspace.root / "pool.json"
 
     @property
     def tasks(self) -> Sequence[Task]:
@@ -166,6 +185,8 @@ class Stream:
             calls=(call,) if call else (),
             origin="planted",
         )
+        if self.workspace.ledger.memories.get_many([memory.id]):  # by the run that this one goes on with
+            return memory.id
         answer = self.workspace.memory.admit([memory])[0]
         if answer.outcome != "stored":
             raise SystemExit(f"a planted memory was {answer.outcome}: {answer.reason}")
@@ -173,17 +194,21 @@ class Stream:
 
     def arrive(self) -> dict[str, bool]:
         """Let every request arrive for the first time; each batch learns from those before it."""
-        return self._learn("first", self.tasks, has_trials=False)
+        return self._learn("first", self.tasks, has_trials=False, is_done=bool(self.pool))
 
     def round(self, number: int) -> dict[str, bool]:
         """Let every request come back once, with trials, and refine at the end."""
         order = list(self.tasks)
         random.Random(f"{SEED}-{number}").shuffle(order)
-        done = self._learn(f"round-{number}", order, has_trials=True)
+        is_done = number <= len(self.pool)
+        done = self._learn(f"round-{number}", order, has_trials=True, is_done=is_done)
+        if is_done:
+            return done
         parts = self.workspace.parts
         edits = self.workspace.memory.refine(parts.refiners(), parts)
         status = Counter(self.workspace.ledger.memories.status_for("base").values())
         self.pool.append(status["active"])
+        self.notes.write_text(json.dumps(self.pool), encoding="utf-8")
         print(
             f"round {number}: {sum(done.values())} of {len(done)} done, {len(edits)} edits, "
             f"{status['active']} active, {status['quarantined']} quarantined, harmful still active "
@@ -192,12 +217,14 @@ class Stream:
         )
         return done
 
-    def _learn(self, name: str, order: Sequence[Task], *, has_trials: bool) -> dict[str, bool]:
+    def _learn(self, name: str, order: Sequence[Task], *, has_trials: bool, is_done: bool) -> dict[str, bool]:
+        """Run some requests and learn from them; what `is_done` is read from the ledger."""
         done: dict[str, bool] = {}
         for start in range(0, len(order), self.size.batch):
             run_id, part = f"{name}-{start}", order[start : start + self.size.batch]
             done |= self.run(run_id, part, uses_memory=True, has_trials=has_trials)
-            self.workspace.distill(run_id)
+            if not is_done:
+                self.workspace.distill(run_id)
         return done
 
     def active(self, ids: Sequence[str]) -> int:
@@ -274,15 +301,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="under five minutes")
     parser.add_argument("--teacher", action="store_true", help="with distillers that ask a scripted teacher")
+    parser.add_argument("--resume", action="store_true", help="go on with a run that was killed")
     options = parser.parse_args()
     size = SMALL if options.small else FULL
     name = "stream" + ("-teacher" if options.teacher else "") + ("-small" if options.small else "")
     folder = WORK / name
-    shutil.rmtree(folder, ignore_errors=True)
+    if not options.resume:
+        shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(exist_ok=True)
     replies = folder.with_suffix(".replies.jsonl") if options.teacher else None
-    with Workspace(folder, settings=settings(size, replies), plugins=[Actor()]) as workspace:
+    with Workspace(folder, settings=settings(size, replies), plugins=[Actor(folder)]) as workspace:
         stream = Stream(workspace, size, replies)
+        if stream.notes.is_file():
+            stream.pool = json.loads(stream.notes.read_text(encoding="utf-8"))
         rows = measure(stream)
         facts = {"seed": SEED, "actor": workspace.model("base").name, "size": vars(size), "pool": stream.pool}
     return publish(name, rows, facts)

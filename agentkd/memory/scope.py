@@ -27,7 +27,7 @@ def visible_partitions(asker: Scope) -> tuple[str, ...]:
     return tuple(partition_of(Scope(**{name: fields[name] for name in names})) for names in subsets)
 
 
-@lru_cache(maxsize=16384)
 def sees(asker: Scope, scope: Scope) -> bool:
     """Whether every field that a memory's scope sets is equal in the asker's."""
-    return all(value in ("", getattr(asker, name)) for name, value in scope.model_dump().items())
+    own = vars(asker)
+    return all(value in ("", own[name]) for name, value in vars(scope).items())
