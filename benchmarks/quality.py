@@ -266,7 +266,7 @@ def rows_of_suite(cells: Mapping[tuple[str, int, str], Cell], suite: str, has_ba
         pairs = paired_cells(cells, suite, arm)
         if not pairs:
             continue
-        n, name = len(pairs), f"{suite}: {arm}"
+        n, name, is_judged = len(pairs), f"{suite}: {arm}", has_bars and len(pairs) >= len(SEEDS)
         rows.append(_row(f"{name}: success, memory off", pooled(pairs, success_off), n))
         rows.append(_row(f"{name}: success, memory on", pooled(pairs, success_on), n))
         if arm == BASE:
@@ -276,11 +276,10 @@ def rows_of_suite(cells: Mapping[tuple[str, int, str], Cell], suite: str, has_ba
         rows.append(_row(f"{name}: memory on, minus base", pooled(pairs, gained_on), n))
         rows.append(_row(f"{name}: what memory does for it", pooled(pairs, memory_effect), n))
         kept = retention(pairs)
-        bar = (
-            {"bar": f">= {KEPT:g}", "holds": kept.value >= KEPT} if has_bars and arm == "self-context" else {}
-        )
+        bar: dict[str, Any] = {"bar": f">= {KEPT:g}", "holds": kept.value >= KEPT} if is_judged else {}
+        bar = bar if arm == "self-context" else {}
         rows.append(_row(f"{name}: gain of base + memory that is kept without memory", kept, n, **bar))
-        rows.extend(_anchor_rows(name, pairs, has_bars))
+        rows.extend(_anchor_rows(name, pairs, is_judged))
         for title, value in (
             ("label tokens", sum(cell.label_tokens for cell, _ in pairs) / n),
             ("CPU seconds of training", sum(cell.cpu_seconds for cell, _ in pairs) / n),
