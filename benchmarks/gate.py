@@ -27,7 +27,7 @@ from typing import Any
 
 from gate_candidates import BAD, GOOD, N_GOOD, Candidate, all_candidates
 from gate_tasks import NAME
-from gate_train import FOLDER, SETTINGS, evaluation_of, learn, made, workspace_of
+from gate_train import FOLDER, SETTINGS, audited, evaluation_of, learn, made, workspace_of
 from gate_trials import (
     N_LOOKS,
     N_TRIALS,
@@ -180,6 +180,28 @@ def rows_of_leaks() -> list[Row]:
     return rows
 
 
+def rows_of_audits() -> list[Row]:
+    """Return how many sets of rows the row checks alone refuse: spoilt ones, and clean ones by mistake."""
+    clean, _ = learn()
+    settings = GateSettings()
+
+    def refused(kind: str, n: int) -> float:
+        audits = audited([Candidate(kind, number) for number in range(n)], clean)
+        return fmean(
+            len(a.unfounded) > settings.max_unfounded * a.n_grounded
+            or len(a.refuted) > settings.max_refuted * a.n_regraded
+            for a in audits
+        )
+
+    poisoned, n = "poisoned arguments", BAD["poisoned arguments"]
+    return [
+        at_least(
+            "sets of rows with 10 % poisoned arguments refused by row checks", refused(poisoned, n), 1.0, n=n
+        ),
+        at_most("clean sets of rows refused by row checks", refused(GOOD, N_GOOD), 0.0, n=N_GOOD),
+    ]
+
+
 def facts(found: Judged) -> dict[str, Any]:
     """Return what a reader must know to judge the figures."""
     flags: dict[str, dict[str, int]] = {}
@@ -219,6 +241,7 @@ def main() -> int:
     rows = [
         *rows_of_candidates(found, n_good, bad),
         *rows_of_power(found),
+        *rows_of_audits(),
         *rows_of_trials(found),
         *rows_of_leaks(),
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,13 @@ from measure import WORK
 from agentkd import Workspace, hf
 from agentkd.compiler.write import Tally, read_examples, read_outlines, write_dataset
 from agentkd.cycle.evaluation import evaluate_stage
+from agentkd.cycle.row_audit import audit_rows
 from agentkd.cycle.stage import compile_stage, distill_stage, run_stage
 from agentkd.cycle.training import train_job
+from agentkd.evaluate import RowAudit
 from agentkd.schema import DatasetCard, Evaluation, Example, content_id
 
-__all__ = ["FOLDER", "learn", "made", "workspace_of"]
+__all__ = ["FOLDER", "audited", "evaluation_of", "learn", "made", "workspace_of"]
 
 FOLDER = WORK / "gate"
 SETTINGS: dict[str, Any] = {
@@ -84,11 +86,7 @@ def made(
             return held
     began = time.process_time()
     with workspace_of(folder) as workspace:
-        suite = workspace.parts.suite(NAME)
-        assert isinstance(suite, GateTasks)
-        lesson = Kitchen(workspace, suite, clean).lesson(candidate)
-        for correction in lesson.corrections:
-            workspace.ledger.corrections.add(correction)
+        lesson = _lesson(workspace, candidate, clean)
         dataset = _stored(workspace, lesson, card)
     number = 1 + len(list((folder / "cells").glob("*.json")))
     with workspace_of(folder, train=lesson.train) as workspace:
@@ -108,6 +106,22 @@ def made(
     aside.write_text(json.dumps(cell), encoding="utf-8")
     os.replace(aside, file)
     return cell
+
+
+def audited(candidates: Iterable[Candidate], clean: list[Example], folder: Path = FOLDER) -> list[RowAudit]:
+    """Hold the rows of each candidate against their evidence, as the gate does; nothing is trained."""
+    with workspace_of(folder) as workspace:
+        return [audit_rows(workspace.parts, _lesson(workspace, one, clean).rows) for one in candidates]
+
+
+def _lesson(workspace: Workspace, candidate: Candidate, clean: list[Example]) -> Lesson:
+    """Return what a candidate is trained on; its false corrections come into the ledger."""
+    suite = workspace.parts.suite(NAME)
+    assert isinstance(suite, GateTasks)
+    lesson = Kitchen(workspace, suite, clean).lesson(candidate)
+    for correction in lesson.corrections:
+        workspace.ledger.corrections.add(correction)
+    return lesson
 
 
 def cell_key() -> str:
