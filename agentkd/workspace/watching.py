@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from agentkd.errors import LockedError
+from agentkd.errors import ModelError, StoreError
 
 if TYPE_CHECKING:
     from agentkd.schema import CycleReport
@@ -27,8 +27,8 @@ def watch(
     """Run cycles as they become due until `stop` is set; returns how many were run or gone on with.
 
     The workspace is closed while nothing is due, so that an application may use it. A cycle under way when
-    `stop` is set stops between two items and stays open; a workspace that another process holds is tried
-    again at the next look.
+    `stop` is set stops between two items and stays open. Where another process holds the workspace, or a
+    model or the disk gives way, it is tried again at the next look; other errors end the watch.
 
     Args:
         open_workspace: Opens it anew for every look, with the settings as they are then.
@@ -51,7 +51,7 @@ def watch(
                     report = workspace.cycle(
                         rounds=1, asked=lambda: "the watch ends" if stop.is_set() else "", **ceilings
                     )
-                except LockedError as error:
+                except (StoreError, ModelError) as error:  # a lock, a full disk, a network: may pass
                     line = f"not now: {error.message}"
         if report is not None:
             n_cycles += 1

@@ -211,6 +211,26 @@ def test_the_base_tries_tasks_unaided_where_no_such_run_is_there(new_workspace: 
         assert workspace.ledger.counts()["trajectories"] == 5 + 3
 
 
+def test_a_watch_tries_again_where_another_process_runs_a_cycle(cycled: Path) -> None:
+    said: list[str] = []
+    stop = threading.Event()
+
+    class Always:
+        @agentkd.hookimpl
+        def is_compile_due(self) -> bool:
+            return True
+
+    def say(line: str) -> None:
+        said.append(line)
+        if line.startswith("not now"):
+            stop.set()
+
+    with exclusive(cycled / "cycle"):
+        watch(lambda: agentkd.Workspace(cycled, plugins=[Always()]), stop=stop, say=say, every=0.01)
+    assert said[0].startswith("due: ")
+    assert "runs a cycle in" in said[1]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_command_that_watches_ends_cleanly_at_a_signal(cycled: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "agentkd.cli", "-C", str(cycled), "cycle", "--watch", "--every", "600"]
