@@ -74,7 +74,7 @@ class Agent:
             approve: Says whether a call may run without asking a person.
             interrupt_on: Names of tools whose calls always wait for a person.
             trials: Decides which tasks have memories withheld to measure them; None shows all to all.
-            router: Chooses a student per request; then `model` is the base that stands in for them.
+            router: Chooses a student per request; `model` is the base that stands in for them.
         """
         self.name, self.model, self.settings = name, model, settings or AgentSettings()
         self.hooks = hooks or PluginHost(auto=False).hooks
@@ -94,8 +94,7 @@ class Agent:
             trials=trials,
         )
         self._compiled: CompiledStateGraph[Any, Any, Any, Any] | None = None
-        self._open: dict[str, Environment] = {}
-        self._lock = threading.Lock()
+        self._open, self._lock = dict[str, Environment](), threading.Lock()
 
     def run(
         self, task: Task | str, *, run_id: str | None = None, attempt: int = 0, thread_id: str | None = None

@@ -152,7 +152,13 @@ def evaluated(name: str, wins: int, n: int = 40) -> PhaseReport:
 @pytest.fixture
 def judge_all(cycled: Path) -> Iterator[Callable[[Sequence[PhaseReport]], dict[str, Any]]]:
     """Return a function that lets the gate decide on candidates of one cycle."""
-    gate = {"against": ["base"], "anchors": False, "contamination": "off", "spend_alpha": False}
+    gate: dict[str, Any] = {
+        "spend_alpha": False,
+        "against": ["base"],
+        "anchors": False,
+        "contamination": "off",
+        "exports": [],
+    }
     with agentkd.Workspace(cycled, settings={"gate": gate}) as workspace:
         known = workspace.checkpoints()[0]
         for number in (7, 8):
