@@ -184,6 +184,18 @@ def test_a_revoked_seed_takes_what_was_written_from_it_along(taught: Path) -> No
         assert workspace.ledger.checkpoints.get("student@1-taught").status == "tainted"
 
 
+def test_a_revoked_exam_takes_its_items_along_and_is_no_seed_again(taught: Path) -> None:
+    with opened(taught, Teacher()) as workspace:
+        before = workspace.compile("jsonl")
+        seed = next(origin.seeds[0] for t in items(workspace) if (origin := origin_of(t)))
+        n = sum(seed in origin.seeds for t in items(workspace) if (origin := origin_of(t)))
+        workspace.revoke(seed, reason="it was somebody's own")
+        card = workspace.compile("jsonl")
+        assert card.kinds["synthetic"] == before.kinds["synthetic"] - n
+        assert card.dropped["a teacher wrote it from what was revoked"] == n
+        assert seed not in {mistake.trajectory_id for mistake in workspace.assess().mistakes}
+
+
 def test_a_teacher_is_paid_once(taught: Path) -> None:
     teacher = Teacher()
     with opened(taught, teacher) as workspace:
