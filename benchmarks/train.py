@@ -12,7 +12,7 @@ flag it makes its own batches of the same rows: then label tokens per CPU second
 flag that takes our batches is shown beside it.
 `AGENTKD_BENCH_VENV` names the peers' virtual environment [default: benchmarks/.work/venv-train, made from
 requirements-train.txt when missing]; it takes torch, transformers and peft from this Python, so that both
-sides run on the same versions.
+sides run on the same versions. Figures of one model alone go to `results/train-<model>.json`.
 """
 
 from __future__ import annotations
@@ -324,7 +324,8 @@ def main() -> int:
         if model_name == "SmolLM2-135M":
             rows = sets["twins"][:16] if is_small else sets["twins"]
             found += twins(model, rows, WORK / "train" / "twins", 2 if is_small else 12)
-    return publish("train-small" if is_small else "train", found, facts)
+    one = f"-{options.model.lower().replace(' ', '-')}" if options.model else ""
+    return publish(f"train{one}{'-small' if is_small else ''}", found, facts)
 
 
 if __name__ == "__main__":
