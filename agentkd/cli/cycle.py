@@ -66,8 +66,12 @@ def command(
                 return NOT_DUE
             invocation.note(f"due: {due.reason}")
         invocation.note(cycle_estimate(workspace))
-        asked = lambda: "SIGTERM" if stop.is_set() else ""  # noqa: E731
-        report = workspace.cycle(rounds=rounds, recompile=recompile, asked=asked, **ceilings)
+        report = workspace.cycle(
+            rounds=rounds,
+            recompile=recompile,
+            asked=lambda: "SIGTERM" if stop.is_set() else "",
+            **ceilings,
+        )
         invocation.show(report, print_cycle)
         invocation.note(f"report: {workspace.report_path(report.number)}")
     return CeilingError.exit_code if report.stopped else 0

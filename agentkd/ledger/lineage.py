@@ -134,11 +134,13 @@ class Lineage:
     def _walk(self, id_: str, outside: Iterable[Link], at: datetime | None, *, down: bool) -> LineageGraph:
         edges: set[tuple[str, str]] = set()
         links: dict[LineageNode, list[LineageNode]] = {}
+        beyond: set[LineageNode] = set()
         for made, source in outside:
+            beyond |= {made, source}
             here, there = (made, source) if down else (source, made)
             links.setdefault(here, []).append(there)
         with self._database.read() as connection:
-            kind = _kind_of(connection, id_, links)
+            kind = _kind_of(connection, id_, beyond)
             later = _later_edges(connection, at) if at is not None else frozenset()
             seen: dict[NodeKind, set[str]] = {name: set() for name in get_args(NodeKind)}
             front: dict[NodeKind, set[str]] = {kind: {id_}}

@@ -72,12 +72,13 @@ class Revocations:
         """Return why nothing of a trajectory may be compiled, by id: it or a memory on it was revoked."""
         link = t.memory_trajectories.c
         query = sa.select(link.target).where(link.source.in_(_revoked_memories())).distinct()
+        gone = self.trajectories()
         with self._database.read() as connection:
             found = dict.fromkeys(connection.execute(query).scalars(), "rests on a revoked memory")
             memories = set(connection.execute(_revoked_memories()).scalars())
-            written = _written_from(connection, memories, self.trajectories())
+            written = _written_from(connection, memories, gone)
         found |= dict.fromkeys(written, "a teacher wrote it from what was revoked")
-        return found | dict.fromkeys(self.trajectories(), "its trajectory was revoked")
+        return found | dict.fromkeys(gone, "its trajectory was revoked")
 
     def rows(self, dataset_id: str) -> frozenset[str]:
         """Return the ids of a dataset's tainted examples."""
