@@ -11,9 +11,9 @@ import agentkd
 from agentkd.cli.root import run_command_line
 from agentkd.compiler import read_examples
 from agentkd.config import PlaceSettings
-from agentkd.cycle.phases import retire_phase
 from agentkd.cycle.placed import measured_places
 from agentkd.cycle.placement import place_memories
+from agentkd.cycle.retire import retire_phase
 from agentkd.evaluate import Cell, Cluster, decide_place
 from agentkd.schema import Place, Placement, Verdict
 
@@ -118,7 +118,7 @@ def test_the_next_compile_and_retire_follow_what_was_decided(cycled: Path, place
         assert (chosen[0] not in card.ineligible) == is_compiled
         name = workspace.checkpoints()[0].name
         yes = Verdict(promote=True, checkpoint=name, against="base")
-        retire_phase(parts, name, yes, workspace.report().evaluations)
+        retire_phase(parts, "pha-test", name, yes, workspace.report().evaluations)
         status = workspace.ledger.memories.status_for(name, chosen)[chosen[0]]
         assert (status != "active") == is_compiled
         if place == "both":
