@@ -12,8 +12,12 @@ __all__ = ["CycleSettings", "PlaceSettings"]
 class PlaceSettings(Value):
     """`[place]`: whether memories belong in the weights or in the context, cluster by cluster."""
 
+    split: str = ""
+    """Split on which places are measured, neither the one that is learnt from nor the one that the gate
+    decides on. Empty shows the figures of the gate's tasks and lets nothing follow them: what judges must not
+    steer what is trained."""
     min_tasks: int = Field(default=20, ge=1)
-    """Held-out tasks that must have recalled a cluster before its figures decide; else facts stay in the
+    """Tasks that must have recalled a cluster before its figures decide; else facts stay in the
     context and all other memories are compiled."""
     extra_tasks: int = Field(default=0, ge=0)
     """Tasks of a cluster that are run again with it alone withheld, where other memories were recalled too;

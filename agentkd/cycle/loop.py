@@ -194,11 +194,18 @@ def _check_settings(parts: Parts) -> None:
         )
     if cycle.suite:
         splits = parts.suite(cycle.suite).splits()
-        for split in (cycle.split, evaluate.split, *evaluate.also):
+        own = parts.settings.place.split
+        for split in (cycle.split, evaluate.split, *evaluate.also, *([own] if own else ())):
             if split not in splits:
                 raise ConfigError(
                     f"suite `{cycle.suite}` has no split `{split}`", hint=nearest(split, splits), split=split
                 )
+        if own in (cycle.split, evaluate.split):
+            raise ConfigError(
+                f"`place.split` is `{own}`, which is learnt from or decides what is promoted",
+                hint="name a split of its own: what judges must not steer what is trained",
+                key="place.split",
+            )
 
 
 def _finish(

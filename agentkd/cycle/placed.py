@@ -12,9 +12,11 @@ PHASE = "place"
 
 
 def placements(parts: Parts) -> list[Placement]:
-    """Return the newest decisions, where they were made for the present base model; else none."""
+    """Return the newest decisions, where they are to be followed and were made for the present base model."""
     report = parts.ledger.cycles.newest_phase(PHASE)
     if report is None or report.output.get("base_id") != parts.student_files.base_id:
+        return []
+    if not report.output.get("is_followed"):
         return []
     return [Placement.model_validate(each) for each in report.output["placements"]]
 

@@ -1,7 +1,8 @@
 """The phase `place`: measures per cluster of memories what context and weights do for its tasks, and decides.
 
-What it decides is followed by the next `compile` (what goes into rows, what rows show) and by `retire`
-(what leaves the context): see `agentkd.cycle.placed`.
+What it decides on tasks of `[place] split` is followed by the next `compile` (what goes into rows, what rows
+show) and by `retire` (what leaves the context): see `agentkd.cycle.placed`. Without such a split it reads the
+tasks that the gate decides on, and its decisions are shown and not followed.
 """
 
 from __future__ import annotations
@@ -48,19 +49,24 @@ def place_phase(
 ) -> StageResult:
     """Decide where the recalled memories belong; what is worth nothing leaves the candidate's context."""
     found: list[Placement] = []
-    if evaluations and parts.settings.place.max_clusters and set(_TRAINED.values()) <= _arms(evaluations[0]):
-        tasks = parts.suite(plan.suite).tasks(evaluations[0].split, parts.settings.evaluate.n, plan.seed)
+    own = parts.settings.place.split
+    has_arms = bool(evaluations) and (bool(own) or set(_TRAINED.values()) <= _arms(evaluations[0]))
+    if has_arms and parts.settings.place.max_clusters:
+        split = own or evaluations[0].split
+        tasks = parts.suite(plan.suite).tasks(split, parts.settings.evaluate.n, plan.seed)
         found = place_memories(parts, candidate, tasks, seed=plan.seed)
-    if verdict.promote:
+    if verdict.promote and own:
         for placement in found:
             if placement.is_measured and placement.place == "neither":
                 for id_ in placement.memories:
                     parts.ledger.memories.set_status(id_, "retired", placement.reason, checkpoint=candidate)
     counts = Counter(each.place if each.is_measured else "too few tasks" for each in found)
     said = ", ".join(f"{n} {place}" for place, n in sorted(counts.items())) or "nothing to measure"
+    shown = "" if own or not found else "; shown, not followed: `[place] split` is not set"
     return StageResult(
-        f"{len(found)} clusters of memories: {said}",
+        f"{len(found)} clusters of memories: {said}{shown}",
         {
+            "is_followed": bool(own),
             "base_id": parts.student_files.base_id,
             "placements": [each.model_dump(mode="json") for each in found],
         },
@@ -73,7 +79,7 @@ def place_memories(parts: Parts, candidate: str, tasks: Sequence[Task], *, seed:
     Args:
         parts: The workspace; its memories must be in the context of base and candidate.
         candidate: Checkpoint whose weights are weighed against the context.
-        tasks: Tasks of one suite that are held out from training.
+        tasks: Tasks of one suite that are kept from training.
         seed: Seed of the runs and the bootstrap.
     """
     from agentkd.evaluate import decide_place

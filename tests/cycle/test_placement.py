@@ -11,9 +11,11 @@ import agentkd
 from agentkd.cli.root import run_command_line
 from agentkd.compiler import read_examples
 from agentkd.config import PlaceSettings
+from agentkd.cycle.journal import Plan
 from agentkd.cycle.placed import measured_places
-from agentkd.cycle.placement import place_memories
+from agentkd.cycle.placement import place_memories, place_phase
 from agentkd.cycle.retire import retire_phase
+from agentkd.errors import ConfigError
 from agentkd.evaluate import Cell, Cluster, decide_place
 from agentkd.schema import Place, Placement, Verdict
 
@@ -108,7 +110,10 @@ def test_the_next_compile_and_retire_follow_what_was_decided(cycled: Path, place
         report = workspace.ledger.cycles.newest_phase("place")
         assert report is not None
         decision = Placement(cluster="x", memories=chosen, n=40, place=place)
-        output = {**report.output, "placements": [decision.model_dump(mode="json")]}
+        assert measured_places(parts) == {}  # measured on what the gate decides on: shown, not followed
+        assert report.output["placements"]
+        placements = [decision.model_dump(mode="json")]
+        output = {**report.output, "is_followed": True, "placements": placements}
         later = report.model_copy(update={"key": "pha-later", "output": output})
         later = later.model_copy(update={"started_at": agentkd.schema.now()})
         workspace.ledger.cycles.phase_done(later, "cycle-2")
@@ -126,3 +131,24 @@ def test_the_next_compile_and_retire_follow_what_was_decided(cycled: Path, place
         if not is_compiled:
             assert card.n_train < workspace.datasets()[0].n_train
             assert card.ineligible[chosen[0]].startswith("placed ")
+
+
+@pytest.mark.parametrize("split", ["train", "holdout"])
+def test_what_judges_and_what_is_learnt_from_may_not_steer(cycled: Path, split: str) -> None:
+    with agentkd.Workspace(cycled, settings={"place": {"split": split}}) as workspace:
+        with pytest.raises(ConfigError, match=f"`place.split` is `{split}`"):
+            workspace.cycle()
+
+
+def test_figures_of_a_split_of_its_own_are_followed(cycled: Path) -> None:
+    own = {"place": {"split": "train", "min_tasks": 1, "max_clusters": 1}}
+    with agentkd.Workspace(cycled, settings=own) as workspace:
+        report = workspace.report()
+        plan = Plan(number=2, suite="jsonl", split="other")
+        no = Verdict(promote=False, checkpoint=report.checkpoint, against="base")
+        result = place_phase(workspace.parts, plan, report.checkpoint, report.evaluations, no)
+        assert result.output["is_followed"]
+        assert "not followed" not in result.summary
+    (phase,) = [phase for phase in report.phases if phase.name == "place"]
+    assert not phase.output["is_followed"]
+    assert phase.summary.endswith("shown, not followed: `[place] split` is not set")
