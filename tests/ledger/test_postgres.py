@@ -134,6 +134,7 @@ def test_an_old_database_is_migrated(remote: Ledger, server: str, make: Make) ->
     remote.evaluations.add(make.evaluation("evl-1", "student@1-a"))
     remote.close()
     with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute("DROP TABLE revoked_trajectories, tainted_rows")
         connection.execute("DROP TABLE index_marks, memory_parents, trials, store_items")
         connection.execute(
             "DROP TABLE synthetic_seeds, synthetic_memories, synthetic_reports, student_reports"
