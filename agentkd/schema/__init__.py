@@ -2,49 +2,135 @@
 
 from __future__ import annotations
 
-from agentkd.schema.base import Value, canonical_json, content_id, now, sortable_id
-from agentkd.schema.checkpoint import AnchorSettings, Checkpoint, LoraSettings, TrainJob, TrainSettings
-from agentkd.schema.example import DatasetCard, Example, Provenance, Rendered
-from agentkd.schema.interval import Interval
-from agentkd.schema.lift import Lift, lift_of, mean_lift, pooled_prior
-from agentkd.schema.memory import (
-    COUNTER_ORIGIN,
-    COUNTERS,
-    NOTES_BEGIN,
-    NOTES_END,
-    Evidence,
-    Hit,
-    Memory,
-    MemoryEdit,
-    MemoryKeys,
-    MemoryStatus,
-    Scope,
-    Span,
-    Standing,
-    Utility,
-    memory_id,
-)
-from agentkd.schema.message import Message, Reply, TokenTrace, ToolCall, ToolResult, ToolSpec, Usage
-from agentkd.schema.placement import Option, Place, Placement, place_of
-from agentkd.schema.plan import Advice, TrainPlan
-from agentkd.schema.report import (
-    ArmResult,
-    CorrectionRound,
-    CycleReport,
-    Diagnosis,
-    Evaluation,
-    Paired,
-    PhaseReport,
-    TaskResult,
-    TransferCell,
-    TransferRow,
-    Verdict,
-)
-from agentkd.schema.route import Route
-from agentkd.schema.student import Confidence, Mark, Mistake, MistakeKind, StudentReport
-from agentkd.schema.synthetic import Budget, Origin, Synthetic, Unusable, origin_of
-from agentkd.schema.task import ASSESS_SPLIT, SYNTHETIC_SPLIT, Failure, Outcome, Task, is_held_out
-from agentkd.schema.trajectory import RETRY_STRIDE, Correction, Step, Trajectory
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agentkd.schema.base import Value, canonical_json, content_id, now, sortable_id
+    from agentkd.schema.checkpoint import AnchorSettings, Checkpoint, LoraSettings, TrainJob, TrainSettings
+    from agentkd.schema.example import DatasetCard, Example, Provenance, Rendered
+    from agentkd.schema.interval import Interval
+    from agentkd.schema.lift import Lift, lift_of, mean_lift, pooled_prior
+    from agentkd.schema.memory import (
+        COUNTER_ORIGIN,
+        COUNTERS,
+        NOTES_BEGIN,
+        NOTES_END,
+        Evidence,
+        Hit,
+        Memory,
+        MemoryEdit,
+        MemoryKeys,
+        MemoryStatus,
+        Scope,
+        Span,
+        Standing,
+        Utility,
+        memory_id,
+    )
+    from agentkd.schema.message import Message, Reply, TokenTrace, ToolCall, ToolResult, ToolSpec, Usage
+    from agentkd.schema.placement import Option, Place, Placement, place_of
+    from agentkd.schema.plan import Advice, TrainPlan
+    from agentkd.schema.report import (
+        ArmResult,
+        CorrectionRound,
+        CycleReport,
+        Diagnosis,
+        Evaluation,
+        Paired,
+        PhaseReport,
+        TaskResult,
+        TransferCell,
+        TransferRow,
+        Verdict,
+    )
+    from agentkd.schema.route import Route
+    from agentkd.schema.student import Confidence, Mark, Mistake, MistakeKind, StudentReport
+    from agentkd.schema.synthetic import Budget, Origin, Synthetic, Unusable, origin_of
+    from agentkd.schema.task import ASSESS_SPLIT, SYNTHETIC_SPLIT, Failure, Outcome, Task, is_held_out
+    from agentkd.schema.trajectory import RETRY_STRIDE, Correction, Step, Trajectory
+
+_HOMES = {
+    "ASSESS_SPLIT": "task",
+    "Advice": "plan",
+    "AnchorSettings": "checkpoint",
+    "ArmResult": "report",
+    "Budget": "synthetic",
+    "COUNTERS": "memory",
+    "COUNTER_ORIGIN": "memory",
+    "Checkpoint": "checkpoint",
+    "Confidence": "student",
+    "Correction": "trajectory",
+    "CorrectionRound": "report",
+    "CycleReport": "report",
+    "DatasetCard": "example",
+    "Diagnosis": "report",
+    "Evaluation": "report",
+    "Evidence": "memory",
+    "Example": "example",
+    "Failure": "task",
+    "Hit": "memory",
+    "Interval": "interval",
+    "Lift": "lift",
+    "LoraSettings": "checkpoint",
+    "Mark": "student",
+    "Memory": "memory",
+    "MemoryEdit": "memory",
+    "MemoryKeys": "memory",
+    "MemoryStatus": "memory",
+    "Message": "message",
+    "Mistake": "student",
+    "MistakeKind": "student",
+    "NOTES_BEGIN": "memory",
+    "NOTES_END": "memory",
+    "Option": "placement",
+    "Origin": "synthetic",
+    "Outcome": "task",
+    "Paired": "report",
+    "PhaseReport": "report",
+    "Place": "placement",
+    "Placement": "placement",
+    "Provenance": "example",
+    "RETRY_STRIDE": "trajectory",
+    "Rendered": "example",
+    "Reply": "message",
+    "Route": "route",
+    "SYNTHETIC_SPLIT": "task",
+    "Scope": "memory",
+    "Span": "memory",
+    "Standing": "memory",
+    "Step": "trajectory",
+    "StudentReport": "student",
+    "Synthetic": "synthetic",
+    "Task": "task",
+    "TaskResult": "report",
+    "TokenTrace": "message",
+    "ToolCall": "message",
+    "ToolResult": "message",
+    "ToolSpec": "message",
+    "TrainJob": "checkpoint",
+    "TrainPlan": "plan",
+    "TrainSettings": "checkpoint",
+    "Trajectory": "trajectory",
+    "TransferCell": "report",
+    "TransferRow": "report",
+    "Unusable": "synthetic",
+    "Usage": "message",
+    "Utility": "memory",
+    "Value": "base",
+    "Verdict": "report",
+    "canonical_json": "base",
+    "content_id": "base",
+    "is_held_out": "task",
+    "lift_of": "lift",
+    "mean_lift": "lift",
+    "memory_id": "memory",
+    "now": "base",
+    "origin_of": "synthetic",
+    "place_of": "placement",
+    "pooled_prior": "lift",
+    "sortable_id": "base",
+}
 
 __all__ = [
     "ASSESS_SPLIT",
@@ -127,3 +213,12 @@ __all__ = [
     "pooled_prior",
     "sortable_id",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a value's module when it is first asked for (PEP 562): the command line's help needs few."""
+    if name not in _HOMES:
+        raise AttributeError(f"module `{__name__}` has no attribute `{name}`")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
