@@ -1,4 +1,4 @@
-"""Settings of all tests: a slow machine is no reason to fail."""
+"""Settings of all tests: hypothesis' deadline is wall-clock time, which says nothing on a shared machine."""
 
 from __future__ import annotations
 

@@ -60,12 +60,7 @@ def cpu_seconds(*arguments: str) -> float:
 
 
 def test_help_takes_less_than_half_a_second_of_processor_time() -> None:
-    tries = []
-    for _ in range(3):
-        used = cpu_seconds("-m", "agentkd.cli", "--help")
-        # half a second, or on a machine that is slow at present what that is beside a bare import
-        bar = max(0.5, 3.5 * cpu_seconds("-c", "import click, pluggy, pydantic; pydantic.BaseModel"))
-        if used < bar:
-            return
-        tries.append((round(used, 2), round(bar, 2)))
-    pytest.fail(f"`agentkd --help` took (CPU seconds, bar): {tries}")
+    tries: list[float] = []
+    while len(tries) < 5 and min(tries, default=1.0) >= 0.5:  # a busy machine adds to some tries, not to all
+        tries.append(cpu_seconds("-m", "agentkd.cli", "--help"))
+    assert min(tries) < 0.5, f"`agentkd --help` took these CPU seconds: {tries}"
