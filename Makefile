@@ -27,7 +27,7 @@ demo: setup
 	$(BIN)/python examples/demo/demo.py $(DEMO) $(if $(SMALL),--small)
 
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 check: setup
 	$(BIN)/ruff check .

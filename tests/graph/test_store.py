@@ -85,7 +85,7 @@ def test_a_batch_reads_before_it_writes_and_the_last_put_of_a_key_wins(store: Ag
 @pytest.mark.parametrize(
     "value",
     [{"n": float("nan")}, {"n": float("inf")}, {1: "a"}, {"deep": {2: "a"}}, {"o": object()}, {"s": {1}}],
-    ids=str,
+    ids=["nan", "infinite", "key", "deep-key", "object", "set"],
 )
 def test_what_json_cannot_say_is_refused_and_nothing_of_its_batch_is_kept(
     store: AgentkdStore, value: dict[Any, Any]
