@@ -211,7 +211,8 @@ class CompileSettings(Value):
     show_facts: bool = False
     """Whether the student view shows the recalled memories that stay in the context (facts, and what
     placement leaves there), so that the student learns to read them instead of learning them by heart. Such
-    a student needs them when it serves, and the gate judges it without any memory."""
+    a student needs them when it serves: wherever it is evaluated without memory it sees all that is recalled
+    but what its rows taught."""
     dev_share: float = 0.05
     """Share of the groups kept back to watch the loss."""
     near_duplicate: float = 0.95

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from agentkd.cycle.evaluation import arm_of, run_key
+from agentkd.cycle.evaluation import arm_of, arm_run_id, with_facts
 from agentkd.cycle.judge import trained_rows
 from agentkd.cycle.parts import Parts
 from agentkd.protocols import Comparison, Evaluator
@@ -75,7 +75,5 @@ class _Comparison:
         if found is None:
             return ()
         tasks = self.parts.suite(judged.suite).tasks(judged.split, judged.n, judged.seed)
-        run_id = run_key(
-            self.parts, "evaluate", judged.suite, tasks, found.model, found.uses_memory, judged.seed
-        )
+        run_id = arm_run_id(self.parts, with_facts(self.parts, found), judged.suite, tasks, judged.seed)
         return self.parts.ledger.trajectories.list(run_id=run_id)

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from agentkd.cycle.parts import ROUTED, Parts
+from agentkd.cycle.probe import Withholding
 from agentkd.cycle.routing import AdapterRouter
 from agentkd.cycle.stage import run_stage
-from agentkd.errors import ConfigError
-from agentkd.protocols import Recaller, Suite
+from agentkd.errors import ConfigError, NotFoundError
+from agentkd.protocols import Suite
 from agentkd.schema import ArmResult, Evaluation, Memory, Task, Trajectory, content_id
 
-__all__ = ["Arm", "arm_of", "arm_runs", "evaluate_stage", "memory_snapshot", "recall_settings", "run_key"]
+__all__ = [
+    "Arm",
+    "arm_of",
+    "arm_run_id",
+    "arm_runs",
+    "evaluate_stage",
+    "memory_snapshot",
+    "recall_settings",
+    "run_key",
+    "with_facts",
+]
 
 
 @dataclass(frozen=True)
@@ -23,6 +34,8 @@ class Arm:
     name: str
     model: str
     uses_memory: bool
+    withheld: tuple[str, ...] = ()
+    """Memories that are not recalled."""
 
 
 def arm_of(name: str, candidate: str, serving: str) -> Arm | None:
@@ -37,6 +50,27 @@ def arm_of(name: str, candidate: str, serving: str) -> Arm | None:
     if not model or (who == "serving" and serving == "base"):
         return None
     return Arm(name, model, bool(plus))
+
+
+def with_facts(parts: Parts, arm: Arm) -> Arm:
+    """Return an arm without memory as its student serves; itself where the weights are all there is.
+
+    A student that was trained to read its facts (`[compile] show_facts`) has them in its context wherever
+    it serves: all that is recalled but what its rows taught.
+    """
+    from agentkd.cycle.retire import held_memories
+
+    prefix, _, name = arm.model.partition("agentkd/")
+    if arm.uses_memory or prefix or not name:
+        return arm
+    try:
+        card = parts.ledger.datasets.get(parts.checkpoint(name).dataset_id)
+    except NotFoundError:  # an adapter from elsewhere
+        return arm
+    if not card.settings.get("show_facts"):
+        return arm
+    taught = sorted(memory.id for memory in held_memories(parts, name))
+    return replace(arm, uses_memory=True, withheld=tuple(taught))
 
 
 def evaluate_stage(
@@ -57,7 +91,8 @@ def evaluate_stage(
     names = list(parts.settings.evaluate.arms if arms is None else arms)
     if serving != "base" and candidate and "serving" not in names:
         names.append("serving")
-    wanted = [arm for name in names if (arm := arm_of(name, candidate, serving)) is not None]
+    found = [arm for name in names if (arm := arm_of(name, candidate, serving)) is not None]
+    wanted = [with_facts(parts, arm) for arm in found]
     results = [_arm_result(parts, arm, suite, tasks, seed) for arm in wanted]
     baselines = _baseline_results(parts, suite, tasks, split) if arms is None else []
     evaluation = make_evaluation(
@@ -107,30 +142,19 @@ def _arm_result(parts: Parts, arm: Arm, suite: Suite, tasks: Sequence[Task], see
     return summed.model_copy(update={"run_id": trajectories[0].run_id if trajectories else ""})
 
 
-def arm_runs(
-    parts: Parts,
-    arm: Arm,
-    tasks: Sequence[Task],
-    seed: int,
-    *,
-    recaller: Recaller | None = None,
-    withheld: Sequence[str] = (),
-) -> dict[str, Trajectory]:
-    """Run an arm over tasks of one suite, where that was not done before; return the runs by task.
+def arm_run_id(parts: Parts, arm: Arm, suite: str, tasks: Sequence[Task], seed: int) -> str:
+    """Return the id of an arm's run over held-out tasks."""
+    run_id = run_key(parts, "evaluate", suite, tasks, arm.model, arm.uses_memory, seed)
+    return content_id("run", run_id, list(arm.withheld)) if arm.withheld else run_id
 
-    Args:
-        parts: The workspace.
-        arm: Model, with or without memory.
-        tasks: Held-out tasks.
-        seed: Part of the runs' name.
-        recaller: Recalls in place of the workspace's memories.
-        withheld: Memories that this recaller leaves out: another choice is another run.
-    """
+
+def arm_runs(parts: Parts, arm: Arm, tasks: Sequence[Task], seed: int) -> dict[str, Trajectory]:
+    """Run an arm over held-out tasks of one suite, unless that was done before; return its runs by task."""
     if not tasks:
         return {}
     suite = parts.suite(tasks[0].suite)
-    run_id = run_key(parts, "evaluate", suite.name, tasks, arm.model, arm.uses_memory, seed)
-    run_id = content_id("run", run_id, list(withheld)) if withheld else run_id
+    run_id = arm_run_id(parts, arm, suite.name, tasks, seed)
+    recaller = Withholding(parts.memory, arm.withheld) if arm.withheld else None
     run_stage(
         parts, suite=suite, tasks=tasks, run_id=run_id, model=arm.model, uses_memory=arm.uses_memory,
         label=arm.name, has_trials=False, recaller=recaller,

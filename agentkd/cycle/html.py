@@ -56,5 +56,7 @@ def _marked(text: str) -> Markup:
 
 
 def _arms_plot(evaluation: Evaluation) -> str:
-    rows = [(arm.name, arm.success) for arm in evaluation.arms]
-    return bars_with_intervals(rows, f"share of tasks done on {evaluation.split}", strong=("student",))
+    rows = [(arm.title, arm.success) for arm in evaluation.arms]
+    return bars_with_intervals(
+        rows, f"share of tasks done on {evaluation.split}", strong=("student", "student + facts")
+    )

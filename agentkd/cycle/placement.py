@@ -8,10 +8,10 @@ tasks that the gate decides on, and its decisions are shown and not followed.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from agentkd.cycle.evaluation import Arm, arm_of, arm_runs
 from agentkd.cycle.journal import Plan
@@ -20,11 +20,9 @@ from agentkd.cycle.placed import measured_places
 from agentkd.cycle.stage import StageResult
 from agentkd.schema import (
     Evaluation,
-    Hit,
     Memory,
     Place,
     Placement,
-    Scope,
     Task,
     Trajectory,
     Verdict,
@@ -97,28 +95,6 @@ def place_memories(parts: Parts, candidate: str, tasks: Sequence[Task], *, seed:
 
 def _arms(evaluation: Evaluation) -> set[str]:
     return {arm.name for arm in evaluation.arms}
-
-
-class _Without:
-    """A recaller that leaves out some memories."""
-
-    def __init__(self, recaller: Any, ids: Iterable[str]) -> None:
-        self._recaller = recaller
-        self._ids = frozenset(ids)
-
-    def recall(
-        self, state: str, k: int | None = None, *, scope: Scope | None = None, checkpoint: str = "base",
-        exclude: Iterable[str] = (),
-    ) -> list[Hit]:  # fmt: skip
-        left_out = self._ids.union(exclude)
-        hits: list[Hit] = self._recaller.recall(
-            state, k, scope=scope, checkpoint=checkpoint, exclude=left_out
-        )
-        return hits
-
-    def render(self, hits: Sequence[Hit]) -> str:
-        text: str = self._recaller.render(hits)
-        return text
 
 
 @dataclass
@@ -198,9 +174,8 @@ class _Measurement:
         found = {id_: run for id_, run in self.runs[name].items() if id_ in alone}
         others = [task for task in tasks if task.id not in alone][: self.parts.settings.place.extra_tasks]
         if others:
-            arm = Arm(f"{name} + memory", self.arms[name].model, True)
-            without = _Without(self.parts.memory, ids)
-            found |= arm_runs(self.parts, arm, others, self.seed, recaller=without, withheld=sorted(ids))
+            arm = Arm(f"{name} + memory", self.arms[name].model, True, tuple(sorted(ids)))
+            found |= arm_runs(self.parts, arm, others, self.seed)
         return found
 
     def _recalled(self, task_id: str, *names: str) -> set[str]:

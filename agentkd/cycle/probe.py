@@ -13,7 +13,7 @@ from agentkd.cycle.stage import run_stage
 from agentkd.protocols import Recaller, Suite
 from agentkd.schema import Hit, Memory, Outcome, Scope, Task, Trajectory, content_id
 
-__all__ = ["PROBE_SPLIT", "TaskKey", "key_of", "probes_of", "replay", "replayed"]
+__all__ = ["PROBE_SPLIT", "TaskKey", "Withholding", "key_of", "probes_of", "replay", "replayed"]
 
 PROBE_SPLIT = "test-probe"
 """Split of replayed tasks: by its name nothing is learnt from it."""
@@ -86,7 +86,7 @@ def replay(
             uses_memory=withheld is not None,
             label=label,
             has_trials=False,
-            recaller=None if withheld is None else _Withholding(parts.memory, withheld),
+            recaller=None if withheld is None else Withholding(parts.memory, withheld),
         )
     return replayed(parts, tasks, model, withheld=withheld, occasion=occasion)
 
@@ -129,10 +129,10 @@ def _run_id(
     )
 
 
-class _Withholding:
+class Withholding:
     """Recalls as the memories do, without some of them."""
 
-    def __init__(self, recaller: Recaller, withheld: Collection[str]) -> None:
+    def __init__(self, recaller: Recaller, withheld: Iterable[str]) -> None:
         self._recaller = recaller
         self._withheld = frozenset(withheld)
 

@@ -43,7 +43,7 @@ def evaluation_table(evaluation: Evaluation) -> Table:
 def _row(arm: ArmResult, parts: tuple[str, ...]) -> tuple[str, ...]:
     shares = [f"{arm.parts[part].value:.3f}" if part in arm.parts else "" for part in parts]
     costs = [f"{arm.prompt_tokens:.0f}", f"{arm.seconds:.2f}"] if arm.model else ["", ""]
-    return (arm.name, *shares, interval_text(arm.success), *costs)
+    return (arm.title, *shares, interval_text(arm.success), *costs)
 
 
 def transfer_table(rows: Sequence[TransferRow]) -> Table:

@@ -72,6 +72,12 @@ class ArmResult(Value):
     results: tuple[TaskResult, ...] = ()
     """One result per task, in task order."""
 
+    @property
+    def title(self) -> str:
+        """The name for people: says where a student reads its facts though no other memory is shown."""
+        reads_facts = self.uses_memory and " + " not in self.name
+        return f"{self.name} + facts" if reads_facts else self.name
+
 
 class Paired(Value):
     """A paired comparison of two arms on the same tasks."""
