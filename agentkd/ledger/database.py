@@ -13,7 +13,7 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -63,6 +63,7 @@ class Database:
         self._writer = threading.RLock()
         self._shares_connection = isinstance(engine.pool, StaticPool)
         self._local = threading.local()
+        self._fence: Callable[[sa.Connection], None] | None = None
         self._kept: tuple[int, sa.PoolProxiedConnection] | None = None
         self._keeper = threading.Lock()
 
@@ -139,11 +140,22 @@ class Database:
             with connection.begin():
                 if not self.is_sqlite:
                     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(WRITER_LOCK)))
+                if self._fence is not None:
+                    self._fence(connection)
                 self._local.connection = connection
                 try:
                     yield connection
                 finally:
                     self._local.connection = None
+
+    @contextmanager
+    def fenced(self, check: Callable[[sa.Connection], None]) -> Iterator[None]:
+        """Let every write transaction of all threads begin with a check that may refuse it."""
+        before, self._fence = self._fence, check
+        try:
+            yield
+        finally:
+            self._fence = before
 
     @contextmanager
     def _guard(self, locked: bool) -> Iterator[None]:

@@ -22,6 +22,7 @@ from agentkd.ledger.database import Database
 from agentkd.ledger.dataset import Datasets
 from agentkd.ledger.evaluation import Evaluations
 from agentkd.ledger.item import Items
+from agentkd.ledger.lease import Leases
 from agentkd.ledger.lineage import Lineage
 from agentkd.ledger.memory import Memories
 from agentkd.ledger.migration import prepare
@@ -94,6 +95,7 @@ class Ledger:
         self.teaching = Teaching(database, self.trajectories, redact)
         self.cycles = Cycles(database, redact)
         self.calls = Calls(database, redact)
+        self.leases = Leases(database)
         self.lineage = Lineage(database)
         self.revocations = Revocations(database)
 
