@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentkd.config import CONFIG_NAME, Settings, load_settings
 from agentkd.errors import ConfigError
+from agentkd.files import write_whole
 from agentkd.plugins import Hooks, Registry, open_host
 from agentkd.protocols import Model, Progress, SilentProgress, Tool
 
@@ -85,8 +86,6 @@ class Opening:
     ) -> Self:
         """Make a workspace folder with an `agentkd.toml`; refuses one that has it unless `force`."""
         folder = Path(root).expanduser().resolve()
-        from agentkd.cycle.report import write_whole
-
         config = folder / CONFIG_NAME
         if config.exists() and not force:
             raise ConfigError(f"`{config}` exists already", hint="choose another folder or pass `--force`")
