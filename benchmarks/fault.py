@@ -1,7 +1,7 @@
 """A disk that fails at a chosen write call: system calls of a process and its children are answered for it.
 
 The child asks the kernel (seccomp, `SECCOMP_RET_USER_NOTIF`) to hand every call that writes to a supervisor
-in the parent, which lets it through or answers it with an errno. So the calls of SQLite, of Rust and of Python
+in the parent, which lets it through or answers it with an errno. So calls of SQLite, of Rust and of Python
 fail alike, and nothing has to be compiled, preloaded or mounted. Linux 5.5 or newer on x86-64 or arm64.
 """
 
@@ -29,13 +29,13 @@ __all__ = ["Call", "Fault", "supervised"]
 NUMBERS = {
     "x86_64": {
         "write": 1, "pwrite64": 18, "writev": 20, "sendfile": 40, "fsync": 74, "fdatasync": 75,
-        "ftruncate": 77, "rename": 82, "mkdir": 83, "openat": 257, "mkdirat": 258, "renameat": 264, "fallocate": 285,
-        "pwritev": 296, "renameat2": 316, "copy_file_range": 326,
+        "ftruncate": 77, "rename": 82, "mkdir": 83, "openat": 257, "mkdirat": 258, "renameat": 264,
+        "fallocate": 285, "pwritev": 296, "renameat2": 316, "copy_file_range": 326,
     },
     "aarch64": {
         "write": 64, "pwrite64": 68, "writev": 66, "sendfile": 71, "fsync": 82, "fdatasync": 83,
-        "ftruncate": 46, "openat": 56, "mkdirat": 34, "renameat": 38, "fallocate": 47, "pwritev": 70, "renameat2": 276,
-        "copy_file_range": 285,
+        "ftruncate": 46, "openat": 56, "mkdirat": 34, "renameat": 38, "fallocate": 47, "pwritev": 70,
+        "renameat2": 276, "copy_file_range": 285,
     },
 }  # fmt: skip
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}

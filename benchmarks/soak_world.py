@@ -69,7 +69,7 @@ class World:
         return found
 
     def differs(self, folder: Path) -> list[str]:
-        """Return the facts that are not as in the undisturbed workspace; a workspace without any is removed."""
+        """Return the facts that are not as in the undisturbed one; a workspace without any is removed."""
         found = self.facts(folder)
         different = [name for name in FACTS if found[name] != self.expected[name]]
         for name in different:
