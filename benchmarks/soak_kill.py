@@ -18,7 +18,7 @@ import random
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,54 +29,66 @@ from soak_world import LIMIT_SECONDS, World, cycle, phase_at_work
 KILLS = 8
 """Most kills of one cycle at random instants."""
 JOURNAL = ("begin_cycle", "phase_start", "phase_done", "finish_cycle")
-_MARK = "KILL "
 
 
-def boundaries(folder: Path, passed: Sequence[str], *, with_trainer: bool) -> Callable[[], int]:
-    """Return a cycle that kills itself at the first boundary that is not among those passed.
+class Killer:
+    """Kills its process at the first boundary that was not passed before, and notes which one that is.
 
     Boundaries lie before and after each write of the journal, and each rename in the cycle and its training.
     """
 
+    def __init__(self, note: Path, *, with_trainer: bool) -> None:
+        """Take the file to note in."""
+        self.note, self.with_trainer = note, with_trainer
+        note.write_text("", encoding="utf-8")
+
+    def passed(self) -> list[str]:
+        """Return the boundaries that killed a process so far."""
+        return self.note.read_text(encoding="utf-8").splitlines()
+
+    def meet(self, label: str) -> None:
+        """Die here, unless that was done before."""
+        if label in self.passed():
+            return
+        with self.note.open("a", encoding="utf-8") as note:
+            note.write(f"{label}\n")
+        if self.with_trainer:
+            os.killpg(0, signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def boundaries(folder: Path, killer: Killer) -> Callable[[], int]:
+    """Return a cycle that meets a killer before and after each write of its journal."""
+
     def work() -> int:
         from agentkd.ledger.cycle import Cycles
 
-        def die(label: str) -> None:
-            if label not in passed:
-                os.write(1, f"{_MARK}{label}\n".encode())
-                (os.killpg if with_trainer else os.kill)(0 if with_trainer else os.getpid(), signal.SIGKILL)
-
         for name in JOURNAL:
-            _surround(Cycles, name, lambda arguments, name=name: f"{name} {_subject(arguments)}", die)
+            _surround(Cycles, name, lambda arguments, name=name: f"{name} {_subject(arguments)}", killer.meet)
         return cycle(folder)()
 
     return work
 
 
-def renames(passed: Sequence[str]) -> Callable[[], None]:
-    """Return what makes renames of a process, and of the training process that it forks, boundaries too."""
+def renames(killer: Killer) -> Callable[[], None]:
+    """Return what lets a process, and the training process that it forks, meet a killer at renames too."""
 
     def install() -> None:
-        def die(label: str) -> None:
-            if label not in passed:
-                os.write(1, f"{_MARK}{label}\n".encode())
-                os.killpg(0, signal.SIGKILL)
-
-        _surround(os, "replace", lambda arguments: f"rename to {_plain(str(arguments[1]))}", die)
+        _surround(os, "replace", lambda arguments: f"rename to {_plain(str(arguments[1]))}", killer.meet)
 
     return install
 
 
 def _surround(
-    owner: Any, name: str, label_of: Callable[[tuple[Any, ...]], str], die: Callable[[str], None]
+    owner: Any, name: str, label_of: Callable[[tuple[Any, ...]], str], meet: Callable[[str], None]
 ) -> None:
     whole = getattr(owner, name)
 
     def surrounded(*arguments: Any, **options: Any) -> Any:
         label = label_of(arguments)
-        die(f"before {label}")
+        meet(f"before {label}")
         answer = whole(*arguments, **options)
-        die(f"after {label}")
+        meet(f"after {label}")
         return answer
 
     setattr(owner, name, surrounded)
@@ -95,20 +107,18 @@ def _plain(path: str) -> str:
 
 def killed_at_boundaries(world: World, name: str, *, with_trainer: bool) -> dict[str, Any]:
     """Kill one workspace at every boundary in turn; return the boundaries, and what differs at the end."""
-    folder, passed = world.workspace(name), list[str]()
-    while True:
-        work = boundaries(folder, passed, with_trainer=with_trainer)
-        before = renames(passed) if with_trainer else lambda: None
-        process = forked.start(work, world.log(folder), before)
-        code = process.wait(LIMIT_SECONDS)
-        lines = [line for line in process.said().splitlines() if _MARK in line]
-        if code == 0:
-            break
-        if code != -signal.SIGKILL or not lines:
-            raise SystemExit(f"a cycle in `{folder}` ended with {code}:\n{process.said()}")
-        passed.append(lines[-1].partition(_MARK)[2])
+    folder = world.workspace(name)
+    killer = Killer(world.folder / f"{name}.boundaries", with_trainer=with_trainer)
+    before = renames(killer) if with_trainer else lambda: None
+    code, n = -signal.SIGKILL, -1
+    while code == -signal.SIGKILL and n < len(killer.passed()):
+        n = len(killer.passed())
+        process = forked.start(boundaries(folder, killer), world.log(folder), before)
+        code = process.wait(LIMIT_SECONDS) or process.kill()
+    if code:
+        raise SystemExit(f"a cycle in `{folder}` ended with {code}:\n{process.said()}")
     process.kill()
-    return {"kills": passed, "differs": world.differs(folder)}
+    return {"kills": killer.passed(), "differs": world.differs(folder)}
 
 
 def killed_at_instants(world: World, number: int, seed: int, most: int) -> dict[str, Any]:
