@@ -39,7 +39,7 @@ bench: bench-loop
 bench-%: setup
 	$(BIN)/python benchmarks/$*.py $(if $(SMALL),--small)
 
-soak: soak-kill
+soak: soak-kill soak-fault soak-lease soak-resume soak-memory soak-damage
 soak-%: setup
 	$(BIN)/python benchmarks/soak_$*.py $(if $(SMALL),--small)
 

@@ -6,7 +6,8 @@ import json
 import os
 import platform
 import resource
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,6 +56,36 @@ def children_cpu_seconds() -> float:
     """Return the CPU seconds of all processes that this one started and waited for."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
+
+
+class Cells:
+    """The finished parts of a long run, kept in `.work/`, so that one that is killed goes on where it was."""
+
+    def __init__(self, name: str, **key: Any) -> None:
+        """Read what a run with the same name and key has done; another key begins anew."""
+        self._file = WORK / f"{name}.cells.jsonl"
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        self._done: dict[str, Any] = {}
+        lines = self._file.read_text(encoding="utf-8").splitlines() if self._file.is_file() else []
+        if lines and json.loads(lines[0]) == key:
+            for line in lines[1:]:
+                with suppress(ValueError):  # cut off by a kill
+                    self._done.update(json.loads(line))
+        else:
+            self._file.write_text(json.dumps(key) + "\n", encoding="utf-8")
+
+    def do(self, cell: str, work: Callable[[], Any]) -> Any:
+        """Return what `work` gave, now or in an earlier run; it must be plain JSON."""
+        if cell not in self._done:
+            found = work()
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({cell: found}) + "\n")
+            self._done[cell] = found
+        return self._done[cell]
+
+    def clear(self) -> None:
+        """Forget everything: the run is published."""
+        self._file.unlink(missing_ok=True)
 
 
 def publish(name: str, rows: Sequence[Row], facts: Mapping[str, Any]) -> int:

@@ -1,215 +1,196 @@
-"""kill -9 at random instants over whole cycles: each must end as an undisturbed one does.
+"""kill -9 over whole cycles: at every boundary of the journal, and at random instants; all must end the same.
 
-    python benchmarks/soak_kill.py            # 20 cycles, each killed again and again
-    python benchmarks/soak_kill.py --small    # 3
+    python benchmarks/soak_kill.py            # every boundary twice, 200 random instants
+    python benchmarks/soak_kill.py --small    # every boundary once, 20 instants
 
-An undisturbed cycle of a tiny random student gives the reference: dataset, checkpoint, number of facts of
-every kind, and the seconds that it takes. Then every cycle is started and killed after a random share of
-that time, at most five times, and at last left to end. Every second kill takes the training process too;
-the others leave it an orphan.
+An undisturbed cycle of a tiny random student gives the reference: dataset, checkpoint, promotion, retirement,
+number of facts of every kind, files. Then one workspace is killed before and after every write of the journal
+and every rename of a file or folder, one after the other, each run going on from the last. Others are killed
+again and again after a random share of a cycle's time. Every second kill takes the training process too; the
+others leave it an orphan. A soak that is killed goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
-import shutil
+import re
 import signal
-import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from measure import WORK, Row, at_least, publish
+import forked
+from measure import Cells, Row, at_least, children_cpu_seconds, publish
+from soak_world import LIMIT_SECONDS, World, cycle, phase_at_work
 
-from agentkd import Workspace
-from agentkd.ledger import Ledger
-from agentkd.testing import tiny_student
-
-MAX_KILLS, LIMIT_SECONDS = 5, 600.0
-TOOLS = [
-    {
-        "name": name,
-        "description": f"Tell the {name} of a city.",
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"type": "string", "maxLength": 12}},
-            "required": ["city"],
-        },
-    }
-    for name in ("weather", "population", "time", "mayor")
-]
-CITIES = ("Rome", "Oslo", "Lima", "Cairo", "Quito", "Delhi", "Paris", "Tunis", "Accra", "Hanoi")
-SETTINGS = """\
-[roles]
-student = "{student}"
-
-[agent]
-max_steps = 1
-force_tool_call = true
-recall = "start"
-
-[models]
-dtype = "float32"
-device = "cpu"
-max_new_tokens = 48
-
-[run]
-workers = 8
-
-[memory]
-embedder = "hashing"
-min_score = 0.05
-
-[train]
-epochs = 6
-tokens_per_step = 512
-dtype = "float32"
-device = "cpu"
-save_every_seconds = 0.0
-
-[train.objective.sft]
-
-[gate]
-min_tasks = 8
-
-[cycle]
-suite = "jsonl"
-
-[suite.jsonl]
-path = "{tasks}"
-"""
+KILLS = 8
+"""Most kills of one cycle at random instants."""
+JOURNAL = ("begin_cycle", "phase_start", "phase_done", "finish_cycle")
 
 
-def make_world(folder: Path) -> str:
-    """Write a student and forty tasks; return the settings of a workspace over them."""
-    rows = [
-        {
-            "id": f"{tool['name']}-{city}",
-            "prompt": f"What is the {tool['name']} of {city}?",
-            "split": "holdout" if number >= 7 else "train",
-            "tools": TOOLS,
-            "calls": [{"name": tool["name"], "arguments": {"city": city}}],
-        }
-        for tool in TOOLS
-        for number, city in enumerate(CITIES)
-    ]
-    tasks = folder / "tasks.jsonl"
-    tasks.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return SETTINGS.format(student=tiny_student(folder / "student"), tasks=tasks)
+class Killer:
+    """Kills its process at the first boundary that was not passed before, and notes which one that is.
+
+    Boundaries lie before and after each write of the journal, and each rename in the cycle and its training.
+    """
+
+    def __init__(self, note: Path, *, with_trainer: bool) -> None:
+        """Take the file to note in."""
+        self.note, self.with_trainer = note, with_trainer
+        note.write_text("", encoding="utf-8")
+
+    def passed(self) -> list[str]:
+        """Return the boundaries that killed a process so far."""
+        return self.note.read_text(encoding="utf-8").splitlines()
+
+    def meet(self, label: str) -> None:
+        """Die here, unless that was done before."""
+        if label in self.passed():
+            return
+        with self.note.open("a", encoding="utf-8") as note:
+            note.write(f"{label}\n")
+        if self.with_trainer:
+            os.killpg(0, signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
-def make_workspace(folder: Path, settings: str) -> Path:
-    """Make an empty workspace."""
-    folder.mkdir()
-    (folder / "agentkd.toml").write_text(settings, encoding="utf-8")
-    return folder
+def boundaries(folder: Path, killer: Killer) -> Callable[[], int]:
+    """Return a cycle that meets a killer before and after each write of its journal."""
+
+    def work() -> int:
+        from agentkd.ledger.cycle import Cycles
+
+        for name in JOURNAL:
+            _surround(Cycles, name, lambda arguments, name=name: f"{name} {_subject(arguments)}", killer.meet)
+        return cycle(folder)()
+
+    return work
 
 
-def start(folder: Path) -> subprocess.Popen[bytes]:
-    """Start a cycle as the leader of a process group."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "agentkd.cli", "-q", "-C", str(folder), "cycle"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
+def renames(killer: Killer) -> Callable[[], None]:
+    """Return what lets a process, and the training process that it forks, meet a killer at renames too."""
+
+    def install() -> None:
+        _surround(os, "replace", lambda arguments: f"rename to {_plain(str(arguments[1]))}", killer.meet)
+
+    return install
 
 
-def phase_at_work(folder: Path) -> str:
-    """Return the phase that a killed cycle was in: `start` before its first, an empty text after its last."""
-    if not (folder / "ledger.db").is_file():
-        return "start"
-    with Ledger.open(folder / "ledger.db") as ledger:
-        if ledger.cycles.list("done"):  # the kill came while the process was leaving
-            return ""
-        cycle = ledger.cycles.unfinished()
-        phases = ledger.cycles.phases(cycle.id) if cycle else ()
-        return next((phase.name for phase in phases if phase.status == "running"), "between")
+def _surround(
+    owner: Any, name: str, label_of: Callable[[tuple[Any, ...]], str], meet: Callable[[str], None]
+) -> None:
+    whole = getattr(owner, name)
+
+    def surrounded(*arguments: Any, **options: Any) -> Any:
+        label = label_of(arguments)
+        meet(f"before {label}")
+        answer = whole(*arguments, **options)
+        meet(f"after {label}")
+        return answer
+
+    setattr(owner, name, surrounded)
 
 
-def kill_after(folder: Path, seconds: float, *, with_trainer: bool) -> str:
-    """Start a cycle, kill -9 it after `seconds`; return the phase, or "" where the cycle was done."""
-    process = start(folder)
-    try:
-        code = process.wait(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        (os.killpg if with_trainer else os.kill)(process.pid, signal.SIGKILL)
-        process.wait()
-        return phase_at_work(folder)
+def _subject(arguments: tuple[Any, ...]) -> str:
+    """Return the phase that a write of the journal is about."""
+    named = [getattr(argument, "name", "") for argument in arguments[1:]] + [*arguments[2:3]]
+    return next((str(name) for name in named if name), "")
+
+
+def _plain(path: str) -> str:
+    """Return the end of a path without what is counted or hashed in it."""
+    return re.sub(r"[0-9a-f]{8,}|\d+", "#", "/".join(Path(path).parts[-2:]))
+
+
+def killed_at_boundaries(world: World, name: str, *, with_trainer: bool) -> dict[str, Any]:
+    """Kill one workspace at every boundary in turn; return the boundaries, and what differs at the end."""
+    folder = world.workspace(name)
+    killer = Killer(world.folder / f"{name}.boundaries", with_trainer=with_trainer)
+    before = renames(killer) if with_trainer else lambda: None
+    code, n = -signal.SIGKILL, -1
+    while code == -signal.SIGKILL and n < len(killer.passed()):
+        n = len(killer.passed())
+        process = forked.start(boundaries(folder, killer), world.log(folder), before)
+        code = process.wait(LIMIT_SECONDS) or process.kill()
     if code:
-        raise SystemExit(f"a cycle in `{folder}` ended with code {code}")
-    return ""
+        raise SystemExit(f"a cycle in `{folder}` ended with {code}:\n{process.said()}")
+    process.kill()
+    return {"kills": killer.passed(), "differs": world.differs(folder)}
 
 
-def finish(folder: Path) -> float:
-    """Run a cycle to its end and return the seconds that it took."""
-    begun = time.monotonic()
-    code = start(folder).wait(timeout=LIMIT_SECONDS)
-    if code:
-        raise SystemExit(f"a cycle in `{folder}` ended with code {code}")
-    return time.monotonic() - begun
-
-
-def facts(folder: Path) -> dict[str, Any]:
-    """Return what has to be the same however often a cycle was killed."""
-    with Workspace(folder) as workspace:
-        checkpoint = workspace.checkpoints()[0]
-        return {
-            "datasets": [card.id for card in workspace.datasets()],
-            "checkpoint": checkpoint.name,
-            "weights": checkpoint.files["adapter_model.safetensors"],
-            "counts": workspace.ledger.counts(),
-            "left_over": sorted(str(path.relative_to(folder)) for path in folder.glob("**/*.partial")),
-        }
-
-
-def soak(n: int, seed: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Kill `n` cycles; return what happened to each, and the reference."""
-    world = WORK / "kill"
-    shutil.rmtree(world, ignore_errors=True)
-    world.mkdir(parents=True)
-    settings, dice = make_world(world), random.Random(seed)
-    calm = make_workspace(world / "calm", settings)
-    seconds = finish(calm)
-    expected = facts(calm)
-    cycles = []
-    for number in range(n):
-        folder, kills, phase = make_workspace(world / f"{number:03d}", settings), [], "start"
-        for turn in range(dice.randint(1, MAX_KILLS)):
-            phase = kill_after(folder, dice.uniform(0.05, 0.8) * seconds, with_trainer=turn % 2 == 0)
-            if not phase:
-                break
-            kills.append(phase)
-        if phase:
-            finish(folder)
-        found = facts(folder)
-        differs = sorted(key for key in expected if found[key] != expected[key])
-        cycles.append({"kills": kills, "differs": differs})
-        print(f"cycle {number + 1} of {n}: killed in {', '.join(kills) or 'nothing'}: "
-              f"{'the same' if not differs else 'DIFFERS in ' + ', '.join(differs)}")  # fmt: skip
-        if not differs:
-            shutil.rmtree(folder)
-    return cycles, {**expected, "seconds_undisturbed": seconds}
+def killed_at_instants(world: World, number: int, seed: int, most: int) -> dict[str, Any]:
+    """Kill one workspace up to `most` times at random instants; return the phases, and what differs."""
+    folder, dice = world.workspace(f"instants-{number:03d}"), random.Random(f"{seed} {number}")
+    kills, phase, last = list[str](), "start", None
+    for turn in range(most):
+        last = process = forked.start(cycle(folder), world.log(folder))
+        code = process.wait(dice.uniform(0.02, 0.6) * world.seconds)
+        if code is None:
+            process.kill(with_trainer=turn % 2 == 0)
+            phase = forked.ask(lambda: phase_at_work(folder), world.log(folder))
+            kills += [phase] if phase else []
+        elif code:
+            raise SystemExit(f"a cycle in `{folder}` ended with {code}:\n{process.said()}")
+        if code == 0 or not phase:
+            break
+    world.finish(folder)
+    if last is not None:
+        last.kill()
+    return {"kills": kills, "differs": world.differs(folder)}
 
 
 def main() -> int:
     """Soak and publish."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--small", action="store_true", help="3 cycles instead of 20")
+    parser.add_argument("--small", action="store_true", help="a tenth of the kills")
     parser.add_argument("--seed", type=int, default=0, help="seed of the instants")
     options = parser.parse_args()
-    n = 3 if options.small else 20
-    cycles, reference = soak(n, options.seed)
-    kills = [phase for cycle in cycles for phase in cycle["kills"]]
-    same = sum(not cycle["differs"] for cycle in cycles)
-    rows = [at_least("share of killed cycles that end the same", same / n, 1.0, n=n)]
-    rows += [Row(f"kills in {phase}", kills.count(phase), n=len(kills)) for phase in sorted(set(kills))]
+    n_kills = 20 if options.small else 200
     name = "kill-small" if options.small else "kill"
-    return publish(
-        name, rows, {"seeds": {"instants": options.seed}, "reference": reference, "cycles": cycles}
-    )
+    cells = Cells(name, seed=options.seed)
+    world = World(name)
+    print(f"a cycle: {world.cpu_seconds:.1f} CPU-s forked, {world.cpu_cold:.1f} with its imports")
+    chains = {
+        "with its trainer": cells.do(
+            "group", lambda: killed_at_boundaries(world, "group", with_trainer=True)
+        ),
+    }
+    if not options.small:
+        chains["without its trainer"] = cells.do(
+            "alone", lambda: killed_at_boundaries(world, "alone", with_trainer=False)
+        )
+    cycles: list[dict[str, Any]] = []
+    while (left := n_kills - sum(len(done["kills"]) for done in cycles)) > 0:
+        number = len(cycles)
+        most = min(KILLS, left)
+        done = cells.do(str(number), lambda n=number, m=most: killed_at_instants(world, n, options.seed, m))
+        cycles.append(done)
+        verdict = f"DIFFERS in {', '.join(done['differs'])}" if done["differs"] else "the same"
+        print(f"cycle {number + 1}: killed in {', '.join(done['kills']) or 'nothing'}: {verdict}", flush=True)
+    kills = [phase for each in cycles for phase in each["kills"]]
+    n_boundaries = sum(len(chain["kills"]) for chain in chains.values())
+    same_chains = sum(not chain["differs"] for chain in chains.values())
+    same = sum(not each["differs"] for each in cycles)
+    rows = [
+        Row("kills at boundaries of journal and files", n_boundaries, n=len(chains)),
+        at_least(
+            "share of chains of such kills that end the same", same_chains / len(chains), 1.0, n=len(chains)
+        ),
+        at_least("kills at random instants", len(kills), n_kills, n=len(cycles)),
+        at_least(
+            "share of cycles killed at instants that end the same", same / len(cycles), 1.0, n=len(cycles)
+        ),
+        *(Row(f"kills in {phase}", kills.count(phase), n=len(kills)) for phase in sorted(set(kills))),
+        Row("CPU seconds of a cycle", world.cpu_seconds),
+        Row("CPU seconds of this run", children_cpu_seconds()),
+    ]
+    facts = {"seeds": {"instants": options.seed}, "model": "tiny", "reference": world.expected}
+    code = publish(name, rows, {**facts, "boundaries": chains, "cycles": cycles})
+    cells.clear()
+    return code
 
 
 if __name__ == "__main__":

@@ -66,12 +66,15 @@ def command(
                 return NOT_DUE
             invocation.note(f"due: {due.reason}")
         invocation.note(cycle_estimate(workspace))
-        report = workspace.cycle(
-            rounds=rounds,
-            recompile=recompile,
-            asked=lambda: "SIGTERM" if stop.is_set() else "",
-            **ceilings,
-        )
+        ceilings["asked"] = lambda: "SIGTERM" if stop.is_set() else ""
+        if if_due and not rounds:
+            found = workspace.cycle_if_due(**ceilings)
+            if found is None:
+                invocation.show(workspace.when_due(), print_due)
+                return NOT_DUE
+            report = found
+        else:
+            report = workspace.cycle(rounds=rounds, recompile=recompile, **ceilings)
         invocation.show(report, print_cycle)
         invocation.note(f"report: {workspace.report_path(report.number)}")
     return CeilingError.exit_code if report.stopped else 0

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from agentkd.cli.row import Decode, RowView, print_row
 from agentkd.cli.shared import Group
 from agentkd.cli.signals import command as signals
 from agentkd.errors import DataError, NotFoundError, StoreError
+from agentkd.files import opened_whole
 from agentkd.plugins import nearest
 
 if TYPE_CHECKING:
@@ -122,21 +122,16 @@ def export(
 
 def _write_lines(file: Path, lines: Iterator[str]) -> int:
     """Write lines aside and rename the file when it is whole; return their number."""
-    aside = file.with_name(f".{file.name}.partial")
-    n = 0
+    n, first = 0, next(lines, None)
+    if first is None:
+        return n
     try:
-        with aside.open("w", encoding="utf-8", newline="\n") as opened:
-            for line in lines:
+        with opened_whole(file) as opened:
+            for line in chain([first], lines):
                 opened.write(line)
                 n += 1
-            opened.flush()
-            os.fsync(opened.fileno())
-        if n:
-            os.replace(aside, file)
     except OSError as error:
         raise StoreError(f"cannot write `{file}`: {error.strerror or error}", path=str(file)) from error
-    finally:
-        aside.unlink(missing_ok=True)
     return n
 
 

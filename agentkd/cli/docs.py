@@ -18,6 +18,7 @@ from agentkd.cli.config import toml_value
 from agentkd.cli.invocation import Invocation, pass_invocation
 from agentkd.cli.shared import Command
 from agentkd.errors import AgentkdError, DataError
+from agentkd.files import write_whole
 
 __all__ = ["PARTS", "command", "filled"]
 
@@ -37,9 +38,7 @@ def command(invocation: Invocation, file: Path, check: bool) -> int:
         )
     is_stale = old != new
     if is_stale and not check:
-        aside = file.with_name(f".{file.name}.partial")
-        aside.write_text(new, encoding="utf-8")
-        aside.replace(file)
+        write_whole(file, new)
     word = ("out of date" if check else "written") if is_stale else "up to date"
     invocation.show({"parts": names, "state": word}, lambda v, _: click.echo(f"{', '.join(names)}: {word}"))
     return 1 if is_stale and check else 0

@@ -179,7 +179,7 @@ def look_at_workspace(root: Path) -> Iterator[Check]:
             detail=", ".join(host.versions) or "none installed",
         )
         if settings.ledger or (root / "ledger.db").is_file():
-            yield _ledger(settings.ledger or root / "ledger.db")
+            yield from _ledger(settings.ledger or root / "ledger.db")
     except AgentkdError as error:
         yield Check(area="workspace", name="settings", status="FAIL", detail=error.message, hint=error.hint)
     lock = root / "index" / ".lock"
@@ -187,14 +187,21 @@ def look_at_workspace(root: Path) -> Iterator[Check]:
         yield _lock(lock)
 
 
-def _ledger(where: str | Path) -> Check:
+def _ledger(where: str | Path) -> Iterator[Check]:
     from agentkd.ledger import Ledger
 
     with Ledger.open(where, read_only=True) as ledger:
         ledger.check()
-        counts = ledger.counts()
+        counts, held, last = ledger.counts(), ledger.leases.holder("cycle"), ledger.leases.get("cycle")
     facts = ", ".join(f"{n} {kind}" for kind, n in counts.items() if n)
-    return Check(area="workspace", name="ledger", status="PASS", detail=facts or "empty")
+    yield Check(area="workspace", name="ledger", status="PASS", detail=facts or "empty")
+    if held is not None:
+        detail = f"held by {held.owner} since {held.taken_at:%Y-%m-%d %H:%M} UTC (epoch {held.epoch})"
+        hint = "that process runs a cycle: wait for it or end it"
+        yield Check(area="workspace", name="lease of cycles", status="MISSING", detail=detail, hint=hint)
+    else:
+        detail = f"free (epoch {last.epoch})" if last else "free, never taken"
+        yield Check(area="workspace", name="lease of cycles", status="PASS", detail=detail)
 
 
 def _lock(path: Path) -> Check:

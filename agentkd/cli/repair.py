@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["repair_workspace"]
 
 _LEFT_SECONDS = 3600.0  # a half-written file this old has no writer any more
-_ASIDE = (".partial-*", "*/.partial-*", "*/*.json.partial", "*/*.html.partial")
+_ASIDE = (".partial-*", "*/.partial-*", "*/*/.partial-*")
 
 
 def repair_workspace(root: Path, open_workspace: Callable[[], Workspace]) -> Iterator[Check]:
@@ -95,7 +95,7 @@ def _compared(open_workspace: Callable[[], Workspace]) -> Iterator[Check]:
     """Compare the indexes with the ledger and make them anew where they differ."""
     with open_workspace() as workspace:
         store = workspace.memory
-        before = store.check()
+        before = store.check(deep=True)
         if before.agrees and not before.n_unfinished:
             yield Check(area="repair", name="index", status="PASS", detail=f"agrees: {_size(before)}")
             return
@@ -103,7 +103,7 @@ def _compared(open_workspace: Callable[[], Workspace]) -> Iterator[Check]:
         if not before.agrees:
             store.rebuild()
             done.append("made anew from the ledger")
-        after = store.check()
+        after = store.check(deep=True)
         yield Check(
             area="repair",
             name="index",
@@ -124,6 +124,7 @@ def _difference(check: IndexCheck) -> str:
         "too many": check.n_extra,
         "missing by words": check.n_words_missing,
         "too many by words": check.n_words_extra,
+        "not found by their own text": check.n_unfound,
         "unfinished builds": check.n_unfinished,
     }
     return ", ".join(f"{n} {what}" for what, n in parts.items() if n) or "no difference"

@@ -45,6 +45,8 @@ COMMANDS: dict[str, _Lazy] = {
     "plugins": _Lazy("List plugins and their components."),
     "config": _Lazy("Show the settings, their file and their schema."),
     "lineage": _Lazy("Trace what a fact was made from and what was made from it."),
+    "backup": _Lazy("Write the workspace of one moment into a folder, while it is used."),
+    "restore": _Lazy("Put a backup into the workspace's folder."),
     "doctor": _Lazy("Prove on a scratch workspace that each stage works on this machine."),
     "docs": _Lazy("Write the reference parts of a Markdown file from the code."),
 }

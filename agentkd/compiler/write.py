@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -17,7 +16,8 @@ from pydantic_core import from_json
 from agentkd.compiler.exchange import SharedRows
 from agentkd.compiler.hub_card import hub_card
 from agentkd.errors import DataError, StoreError
-from agentkd.schema import DatasetCard, Example, Message, Provenance, Rendered, sortable_id
+from agentkd.files import aside_folder, put_in_place
+from agentkd.schema import DatasetCard, Example, Message, Provenance, Rendered
 
 __all__ = ["Tally", "read_card", "read_examples", "read_outlines", "write_dataset"]
 
@@ -27,7 +27,6 @@ _CARD = "card.json"
 _FILES = (
     "train.jsonl", "dev.jsonl", "sft-train.jsonl", "sft-dev.jsonl", "dpo-train.jsonl", "dpo-dev.jsonl",
 )  # fmt: skip
-_ASIDE = ".partial-"
 
 
 @dataclass
@@ -89,10 +88,10 @@ def write_dataset(
     refuses; then nothing is left behind.
     """
     try:
-        with _aside(out_root) as folder:
+        with aside_folder(out_root) as folder:
             tally, shared = Tally(), SharedRows(tokenizer)
             with ExitStack() as stack:
-                files = {name: stack.enter_context(_synced(folder / name)) for name in _FILES}
+                files = {name: stack.enter_context(_opened(folder / name)) for name in _FILES}
                 for example, split in rows:
                     files[f"{split}.jsonl"].write(example.model_dump_json() + "\n")
                     for form, line in shared.lines(example).items():
@@ -106,14 +105,13 @@ def write_dataset(
             present = _complete(target)
             if present is not None:
                 return present
-            with _synced(folder / _CARD) as file:
+            with _opened(folder / _CARD) as file:
                 file.write(card.model_dump_json(indent=2) + "\n")
-            with _synced(folder / "README.md") as file:
+            with _opened(folder / "README.md") as file:
                 file.write(hub_card(card, shared_files))
             if target.exists():
                 shutil.rmtree(target)  # what a crash or a hand left incomplete
-            os.replace(folder, target)
-            _sync_folder(out_root)
+            put_in_place(folder, target)
             return card
     except StoreError:
         raise
@@ -191,47 +189,5 @@ def _n_lines(file: Path) -> int:
         return sum(1 for _ in lines)
 
 
-@contextmanager
-def _aside(out_root: Path) -> Iterator[Path]:
-    out_root.mkdir(parents=True, exist_ok=True)
-    _clear_stale(out_root)
-    folder = out_root / f"{_ASIDE}{sortable_id(str(os.getpid()))}"
-    folder.mkdir()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _clear_stale(out_root: Path) -> None:
-    """Remove what killed processes left; a folder names its process."""
-    for folder in out_root.glob(f"{_ASIDE}*"):
-        owner = folder.name.removeprefix(_ASIDE).partition("-")[0]
-        if owner.isdigit() and not _is_alive(int(owner)):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
-@contextmanager
-def _synced(file: Path) -> Iterator[TextIO]:
-    with file.open("w", encoding="utf-8", newline="\n") as opened:
-        yield opened
-        opened.flush()
-        os.fsync(opened.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _opened(file: Path) -> TextIO:
+    return file.open("w", encoding="utf-8", newline="\n")

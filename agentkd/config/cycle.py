@@ -67,5 +67,8 @@ class CycleSettings(Value):
     """Tokens of all cycles in 24 hours; then none is due."""
     day_usd: float | None = Field(default=None, gt=0.0)
     """Money of all cycles in 24 hours; then none is due."""
+    lease_seconds: float = Field(default=60.0, gt=0.0)
+    """Time after which the cycle of a process that no longer renews its lease may be gone on with elsewhere;
+    a dead process of the same machine is not waited for."""
     seed: int = 0
     """Seed of sampling and bootstrap; `[train] seed` is that of training."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from agentkd.cycle.parts import Parts
 from agentkd.errors import AgentkdError, CheckpointError
+from agentkd.files import append_line
 from agentkd.schema import Example, Rendered
 
 if TYPE_CHECKING:
@@ -32,8 +33,7 @@ def export_checkpoint(parts: Parts, name: str, shape: str, out: Path, *, dtype: 
     CheckpointError for an export that does not answer like the student. The workspace keeps a line of it.
     """
     export = _exported(parts, name, shape, out, dtype)
-    with (parts.root / _LOG).open("a", encoding="utf-8") as log:
-        log.write(export.model_copy(update={"out": str(out.resolve())}).model_dump_json() + "\n")
+    append_line(parts.root / _LOG, export.model_copy(update={"out": str(out.resolve())}).model_dump_json())
     return export
 
 
@@ -76,13 +76,21 @@ def _exported(parts: Parts, name: str, shape: str, out: Path, dtype: str) -> Exp
 
 def exports_of(parts: Parts, name: str) -> list[Export]:
     """Return what was exported of a checkpoint, oldest first; raises NotFoundError for an unknown one."""
-    from agentkd.hf import Export
-
     parts.checkpoint(name)
     file = parts.root / _LOG
     lines = file.read_text(encoding="utf-8").split("\n")[:-1] if file.is_file() else []
-    found = (Export.model_validate_json(line) for line in lines)
+    found = [export for line in lines if (export := _export(line)) is not None]
     return [export for export in found if export.checkpoint == name]
+
+
+def _export(line: str) -> Export | None:
+    """Return the export of a line; None where a killed process left the line cut off."""
+    from agentkd.hf import Export
+
+    try:
+        return Export.model_validate_json(line)
+    except ValueError:
+        return None
 
 
 def _prompts(parts: Parts, dataset_id: str, base: Path) -> tuple[list[Rendered], str]:

@@ -217,8 +217,9 @@ def _finish(
     rejected: Sequence[Verdict] = (),
 ) -> CycleReport:
     report = make_report(parts, plan, phases, evaluations, verdict, rejected)
-    write_report(parts, report)
-    parts.ledger.cycles.finish_cycle(report)
+    with parts.ledger.transaction():  # one who lost the lease overwrites no report
+        write_report(parts, report)
+        parts.ledger.cycles.finish_cycle(report)
     parts.hooks.ask(hookspecs.after_cycle, report=report)
     return report
 
@@ -230,6 +231,7 @@ def _stop(parts: Parts, plan: Plan, phases: Sequence[PhaseReport], ceiling: Ceil
     where = f"in `{last[0].name}`" if last else f"after `{phases[-1].name}`" if phases else "before `run`"
     report = make_report(parts, plan, [*phases, *last], (), None)
     report = report.model_copy(update={"stopped": f"stopped {where}: {ceiling.message}"})
-    write_report(parts, report)
+    with parts.ledger.transaction():
+        write_report(parts, report)
     parts.progress.say(f"{report.stopped}; the same command goes on from here")
     return report

@@ -16,6 +16,7 @@ from agentkd.cycle.parts import Parts
 from agentkd.cycle.placed import PHASE
 from agentkd.cycle.transfer import transfer_matrix
 from agentkd.errors import DataError, NotFoundError
+from agentkd.files import write_whole
 from agentkd.schema import CycleReport, Evaluation, PhaseReport, Placement, Verdict
 
 __all__ = [
@@ -25,7 +26,6 @@ __all__ = [
     "read_report",
     "report_folder",
     "write_report",
-    "write_whole",
 ]
 
 PACKAGES = (
@@ -169,16 +169,6 @@ def write_report(parts: Parts, report: CycleReport) -> Path:
     html = folder / "report.html"
     write_whole(html, render_html(report))
     return html
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file aside, wait until it is on disk, and rename it into place."""
-    aside = path.with_suffix(path.suffix + ".partial")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
 
 
 def read_report(root: Path, number: int | None = None) -> CycleReport:

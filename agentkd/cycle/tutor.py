@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from agentkd.cycle.parts import Parts
 from agentkd.cycle.teach import is_remote
 from agentkd.errors import ConfigError, DataError
+from agentkd.files import aside_folder, put_in_place
 from agentkd.schema import DatasetCard, Example, Reply, TrainJob, content_id, now
 
 if TYPE_CHECKING:
@@ -217,15 +216,12 @@ def _target_text(completion: str, view: View, vocabulary: Vocabulary) -> str:
 
 def _write(folder: Path, card: DatasetCard, rows: Sequence[Example], dev: Path) -> None:
     """Write a dataset aside and rename it."""
-    aside = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
-    try:
-        with open(aside / "train.jsonl", "w", encoding="utf-8") as lines:
+    with aside_folder(folder.parent) as scratch:
+        aside = scratch / folder.name
+        aside.mkdir()
+        with (aside / "train.jsonl").open("w", encoding="utf-8") as lines:
             lines.writelines(row.model_dump_json() + "\n" for row in rows)
-            lines.flush()
-            os.fsync(lines.fileno())
         if dev.is_file():
             shutil.copyfile(dev, aside / "dev.jsonl")
         (aside / "card.json").write_text(card.model_dump_json(indent=1), encoding="utf-8")
-        os.replace(aside, folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        put_in_place(aside, folder)

@@ -8,14 +8,13 @@ Whether the change still helps there is for the gate to say; a training on the n
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 from pathlib import Path
 
 from agentkd.cycle.parts import Parts
 from agentkd.cycle.stage import checkpoint_name
 from agentkd.errors import AgentkdError, CheckpointError, ConfigError
+from agentkd.files import aside_folder, put_in_place
 from agentkd.schema import Checkpoint, content_id, now
 
 __all__ = ["transfer"]
@@ -96,9 +95,9 @@ def _write(target: Path, old: Path, checkpoint: Checkpoint, base: Path) -> Check
     """Write the folder of a checkpoint aside and rename it; one that a kill left unregistered is replaced."""
     from agentkd import hf
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
-    try:
+    with aside_folder(target.parent) as scratch:
+        aside = scratch / target.name
+        aside.mkdir()
         for name in _FILES:
             shutil.copyfile(old / name, aside / name)
         config = json.loads((aside / "adapter_config.json").read_text(encoding="utf-8"))
@@ -109,7 +108,5 @@ def _write(target: Path, old: Path, checkpoint: Checkpoint, base: Path) -> Check
         text = checkpoint.model_dump_json(indent=2) + "\n"
         (aside / "checkpoint.json").write_text(text, encoding="utf-8")
         shutil.rmtree(target, ignore_errors=True)
-        os.rename(aside, target)
+        put_in_place(aside, target)
         return checkpoint
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)

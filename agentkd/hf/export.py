@@ -7,7 +7,6 @@ prompts; one that does not is refused and removed. What was found is kept beside
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 import warnings
@@ -20,6 +19,7 @@ from typing import Any
 from pydantic import Field
 
 from agentkd.errors import CheckpointError, ConfigError
+from agentkd.files import put_in_place
 from agentkd.hf.adapter import Adapter, attach_adapter, read_adapter
 from agentkd.hf.fingerprint import file_sha256
 from agentkd.hf.gguf_adapter import check_adapter, merge_from_gguf, write_adapter_gguf
@@ -197,12 +197,9 @@ def _place(
     )
     record = record_file(aside, shape)
     record.write_text(export.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    for file in (*files, record):
-        with file.open("rb") as opened:
-            os.fsync(opened.fileno())
     if record.parent != aside:
-        os.replace(record, record_file(out, shape))
-    os.replace(aside, out)
+        put_in_place(record, record_file(out, shape))
+    put_in_place(aside, out)
     return export
 
 

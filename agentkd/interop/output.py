@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 from agentkd.errors import ConfigError, StoreError
+from agentkd.files import write_whole
 
 __all__ = ["write_file"]
 
@@ -18,16 +17,7 @@ def write_file(path: Path, data: bytes, *, replace: bool = False) -> Path:
         raise ConfigError(f"`{path}` exists already", hint=hint, path=str(path))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(prefix=".export-", dir=path.parent, delete=False) as file:
-            aside = Path(file.name)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.replace(aside, path)
-        except OSError:
-            aside.unlink(missing_ok=True)
-            raise
+        write_whole(path, data)
     except OSError as error:
         raise StoreError(f"`{path}` cannot be written: {error.strerror}", path=str(path)) from error
     return path

@@ -11,6 +11,7 @@ from agentkd.ledger.call import Spend
 from agentkd.ledger.checkpoint import ServingEvent
 from agentkd.ledger.dataset import DatasetRow
 from agentkd.ledger.event import MemoryEvent
+from agentkd.ledger.lease import Lease
 from agentkd.ledger.ledger import Ledger
 from agentkd.ledger.lineage import LineageGraph, LineageNode, Link
 from agentkd.ledger.outline import Outline
@@ -24,6 +25,7 @@ __all__ = [
     "Arm",
     "Calibration",
     "DatasetRow",
+    "Lease",
     "Ledger",
     "LineageGraph",
     "LineageNode",

@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from agentkd.errors import NotFoundError
 from agentkd.ledger import event
 from agentkd.ledger import tables as t
-from agentkd.ledger.database import chunks, dump, insert_many, known, load
+from agentkd.ledger.body import dump, load
+from agentkd.ledger.database import chunks, insert_many, known
 from agentkd.ledger.redact import Redact, is_clean, redact_json
 from agentkd.schema import Evidence, Memory, Value, now
 

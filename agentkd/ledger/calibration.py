@@ -8,7 +8,8 @@ from typing import Self
 import sqlalchemy as sa
 from pydantic import Field, model_validator
 
-from agentkd.ledger.database import Database, dump, load, upsert
+from agentkd.ledger.body import dump, load
+from agentkd.ledger.database import Database, upsert
 from agentkd.ledger.tables import ledger_meta
 from agentkd.schema import Value, now
 

@@ -10,7 +10,8 @@ import sqlalchemy as sa
 
 from agentkd.errors import CheckpointError, DataError, NotFoundError
 from agentkd.ledger import tables as t
-from agentkd.ledger.database import Database, dump, insert_once, load
+from agentkd.ledger.body import dump, load
+from agentkd.ledger.database import Database, insert_once
 from agentkd.ledger.taint import is_tainted
 from agentkd.schema import Checkpoint, Value, now
 

@@ -11,7 +11,8 @@ import sqlalchemy as sa
 
 from agentkd.errors import NotFoundError
 from agentkd.ledger import tables as t
-from agentkd.ledger.database import Database, chunks, dump, insert_once, known, load
+from agentkd.ledger.body import dump, load
+from agentkd.ledger.database import Database, chunks, insert_once, known
 from agentkd.ledger.redact import Redact, redact_json
 from agentkd.schema import RETRY_STRIDE, Correction, CorrectionRound, is_held_out
 

@@ -9,7 +9,8 @@ import sqlalchemy as sa
 
 from agentkd.errors import NotFoundError
 from agentkd.ledger import tables as t
-from agentkd.ledger.database import Database, dump, insert_once, load, upsert
+from agentkd.ledger.body import dump, load
+from agentkd.ledger.database import Database, insert_once, upsert
 from agentkd.ledger.redact import Redact
 from agentkd.schema import CycleReport, PhaseReport
 

@@ -7,13 +7,12 @@ lock of the transaction, so that event numbers are seen in the order in which th
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -21,22 +20,18 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 import sqlalchemy as sa
-from pydantic import BaseModel, ValidationError
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.pool import QueuePool, StaticPool
 
 from agentkd.errors import AgentkdError, DataError, LockedError, MissingExtraError, NotFoundError, StoreError
 
-__all__ = ["CHUNK", "Database", "chunks", "dump", "insert_many", "insert_once", "known", "load", "upsert"]
+__all__ = ["CHUNK", "Database", "chunks", "insert_many", "insert_once", "known", "upsert"]
 
 BUSY_SECONDS = 30.0
 CACHE_KIB = 32 * 1024  # pages that a connection keeps: ids are hashes, so rows go all over the tree
 WRITER_LOCK = 0x61676B64  # "agkd": the advisory lock of the one writer on PostgreSQL
 CHUNK = 500  # ids in one IN (...) list; SQLite allows 32766 variables, older builds 999
 
-_ENCODER = json.JSONEncoder(separators=(",", ":"))
-
-V = TypeVar("V", bound=BaseModel)
 T = TypeVar("T")
 
 _TROUBLE = (
@@ -63,6 +58,7 @@ class Database:
         self._writer = threading.RLock()
         self._shares_connection = isinstance(engine.pool, StaticPool)
         self._local = threading.local()
+        self._fence: Callable[[sa.Connection], None] | None = None
         self._kept: tuple[int, sa.PoolProxiedConnection] | None = None
         self._keeper = threading.Lock()
 
@@ -139,11 +135,22 @@ class Database:
             with connection.begin():
                 if not self.is_sqlite:
                     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(WRITER_LOCK)))
+                if self._fence is not None:
+                    self._fence(connection)
                 self._local.connection = connection
                 try:
                     yield connection
                 finally:
                     self._local.connection = None
+
+    @contextmanager
+    def fenced(self, check: Callable[[sa.Connection], None]) -> Iterator[None]:
+        """Let every write transaction of all threads begin with a check that may refuse it."""
+        before, self._fence = self._fence, check
+        try:
+            yield
+        finally:
+            self._fence = before
 
     @contextmanager
     def _guard(self, locked: bool) -> Iterator[None]:
@@ -353,35 +360,3 @@ def known(connection: sa.Connection, column: sa.Column[str], ids: Iterable[str])
     for batch in chunks(dict.fromkeys(ids)):
         found.update(connection.execute(sa.select(column).where(column.in_(batch))).scalars())
     return found
-
-
-def dump(data: BaseModel | Mapping[str, Any] | Sequence[Any]) -> str:
-    """Render a value as ASCII JSON: lone surrogates, NUL and infinities survive in every database."""
-    plain = data.model_dump(mode="json") if isinstance(data, BaseModel) else data
-    return _ENCODER.encode(plain)
-
-
-def load(model: type[V], body: str | None, /, **overlay: Any) -> V:
-    """Read a value back; `overlay` holds the columns that are newer than the body."""
-    try:
-        return model.model_validate({**_parse(body), **overlay})
-    except ValidationError as error:
-        raise _unreadable(model.__name__, error) from error
-
-
-def _parse(body: str | None) -> dict[str, Any]:
-    """Read a stored JSON object; raises StoreError for a damaged one."""
-    try:
-        data = json.loads(body or "")
-    except ValueError as error:
-        raise _unreadable("record", error) from error
-    if not isinstance(data, dict):
-        raise _unreadable("record", TypeError("not an object"))
-    return data
-
-
-def _unreadable(what: str, error: Exception) -> StoreError:
-    return StoreError(
-        f"a stored {what} cannot be read: {str(error).partition(chr(10))[0]}",
-        hint="the ledger is damaged or was written by a newer agentkd: `agentkd doctor` checks it",
-    )

@@ -10,7 +10,8 @@ import sqlalchemy as sa
 
 from agentkd.errors import DataError, NotFoundError
 from agentkd.ledger import tables as t
-from agentkd.ledger.database import CHUNK, Database, dump, insert_many, insert_once, known, load
+from agentkd.ledger.body import dump, load
+from agentkd.ledger.database import CHUNK, Database, insert_many, insert_once, known
 from agentkd.schema import DatasetCard, Example, Provenance, Value
 
 __all__ = ["DatasetRow", "Datasets"]

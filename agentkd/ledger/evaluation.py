@@ -6,7 +6,8 @@ import sqlalchemy as sa
 
 from agentkd.errors import NotFoundError
 from agentkd.ledger import tables as t
-from agentkd.ledger.database import Database, dump, insert_once, load
+from agentkd.ledger.body import dump, load
+from agentkd.ledger.database import Database, insert_once
 from agentkd.schema import Evaluation, now
 
 __all__ = ["Evaluations"]

@@ -16,7 +16,8 @@ import sqlalchemy as sa
 
 from agentkd.errors import StoreError
 from agentkd.ledger import tables as t
-from agentkd.ledger.database import Database, chunks, dump, upsert
+from agentkd.ledger.body import dump, parse
+from agentkd.ledger.database import Database, chunks, upsert
 from agentkd.ledger.memory import Memories
 from agentkd.ledger.redact import Redact, redact_json
 from agentkd.schema import Memory, Value
@@ -250,7 +251,7 @@ def _item(row: sa.RowMapping) -> StoredItem:
         key=json.loads(row["name"]),
         memory_id=row["memory_id"],
         status=row["status"],
-        extras=json.loads(row["body"])["extras"],
+        extras=parse(row["body"])["extras"],
         created_at=row["created_at"],
         updated_at=row["updated_at"],
         ttl_minutes=row["ttl_minutes"],

@@ -11,17 +11,20 @@ from typing import Any, Self
 
 import sqlalchemy as sa
 
-from agentkd.errors import AgentkdError, StoreError
+from agentkd.errors import AgentkdError
 from agentkd.ledger import tables as t
 from agentkd.ledger.calibration import Calibrations
 from agentkd.ledger.call import Calls
 from agentkd.ledger.checkpoint import Checkpoints
+from agentkd.ledger.copy import copy_database
 from agentkd.ledger.correction import Corrections
 from agentkd.ledger.cycle import Cycles
 from agentkd.ledger.database import Database
 from agentkd.ledger.dataset import Datasets
 from agentkd.ledger.evaluation import Evaluations
+from agentkd.ledger.integrity import check_all, look_at
 from agentkd.ledger.item import Items
+from agentkd.ledger.lease import Leases
 from agentkd.ledger.lineage import Lineage
 from agentkd.ledger.memory import Memories
 from agentkd.ledger.migration import prepare
@@ -94,6 +97,7 @@ class Ledger:
         self.teaching = Teaching(database, self.trajectories, redact)
         self.cycles = Cycles(database, redact)
         self.calls = Calls(database, redact)
+        self.leases = Leases(database)
         self.lineage = Lineage(database)
         self.revocations = Revocations(database)
 
@@ -109,6 +113,7 @@ class Ledger:
         """
         database = Database.open(url_or_path, read_only=read_only)
         try:
+            look_at(database)
             prepare(database)
         except AgentkdError:
             database.close()
@@ -138,18 +143,15 @@ class Ledger:
             }
 
     def check(self) -> None:
-        """Read the whole file and raise StoreError where it is damaged (SQLite; a server checks itself)."""
-        if not self._database.is_sqlite:
-            return
-        with self._database.read() as connection:
-            for statement in ("PRAGMA integrity_check(1)", "PRAGMA foreign_key_check"):
-                found = connection.exec_driver_sql(statement).first()
-                if found is not None and found[0] != "ok":
-                    raise StoreError(
-                        f"the ledger `{self.where}` is damaged: {found[0]}",
-                        hint="restore it from a backup; the index can be rebuilt from it",
-                        path=self.where,
-                    )
+        """Read all of it; raises StoreError where it is damaged or contradicts itself."""
+        check_all(self._database)
+
+    def copy_to(self, path: Path) -> datetime:
+        """Copy the ledger of one moment into a new SQLite file while others write; returns the moment.
+
+        The copy is one file, on disk. Raises StoreError for a ledger on a server.
+        """
+        return copy_database(self._database, path)
 
     def close(self) -> None:
         """Close all connections."""

@@ -156,11 +156,21 @@ def _to_5(connection: sa.Connection) -> None:
     )
 
 
+def _to_6(connection: sa.Connection) -> None:
+    """Know who may do a piece of work alone."""
+    time = _time(connection)
+    connection.exec_driver_sql(
+        "CREATE TABLE leases (name VARCHAR NOT NULL, owner VARCHAR NOT NULL, epoch INTEGER NOT NULL, "
+        f"taken_at {time} NOT NULL, expires_at {time} NOT NULL, process VARCHAR NOT NULL, "
+        "token VARCHAR NOT NULL, PRIMARY KEY (name))"
+    )
+
+
 def _time(connection: sa.Connection) -> str:
     return "DATETIME" if connection.dialect.name == "sqlite" else "TIMESTAMP WITHOUT TIME ZONE"
 
 
-MIGRATIONS: dict[int, Migration] = {2: _to_2, 3: _to_3, 4: _to_4, 5: _to_5}
+MIGRATIONS: dict[int, Migration] = {2: _to_2, 3: _to_3, 4: _to_4, 5: _to_5, 6: _to_6}
 """Step by the version that it leads to."""
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from agentkd.errors import StoreError
+from agentkd.ledger.body import parse
 from agentkd.ledger.database import Database, chunks
 from agentkd.schema import MemoryKeys, MemoryStatus, Scope
 
@@ -61,7 +61,7 @@ class Outlines:
 
 def _outline(id_: str, scope: Scope, body: str) -> Outline:
     try:
-        data = json.loads(body)
+        data = parse(body)
         keys = MemoryKeys.model_construct(**data.get("keys", {}))
         return Outline(id_, scope, keys, data["when_to_use"], data["content"])
     except (ValueError, TypeError, KeyError) as error:

@@ -14,7 +14,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from agentkd.ledger import tables as t
-from agentkd.ledger.database import chunks, load
+from agentkd.ledger.body import load
+from agentkd.ledger.database import chunks
 from agentkd.schema import Evidence, Memory, MemoryStatus, Utility
 
 __all__ = ["effective", "fetch", "fetch_at", "neighbours", "statuses", "statuses_at"]

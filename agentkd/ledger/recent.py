@@ -11,7 +11,8 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from agentkd.ledger.database import Database, load
+from agentkd.ledger.body import load
+from agentkd.ledger.database import Database
 from agentkd.schema import Memory, Utility
 
 __all__ = ["Recent"]

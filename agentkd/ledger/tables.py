@@ -20,6 +20,7 @@ __all__ = [
     "datasets",
     "evaluations",
     "index_marks",
+    "leases",
     "ledger_meta",
     "memories",
     "memory_corrections",
@@ -47,7 +48,7 @@ __all__ = [
     "trials",
 ]
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 metadata = sa.MetaData()
 
@@ -364,6 +365,18 @@ phases = sa.Table(
     _text("status"),
     _time("started_at"),
     _body(),
+)
+
+leases = sa.Table(
+    "leases",
+    metadata,
+    _text("name", primary_key=True),
+    _text("owner"),
+    sa.Column("epoch", sa.Integer, nullable=False),
+    _time("taken_at"),
+    _time("expires_at"),
+    _text("process"),
+    _text("token"),
 )
 
 model_calls = sa.Table(

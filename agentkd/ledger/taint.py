@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from agentkd.errors import NotFoundError
 from agentkd.ledger import tables as t
+from agentkd.ledger.body import load
 from agentkd.ledger.database import Database, chunks, insert_many, known
 from agentkd.schema import Scope, Trajectory, Value, content_id, now
 
@@ -130,7 +131,7 @@ class Revocations:
         found = []
         with self._database.read() as connection:
             for id_, body in connection.execute(query):
-                own = Trajectory.model_validate_json(body).scope
+                own = load(Trajectory, body).scope
                 if all(getattr(own, name) == value for name, value in wanted.items()):
                     found.append(id_)
         return tuple(found)

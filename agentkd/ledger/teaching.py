@@ -6,7 +6,8 @@ import sqlalchemy as sa
 
 from agentkd.errors import DataError, NotFoundError
 from agentkd.ledger import tables as t
-from agentkd.ledger.database import Database, dump, insert_many, insert_once, known, load
+from agentkd.ledger.body import dump, load
+from agentkd.ledger.database import Database, insert_many, insert_once, known
 from agentkd.ledger.redact import Redact, redact_json
 from agentkd.ledger.trajectory import Trajectories
 from agentkd.schema import StudentReport, Trajectory, origin_of

@@ -10,7 +10,8 @@ import sqlalchemy as sa
 
 from agentkd.errors import NotFoundError
 from agentkd.ledger import tables as t
-from agentkd.ledger.database import Database, chunks, dump, load, upsert
+from agentkd.ledger.body import dump, load
+from agentkd.ledger.database import Database, chunks, upsert
 from agentkd.ledger.recall import settle
 from agentkd.ledger.redact import Redact, redact_json
 from agentkd.schema import Outcome, Step, Trajectory, Value, is_held_out

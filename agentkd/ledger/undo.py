@@ -11,7 +11,8 @@ from agentkd.errors import DataError
 from agentkd.ledger import event
 from agentkd.ledger import tables as t
 from agentkd.ledger.admission import add_evidence, row_of, rows_of, unknown
-from agentkd.ledger.database import chunks, dump, load
+from agentkd.ledger.body import dump, load
+from agentkd.ledger.database import chunks
 from agentkd.ledger.event import MemoryEvent
 from agentkd.ledger.version import COUNTERS
 from agentkd.schema import Evidence, Memory, MemoryKeys, now

@@ -27,7 +27,7 @@ from agentkd.ledger.admission import (
     store,
     unknown,
 )
-from agentkd.ledger.database import dump, load
+from agentkd.ledger.body import dump, load
 from agentkd.ledger.redact import Redact
 from agentkd.schema import Evidence, Memory, Utility
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from agentkd.errors import AgentkdError, LockedError, MissingExtraError, StoreError
+from agentkd.files import write_whole
 from agentkd.memory.lock import IndexLock
 
 __all__ = ["LexicalIndex", "WordHit"]
@@ -254,7 +255,7 @@ class _Opened:
         self.folder.mkdir(parents=True)
         identity = uuid.uuid4().hex
         index = self._tantivy.Index(self._schema, path=str(self.folder), reuse=False)
-        note.write_text(f"{_VERSION} {identity}", encoding="utf-8")
+        write_whole(note, f"{_VERSION} {identity}", lasting=False)  # last: without it all is made anew
         return identity, index
 
 

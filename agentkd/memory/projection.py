@@ -57,6 +57,11 @@ def key_texts(memory: Keyed) -> dict[str, str]:
     return {name: text for text, name in by_text.items() if text}
 
 
+def word_text(memory: Keyed) -> str:
+    """Return the text that a memory is found by its words in."""
+    return "\n".join(dict.fromkeys([*memory.keys.texts().values(), memory.when_to_use, memory.content]))
+
+
 class Projection:
     """Applies ledger events to the indexes; one at a time, however many threads ask."""
 
@@ -295,8 +300,7 @@ class _Words:
         for outline in wanted:
             if not key_texts(outline):
                 continue  # what has no key is meant to be found by nothing
-            texts = dict.fromkeys([*outline.keys.texts().values(), outline.when_to_use, outline.content])
-            rows.append((outline.id, partition_of(outline.scope), "\n".join(texts)))
+            rows.append((outline.id, partition_of(outline.scope), word_text(outline)))
         self.index.change(rows, [outline.id for outline in gone])
 
     def clear(self) -> None:

@@ -7,9 +7,7 @@ again, also where the answer was no or could not be used. The folder may be dele
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from agentkd.errors import BudgetError, ConfigError, ModelError
+from agentkd.files import write_whole
 from agentkd.protocols import Kit, Model
 from agentkd.schema import Message, content_id
 
@@ -158,9 +157,6 @@ def _keep(place: Path, said: Mapping[str, str]) -> None:
     """Write an answer aside and move it into place; a disk that refuses costs a question, not the run."""
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(dir=place.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(said, file)
-        os.replace(aside, place)
+        write_whole(place, json.dumps(said), lasting=False)
     except OSError:
         return

@@ -241,10 +241,13 @@ class MemoryStore:
         self._projection.sync(words=False)
         return changed
 
-    def check(self) -> IndexCheck:
-        """Compare the indexes with the ledger, vector by vector, after following its events."""
+    def check(self, *, deep: bool = False) -> IndexCheck:
+        """Compare the indexes with the ledger, vector by vector, after following its events.
+
+        A deep check searches for every one by its own text, too: that finds flipped bits.
+        """
         self.sync()
-        return check_index(self._ledger, self._index, self._words)
+        return check_index(self._ledger, self._index, self._words, self._embedder if deep else None)
 
     def drop_unfinished(self) -> int:
         """Drop what killed rebuilds of the index left behind and return their number."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
 from agentkd.errors import ModelError
+from agentkd.files import put_in_place
 
 __all__ = ["MAX_BYTES", "MAX_FILES", "MAX_RATIO", "place", "unpack"]
 
@@ -58,7 +59,7 @@ def place(aside: Path, folder: Path, is_whole: Callable[[], bool]) -> None:
     if folder.exists() and not is_whole():
         shutil.rmtree(folder)
     try:
-        os.replace(aside, folder)
+        put_in_place(aside, folder)
     except OSError:
         if not is_whole():
             raise

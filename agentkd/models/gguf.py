@@ -17,6 +17,7 @@ from pathlib import Path
 
 from agentkd import hf
 from agentkd.errors import AgentkdError, ModelError
+from agentkd.files import write_whole
 from agentkd.models import archive
 from agentkd.models.source import fetch
 from agentkd.protocols import Progress, SilentProgress
@@ -133,7 +134,7 @@ def _convert_here(gguf_path: Path, folder: Path) -> None:
             os.fsync(opened.fileno())
         sizes[file.name] = file.stat().st_size
     facts = {"source": gguf_path.name, "sha256": hf.file_sha256(gguf_path), "files": sizes}
-    (folder / _MARKER).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    write_whole(folder / _MARKER, json.dumps(facts, indent=1))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from agentkd.errors import MissingExtraError, ModelError, StoreError
+from agentkd.files import write_whole
 from agentkd.models import archive
 from agentkd.protocols import Progress, SilentProgress
 from agentkd.schema import Value
@@ -171,12 +172,7 @@ def _read_marker(marker: Path) -> dict[str, str]:
 
 def _write_marker(marker: Path, facts: dict[str, object]) -> None:
     marker.parent.mkdir(parents=True, exist_ok=True)
-    aside = marker.with_name(f".{marker.name}.{os.getpid()}")
-    with aside.open("w", encoding="utf-8") as sink:
-        json.dump(facts, sink, indent=1, sort_keys=True)
-        sink.flush()
-        os.fsync(sink.fileno())
-    os.replace(aside, marker)
+    write_whole(marker, json.dumps(facts, indent=1, sort_keys=True))
 
 
 class _Wheel(NamedTuple):

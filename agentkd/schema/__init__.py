@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from agentkd.schema.backup import Backup
     from agentkd.schema.base import Value, canonical_json, content_id, now, sortable_id
     from agentkd.schema.checkpoint import AnchorSettings, Checkpoint, LoraSettings, TrainJob, TrainSettings
     from agentkd.schema.example import DatasetCard, Example, Provenance, Rendered
@@ -55,6 +56,7 @@ _HOMES = {
     "Advice": "plan",
     "AnchorSettings": "checkpoint",
     "ArmResult": "report",
+    "Backup": "backup",
     "Budget": "synthetic",
     "COUNTERS": "memory",
     "COUNTER_ORIGIN": "memory",
@@ -143,6 +145,7 @@ __all__ = [
     "Advice",
     "AnchorSettings",
     "ArmResult",
+    "Backup",
     "Budget",
     "Checkpoint",
     "Confidence",

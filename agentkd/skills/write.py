@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import yaml
 
 from agentkd.errors import ConfigError, DataError
+from agentkd.files import aside_folder, put_in_place, write_whole
 from agentkd.skills.parse import MAX_FILE_BYTES, Skill, read_skill_file
 
 __all__ = ["skill_text", "write_skill"]
@@ -46,17 +45,12 @@ def write_skill(skill: Skill, *, replace: bool = False) -> Path:
             f"skill `{skill.name}` would be larger than {MAX_FILE_BYTES // 1024} KiB",
             hint="export fewer memories at a time",
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".skill-", dir=folder.parent) as scratch:
-        aside = Path(scratch) / folder.name
+    with aside_folder(folder.parent) as scratch:
+        aside = scratch / folder.name
         aside.mkdir()
-        with (aside / "SKILL.md").open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        write_whole(aside / "SKILL.md", text)
         read_skill_file(aside)
         if folder.exists():
-            os.replace(folder, Path(scratch) / "before")
-        os.replace(aside, folder)
-        shutil.rmtree(Path(scratch) / "before", ignore_errors=True)
+            os.replace(folder, scratch / "before")
+        put_in_place(aside, folder)
     return folder

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import platform
 import shutil
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ from pydantic import ValidationError
 
 from agentkd import hf
 from agentkd.errors import CheckpointError, TrainError
+from agentkd.files import put_in_place
 from agentkd.schema import AnchorSettings, Checkpoint, DatasetCard, TrainJob, TrainSettings, content_id
 
 __all__ = ["SHIPPED_ANCHORS", "anchor_file", "finished", "job_key", "limits_key", "publish"]
@@ -108,7 +108,6 @@ def publish(
 ) -> Checkpoint:
     """Write adapter, metrics and manifest below `work`, rename them to `job.output`, and drop `work`."""
     from agentkd.train.lora import adapter_parameters, write_adapter
-    from agentkd.train.saves import sync_folder, write_text
 
     ready = work / "finished"
     shutil.rmtree(ready, ignore_errors=True)
@@ -128,10 +127,9 @@ def publish(
         settings=job.settings,
         versions=_versions(),
     )
-    write_text(ready / "checkpoint.json", checkpoint.model_dump_json(indent=2) + "\n")
-    sync_folder(ready)
-    os.rename(ready, output)
-    sync_folder(output.parent)
+    manifest = checkpoint.model_dump_json(indent=2) + "\n"
+    (ready / "checkpoint.json").write_text(manifest, encoding="utf-8")
+    put_in_place(ready, output)
     shutil.rmtree(work, ignore_errors=True)
     return checkpoint
 

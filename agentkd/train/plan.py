@@ -18,6 +18,7 @@ import torch
 from pydantic import ValidationError
 
 from agentkd import hf
+from agentkd.files import write_whole
 from agentkd.schema import Advice, TrainJob, TrainPlan
 from agentkd.train import finish
 from agentkd.train.advisor import advise
@@ -30,7 +31,6 @@ from agentkd.train.planner import Fit, Shape, fit, shape_of
 from agentkd.train.prepare import build_objectives, useful_rows
 from agentkd.train.reporter import Reporter
 from agentkd.train.rows import Dataset, Row, load_dataset
-from agentkd.train.saves import write_text
 from agentkd.train.teacher import TeacherPlan, plan_teacher, signal_cache, wanted_top_k
 
 __all__ = ["Lesson", "keep_plan", "lesson_of", "plan"]
@@ -84,7 +84,7 @@ def keep_plan(job: TrainJob, lesson: Lesson, work: Path, world: World) -> TrainP
         if kept is None or kept[:2] != (key, limits):
             made = _plan(job, lesson, world.size)
             text = {"key": key, "limits": limits, "plan": made.model_dump(mode="json")}
-            write_text(file, json.dumps(text, indent=1))
+            write_whole(file, json.dumps(text, indent=1))
     world.wait()
     kept = _read(file)
     if kept is None:

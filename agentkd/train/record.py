@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
+from agentkd.files import write_whole
 from agentkd.schema import TrainPlan
-from agentkd.train.saves import Progressed, write_text
+from agentkd.train.saves import Progressed
 
 __all__ = ["Record", "peak_mib", "plan_line", "predicted"]
 
@@ -42,7 +43,7 @@ class Record:
         """Drop the lines of steps after `step`: they will be done again."""
         if self._writes:
             kept = [line for line in self.lines() if line["step"] <= step]
-            write_text(self._file, "".join(json.dumps(line) + "\n" for line in kept))
+            write_whole(self._file, "".join(json.dumps(line) + "\n" for line in kept))
 
     def figures(self, done: Progressed) -> dict[str, float]:
         """Return the metrics of a finished training."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,9 +13,10 @@ import torch
 
 from agentkd import hf
 from agentkd.errors import CheckpointError
+from agentkd.files import put_in_place, sync_file
 from agentkd.train.lora import adapter_parameters
 
-__all__ = ["Progressed", "latest", "restore", "save", "sync_folder", "write_text"]
+__all__ = ["Progressed", "latest", "restore", "save"]
 
 _TENSORS, _STATE = "tensors.safetensors", "state.json"
 
@@ -61,11 +61,12 @@ def save(
         "objectives": dict(objectives),
         "sha256": hf.file_sha256(aside / _TENSORS),
     }
-    write_text(aside / _STATE, json.dumps(state, indent=1))
-    sync_folder(aside)
+    (aside / _STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
+    for file in folder.iterdir():
+        if file.is_file():
+            sync_file(file)  # the lines of the steps before it
     shutil.rmtree(final, ignore_errors=True)
-    os.rename(aside, final)
-    sync_folder(folder)
+    put_in_place(aside, final)
     for old in sorted(folder.glob("step-??????"))[:-keep_last]:
         shutil.rmtree(old)
 
@@ -117,26 +118,3 @@ def _tensors(model: Any, optimizer: Any) -> dict[str, torch.Tensor]:
         for key, value in optimizer.state[parameter].items():
             tensors[f"optimizer/{key}/{name}"] = value.cpu().contiguous()
     return tensors
-
-
-def write_text(file: Path, text: str) -> None:
-    """Write a file that appears whole or not at all, and wait until it is on disk."""
-    aside = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    with open(aside, "w", encoding="utf-8") as opened:
-        opened.write(text)
-        opened.flush()
-        os.fsync(opened.fileno())
-    os.replace(aside, file)
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the files of a folder and their names are on disk."""
-    for file in folder.iterdir():
-        if file.is_file():
-            with open(file, "rb") as opened:
-                os.fsync(opened.fileno())
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,13 +6,13 @@ safetensors notices no flipped bits, so every shard carries the CRC-32 of its in
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agentkd.files import aside_folder, put_in_place
 from agentkd.schema import content_id
 
 if TYPE_CHECKING:
@@ -49,16 +49,14 @@ def write_shard(folder: Path, rows: Mapping[str, Tensors], facts: Mapping[str, s
     import numpy as np
     from safetensors.numpy import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
     names = next(iter(rows.values())).keys()
     tensors = {name: np.concatenate([row[name] for row in rows.values()]) for name in names}
     index = json.dumps({key: len(next(iter(row.values()))) for key, row in rows.items()})
     name = content_id("shard", list(rows))
-    aside = folder / f"{name}.{os.getpid()}.tmp"
-    save_file(tensors, str(aside), metadata={**facts, "rows": index, "crc": str(_crc(tensors, index))})
-    with open(aside, "rb") as written:
-        os.fsync(written.fileno())
-    os.replace(aside, folder / f"{name}.safetensors")
+    with aside_folder(folder) as scratch:
+        aside = scratch / name
+        save_file(tensors, str(aside), metadata={**facts, "rows": index, "crc": str(_crc(tensors, index))})
+        put_in_place(aside, folder / f"{name}.safetensors")
 
 
 def read_shard(file: Path, names: Collection[str]) -> Shard | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from agentkd.errors import TrainError
+from agentkd.files import write_whole
 from agentkd.schema import TrainSettings
 from agentkd.train.anchor import Anchors
 from agentkd.train.body import Body
@@ -20,7 +21,6 @@ from agentkd.train.feed import Feed
 from agentkd.train.lora import adapter_parameters
 from agentkd.train.loss import StepScale, Weighted, accumulate, normalisers
 from agentkd.train.rows import Row
-from agentkd.train.saves import write_text
 
 __all__ = ["StepResult", "Stepper", "learning_rate"]
 
@@ -132,7 +132,7 @@ class Stepper:
             "rows": [{"id": row.id, "ids": row.student.ids} for row in rows],
         }
         if self.world.is_main:
-            write_text(file, json.dumps(facts, indent=1))
+            write_whole(file, json.dumps(facts, indent=1))
         named = ", ".join(f"`{row.id}`" for row in rows[:3]) + (", ..." if len(rows) > 3 else "")
         raise TrainError(
             f"the loss of step {step + 1} is not finite ({facts['terms']}, gradient norm {norm}); "

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from agentkd import hookspecs
@@ -226,29 +227,58 @@ class Learning(Opening):
             max_usd: Money.
             asked: Called between items; a text that it returns stops the cycle in the same way.
 
-        Raises LockedError where another process runs a cycle in this workspace.
+        Raises LockedError where another process runs a cycle on this ledger, or took this one over.
         """
         from agentkd.cycle import run_cycle
-        from agentkd.cycle.ceiling import Ceiling
-        from agentkd.train.lock import exclusive
 
         count = rounds if rounds is not None else self.settings.cycle.rounds
         if count < 1:
             raise ConfigError("`rounds` must be at least 1", key="cycle.rounds")
+        with self._leading(max_seconds, max_tokens, max_usd, asked):
+            for number in range(count):
+                report = run_cycle(self.parts, recompile=recompile and not number)
+                if report.stopped or report.verdict is None:
+                    break
+        return report
+
+    def cycle_if_due(
+        self,
+        *,
+        max_seconds: float | None = None,
+        max_tokens: int | None = None,
+        max_usd: float | None = None,
+        asked: Callable[[], str] = lambda: "",
+    ) -> CycleReport | None:
+        """Run one cycle where one is due, asked under the lease: of several workers one runs it.
+
+        Arguments and errors are those of `cycle`; None where nothing is due.
+        """
+        from agentkd.cycle import run_cycle
+
+        with self._leading(max_seconds, max_tokens, max_usd, asked):
+            return run_cycle(self.parts) if self.when_due().is_due else None
+
+    @contextmanager
+    def _leading(
+        self,
+        max_seconds: float | None,
+        max_tokens: int | None,
+        max_usd: float | None,
+        asked: Callable[[], str],
+    ) -> Iterator[None]:
+        """Hold the lease of cycles, under ceilings; who loses the lease stops between two items."""
+        from agentkd.cycle.ceiling import Ceiling
+
         limits = self.settings.cycle
-        with exclusive(self.root / "cycle", wait_seconds=0.0, doing="runs a cycle in"):
+        with self.ledger.leases.held("cycle", limits.lease_seconds) as hold:
             self.parts.ceiling = Ceiling(
                 max_seconds=limits.max_seconds if max_seconds is None else max_seconds,
                 max_tokens=limits.max_tokens if max_tokens is None else max_tokens,
                 max_usd=limits.max_usd if max_usd is None else max_usd,
                 spent=self.parts.spent,
-                asked=asked,
+                asked=lambda: hold.lost or asked(),
             )
             try:
-                for number in range(count):
-                    report = run_cycle(self.parts, recompile=recompile and not number)
-                    if report.stopped or report.verdict is None:
-                        break
+                yield
             finally:
                 self.parts.ceiling = Ceiling()
-        return report

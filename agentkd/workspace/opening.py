@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentkd.config import CONFIG_NAME, Settings, load_settings
 from agentkd.errors import ConfigError
+from agentkd.files import write_whole
 from agentkd.plugins import Hooks, Registry, open_host
 from agentkd.protocols import Model, Progress, SilentProgress, Tool
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from agentkd.agents import Agent
     from agentkd.ledger import Ledger
     from agentkd.memory import MemoryStore
+    from agentkd.schema import Backup
 
 __all__ = ["Opening"]
 
@@ -85,8 +87,6 @@ class Opening:
     ) -> Self:
         """Make a workspace folder with an `agentkd.toml`; refuses one that has it unless `force`."""
         folder = Path(root).expanduser().resolve()
-        from agentkd.cycle.report import write_whole
-
         config = folder / CONFIG_NAME
         if config.exists() and not force:
             raise ConfigError(f"`{config}` exists already", hint="choose another folder or pass `--force`")
@@ -97,6 +97,25 @@ class Opening:
         quoted = {key: json.dumps(value, ensure_ascii=False) for key, value in named.items()}
         write_whole(config, TEMPLATE.format(**quoted))
         return cls(folder)
+
+    @classmethod
+    def restore(cls, source: str | Path, root: str | Path, *, force: bool = False) -> Self:
+        """Put a backup into a folder and open it, with its index made anew; see `agentkd.workspace.backup`.
+
+        `force` moves aside what the folder holds. Raises DataError for a damaged backup.
+        """
+        from agentkd.workspace.backup import restore
+
+        restore(Path(source), Path(root), force=force)
+        workspace = cls(root)
+        workspace.memory.settle()
+        return workspace
+
+    def backup(self, target: str | Path) -> Backup:
+        """Write a backup of the whole workspace into a new folder, while others go on using it."""
+        from agentkd.workspace.backup import backup
+
+        return backup(self, Path(target))
 
     @property
     def settings(self) -> Settings:

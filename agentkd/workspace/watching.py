@@ -48,9 +48,11 @@ def watch(
             if due.is_due:
                 try:
                     say(line)
-                    report = workspace.cycle(
-                        rounds=1, asked=lambda: "the watch ends" if stop.is_set() else "", **ceilings
+                    report = workspace.cycle_if_due(
+                        asked=lambda: "the watch ends" if stop.is_set() else "", **ceilings
                     )
+                    if report is None:
+                        line = "not due: another process ran the cycle"
                 except (StoreError, ModelError) as error:  # a lock, a full disk, a network: may pass
                     line = f"not now: {error.message}"
         if report is not None:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 import agentkd
+from agentkd.cli.machine import look_at_workspace
+from agentkd.ledger import Ledger
 from agentkd.schema import Memory, MemoryKeys, Scope, memory_id
 
 from .conftest import Cli
@@ -147,3 +149,36 @@ def test_an_index_in_use_is_named_and_nothing_is_done(cli: Cli, folder: Path) ->
 def test_a_deleted_index_folder_is_no_fault(cli: Cli, folder: Path) -> None:
     shutil.rmtree(folder / "index")
     assert repaired(cli, folder)[1]["index"]["detail"] == "agrees: 10 vectors of 10 memories"
+
+
+def test_doctor_shows_who_holds_the_lease_of_cycles(folder: Path) -> None:
+    def shown() -> tuple[str, str]:
+        (check,) = (check for check in look_at_workspace(folder) if check.name == "lease of cycles")
+        return check.status, check.detail
+
+    assert shown() == ("PASS", "free, never taken")
+    with Ledger.open(folder / "ledger.db") as ledger, ledger.leases.held("cycle", 60.0):
+        status, detail = shown()
+        assert status == "MISSING", "somebody at work is no fault"
+        assert detail.startswith(f"held by process {os.getpid()} on `")
+    assert shown() == ("PASS", "free (epoch 1)")
+
+
+def test_a_flipped_bit_in_a_vector_is_found_by_its_own_text_and_mended(cli: Cli, folder: Path) -> None:
+    with agentkd.Workspace(folder) as workspace:
+        hits = workspace.memory.recall("book table number 3")
+        index, known = workspace.memory._index, lesson("book table number 3")
+        from agentkd.memory.scope import partition_of
+
+        vector = workspace.memory.embedder.embed(["something else altogether"])
+        index.add([f"{known.id}/situation"], vector, [known.id], ["situation"], partition_of(Scope()))
+    with agentkd.Workspace(folder) as workspace:
+        assert workspace.memory.check().agrees, "by its ids alone"
+        found = workspace.memory.check(deep=True)
+        assert (found.n_unfound, found.memory_ids) == (1, (known.id,))
+    code, checks = repaired(cli, folder)
+    assert code == 0
+    assert checks["index"]["detail"].startswith("1 not found by their own text; made anew from the ledger")
+    with agentkd.Workspace(folder) as workspace:
+        again = workspace.memory.recall("book table number 3")
+        assert [(hit.memory.id, hit.score) for hit in again] == [(hit.memory.id, hit.score) for hit in hits]

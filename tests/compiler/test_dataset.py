@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import resource
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ import agentkd
 from agentkd import hf
 from agentkd.compiler import describe_row
 from agentkd.errors import DataError, PluginError, StoreError
+from agentkd.files import aside_folder
 from agentkd.ledger import Ledger
 from agentkd.plugins import PluginHost
 
@@ -232,7 +234,8 @@ def test_a_dataset_that_was_left_incomplete_is_written_again(make):
     file = make.out_root / card.id / "train.jsonl"
     whole = file.read_text()
     file.write_text(whole.splitlines()[0] + "\n")
-    stale = make.out_root / ".partial-999999999-x"
+    with aside_folder(make.out_root) as ours:
+        stale = ours.with_name(ours.name.replace(f"-{os.getpid()}-", "-999999999-"))
     stale.mkdir()
     make.compile(inputs)
     assert file.read_text() == whole

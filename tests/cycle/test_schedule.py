@@ -18,9 +18,9 @@ from agentkd.cli.root import run_command_line
 from agentkd.cycle.ceiling import Ceiling
 from agentkd.errors import CeilingError, LockedError
 from agentkd.hf import file_sha256
+from agentkd.ledger import Ledger
 from agentkd.protocols import SilentProgress
 from agentkd.schema import Memory, Scope, Utility, memory_id
-from agentkd.train.lock import exclusive
 from agentkd.workspace.watching import watch
 
 NewWorkspace = Callable[[str], Path]
@@ -164,11 +164,56 @@ def test_a_cycle_stops_between_items_and_goes_on_to_the_same_end(
 
 def test_one_cycle_runs_at_a_time(cycled: Path) -> None:
     with (
+        Ledger.open(cycled / "ledger.db") as other,
+        other.leases.held("cycle", 60.0),
         agentkd.Workspace(cycled) as workspace,
-        exclusive(cycled / "cycle"),
-        pytest.raises(LockedError, match="runs a cycle in"),
+        pytest.raises(LockedError, match=r"lease `cycle` .* is held by process"),
     ):
         workspace.cycle()
+
+
+def test_a_cycle_whose_lease_was_taken_over_writes_nothing_more_and_the_next_owner_ends_it(
+    cycled: Path,
+) -> None:
+    class Loses:
+        """Another worker that finds the lease lapsed while this one stands still."""
+
+        taken: Any = None
+
+        @agentkd.hookimpl
+        def after_phase(self, report: Any) -> None:
+            if report.name == "train":
+                with Ledger.open(cycled / "ledger.db") as other:
+                    Loses.taken = other.leases.take("cycle", 0.001, over=True)
+                    Loses.counts = other.counts()
+
+    settings = {"cycle": {"seed": 7}, "gate": {"min_tasks": 7}}
+    with (
+        agentkd.Workspace(cycled, settings=settings, plugins=[Loses()]) as workspace,
+        pytest.raises(LockedError, match=r"lost the lease `cycle` .* took it over"),
+    ):
+        workspace.cycle()
+    with Ledger.open(cycled / "ledger.db") as ledger:
+        assert ledger.counts() == Loses.counts
+        assert [cycle.number for cycle in ledger.cycles.list("done")] == [1]
+    with agentkd.Workspace(cycled, settings=settings) as workspace:
+        assert workspace.cycle().number == 2
+        assert [cycle.number for cycle in workspace.ledger.cycles.list("done")] == [1, 2]
+
+
+def test_of_two_workers_that_both_saw_a_cycle_due_one_runs_it(cycled: Path) -> None:
+    due = [True]
+
+    class Asked:
+        @agentkd.hookimpl
+        def is_compile_due(self) -> bool:
+            return due[0]
+
+    with agentkd.Workspace(cycled, plugins=[Asked()]) as workspace:
+        assert workspace.when_due().is_due
+        due[0] = False  # the other one was faster
+        assert workspace.cycle_if_due() is None
+        assert workspace.ledger.counts()["cycles"] == 1
 
 
 def test_a_watch_runs_what_is_due_waits_otherwise_and_ends_when_asked(
@@ -225,10 +270,10 @@ def test_a_watch_tries_again_where_another_process_runs_a_cycle(cycled: Path) ->
         if line.startswith("not now"):
             stop.set()
 
-    with exclusive(cycled / "cycle"):
+    with Ledger.open(cycled / "ledger.db") as other, other.leases.held("cycle", 60.0):
         watch(lambda: agentkd.Workspace(cycled, plugins=[Always()]), stop=stop, say=say, every=0.01)
     assert said[0].startswith("due: ")
-    assert "runs a cycle in" in said[1]
+    assert "is held by process" in said[1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

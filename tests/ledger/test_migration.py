@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -272,3 +273,67 @@ def test_a_file_without_a_version_is_refused(path: Path) -> None:
     connection.close()
     with pytest.raises(StoreError, match="does not say its schema version"):
         Ledger.open(path)
+
+
+FIXTURES = Path(__file__).with_name("fixtures")
+"""Ledgers as each released agentkd wrote them, with one of everything."""
+
+
+def released(version: int, path: Path) -> dict[str, int]:
+    """Make the file of a version; return how many rows each table has."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript((FIXTURES / f"version_{version}.sql").read_text(encoding="utf-8"))
+        tables = [
+            name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        ]
+        return {
+            table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+            for table in tables
+            if not table.startswith("sqlite_")
+        }
+
+
+def test_there_is_a_frozen_ledger_of_every_version() -> None:
+    assert {file.name for file in FIXTURES.glob("*.sql")} == {
+        f"version_{number}.sql" for number in range(2, SCHEMA_VERSION + 1)
+    }
+
+
+@pytest.mark.parametrize("version", range(2, SCHEMA_VERSION + 1))
+def test_a_ledger_of_every_released_version_keeps_each_fact(version: int, path: Path, make: Make) -> None:
+    before = released(version, path)
+    with Ledger.open(path) as ledger:
+        ledger.check()
+        assert [t.id for t in ledger.trajectories.list()] == ["trj-1", "trj-2"]
+        assert ledger.trajectories.get("trj-1") == make.trajectory(1)
+        assert ledger.corrections.for_trajectory("trj-1") == [make.correction(1, "trj-1")]
+        contents = {m.content: m.id for m in ledger.memories.list(current=None)}
+        newest, oldest = contents["look it up twice"], contents["look it up"]
+        assert ledger.memories.status_for()[newest] == "active"
+        assert ledger.memories.status_for()[contents["a bad lesson"]] == "revoked"
+        assert [m.id for m in ledger.memories.history(newest)] == [oldest, newest]
+        assert ledger.memories.get(oldest).utility.wins == 1
+        assert ledger.datasets.rows("ds-1")[0].provenance.memories == (oldest,)
+        serving = ledger.checkpoints.serving()
+        assert serving is not None
+        assert (serving.name, serving.status) == ("student@1-00000001", "serving")
+        assert [e.id for e in ledger.evaluations.list(checkpoint=serving.name)] == ["evl-1"]
+        assert [phase.summary for phase in ledger.cycles.phases("cycle-1")] == ["2 of 2"]
+        assert {"trj-1", "trj-2"} <= set(ledger.lineage.down(serving.name).ids("trajectory"))
+        assert ledger.trajectories.finish(make.trajectory(3)), "it is written to as before"
+        assert ledger.leases.take("cycle", 60.0).epoch == 1
+        ledger.check()
+    with closing(sqlite3.connect(path)) as connection:
+        for table, n in before.items():
+            more = {"trajectories": 1, "steps": 2, "leases": 1}.get(table, 0)
+            assert connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] == n + more, table
+
+
+@pytest.mark.parametrize("version", range(2, SCHEMA_VERSION + 1))
+def test_a_ledger_of_every_released_version_gets_the_schema_of_a_new_one(
+    version: int, path: Path, tmp_path: Path
+) -> None:
+    released(version, path)
+    Ledger.open(path).close()
+    Ledger.open(tmp_path / "new.db").close()
+    assert shape(path) == shape(tmp_path / "new.db")

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from agentkd.errors import DataError, NotFoundError, StoreError
+from agentkd.errors import DataError, LockedError, NotFoundError, StoreError
 from agentkd.ledger import Ledger
 from agentkd.schema import Evidence, Utility
 
@@ -134,7 +135,7 @@ def test_an_old_database_is_migrated(remote: Ledger, server: str, make: Make) ->
     remote.evaluations.add(make.evaluation("evl-1", "student@1-a"))
     remote.close()
     with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute("DROP TABLE revoked_trajectories, tainted_rows")
+        connection.execute("DROP TABLE revoked_trajectories, tainted_rows, leases")
         connection.execute("DROP TABLE index_marks, memory_parents, trials, store_items")
         connection.execute(
             "DROP TABLE synthetic_seeds, synthetic_memories, synthetic_reports, student_reports"
@@ -148,3 +149,19 @@ def test_an_old_database_is_migrated(remote: Ledger, server: str, make: Make) ->
         assert [e.id for e in ledger.evaluations.list(checkpoint="student@1-a")] == ["evl-1"]
         ledger.memories.set_index_mark("chroma", 3)
         assert ledger.memories.index_mark("chroma") == 3
+
+
+def test_two_workers_with_folders_of_their_own_share_one_lease(
+    remote: Ledger, server: str, make: Make
+) -> None:
+    with Ledger.open(server) as other, remote.leases.held("cycle", 1.0) as hold:
+        with pytest.raises(LockedError, match="epoch 1"):
+            other.leases.take("cycle", 60.0)
+        time.sleep(1.5)
+        renewed = other.leases.holder("cycle")
+        assert renewed is not None, "it is renewed while it is held"
+        assert renewed.expires_at > hold.lease.expires_at
+        assert other.leases.take("cycle", 60.0, over=True).epoch == 2
+        with pytest.raises(LockedError, match="took it over"):
+            remote.trajectories.finish(make.trajectory(1))
+        assert other.trajectories.finish(make.trajectory(1))

@@ -148,21 +148,6 @@ def test_two_saves_are_kept_and_a_damaged_one_is_passed_over(make_job: MakeJob) 
     assert (Path(cut.output) / WEIGHTS).read_bytes() == (Path(whole.output) / WEIGHTS).read_bytes()
 
 
-def test_a_text_that_is_cut_off_leaves_the_one_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "plan.json"
-    saves.write_text(file, "before")
-
-    def full(descriptor: int) -> None:
-        raise OSError("the disk is full")
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="disk is full"):
-        saves.write_text(file, "after")
-    assert file.read_text() == "before"
-
-
 def test_as_many_saves_are_kept_as_the_settings_say(make_job: MakeJob) -> None:
     job = make_job(save_every_seconds=0.0, keep_last=1)
     with pytest.raises(TrainError, match="was interrupted"):
