@@ -41,9 +41,8 @@ class Served:
         """Return unit vectors; a text that is not in the table gets one of its own hash."""
         rows = [self.row.get(text, -1) for text in texts]
         self.unknown += rows.count(-1)
-        made = np.array(self.vectors[[max(row, 0) for row in rows]], np.float32).reshape(
-            len(rows), self.vectors.shape[1]
-        )
+        picked = self.vectors[[max(row, 0) for row in rows]]
+        made = np.array(picked, np.float32).reshape(len(rows), self.vectors.shape[1])
         for at in (at for at, row in enumerate(rows) if row < 0):
             made[at] = np.random.default_rng(abs(hash(texts[at])) % 2**32).normal(size=made.shape[1])
             made[at] /= np.linalg.norm(made[at])
@@ -391,8 +390,7 @@ def main() -> int:
     name, sizes, cap, corpus, scratch, report = sys.argv[1:]
     folder = Path(scratch) / uuid.uuid4().hex
     folder.mkdir(parents=True)
-    served = Served(Path(corpus))
-    system = SYSTEMS[name](folder, served)
+    system = SYSTEMS[name](folder, served := Served(Path(corpus)))
     measure(system, served, [int(size) for size in sizes.split(",")], float(cap), Path(report), folder)
     system.close()
     return 0
