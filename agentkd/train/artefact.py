@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -35,7 +35,16 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["CacheFacts", "RowSignals", "SignalCache", "Unit", "cached_keys", "inspect_caches", "row_key"]
+__all__ = [
+    "CacheFacts",
+    "RowSignals",
+    "SignalCache",
+    "Unit",
+    "cached_keys",
+    "inspect_caches",
+    "row_key",
+    "signal_bytes",
+]
 
 FORMAT = "agentkd-signals/2"
 _ROWS_PER_SHARD = 64
@@ -45,6 +54,12 @@ Unit = Literal["token", "byte"]
 def row_key(view: View) -> str:
     """Return the hash of a teacher's view: equal key, equal signals."""
     return content_id("row", view.ids, view.labels)
+
+
+def signal_bytes(top_k: int, views: Iterable[View | None]) -> int:
+    """Return the bytes that the signals of views take in memory; an equal view is held once."""
+    distinct = {row_key(view): len(view.labels) for view in views if view is not None and top_k}
+    return sum(distinct.values()) * (6 * top_k + 10)
 
 
 @dataclass(frozen=True)

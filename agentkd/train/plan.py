@@ -22,7 +22,7 @@ from agentkd.files import write_whole
 from agentkd.schema import Advice, TrainJob, TrainPlan
 from agentkd.train import finish
 from agentkd.train.advisor import advise
-from agentkd.train.artefact import row_key
+from agentkd.train.artefact import row_key, signal_bytes
 from agentkd.train.batch import Weighted
 from agentkd.train.distributed import World
 from agentkd.train.model import check_settings
@@ -116,7 +116,11 @@ def _plan(job: TrainJob, lesson: Lesson, processes: int) -> TrainPlan:
 
     n_labels = sum(_n_labels(rows[number], has_pairs) for step in steps for number in step)
     views = [view for row in rows for view in (row.student, row.rejected if has_pairs else None) if view]
-    found = fit(job, shape, config, views, steps, packs, device=device, dtype=dtype, n_labels=n_labels)
+    signals = signal_bytes(wanted_top_k(lesson.objectives), (row.teacher for row in rows))
+    found = fit(
+        job, shape, config, views, steps, packs, device=device, dtype=dtype, n_labels=n_labels,
+        signals=signals,
+    )  # fmt: skip
     cached, missing = _signals(job, lesson)
     n_tokens = sum(rows[number].n_tokens for step in steps for number in step)
     return TrainPlan(

@@ -1,14 +1,15 @@
 """Predicts what a training takes and makes it fit: packs, chunks, and at last recomputed activations.
 
-The parts of the peak: this process with its imports (measured), weights, adapter with gradient and Adam's two
-moments (counted), activations of the largest pack (bytes per token from `probe`), logits of one chunk. The
-last two live one after the other and both count, because an allocator gives little back in between.
+The parts of the peak: this process with its imports (measured), the teacher's signals of all rows, weights,
+adapter with gradient and Adam's two moments (counted), activations of the largest pack (bytes per token from
+`probe`), logits of one chunk. The last two live one after the other and both count, because an allocator
+gives little back in between.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -200,17 +201,20 @@ def fit(
     device: str,
     dtype: str,
     n_labels: int,
+    signals: int = 0,
     imports: float | None = None,
 ) -> Fit:
     """Choose sizes whose predicted peak is within the limit; raises TrainError where nothing fits.
 
-    `n_labels` are the trained tokens of the whole job, `imports` the MiB of this process (None: measured).
+    `n_labels` are the trained tokens of the whole job, `signals` the bytes of the teacher's signals (all are
+    held at one time), `imports` the MiB of this process (None: measured).
     """
     if imports is None:
         imports = 0.0 if device.startswith("cuda") else resident_mib()
     limit = memory_limit_mib(job, device)
     views = [view for view in views if view.labels]
-    bench = _Bench(job, shape, config, _probed(views), device, dtype, imports, limit)
+    held = {"imports": imports, **({"signals": signals / _MIB} if signals else {})}
+    bench = _Bench(job, shape, config, _probed(views), device, dtype, held, limit)
     wanted = job.settings.gradient_checkpointing
     is_cpu = not device.startswith("cuda")
     first = _CPU_PACK if is_cpu else _GPU_PACK
@@ -288,11 +292,11 @@ class _Bench:
         views: Sequence[View],
         device: str,
         dtype: str,
-        imports: float,
+        held: Mapping[str, float],
         limit: float,
     ) -> None:
         self._job, self._shape, self._config, self._views = job, shape, config, views
-        self._device, self._dtype, self._imports, self._limit = device, dtype, imports, limit
+        self._device, self._dtype, self._held, self._limit = device, dtype, held, limit
         self._head = head_seconds(shape.width, shape.n_vocabulary, device=device, dtype=dtype)
         self._bytes = torch.finfo(getattr(torch, dtype)).bits // 8
 
@@ -331,7 +335,7 @@ class _Bench:
         kept += self._scores(cost, load) * (1 if recompute else shape.n_layers)
         weights = self._bytes if self._job.settings.quantise == "none" else 0.6
         parts = {
-            "imports": self._imports,
+            **self._held,
             "weights": shape.n_base * weights / _MIB,
             "adapter": shape.n_adapter * _ADAPTER_BYTES / _MIB,
             "activations": kept * _SLACK / _MIB,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from agentkd.errors import ConfigError, MissingExtraError, TrainError
 from agentkd.schema import Example, LoraSettings, TrainJob, TrainPlan, TrainSettings
 from agentkd.train import LoraTrainer
 from agentkd.train.advisor import advise
+from agentkd.train.artefact import RowSignals, signal_bytes
 from agentkd.train.body import Body
 from agentkd.train.loop import train
 from agentkd.train.lora import add_adapter, without_dropout
@@ -24,7 +26,8 @@ from agentkd.train.packing import make_packs
 from agentkd.train.plan import plan
 from agentkd.train.planner import Fit, fit, measure_load, shape_of
 from agentkd.train.reporter import Reporter
-from agentkd.train.rows import View
+from agentkd.train.rows import View, load_dataset
+from agentkd.train.shards import read_shard
 
 MakeJob = Callable[..., TrainJob]
 MakeView = Callable[[list[int], int], View]
@@ -64,6 +67,22 @@ def test_a_plan_tells_cached_teacher_signals_from_missing_ones(make_job: MakeJob
     train(job, quiet())
     after = plan(job, quiet())
     assert (after.signals_cached, after.signals_missing, after.signals_seconds) == (12, 0, 0.0)
+
+
+def test_a_plan_counts_the_signals_that_are_held(make_job: MakeJob, taught: Path) -> None:
+    job = make_job(dataset=taught, objective={"self-context": {"top_k": 8}}, epochs=1.0)
+    train(job, quiet())
+    shards = [
+        read_shard(file, [field.name for field in fields(RowSignals)])
+        for file in taught.parent.rglob("*.safetensors")
+    ]
+    held = sum(array.nbytes for shard in shards if shard for array in shard.tensors.values())
+    views = [row.teacher for row in load_dataset(taught, job.settings.max_tokens_per_row).train]
+    assert 0 < signal_bytes(8, views) == held
+    assert signal_bytes(0, views) == 0
+    wanted = plan(job, quiet())
+    assert wanted.memory_parts["signals"] == round(held / 2**20, 1)
+    assert "signals" not in plan(make_job(dataset=taught, objective={"sft": {}}), quiet()).memory_parts
 
 
 def test_the_parent_gets_a_plan_from_a_process_of_its_own(make_job: MakeJob) -> None:
