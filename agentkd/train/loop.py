@@ -41,8 +41,9 @@ __all__ = ["build_objectives", "learning_rate", "train"]
 def train(job: TrainJob, reporter: Reporter, should_stop: Callable[[], bool] = lambda: False) -> Checkpoint:
     """Train an adapter, or go on with a killed training, or return what is finished already.
 
-    `should_stop` is asked after every step; a stopped training is saved and raises TrainError. Under
-    torchrun all processes call it with the same job; rank 0 writes.
+    `should_stop` is asked after every step, and after every shard while the teacher's signals are computed; a
+    stopped training is saved and raises TrainError. Under torchrun all processes call it with the same job;
+    rank 0 writes.
     """
     dataset = load_dataset(job.dataset, job.settings.max_tokens_per_row)
     work = Path(f"{job.output}.partial")
@@ -52,15 +53,24 @@ def train(job: TrainJob, reporter: Reporter, should_stop: Callable[[], bool] = l
             checkpoint = finish.finished(job, dataset.card)
             world.wait()
             if checkpoint is None:
-                return _Training(job, dataset, work, reporter, world).run(should_stop)
+                return _Training(job, dataset, work, reporter, world, should_stop).run()
             if world.is_main:
                 shutil.rmtree(work, ignore_errors=True)
             return checkpoint
 
 
 class _Training:
-    def __init__(self, job: TrainJob, dataset: Dataset, work: Path, reporter: Reporter, world: World) -> None:
+    def __init__(
+        self,
+        job: TrainJob,
+        dataset: Dataset,
+        work: Path,
+        reporter: Reporter,
+        world: World,
+        should_stop: Callable[[], bool],
+    ) -> None:
         self.job, self.dataset, self.work, self.reporter, self.world = job, dataset, work, reporter, world
+        self.should_stop = should_stop
         self.lesson = lesson_of(job, dataset, reporter)
         self.objectives, self.rows, self.steps = self.lesson.objectives, self.lesson.rows, self.lesson.steps
         self.teacher = self.lesson.teacher
@@ -122,7 +132,7 @@ class _Training:
                 template_hash=self.dataset.card.template_hash,
                 pack=self.pack,
                 chunk_tokens=self.plan.chunk_tokens,
-                reporter=self.reporter,
+                on_rows=self._on_signals,
             )
             feed = self._make_feed(signals)
         return Stepper(
@@ -172,7 +182,16 @@ class _Training:
         )
         return Feed(self.objectives, self.pack, self.body.device, signals, references, policy)
 
-    def run(self, should_stop: Callable[[], bool]) -> Checkpoint:
+    def _on_signals(self, done: int, total: int) -> None:
+        """Say how far the teacher's signals are; what is computed is kept where training is interrupted."""
+        self.reporter.progress("teacher signals", done, total, "rows")
+        if done < total and self.should_stop():
+            raise TrainError(
+                f"training was interrupted after {done} of {total} rows of its teacher's signals",
+                hint="run it again: it goes on from there",
+            )
+
+    def run(self) -> Checkpoint:
         """Do the steps that are left and publish the checkpoint."""
         self._resume()
         settings, n_steps = self.job.settings, len(self.steps)
@@ -182,7 +201,7 @@ class _Training:
             if self._ends_epoch(step):
                 self._watch_dev(step)
             is_last = step + 1 == n_steps
-            stopped = self.world.any(should_stop()) and not is_last
+            stopped = self.world.any(self.should_stop()) and not is_last
             is_due = time.monotonic() - saved_at + seconds > settings.save_every_seconds
             if stopped or (is_due and not is_last):
                 self._save()

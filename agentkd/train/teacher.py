@@ -19,7 +19,6 @@ from agentkd.train.alignment import Stretch
 from agentkd.train.artefact import SignalCache, Unit, row_key
 from agentkd.train.batch import TEACHER, Weighted
 from agentkd.train.body import Body
-from agentkd.train.reporter import Reporter
 from agentkd.train.rows import Dataset, Row, View
 from agentkd.train.signals import Packer, TeacherModel, TeacherSignals
 from agentkd.train.view import foreign_view, read_examples, student_stretches, with_own_views
@@ -103,9 +102,12 @@ def open_signals(
     template_hash: str,
     pack: Packer,
     chunk_tokens: int,
-    reporter: Reporter,
+    on_rows: Callable[[int, int], None],
 ) -> TeacherSignals | None:
-    """Load or compute the signals of all rows; None where no objective asks for any."""
+    """Load or compute the signals of all rows; None where no objective asks for any.
+
+    `on_rows` hears, after each shard that is computed and stored, how many rows are done, and of how many.
+    """
     wanted = [w.objective for w in objectives if _NEEDS & w.objective.requires]
     if not wanted:
         return None
@@ -120,17 +122,17 @@ def open_signals(
     )
     done = 0
 
-    def on_rows(n: int) -> None:
+    def stored(n: int) -> None:
         nonlocal done
         done += n
-        reporter.progress("teacher signals", done, len(rows), "rows")
+        on_rows(done, len(rows))
 
     signals.prepare(
         rows,
         None if plan.is_remote else teacher,
         pack=pack,
         chunk_tokens=chunk_tokens,
-        on_rows=on_rows,
+        on_rows=stored,
         ends=plan.ends,
     )
     return signals

@@ -85,6 +85,18 @@ def test_a_plan_counts_the_signals_that_are_held(make_job: MakeJob, taught: Path
     assert "signals" not in plan(make_job(dataset=taught, objective={"sft": {}}), quiet()).memory_parts
 
 
+def test_who_asks_to_stop_is_heard_while_signals_are_computed(
+    make_job: MakeJob, taught: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentkd.train.artefact._ROWS_PER_SHARD", 5)
+    job = make_job(dataset=taught, objective={"self-context": {"top_k": 8}}, epochs=1.0)
+    with pytest.raises(TrainError, match="after 5 of 12 rows of its teacher's signals"):
+        train(job, quiet(), lambda: True)
+    left = plan(job, quiet())
+    assert (left.signals_cached, left.signals_missing) == (5, 7)
+    assert train(job, quiet()).metrics["steps"] == left.n_steps
+
+
 def test_the_parent_gets_a_plan_from_a_process_of_its_own(make_job: MakeJob) -> None:
     job = make_job()
     found = LoraTrainer().plan(job)
