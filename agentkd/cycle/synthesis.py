@@ -17,6 +17,7 @@ from agentkd.schema import Budget, Memory, Synthetic, Trajectory, Unusable, cont
 
 __all__ = ["synthesize_stage"]
 
+PHASE = "synthesize"
 _MOST_FAILURES = 20  # unusable answers that a report quotes
 
 
@@ -26,6 +27,8 @@ class _Written:
 
     items: list[Synthetic] = field(default_factory=list)
     unusable: list[Unusable] = field(default_factory=list)
+    asked: Counter[str] = field(default_factory=Counter)
+    """Questions by synthesizer, those included that the log answered."""
     stopped: str = ""
 
 
@@ -80,14 +83,17 @@ def _write(
     parts: Parts, synthesizers: Sequence[Synthesizer], teacher: Any, exam: Exam, n_items: int, is_dry: bool
 ) -> _Written:
     written = _Written()
-    memories = _lessons(parts, exam)
+    memories, before = _lessons(parts, exam), _asked_before(parts, exam.report.id)
     shares = [
         n_items // len(synthesizers) + (i < n_items % len(synthesizers)) for i in range(len(synthesizers))
     ]
     with parts.progress.bar("synthesize", n_items, "items") as bar:
         for synthesizer, share in zip(synthesizers, shares, strict=True):
-            budget = Budget(items=share, seed=parts.settings.cycle.seed, spare=0 if is_dry else 1)
-            taken = 0
+            name = synthesizer.name
+            budget = Budget(
+                items=share, seed=parts.settings.cycle.seed, spare=0 if is_dry else 1, skip=before[name]
+            )
+            taken, answered = 0, teacher.n_answered
             try:
                 for found in synthesizer.synthesize(exam.runs, teacher, exam.report, memories, budget):
                     if isinstance(found, Unusable):
@@ -99,7 +105,23 @@ def _write(
             except BudgetError as error:
                 written.stopped = str(error)
                 break
+            finally:
+                written.asked[name] += teacher.n_answered - answered
     return written
+
+
+def _asked_before(parts: Parts, report_id: str) -> Counter[str]:
+    """Return the questions that finished cycles asked about a report, by synthesizer.
+
+    Where a student was not promoted the same one sits the same exam again. The teacher goes on then where it
+    stopped, instead of writing what is there already.
+    """
+    asked: Counter[str] = Counter()
+    for report in parts.ledger.cycles.list("done"):
+        for phase in report.phases:
+            if phase.name == PHASE and phase.output.get("report") == report_id:
+                asked.update(phase.output.get("asked", {}))
+    return asked
 
 
 def _lessons(parts: Parts, exam: Exam) -> Mapping[str, Sequence[Memory]]:
@@ -153,6 +175,7 @@ def _result(exam: Exam, teacher: Any, written: _Written, vetted: Vetted, n_new: 
             "items": sorted(t.id for t in vetted.trajectories),
             "new": n_new,
             "written": dict(by),
+            "asked": dict(written.asked),
             "kept": kept,
             "refused": dict(vetted.refused),
             "unusable": len(written.unusable),

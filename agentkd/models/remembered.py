@@ -50,6 +50,8 @@ class Remembered:
         """What the calls of this object cost; of a dry run, what they would cost at most."""
         self.n_asked = 0
         """Calls that were made, or would be."""
+        self.n_answered = 0
+        """Replies given, those from the log included."""
         self._model = model
         self._file = file
         self._max_tokens = max_tokens
@@ -119,6 +121,7 @@ class Remembered:
 
     def _settle(self, expected: Usage, used: Usage) -> None:
         with self._room:
+            self.n_answered += 1
             self._tokens += _total(used) - _total(expected)
             self._n_in_flight -= 1
             self._room.notify_all()

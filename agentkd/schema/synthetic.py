@@ -24,6 +24,9 @@ class Budget(Value):
     """Further questions that may be asked per one that is needed: answers that give nothing are made up for.
     A dry run, in which nobody answers, has none."""
 
+    skip: int = 0
+    """Questions that earlier cycles asked about this very report: the next ones follow them."""
+
     def questions(self, per_question: int = 1) -> int:
         """Return how many questions may be asked where each asks for some items."""
         return -(-self.items // per_question) * (1 + self.spare)

@@ -73,8 +73,9 @@ class RationaleSynthesizer:
         """Yield one explanation per mistake, until the budget or the mistakes are used up."""
         prompt = load_prompt(self.name, self.settings.prompts)
         questions: list[Question] = []
-        for seed, mistake, series in wrong_ones(seeds, student_report):
-            if series > 1 or len(questions) >= budget.questions():
+        wrong = islice(wrong_ones(seeds, student_report), budget.skip, budget.skip + budget.questions())
+        for seed, mistake, series in wrong:
+            if series > 1:
                 break
             tools, _ = tool_texts(seed.task.tools, (mistake.tool, mistake.said_tool))
             said = mistake.said or "nothing"
@@ -131,7 +132,9 @@ class ParaphraseSynthesizer:
         n, prompt = self.settings.per_question, load_prompt(self.name, self.settings.prompts)
         questions = [
             Question(seed, fill(prompt, {"request": seed.task.prompt, "n": str(n), "series": str(series)}))
-            for seed, series in islice(drawn(seeds, budget.seed), budget.questions(n))
+            for seed, series in islice(
+                drawn(seeds, budget.seed), budget.skip, budget.skip + budget.questions(n)
+            )
         ]
 
         def read(question: Question, text: str) -> list[Synthetic]:

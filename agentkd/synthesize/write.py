@@ -89,7 +89,8 @@ class _Writes:
     ) -> Iterator[Synthetic | Unusable]:
         """Yield items until the budget is used up or the teacher has nothing more to say."""
         n = budget.questions(self.settings.per_question)
-        questions = islice(self._questions(seeds, student_report, memories, budget), n)
+        stream = self._questions(seeds, student_report, memories, budget)
+        questions = islice(stream, budget.skip, budget.skip + n)
 
         def read(question: Question, text: str) -> list[Synthetic]:
             return self._read(question, text, teacher.name, student_report)

@@ -388,6 +388,17 @@ def test_a_cycle_teaches_between_refine_and_compile(taught: Path) -> None:
         rows = workspace.ledger.datasets.rows(report.phases[4].output["dataset_id"])
         assert sum(row.kind == "synthetic" for row in rows) == 8
         assert "rule-teacher" in workspace.report_path().read_text(encoding="utf-8")
+        assert report.verdict is not None
+        assert not report.verdict.promote
+
+    asked, later = teacher.n, {"cycle": {"min_new_memories": 0}, "synthesize": {"max_items": 6}}
+    with opened(taught, teacher, **quick, **later) as workspace:
+        before = {item.id for item in items(workspace)}
+        (again,) = [phase for phase in workspace.cycle().phases if phase.name == "synthesize"]
+        assert again.output["report"] == phase.output["report"]  # the same exam: the teacher goes on
+        assert phase.output["asked"] == {"tailored": 4}
+        assert teacher.n - asked == again.usage["calls"] >= 3
+        assert len({item.id for item in items(workspace)} - before) == again.output["new"] > 0
 
 
 def test_the_command_line_estimates_teaches_and_shows_the_exam(
