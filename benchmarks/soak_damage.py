@@ -201,13 +201,14 @@ def main() -> int:
     print(bits)
     unseen = {what: times for what, times in bits.items() if what.startswith("wrong")}
     n_body = sum(times for what, times in unseen.items() if "body" in what or "read" in what)
+    n_beside = sum(unseen.values()) - n_body
     same = sum(done["is_same"] for done in results)
     code = publish(name, [
         at_least("share of damaged indexes that answer the same after a repair", same / n, 1.0, n=n),
         Row("flipped bits of a ledger: detected", bits.get("detected", 0), n=n_bits),
         Row("flipped bits of a ledger: no value affected", bits.get("unaffected", 0), n=n_bits),
         at_most("flipped bits in a stored value that a check takes as fine", n_body, 0, n=n_bits),
-        Row("flipped bits beside the values that a check takes as fine", sum(unseen.values()) - n_body, n=n_bits),
+        Row("flipped bits beside the values that a check takes as fine", n_beside, n=n_bits),
         Row("CPU seconds of this run", children_cpu_seconds()),
     ], {"seeds": {"damages": options.seed}, "index": results, "ledger": bits})  # fmt: skip
     cells.clear()
