@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import IO, TextIO
 
 __all__ = [
+    "ASIDE",
     "append_line",
     "aside_folder",
     "opened_whole",
     "put_in_place",
+    "sweep",
     "sync_file",
     "sync_folder",
     "sync_tree",
@@ -109,6 +111,11 @@ def put_in_place(aside: Path, place: Path) -> None:
     sync_folder(place.parent)
 
 
+def sweep(root: Path) -> int:
+    """Remove what dead processes of this machine left aside anywhere below a folder; return how many."""
+    return sum(_is_removed(left) for left in list(root.glob(f"**/{_here()}*")))
+
+
 def sync_tree(path: Path) -> None:
     """Wait until a file, or all files and names below a folder, are on disk."""
     if not path.is_dir():
@@ -144,12 +151,22 @@ def _flush(file: IO[str] | IO[bytes], lasting: bool) -> None:
 
 def _free_place(folder: Path) -> Path:
     """Return a new name in a folder, from which what dead processes left aside is removed."""
-    here = f"{ASIDE}{zlib.crc32(platform.node().encode()):08x}-"
-    for left in folder.glob(f"{here}*"):
-        owner = left.name.removeprefix(here).partition("-")[0]
-        if owner.isdigit() and not _is_alive(int(owner)):
-            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
-    return folder / f"{here}{os.getpid()}-{os.urandom(4).hex()}"
+    for left in folder.glob(f"{_here()}*"):
+        _is_removed(left)
+    return folder / f"{_here()}{os.getpid()}-{os.urandom(4).hex()}"
+
+
+def _here() -> str:
+    """Begin of the names that processes of this machine give."""
+    return f"{ASIDE}{zlib.crc32(platform.node().encode()):08x}-"
+
+
+def _is_removed(left: Path) -> bool:
+    owner = left.name.removeprefix(_here()).partition("-")[0]
+    if not owner.isdigit() or _is_alive(int(owner)):
+        return False
+    shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+    return True
 
 
 def _is_alive(process: int) -> bool:

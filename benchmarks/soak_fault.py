@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -29,17 +30,20 @@ from fault import Call, Fault, supervised
 from measure import Cells, Row, at_least, children_cpu_seconds, publish
 from soak_world import LIMIT_SECONDS, World, cycle
 
+SHARES = (0.0, 1.0, 0.5, 0.25, 0.75, 0.1, 0.9, 0.4, 0.6)
 NAMED = (0, 5, 7, 9, 10)
 """Exit codes of a cycle that survived a fault, or ended with an error of the store, a model, an adapter or a
 training."""
 
 
-def chosen(seen: Mapping[Call, int], n: int) -> list[tuple[Call, int]]:
-    """Choose `n` calls: of each sort the first, the last, the one in the middle, and so on, in turn."""
-    shares = (0.0, 1.0, 0.5, 0.25, 0.75, 0.1, 0.9, 0.4, 0.6)
+def chosen(seen: Mapping[Call, int], n: int, seed: int = 0) -> list[tuple[Call, int]]:
+    """Choose `n` calls: one of each sort, in mixed order, early, late or between; then further ones."""
+    sorts = sorted(seen)
+    random.Random(seed).shuffle(sorts)
     found: dict[tuple[Call, int], None] = {}
-    for share in shares:
-        for sort in sorted(seen):
+    for turn in range(len(SHARES)):
+        for at, sort in enumerate(sorts):
+            share = SHARES[(at + turn) % len(SHARES)]
             found[sort, 1 + round(share * (seen[sort] - 1))] = None
     return list(found)[:n]
 

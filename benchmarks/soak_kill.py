@@ -128,15 +128,17 @@ def killed_at_instants(world: World, number: int, seed: int, most: int) -> dict[
     for turn in range(most):
         last = process = forked.start(cycle(folder), world.log(folder))
         code = process.wait(dice.uniform(0.02, 0.6) * world.seconds)
+        if code:
+            raise SystemExit(f"a cycle in `{folder}` ended with {code}:\n{process.said()}")
+        phase = ""
         if code is None:
             process.kill(with_trainer=turn % 2 == 0)
-            phase = forked.ask(lambda: phase_at_work(folder), world.log(folder))
-            kills += [phase] if phase else []
-        elif code:
-            raise SystemExit(f"a cycle in `{folder}` ended with {code}:\n{process.said()}")
-        if code == 0 or not phase:
+            phase = forked.ask(lambda: phase_at_work(folder), world.folder / "phase.log")
+        if not phase:
             break
-    world.finish(folder)
+        kills.append(phase)
+    if phase:
+        world.finish(folder)
     if last is not None:
         last.kill()
     return {"kills": kills, "differs": world.differs(folder)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import agentkd
-from agentkd.files import append_line, aside_folder, opened_whole, put_in_place, write_whole
+from agentkd.files import ASIDE, append_line, aside_folder, opened_whole, put_in_place, sweep, write_whole
 
 Break = Callable[[str, int], None]
 
@@ -108,6 +109,15 @@ def test_what_a_killed_process_left_aside_goes_with_the_next_write(tmp_path: Pat
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=environment)
     assert done.returncode == -9
     assert len(os.listdir(tmp_path)) == 2
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    for left in [path for path in tmp_path.iterdir() if path.name.startswith(ASIDE)]:
+        left.rename(tmp_path / "a" / "b" / left.name)
+    with aside_folder(tmp_path / "a") as mine:
+        assert sweep(tmp_path) == 2
+        assert mine.is_dir()
+    assert os.listdir(tmp_path / "a" / "b") == []
+    shutil.rmtree(tmp_path / "a")
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=environment)
     with aside_folder(tmp_path) as mine:
         write_whole(tmp_path / "y", "whole")
         assert mine.is_dir(), "what a living process writes stays"

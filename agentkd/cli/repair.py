@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from agentkd.cli.check import Check
 from agentkd.errors import AgentkdError, LockedError, StoreError
+from agentkd.files import ASIDE, sweep
 
 if TYPE_CHECKING:
     from agentkd.memory import IndexCheck
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["repair_workspace"]
 
 _LEFT_SECONDS = 3600.0  # a half-written file this old has no writer any more
-_ASIDE = (".partial-*", "*/.partial-*", "*/*/.partial-*")
 
 
 def repair_workspace(root: Path, open_workspace: Callable[[], Workspace]) -> Iterator[Check]:
@@ -46,12 +46,14 @@ def repair_workspace(root: Path, open_workspace: Callable[[], Workspace]) -> Ite
 
 def _left_over(root: Path) -> Check:
     """Remove what a killed writer left beside its goal; a half-trained checkpoint is gone on with instead."""
-    found = [path for pattern in _ASIDE for path in root.glob(pattern)]
+    n_dead = sweep(root)
+    found = list(root.glob(f"**/{ASIDE}*"))
     old = [path for path in found if time.time() - path.stat().st_mtime > _LEFT_SECONDS]
     for path in old:
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     training = len(list(root.glob("checkpoints/*.partial")))
-    told = [f"{len(old)} half-written removed" if old else "nothing half-written"]
+    n_removed = n_dead + len(old)
+    told = [f"{n_removed} half-written removed" if n_removed else "nothing half-written"]
     told += [f"{len(found) - len(old)} younger than an hour kept"] if len(found) > len(old) else []
     told += [f"{training} unfinished training kept: a cycle goes on with it"] if training else []
     return Check(area="repair", name="folders", status="PASS", detail="; ".join(told))

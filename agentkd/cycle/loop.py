@@ -29,6 +29,7 @@ from agentkd.cycle.retire import retire_phase
 from agentkd.cycle.schedule import is_due
 from agentkd.cycle.stage import StageResult, distill_stage, objective_needs
 from agentkd.errors import CeilingError, ConfigError
+from agentkd.files import sweep
 from agentkd.plugins import nearest
 from agentkd.schema import CycleReport, Evaluation, PhaseReport, Verdict
 
@@ -216,6 +217,7 @@ def _finish(
     verdict: Verdict | None,
     rejected: Sequence[Verdict] = (),
 ) -> CycleReport:
+    sweep(parts.root)
     report = make_report(parts, plan, phases, evaluations, verdict, rejected)
     with parts.ledger.transaction():  # one who lost the lease overwrites no report
         write_report(parts, report)

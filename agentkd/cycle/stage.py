@@ -253,7 +253,7 @@ def checkpoint_name(parts: Parts, key: str) -> str:
     """Return the name under which the training with this key goes on, or the next free one."""
     known = [name for name in parts.ledger.checkpoints.names() if name.endswith(key[-8:])]
     folder = parts.root / "checkpoints"
-    begun = [p.name.removesuffix(".partial") for p in folder.glob(f"student@*-{key[-8:]}*")]
+    begun = [p.name.removesuffix(".partial") for p in folder.glob(f"student@*-{key[-8:]}*") if p.is_dir()]
     return [*known, *begun, f"student@{parts.ledger.checkpoints.next_number()}-{key[-8:]}"][0]
 
 

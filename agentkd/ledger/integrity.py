@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,9 @@ _SAID_TWICE: dict[sa.Table, tuple[str, ...]] = {
     t.phases: ("name", "key", "status"),
 }
 """Columns that never differ from the body, also where a secret was taken out of it."""
+_PLAIN: dict[type, tuple[type, ...]] = {
+    str: (str,), int: (int,), float: (float, int), bool: (bool,), object: (datetime,)
+}  # fmt: skip
 _BODIES = {t.steps: "body", t.dataset_rows: "provenance"}
 """Further texts with a checksum."""
 
@@ -55,7 +59,7 @@ def check_all(database: Database) -> None:
         if database.is_sqlite:
             for statement in ("PRAGMA integrity_check(1)", "PRAGMA foreign_key_check"):
                 _ask(connection, statement, database.where)
-        for told in _damaged(connection):
+        for told in chain(_unreadable(connection), _damaged(connection)):
             raise _damage(database.where, told)
 
 
@@ -71,6 +75,18 @@ def _damage(where: str, told: str) -> StoreError:
         hint="`agentkd restore` puts a backup in its place; the index can be rebuilt from it",
         path=where,
     )
+
+
+def _unreadable(connection: sa.Connection) -> Iterator[str]:
+    """Yield the tables with a value that is not of its column's type."""
+    for table in t.metadata.sorted_tables:
+        try:
+            for row in connection.execute(sa.select(table)):
+                for column, value in zip(table.columns, row, strict=True):
+                    if value is not None and not isinstance(value, _PLAIN[column.type.python_type]):
+                        yield f"`{table.name}` holds {value!r} as `{column.name}`"
+        except (ValueError, OverflowError) as error:
+            yield f"a row of `{table.name}` cannot be read: {error}"
 
 
 def _damaged(connection: sa.Connection) -> Iterator[str]:

@@ -46,6 +46,14 @@ class Keyed(Protocol):
         """The situation in which it helps."""
 
 
+class Worded(Keyed, Protocol):
+    """What has words beside its keys."""
+
+    @property
+    def content(self) -> str:
+        """The lesson."""
+
+
 def key_texts(memory: Keyed) -> dict[str, str]:
     """Return the distinct texts that a memory is found by; `when_to_use` where its keys name none."""
     texts = memory.keys.texts()
@@ -57,7 +65,7 @@ def key_texts(memory: Keyed) -> dict[str, str]:
     return {name: text for text, name in by_text.items() if text}
 
 
-def word_text(memory: Keyed) -> str:
+def word_text(memory: Worded) -> str:
     """Return the text that a memory is found by its words in."""
     return "\n".join(dict.fromkeys([*memory.keys.texts().values(), memory.when_to_use, memory.content]))
 

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from pydantic import Field
 import agentkd
 from agentkd import errors
 from agentkd.errors import AgentkdError, TrainError
+from agentkd.files import aside_folder
 from agentkd.protocols import Bar, Progress, SilentProgress
 from agentkd.schema import Checkpoint, TrainJob, TrainPlan, Value
 
@@ -72,8 +72,8 @@ class LoraTrainer:
     def _run(
         self, job: TrainJob, launcher: Sequence[str], progress: Progress, options: Sequence[str] = ()
     ) -> _Display:
-        with tempfile.TemporaryDirectory(prefix="agentkd-train-") as folder:
-            spec = Path(folder) / "spec.json"
+        with aside_folder(Path(job.output).parent) as folder:
+            spec = folder / "spec.json"
             spec.write_text(job.model_dump_json(indent=2), encoding="utf-8")
             arguments = [*launcher, str(spec), "--events", "--parent", str(os.getpid()), *options]
             with self._process(arguments) as process, _Display(progress) as display:

@@ -42,7 +42,8 @@ def lesson(text: str) -> Memory:
 
 def recalled(folder: Path, text: str) -> list[tuple[str, float]]:
     with agentkd.Workspace(folder) as workspace:
-        return [(hit.memory.id, round(hit.score, 5)) for hit in workspace.memory.recall(text, k=5)]
+        hits = workspace.memory.recall(text, k=5, scope=Scope(app="jsonl"))
+        return [(hit.memory.id, round(hit.score, 5)) for hit in hits]
 
 
 def test_a_backup_under_a_writer_is_one_moment_and_restores_to_the_same_workspace(
