@@ -242,7 +242,10 @@ class Loop:
     def _result(self, reviewed: Reviewed) -> ToolResult:
         if reviewed.result is not None or reviewed.accepted is None:
             return reviewed.result or ToolResult()
-        return _context().environment.call(reviewed.accepted)
+        context = _context()
+        result = context.environment.call(reviewed.accepted)
+        declared = next((s.trust for s in context.tools if s.name == reviewed.accepted.name), "")
+        return result if result.trust == declared else result.model_copy(update={"trust": declared})
 
     def _verdict(self, run: Run, results: Sequence[ToolResult]) -> dict[str, Any]:
         if not run.reviewed or any(result.ends_task for result in results):

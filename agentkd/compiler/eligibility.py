@@ -22,15 +22,24 @@ from agentkd.schema import (
 )
 from agentkd.schema.lift import UNIFORM, Prior
 
-__all__ = ["EASY", "Holdings", "fault_of"]
+__all__ = ["EASY", "UNTRUSTED", "Holdings", "fault_of"]
 
 EASY = "the base does it without help"
 """Why a row is left out whose task needs neither memory nor training."""
 
+UNTRUSTED = "untrusted source"
+"""Why a memory and the rows of a run stay out that no independent verified success or person stands for."""
+
 _LIVE = ("active", "compiled", "retired")  # a retired memory is in the weights: training anew needs it again
 _TAINTED = {"private": "rests on a private memory", "revoked": "rests on a revoked memory"}
 _UNSHOWN = "lift not shown"
-_STANDING = ("candidate", "quarantined", "tombstone", _UNSHOWN)  # says nothing against the run below it
+_STANDING = (
+    "candidate",
+    "quarantined",
+    "tombstone",
+    UNTRUSTED,
+    _UNSHOWN,
+)  # says nothing against the run below it
 
 
 def fault_of(
@@ -50,6 +59,8 @@ def fault_of(
     settings = settings or CompileSettings()
     if memory.status == "revoked" or memory.privacy == "private":
         return "revoked" if memory.status == "revoked" else "private"
+    if memory.trust == "untrusted":
+        return UNTRUSTED
     if memory.status not in _LIVE:
         return memory.status
     if memory.kind == "fact":
@@ -145,6 +156,11 @@ class Holdings:
         reasons = [self.forbidden.get(id_, "") for id_ in (trajectory.id, *seeds)]
         reasons += [_TAINTED.get(self.faults.get(id_, ""), "") for id_ in memories]
         return next(filter(None, reasons), "")
+
+    def is_proven(self, trajectory_id: str) -> bool:
+        """Whether a memory on a run was let in by independent verified successes or by a person."""
+        ids = self.by_source.get(trajectory_id, ())
+        return any(self.allowed[id_].trust in ("corroborated", "admitted") for id_ in ids)
 
     def under(self, turn: Turn) -> tuple[str, ...]:
         """Return the allowed memories that rest on a turn's trajectories."""

@@ -9,7 +9,7 @@ from pydantic import Field
 from agentkd.config.cycle import CycleSettings, PlaceSettings
 from agentkd.config.synthesize import SynthesizeSettings
 from agentkd.config.taken_back import RetireSettings, RevokeSettings
-from agentkd.schema import Scope, TrainSettings, Value
+from agentkd.schema import Scope, TrainSettings, TrustSettings, Value
 
 __all__ = [
     "AgentSettings",
@@ -325,6 +325,8 @@ class Settings(Value):
     """Running an agent over a suite."""
     memory: MemorySettings = MemorySettings()
     """Recall and lifecycle."""
+    trust: TrustSettings = TrustSettings()
+    """Whose words may become memories and weights."""
     distill: DistillSettings = DistillSettings()
     """From trajectories to memories."""
     synthesize: SynthesizeSettings = SynthesizeSettings()

@@ -130,6 +130,7 @@ class Parts:
             words=self.root / "index" / "words",
             stages=self.recallers(),
             kit=self,
+            trust=self.settings.trust,
         )
         store.sync()
         store.renew()  # where the settings of the index changed

@@ -195,6 +195,7 @@ def compile_stage(
         students=_student_names(parts),
         bases=frozenset({parts.settings.roles.student}),
         places=places,
+        trust=parts.settings.trust,
     )
     return compile_dataset(
         inputs,

@@ -47,10 +47,12 @@ if TYPE_CHECKING:
     from agentkd.schema.route import Route
     from agentkd.schema.student import Confidence, Mark, Mistake, MistakeKind, StudentReport
     from agentkd.schema.synthetic import Budget, Origin, Synthetic, Unusable, origin_of
-    from agentkd.schema.task import ASSESS_SPLIT, SYNTHETIC_SPLIT, Failure, Outcome, Task, is_held_out
+    from agentkd.schema.task import ADHOC, ASSESS_SPLIT, SYNTHETIC_SPLIT, Failure, Outcome, Task, is_held_out
     from agentkd.schema.trajectory import RETRY_STRIDE, Correction, Step, Trajectory
+    from agentkd.schema.trust import RunTrust, TrustSettings, carried, is_vouched, trust_of_run
 
 _HOMES = {
+    "ADHOC": "task",
     "ASSESS_SPLIT": "task",
     "Advice": "plan",
     "AnchorSettings": "checkpoint",
@@ -95,6 +97,7 @@ _HOMES = {
     "Rendered": "example",
     "Reply": "message",
     "Route": "route",
+    "RunTrust": "trust",
     "SYNTHETIC_SPLIT": "task",
     "Scope": "memory",
     "Span": "memory",
@@ -114,14 +117,17 @@ _HOMES = {
     "Trajectory": "trajectory",
     "TransferCell": "report",
     "TransferRow": "report",
+    "TrustSettings": "trust",
     "Unusable": "synthetic",
     "Usage": "message",
     "Utility": "memory",
     "Value": "base",
     "Verdict": "report",
     "canonical_json": "base",
+    "carried": "trust",
     "content_id": "base",
     "is_held_out": "task",
+    "is_vouched": "trust",
     "lift_of": "lift",
     "mean_lift": "lift",
     "memory_id": "memory",
@@ -130,9 +136,11 @@ _HOMES = {
     "place_of": "placement",
     "pooled_prior": "lift",
     "sortable_id": "base",
+    "trust_of_run": "trust",
 }
 
 __all__ = [
+    "ADHOC",
     "ASSESS_SPLIT",
     "COUNTERS",
     "COUNTER_ORIGIN",
@@ -178,6 +186,7 @@ __all__ = [
     "Rendered",
     "Reply",
     "Route",
+    "RunTrust",
     "Scope",
     "Span",
     "Standing",
@@ -196,14 +205,17 @@ __all__ = [
     "Trajectory",
     "TransferCell",
     "TransferRow",
+    "TrustSettings",
     "Unusable",
     "Usage",
     "Utility",
     "Value",
     "Verdict",
     "canonical_json",
+    "carried",
     "content_id",
     "is_held_out",
+    "is_vouched",
     "lift_of",
     "mean_lift",
     "memory_id",
@@ -212,6 +224,7 @@ __all__ = [
     "place_of",
     "pooled_prior",
     "sortable_id",
+    "trust_of_run",
 ]
 
 
