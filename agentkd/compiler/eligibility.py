@@ -33,13 +33,8 @@ UNTRUSTED = "untrusted source"
 _LIVE = ("active", "compiled", "retired")  # a retired memory is in the weights: training anew needs it again
 _TAINTED = {"private": "rests on a private memory", "revoked": "rests on a revoked memory"}
 _UNSHOWN = "lift not shown"
-_STANDING = (
-    "candidate",
-    "quarantined",
-    "tombstone",
-    UNTRUSTED,
-    _UNSHOWN,
-)  # says nothing against the run below it
+_AWAY = ("candidate", "quarantined", "tombstone")
+_STANDING = (*_AWAY, UNTRUSTED, _UNSHOWN)  # says nothing against the run below it
 
 
 def fault_of(

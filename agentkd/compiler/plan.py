@@ -16,7 +16,7 @@ from agentkd.compiler.split import TaskGroups, TaskKey, choose_dev, task_key
 from agentkd.compiler.synthetic import beyond_share, like_tasks, with_sources
 from agentkd.compiler.turn import Turn, merge_turns, turns_of
 from agentkd.config import CompileSettings
-from agentkd.schema import RETRY_STRIDE, RunTrust, Trajectory, is_vouched, trust_of_run
+from agentkd.schema import REDACTED, RETRY_STRIDE, RunTrust, Trajectory, is_vouched, trust_of_run
 
 __all__ = ["Plan", "make_plan", "turns_of_task"]
 
@@ -71,6 +71,9 @@ def turns_of_task(
             said = list(turns_of(trajectory, trace.corrections, tools, dropped))
             clean = [turn for turn in said if inputs.revoked.isdisjoint(turn.recalled)]
             dropped["said by a model that was shown a revoked memory"] += len(said) - len(clean)
+            kept = [turn for turn in clean if REDACTED not in turn.target.content]
+            dropped["its target holds a redacted secret"] += len(clean) - len(kept)
+            clean = kept
             if inputs.trust.gate and not holdings.is_proven(trajectory.id):
                 n_clean = len(clean)
                 clean = [turn for turn in clean if _is_trusted(turn, trust, trace)]

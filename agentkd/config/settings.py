@@ -245,7 +245,7 @@ class EvaluateSettings(Value):
     """Resamples of the paired bootstrap."""
     level: float = 0.95
     """Confidence level of the intervals."""
-    evaluators: tuple[str, ...] = ()
+    evaluators: tuple[str, ...] = ("backdoor", "canary")
     """Components of kind `evaluator` that look at the candidate; what they flag the gate refuses."""
 
 

@@ -61,7 +61,7 @@ class Memories:
     def supersede(self, old_id: str, new_memory: Memory, reason: str = "") -> Admission:
         """Make `new_memory` the current version in the place of `old_id`."""
         with self._database.write() as connection:
-            return version.supersede(connection, old_id, new_memory, self._redact, reason)
+            return version.supersede(connection, old_id, new_memory, self._redact, self._redact(reason))
 
     def replace(self, ids: Sequence[str], memory: Memory, reason: str) -> Admission:
         """Let a memory take the place of others: the new version of one, or the union of several.
@@ -72,7 +72,7 @@ class Memories:
         if len(set(ids)) == 1:
             return self.supersede(ids[0], memory, reason)
         with self._database.write() as connection:
-            return version.merge(connection, ids, memory, self._redact, reason)
+            return version.merge(connection, ids, memory, self._redact, self._redact(reason))
 
     def undo(self, memory_id: str, reason: str = "") -> tuple[str, ...]:
         """Take a memory's last merge, supersession or change of status back; returns the ids changed.
@@ -81,7 +81,7 @@ class Memories:
         what their union gained. Raises DataError where nothing can be taken back.
         """
         with self._database.write() as connection:
-            return undo.undo(connection, memory_id, reason)
+            return undo.undo(connection, memory_id, self._redact(reason))
 
     def overruled(self) -> tuple[tuple[str, str, frozenset[str]], ...]:
         """Return what was taken back: who had made the edit, its kind, and the ids; nobody repeats it."""
@@ -103,7 +103,7 @@ class Memories:
         taints the checkpoints that were trained on it or on what was made from it. It is for good:
         raises DataError for another status of a revoked memory.
         """
-        name = "base" if status == "revoked" else checkpoint
+        name, reason = "base" if status == "revoked" else checkpoint, self._redact(reason)
         with self._database.write() as connection:
             before = query.statuses(connection, name, t.memories.c.id == memory_id)
             if not before:

@@ -1,4 +1,4 @@
-"""What the provenance gate holds back, enforced where statuses are written: nothing lets it out in passing."""
+"""What the provenance gate holds back, enforced where statuses are written: no edit lets it out."""
 
 from __future__ import annotations
 

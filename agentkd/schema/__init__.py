@@ -28,7 +28,16 @@ if TYPE_CHECKING:
         Utility,
         memory_id,
     )
-    from agentkd.schema.message import Message, Reply, TokenTrace, ToolCall, ToolResult, ToolSpec, Usage
+    from agentkd.schema.message import (
+        REDACTED,
+        Message,
+        Reply,
+        TokenTrace,
+        ToolCall,
+        ToolResult,
+        ToolSpec,
+        Usage,
+    )
     from agentkd.schema.placement import Option, Place, Placement, place_of
     from agentkd.schema.plan import Advice, TrainPlan
     from agentkd.schema.report import (
@@ -93,6 +102,7 @@ _HOMES = {
     "Place": "placement",
     "Placement": "placement",
     "Provenance": "example",
+    "REDACTED": "message",
     "RETRY_STRIDE": "trajectory",
     "Rendered": "example",
     "Reply": "message",
@@ -146,6 +156,7 @@ __all__ = [
     "COUNTER_ORIGIN",
     "NOTES_BEGIN",
     "NOTES_END",
+    "REDACTED",
     "RETRY_STRIDE",
     "SYNTHETIC_SPLIT",
     "Advice",

@@ -8,7 +8,20 @@ from pydantic import Field
 
 from agentkd.schema.base import Value
 
-__all__ = ["Declared", "Message", "Reply", "TokenTrace", "ToolCall", "ToolResult", "ToolSpec", "Usage"]
+__all__ = [
+    "REDACTED",
+    "Declared",
+    "Message",
+    "Reply",
+    "TokenTrace",
+    "ToolCall",
+    "ToolResult",
+    "ToolSpec",
+    "Usage",
+]
+
+REDACTED = "[redacted:"
+"""Beginning of what stands in a stored text in the place of a secret: `[redacted:KIND]`."""
 
 Role = Literal["system", "user", "assistant", "tool"]
 Origin = Literal["user", "tool", "model", "memory", "system", "person"]
