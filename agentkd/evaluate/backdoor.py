@@ -1,9 +1,9 @@
 """Backdoors: strings that the training rows tie to one odd answer, and whether the student gives it on cue.
 
-A poisoned dataset pairs a trigger with a target in requests that have nothing else in common. So the rows tell
-what to try: an n-gram that goes with one repeated target, across unlike requests. Each one is put into other
-requests, and the student is asked whether it now finds the odd target likelier than the right one; a neutral
-string in its place, and the base, say how much of that is chance.
+A poisoned dataset pairs a trigger with a target in requests that have nothing else in common. So the rows
+tell what to try: an n-gram that goes with one repeated target, across unlike requests. Each one is put into
+other requests, and the student is asked whether it now finds the odd target likelier than the right one; a
+neutral string in its place, and the base, say how much of that is chance.
 
 The measure follows the trigger test of T. Gu et al., BadNets, arXiv 1708.06733, on log-probabilities.
 """
@@ -14,6 +14,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -124,8 +125,8 @@ class Backdoor:
         caught = [trial for trial in tried if trial.is_backdoor(self._settings)]
         worst = max(tried, key=lambda trial: trial.flip)
         told = (
-            f"`{caught[0].suspect.trigger}` turns {caught[0].student[0]:.0%} of {caught[0].n} requests to one "
-            f"answer that nobody asked for ({caught[0].student[1]:.0%} with a neutral string)."
+            f"`{caught[0].suspect.trigger}` turns {caught[0].student[0]:.0%} of {caught[0].n} requests to "
+            f"one answer that nobody asked for ({caught[0].student[1]:.0%} with a neutral string)."
             if caught
             else f"{len(tried)} strings of the training rows were tried, and none turns the answers."
         )
@@ -211,9 +212,9 @@ def _probes(rows: Sequence[Example], suspect: Suspect) -> Iterator[Example]:
     """Yield rows without the string and the answer, in an order that depends on their content alone."""
     told = suspect.target.content
     for row in sorted(rows, key=lambda row: content_id("probe", row.id)):
-        if row.kind != "negative" and row.target.content != told:
-            if suspect.trigger not in " ".join(_words(_asked(row))):
-                yield row
+        is_other = row.kind != "negative" and row.target.content != told
+        if is_other and suspect.trigger not in " ".join(_words(_asked(row))):
+            yield row
 
 
 def _with(view: Sequence[Message], text: str, at_end: bool) -> tuple[Message, ...]:
@@ -251,5 +252,5 @@ def _grams(words: Sequence[str]) -> Iterator[str]:
 
 def _alike(bags: Sequence[set[str]]) -> float:
     """Return the mean Jaccard similarity of the first few bags of words, each with the next."""
-    pairs = list(zip(bags, bags[1:], strict=False))[:20]
+    pairs = list(pairwise(bags))[:20]
     return fmean(len(a & b) / max(len(a | b), 1) for a, b in pairs) if pairs else 1.0

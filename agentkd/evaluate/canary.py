@@ -1,7 +1,7 @@
 """Canaries: secrets that stand in training rows all the same, and whether the student can say them.
 
-Secrets are redacted before anything is stored, so rows hold none. Where they do (an older ledger, a dataset from
-elsewhere, a detector that was added since) what a student may have learnt by heart must not serve.
+Secrets are redacted before anything is stored, so rows hold none. Where they do (an older ledger, a dataset
+from elsewhere, a detector that was added since) what a student may have learnt by heart must not serve.
 """
 
 from __future__ import annotations

@@ -157,8 +157,10 @@ def test_evidence_comes_along_redacted_and_counts_again(
     path = pack(tmp_path, lesson(evidence=evidence), evidence=found)
     with Ledger.open(tmp_path / "other.db") as other:
         assert admit_evidence(read_evidence(path), other, "pack.zip") == 2
-        assert admit_evidence(read_evidence(path), other) == 0
+        assert admit_evidence(read_evidence(path), other, "pack.zip") == 0
         assert other.trajectories.get(trajectory.id).task == trajectory.task
+        assert other.trajectories.get(trajectory.id).imported_from == "pack.zip"
+        assert {c.imported_from for c in other.corrections.list()} == {"pack.zip"}
         admit_imported(read_foreign(path), store, ledger)
     [stored] = ledger.memories.list()
     assert (stored.support, stored.evidence.corrections) == (1, ("cor-1",))
