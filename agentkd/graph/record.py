@@ -31,7 +31,8 @@ def record_node(
 
     Args:
         workspace: An `agentkd.Workspace`.
-        grade: Judges a finished trajectory; without one memories gain no utility from it.
+        grade: Judges a finished trajectory; without one memories gain no utility from it. What it teaches
+            waits for a success of another user, where `user_id` in the graph's config names them.
         messages_key: Channel of the messages.
     """
     check_host(workspace)
@@ -39,14 +40,19 @@ def record_node(
     def record_turn(state: Mapping[str, Any]) -> dict[str, Any]:
         from langgraph.config import get_config
 
-        store_turn(workspace, read_turn(state[messages_key], get_config()), grade)
+        config = get_config()
+        user = str((config.get("configurable") or {}).get("user_id", ""))
+        store_turn(workspace, read_turn(state[messages_key], config), grade, user)
         return {}
 
     return record_turn
 
 
-def store_turn(host: Host, turn: Turn | None, grade: Grade | None = None) -> bool:
-    """Store a turn, with its recalls and corrections, once; False for one that was finished before."""
+def store_turn(host: Host, turn: Turn | None, grade: Grade | None = None, user: str = "") -> bool:
+    """Store a turn, with its recalls and corrections, once; False for one that was finished before.
+
+    `user` says whose request it was: what different users' verified runs teach corroborates each other.
+    """
     if turn is None or _is_finished(host, turn.trajectory):
         return False
     trajectory, recorder = turn.trajectory, Recorder(host.ledger, host.hooks)
@@ -55,6 +61,7 @@ def store_turn(host: Host, turn: Turn | None, grade: Grade | None = None) -> boo
         recorder.begin(trajectory)
     trial = trial_of(turn.recall)
     scope = trial.scope if trial is not None else host.settings.memory.scope
+    scope = scope.model_copy(update={"user": user}) if user else scope
     trajectory = trajectory.model_copy(update={"scope": scope})
     for step in trajectory.steps:
         so_far = trajectory.model_copy(update={"steps": trajectory.steps[: step.index + 1]})
