@@ -12,12 +12,13 @@ import pytest
 from agentkd.ledger import Ledger
 from agentkd.memory import ExactIndex, MemoryStore
 from agentkd.memory.scope import partition_of, sees
+from agentkd.protocols import Index
 from agentkd.schema import Memory, Scope
 
 NAMES = (
-    "a", "ab", "a%", "a_", "A", "aB", "ä", "a\u0308", "\u0430", "ａ", "a ", " a", "a\x00b", "a\x00", "../a",
-    "a/../b", "a\\b", "%", "_", "*", "?", "[a]", "a'--", 'a"', "a;DROP TABLE memories", "$ne", '{"$ne": ""}',
-    "a\nb", "\u202ea", "\u200b", "\U0001f600", "p-" + "0" * 24, "x" * 5_000, "NULL", "None", "base", "",
+    "a", "ab", "a%", "a_", "A", "aB", "\u00e4", "a\u0308", "\u0430", "\uff41", "a ", " a", "a\x00b", "a\x00",
+    "../a", "a/../b", "a\\b", "%", "_", "*", "?", "[a]", "a'--", 'a"', "a;DROP TABLE memories", "$ne",
+    '{"$ne": ""}', "a\nb", "\u202ea", "\u200b", "\U0001f600", "p-" + "0" * 24, "x" * 5_000, "NULL", "None", "base", "",
 )  # fmt: skip
 TOPICS = ("parcels", "refunds", "tables", "weather")
 
@@ -43,8 +44,10 @@ class Leaky(ExactIndex):
 class World:
     """A store beside a plain model of what each tenant owns."""
 
-    def __init__(self, store: MemoryStore, ledger: Ledger, make: Callable[..., Memory], seed: str) -> None:
-        self.store, self.ledger, self.make = store, ledger, make
+    def __init__(
+        self, store: MemoryStore, index: Index, ledger: Ledger, make: Callable[..., Memory], seed: str
+    ) -> None:
+        self.store, self.index, self.ledger, self.make = store, index, ledger, make
         self.dice = random.Random(seed)
         self.owned: dict[str, Scope] = {}
         self.gone: set[str] = set()
@@ -92,7 +95,7 @@ class World:
         """Below the API: a partition holds what its scope owns and nothing else."""
         own = self.asker()
         vector = self.store.embedder.embed([f"asks for {self.dice.choice(TOPICS)}"])
-        hits = self.store._index.query(vector, 50, partition_of(own))[0]
+        hits = self.index.query(vector, 50, partition_of(own))[0]
         assert {self.owned[hit.memory_id] for hit in hits} <= {own}
 
     def revoke(self) -> None:
@@ -110,8 +113,8 @@ class World:
 def test_ten_thousand_operations_show_nobody_what_is_not_theirs(
     make_store: Any, chroma: Any, tmp_path: Path, ledger: Ledger, lesson: Any, kind: str, n: int
 ) -> None:
-    index = chroma(tmp_path / "index") if kind == "chroma" else None
-    world = World(make_store(index, min_score=-1.0, hybrid=False), ledger, lesson, kind)
+    index = chroma(tmp_path / "index") if kind == "chroma" else ExactIndex()
+    world = World(make_store(index, min_score=-1.0, hybrid=False), index, ledger, lesson, kind)
     for _ in range(n):
         world.step()
     assert world.n_seen > n
@@ -121,7 +124,8 @@ def test_ten_thousand_operations_show_nobody_what_is_not_theirs(
 def test_an_index_that_leaks_shows_nobody_anything_foreign(
     make_store: Any, ledger: Ledger, lesson: Any
 ) -> None:
-    world = World(make_store(Leaky(), min_score=-1.0), ledger, lesson, "leaky")
+    index = Leaky()
+    world = World(make_store(index, min_score=-1.0), index, ledger, lesson, "leaky")
     for _ in range(400):
         world.admit()
         asker = world.asker()
