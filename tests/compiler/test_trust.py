@@ -34,7 +34,7 @@ def web(make, name="web", declared="untrusted"):
     return run.model_copy(update={"steps": (first, run.steps[1])})
 
 
-def sources(found):
+def sources(rows):
     return {id_ for row in rows for id_ in row.provenance.trajectories}
 
 

@@ -18,7 +18,8 @@ from agentkd.schema import Memory, Scope
 NAMES = (
     "a", "ab", "a%", "a_", "A", "aB", "\u00e4", "a\u0308", "\u0430", "\uff41", "a ", " a", "a\x00b", "a\x00",
     "../a", "a/../b", "a\\b", "%", "_", "*", "?", "[a]", "a'--", 'a"', "a;DROP TABLE memories", "$ne",
-    '{"$ne": ""}', "a\nb", "\u202ea", "\u200b", "\U0001f600", "p-" + "0" * 24, "x" * 5_000, "NULL", "None", "base", "",
+    '{"$ne": ""}', "a\nb", "\u202ea", "\u200b", "\U0001f600", "p-" + "0" * 24, "x" * 5_000, "NULL", "None",
+    "base", "",
 )  # fmt: skip
 TOPICS = ("parcels", "refunds", "tables", "weather")
 
