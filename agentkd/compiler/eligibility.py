@@ -152,10 +152,20 @@ class Holdings:
         reasons += [_TAINTED.get(self.faults.get(id_, ""), "") for id_ in memories]
         return next(filter(None, reasons), "")
 
-    def is_proven(self, trajectory_id: str) -> bool:
-        """Whether a memory on a run was let in by independent verified successes or by a person."""
-        ids = self.by_source.get(trajectory_id, ())
-        return any(self.allowed[id_].trust in ("corroborated", "admitted") for id_ in ids)
+    def is_proven(self, turn: Turn, *, is_verified: bool) -> bool:
+        """Whether a memory that was let in rests on this very turn; its run's other turns prove nothing.
+
+        What a person admitted needs no verified run, what verified runs corroborated needs one.
+        """
+        run = turn.trajectory
+        for id_ in self.by_source.get(run.id, ()):
+            memory = self.allowed[id_]
+            steps = [step for step in memory.evidence.steps if step.rpartition(":")[0] == run.id]
+            is_its_turn = f"{run.id}:{turn.step}" in steps or (not steps and len(run.steps) <= 1)
+            is_let_in = memory.trust == "admitted" or (memory.trust == "corroborated" and is_verified)
+            if is_let_in and is_its_turn:
+                return True
+        return False
 
     def under(self, turn: Turn) -> tuple[str, ...]:
         """Return the allowed memories that rest on a turn's trajectories."""

@@ -74,21 +74,27 @@ def turns_of_task(
             kept = [turn for turn in clean if REDACTED not in turn.target.content]
             dropped["its target holds a redacted secret"] += len(clean) - len(kept)
             clean = kept
-            if inputs.trust.gate and not holdings.is_proven(trajectory.id):
-                n_clean = len(clean)
-                clean = [turn for turn in clean if _is_trusted(turn, trust, trace)]
-                dropped[UNTRUSTED] += n_clean - len(clean)
+            if inputs.trust.gate and not trust.is_clean:
+                kept = [turn for turn in clean if _is_trusted(turn, trust, trace, holdings)]
+                dropped[UNTRUSTED] += len(clean) - len(kept)
+                clean = kept
             turns += with_sources(clean, trajectory)
     merged = merge_turns(turns, dropped)
     return with_negatives(merged, failed, inputs.tools_of, dropped) if failed else merged
 
 
-def _is_trusted(turn: Turn, trust: RunTrust, trace: Trace) -> bool:
-    """Whether a target comes from trusted words: a vouched correction, or own work before any taint."""
-    if turn.is_correction:
-        own = [c for c in trace.corrections if c.id in turn.corrections]
-        return is_vouched(own) or trust.is_clean
-    return trust.is_trusted and trust.is_verified and not trust.is_tainted(turn.step)
+def _is_trusted(turn: Turn, trust: RunTrust, trace: Trace, holdings: Holdings) -> bool:
+    """Whether a target may be taught although untrusted words came into its run.
+
+    A person or a grader answers for it, it was said before any taint, or a memory that was let in is on it.
+    """
+    said = [c for c in trace.corrections if c.id in turn.corrections]
+    is_early = trust.is_trusted and trust.is_verified and not trust.is_tainted(turn.step)
+    return (
+        is_vouched(said)
+        or (is_early and not turn.is_correction)
+        or holdings.is_proven(turn, is_verified=trust.is_verified)
+    )
 
 
 def make_plan(

@@ -14,7 +14,7 @@ from agentkd.schema import Outcome, Trajectory
 if TYPE_CHECKING:
     pass
 
-__all__ = ["Grade", "record_node", "store_turn"]
+__all__ = ["Grade", "record_node", "store_turn", "user_of"]
 
 Grade = Callable[[Trajectory], Outcome | None]
 """Judges a finished trajectory; None leaves it ungraded."""
@@ -41,8 +41,7 @@ def record_node(
         from langgraph.config import get_config
 
         config = get_config()
-        user = str((config.get("configurable") or {}).get("user_id", ""))
-        store_turn(workspace, read_turn(state[messages_key], config), grade, user)
+        store_turn(workspace, read_turn(state[messages_key], config), grade, user_of(config))
         return {}
 
     return record_turn
@@ -78,6 +77,11 @@ def store_turn(host: Host, turn: Turn | None, grade: Grade | None = None, user: 
     outcome = grade(trajectory) if grade is not None else None
     recorder.finish(trajectory.model_copy(update={"outcome": outcome}))
     return True
+
+
+def user_of(config: Mapping[str, Any]) -> str:
+    """Return the user that a graph's config names: `user_id`; empty where it names none."""
+    return str((config.get("configurable") or {}).get("user_id") or "")
 
 
 def _is_finished(host: Host, trajectory: Trajectory) -> bool:

@@ -194,6 +194,8 @@ class _Desk:
         """Return what the gate said; which runs raise no support depends on what an equal memory rests on."""
         from agentkd.ledger.admission import Told
 
+        if memory.trust in ("", "trusted"):
+            return Told()
         there = self._ledger.memories.get_many([memory.id])
         beyond = self._beyond(there[0], memory) if there else frozenset[str]()
         return Told(reason=self._reasons.get(memory.id, ""), uncounted=beyond)
@@ -201,13 +203,14 @@ class _Desk:
     def _beyond(self, there: Memory, memory: Memory) -> frozenset[str]:
         """Return the runs of a candidate that add nothing to the support of a memory that takes it in."""
         if not self._gate.settings.gate or memory.trust in ("", "trusted"):
-            return frozenset()
+            return frozenset()  # no source of it has a limit
         runs = dict.fromkeys((*there.evidence.trajectories, *memory.evidence.trajectories))
         return self._gate.uncounted(there.evidence.model_copy(update={"trajectories": tuple(runs)}))
 
     def _settled(self, answer: Admission, memory: Memory) -> Admission:
         """Let out what a candidate corroborated, where that is enough; say of the others that they wait."""
-        if answer.outcome not in ("stored", "merged"):
+        is_new = answer.outcome == "stored" and memory.trust != "untrusted"
+        if is_new or answer.outcome not in ("stored", "merged"):
             return answer
         stored = self._ledger.memories.get(answer.memory_id)
         if stored.trust != "untrusted":

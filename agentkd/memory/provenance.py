@@ -134,7 +134,9 @@ class Gate:
         """
         if stored.trust != "untrusted":
             return None
-        if candidate.id == stored.id and candidate.trust == "trusted":
+        if candidate.id == stored.id and candidate.trust != "untrusted":
+            if candidate.trust in ("", "admitted"):
+                return "admitted", "the application or a person says the same, word for word"
             return "trusted", "trusted sources say the same, word for word"
         proof = self.successes(stored.evidence)
         return ("corroborated", _proven(proof)) if len(proof) >= self.settings.successes else None

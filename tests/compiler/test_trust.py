@@ -73,6 +73,23 @@ def test_a_memory_that_was_let_in_carries_its_runs(make, compiled, trust, compil
         assert found[0].provenance.memories == (memory.id,)
 
 
+def test_a_memory_that_was_let_in_carries_no_other_turn_of_its_run(make, compiled):
+    calls = (make.call("find"), make.call("book", city="Evil"))
+    run = asked_by(make, calls=calls)
+    memory = make.memory("find first", run, trust="admitted")
+    evidence = memory.evidence.model_copy(update={"steps": (f"{run.id}:0",)})
+    memory = memory.model_copy(update={"evidence": evidence})
+    card, found = compiled([run], memories=[memory])
+    assert [row.target.tool_calls[0].name for row in found] == ["find"]
+    assert card.dropped[UNTRUSTED] == 1
+
+
+def test_a_claim_is_carried_by_a_person_alone(make, compiled):
+    run = make.run("claimed", imported_from="fake.json")
+    for trust, n in (("corroborated", 0), ("admitted", 1)):
+        assert len(compiled([run], memories=[make.memory("say please", run, trust=trust)])[1]) == n
+
+
 @pytest.mark.parametrize(("source", "n"), [("person", 1), ("grader", 1), ("judge", 0), ("tool", 0)])
 def test_a_correction_counts_where_somebody_answers_for_it(make, compiled, source, n):
     run = asked_by(make, success=False)
