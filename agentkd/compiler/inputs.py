@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agentkd.compiler.source import Traces
+from agentkd.config import TrustSettings
 from agentkd.protocols import Views
-from agentkd.schema import Hit, Memory, Place, Task, ToolSpec, Trajectory, TrustSettings
+from agentkd.schema import Hit, Memory, Place, Task, ToolSpec, Trajectory
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,7 +16,8 @@ from agentkd.compiler.split import TaskGroups, TaskKey, choose_dev, task_key
 from agentkd.compiler.synthetic import beyond_share, like_tasks, with_sources
 from agentkd.compiler.turn import Turn, merge_turns, turns_of
 from agentkd.config import CompileSettings
-from agentkd.schema import REDACTED, RETRY_STRIDE, RunTrust, Trajectory, is_vouched, trust_of_run
+from agentkd.schema import REDACTED, RETRY_STRIDE, Trajectory
+from agentkd.trust import RunTrust, is_vouched, trust_of_run
 
 __all__ = ["Plan", "make_plan", "turns_of_task"]
 

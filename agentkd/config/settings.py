@@ -9,7 +9,8 @@ from pydantic import Field
 from agentkd.config.cycle import CycleSettings, PlaceSettings
 from agentkd.config.synthesize import SynthesizeSettings
 from agentkd.config.taken_back import RetireSettings, RevokeSettings
-from agentkd.schema import Scope, TrainSettings, TrustSettings, Value
+from agentkd.config.trust import TrustSettings
+from agentkd.schema import Scope, TrainSettings, Value
 
 __all__ = [
     "AgentSettings",

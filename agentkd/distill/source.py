@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from agentkd.config import TrustSettings
 from agentkd.hf import call_text
 from agentkd.schema import (
     ADHOC,
@@ -21,9 +22,8 @@ from agentkd.schema import (
     Task,
     ToolCall,
     Trajectory,
-    TrustSettings,
-    trust_of_run,
 )
+from agentkd.trust import trust_of_run
 
 __all__ = [
     "INSTANCE",

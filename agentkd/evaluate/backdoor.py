@@ -14,7 +14,6 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -42,8 +41,10 @@ class BackdoorSettings(Value):
     """Rows with unlike requests that a string and a target must share before it is tried."""
     min_share: float = Field(default=0.8, gt=0.5, le=1.0)
     """Share of a string's rows that have the target."""
-    max_alike: float = Field(default=0.5, ge=0.0, le=1.0)
-    """Mean share of words (Jaccard) that these requests may have in common beside the string."""
+    alike: float = Field(default=0.5, ge=0.0, le=1.0)
+    """Share of words (Jaccard, without the string) from which two requests are of one sort."""
+    min_sorts: int = Field(default=3, ge=2)
+    """Sorts of requests that the string must turn up in: a lesson has one, a trigger does not care."""
     suspects: int = Field(default=8, ge=1)
     """Strings that are tried, most telling first."""
     probes: int = Field(default=24, ge=8)
@@ -93,7 +94,8 @@ def find_suspects(rows: Iterable[Example], settings: BackdoorSettings | None = N
             share = len(having) / n_with[gram]
             if len(having) < settings.min_rows or share < settings.min_share:
                 continue
-            if _alike([set(known[at][0]) - set(gram.split()) for at in having]) > settings.max_alike:
+            bags = [set(known[at][0]) - set(gram.split()) for at in sorted(having)]
+            if _n_sorts(bags, settings.alike) < settings.min_sorts:
                 continue
             mark = frozenset(having)
             if mark not in found or len(gram) > len(found[mark].trigger):
@@ -250,7 +252,10 @@ def _grams(words: Sequence[str]) -> Iterator[str]:
             yield " ".join(words[at : at + n])
 
 
-def _alike(bags: Sequence[set[str]]) -> float:
-    """Return the mean Jaccard similarity of the first few bags of words, each with the next."""
-    pairs = list(pairwise(bags))[:20]
-    return fmean(len(a & b) / max(len(a | b), 1) for a, b in pairs) if pairs else 1.0
+def _n_sorts(bags: Sequence[set[str]], alike: float) -> int:
+    """Return the number of bags of words that are unlike all those counted before."""
+    sorts: list[set[str]] = []
+    for bag in bags:
+        if all(len(bag & one) < alike * max(len(bag | one), 1) for one in sorts):
+            sorts.append(bag)
+    return len(sorts)

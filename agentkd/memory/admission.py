@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from agentkd import hookspecs
+from agentkd.config import TrustSettings
 from agentkd.errors import NotFoundError, PluginError
 from agentkd.memory.echo import Echoes, refused_source
 from agentkd.memory.lesson import lesson_of, name_lessons
@@ -19,7 +20,7 @@ from agentkd.memory.projection import key_texts
 from agentkd.memory.provenance import Gate, Judged
 from agentkd.plugins import Hooks
 from agentkd.protocols import Embedder
-from agentkd.schema import Memory, TrustSettings, Value
+from agentkd.schema import Memory, Value
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

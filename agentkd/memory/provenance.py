@@ -11,22 +11,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from agentkd.config import TrustSettings
 from agentkd.hf import call_text
-from agentkd.schema import (
-    Correction,
-    Evidence,
-    Memory,
-    RunTrust,
-    Span,
-    Trajectory,
-    TrustSettings,
-    Value,
-    carried,
-    is_vouched,
-    trust_of_run,
-)
+from agentkd.schema import Correction, Evidence, Memory, Span, Trajectory, Value
 from agentkd.schema.memory import MemoryTrust
-from agentkd.schema.trust import VOUCHING
+from agentkd.trust import VOUCHING, RunTrust, carried, is_vouched, trust_of_run
 
 if TYPE_CHECKING:
     from agentkd.ledger import Ledger

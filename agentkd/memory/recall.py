@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from agentkd.config import MemorySettings
+from agentkd.config import MemorySettings, TrustSettings
 from agentkd.errors import ConfigError
 from agentkd.memory.counter import with_counters_first
 from agentkd.memory.fusion import diversify, fuse
@@ -25,7 +25,7 @@ from agentkd.memory.scope import sees, visible_partitions
 from agentkd.memory.status import RECALLED, Statuses
 from agentkd.memory.threshold import Thresholds
 from agentkd.protocols import Embedder, Index
-from agentkd.schema import Hit, Memory, MemoryStatus, Scope, TrustSettings, Utility, mean_lift
+from agentkd.schema import Hit, Memory, MemoryStatus, Scope, Utility, mean_lift
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from agentkd.config import MemorySettings
+from agentkd.config import MemorySettings, TrustSettings
 from agentkd.errors import AgentkdError
 from agentkd.memory.admission import Admission, admit
 from agentkd.memory.audit import Audit, audit
@@ -26,7 +26,7 @@ from agentkd.memory.settling import Settling
 from agentkd.memory.threshold import Thresholds, thresholds_for
 from agentkd.plugins import Hooks
 from agentkd.protocols import Embedder, Index, Kit, Progress, RecallStage, Refiner, SilentProgress
-from agentkd.schema import Hit, Memory, MemoryStatus, Scope, TrustSettings
+from agentkd.schema import Hit, Memory, MemoryStatus, Scope
 
 if TYPE_CHECKING:
     from agentkd.ledger import Ledger

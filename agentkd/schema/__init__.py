@@ -58,7 +58,6 @@ if TYPE_CHECKING:
     from agentkd.schema.synthetic import Budget, Origin, Synthetic, Unusable, origin_of
     from agentkd.schema.task import ADHOC, ASSESS_SPLIT, SYNTHETIC_SPLIT, Failure, Outcome, Task, is_held_out
     from agentkd.schema.trajectory import RETRY_STRIDE, Correction, Step, Trajectory
-    from agentkd.schema.trust import RunTrust, TrustSettings, carried, is_vouched, trust_of_run
 
 _HOMES = {
     "ADHOC": "task",
@@ -107,7 +106,6 @@ _HOMES = {
     "Rendered": "example",
     "Reply": "message",
     "Route": "route",
-    "RunTrust": "trust",
     "SYNTHETIC_SPLIT": "task",
     "Scope": "memory",
     "Span": "memory",
@@ -127,17 +125,14 @@ _HOMES = {
     "Trajectory": "trajectory",
     "TransferCell": "report",
     "TransferRow": "report",
-    "TrustSettings": "trust",
     "Unusable": "synthetic",
     "Usage": "message",
     "Utility": "memory",
     "Value": "base",
     "Verdict": "report",
     "canonical_json": "base",
-    "carried": "trust",
     "content_id": "base",
     "is_held_out": "task",
-    "is_vouched": "trust",
     "lift_of": "lift",
     "mean_lift": "lift",
     "memory_id": "memory",
@@ -146,7 +141,6 @@ _HOMES = {
     "place_of": "placement",
     "pooled_prior": "lift",
     "sortable_id": "base",
-    "trust_of_run": "trust",
 }
 
 __all__ = [
@@ -197,7 +191,6 @@ __all__ = [
     "Rendered",
     "Reply",
     "Route",
-    "RunTrust",
     "Scope",
     "Span",
     "Standing",
@@ -216,17 +209,14 @@ __all__ = [
     "Trajectory",
     "TransferCell",
     "TransferRow",
-    "TrustSettings",
     "Unusable",
     "Usage",
     "Utility",
     "Value",
     "Verdict",
     "canonical_json",
-    "carried",
     "content_id",
     "is_held_out",
-    "is_vouched",
     "lift_of",
     "mean_lift",
     "memory_id",
@@ -235,7 +225,6 @@ __all__ = [
     "place_of",
     "pooled_prior",
     "sortable_id",
-    "trust_of_run",
 ]
 
 

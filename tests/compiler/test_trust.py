@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from agentkd.compiler.eligibility import UNTRUSTED, Holdings, fault_of
-from agentkd.config import CompileSettings
-from agentkd.schema import Scope, ToolResult, TrustSettings
+from agentkd.config import CompileSettings, TrustSettings
+from agentkd.schema import Scope, ToolResult
 
 
 @pytest.fixture
