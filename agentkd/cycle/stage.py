@@ -115,9 +115,11 @@ def distill_stage(parts: Parts, trajectories: Sequence[Trajectory]) -> StageResu
     counts: dict[str, int] = {}
     for admission in admissions:
         counts[admission.outcome] = counts.get(admission.outcome, 0) + 1
+    n_waiting = sum(admission.waits for admission in admissions)
     return StageResult(
         f"{len(trajectories)} trajectories and {len(flat)} corrections gave {len(candidates)} candidates: "
         + (", ".join(f"{n} {outcome}" for outcome, n in sorted(counts.items())) or "none")
+        + (f"; {n_waiting} wait in quarantine (untrusted sources)" if n_waiting else "")
         + "".join(f"; {remark}" for remark in distilled.remarks),
         {
             "candidates": len(candidates),
@@ -126,6 +128,7 @@ def distill_stage(parts: Parts, trajectories: Sequence[Trajectory]) -> StageResu
             "left_out": distilled.n_left_out,
             "refused": len(distilled.rejected),
             "unproven": len(distilled.memories) - len(candidates),
+            "waiting": n_waiting,
             **{f"refused: {reason}": n for reason, n in distilled.rejected_by_reason.items()},
             **distilled.counts,
             **counts,
