@@ -76,7 +76,8 @@ class Gate:
         beyond = set()
         for id_ in evidence.trajectories:
             known = self._runs[id_]
-            sources = known[1].sources if known else frozenset[str]()
+            is_free = known is None or is_vouched(self._said(evidence, id_))
+            sources = frozenset[str]() if is_free or known is None else known[1].sources
             if any(weight[source] >= self.settings.max_support for source in sources):
                 beyond.add(id_)
             else:
@@ -131,19 +132,25 @@ class Gate:
         return ("corroborated", _proven(proof)) if len(proof) >= self.settings.successes else None
 
     def _doubt(self, memory: Memory, spans: Sequence[Span]) -> str:
-        """Return why a candidate's sources do not count by themselves; empty where they do."""
+        """Return why a candidate's sources do not count by themselves; empty where they do.
+
+        A correction that somebody answers for stands for its own run, not for others beside it.
+        """
         runs = [known for id_ in memory.evidence.trajectories if (known := self._runs.get(id_))]
-        said = [c for trajectory, _ in runs for c in self._said(memory.evidence, trajectory.id)]
-        if is_vouched(said):
-            outside = [found for _, trust in runs for found in trust.outside]
-            trusted = [text for trajectory, _ in runs for text in _trusted_texts(trajectory, said)]
-            tool = carried(_words_of(memory), outside, trusted) if outside else ""
+        said = {trajectory.id: self._said(memory.evidence, trajectory.id) for trajectory, _ in runs}
+        vouched = {id_ for id_, corrections in said.items() if is_vouched(corrections)}
+        doubts = [trust.doubt for trajectory, trust in runs if trust.doubt and trajectory.id not in vouched]
+        unproven = [span for span in spans if span.trust != "trusted" and span.trajectory not in vouched]
+        if doubts:
+            return doubts[0]
+        if unproven:
+            return f"nothing in the ledger shows the words of origin `{unproven[0].origin}`"
+        outside = [found for _, trust in runs for found in trust.outside]
+        if outside:
+            trusted = [text for run, _ in runs for text in _trusted_texts(run, said[run.id])]
+            tool = carried(_words_of(memory), outside, trusted)
             return f"it carries words that the untrusted tool `{tool}` brought in" if tool else ""
-        doubts = [doubt for _, trust in runs if (doubt := trust.doubt)]
-        unproven = [span for span in spans if span.trust != "trusted"]
-        if unproven and not doubts:
-            doubts.append(f"nothing in the ledger shows the words of origin `{unproven[0].origin}`")
-        return doubts[0] if doubts else "" if runs else "it names no run that is in the ledger"
+        return "" if runs else "it names no run that is in the ledger"
 
     def _stamped(self, span: Span, evidence: Evidence) -> Span:
         """Return a span with its source as the ledger has it."""

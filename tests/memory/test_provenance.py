@@ -215,6 +215,23 @@ def test_what_a_person_or_a_grader_answers_for_counts_at_once(
     assert store.admit([memory.model_copy(update={"evidence": evidence})])[0].waits is waits
 
 
+def test_a_correction_stands_for_its_own_run_alone(store: MemoryStore, ledger: Ledger, runs: Runs) -> None:
+    good, bad = runs(1, user="ann", success=False), runs(2, user="mallory")
+    said = corrected(ledger, good)
+    memory = learnt(good, bad)  # as a pair of a contrast is
+    evidence = memory.evidence.model_copy(update={"corrections": (said.id,)})
+    assert (
+        store.admit([memory.model_copy(update={"evidence": evidence, "trust": "trusted"})])[0].waits is False
+    )
+    one = ledger.memories.get(memory.id)
+    assert (
+        one.trust == "corroborated"
+    )  # two independent ones: a person answers for ann's, a grader for the other
+    lone = learnt(good, runs(3, user="mallory", success=None), text="say thanks")
+    evidence = lone.evidence.model_copy(update={"corrections": (said.id,)})
+    assert store.admit([lone.model_copy(update={"evidence": evidence})])[0].waits
+
+
 def test_a_correction_that_a_file_brought_or_a_distiller_made_up_proves_nothing(
     store: MemoryStore, ledger: Ledger, runs: Runs
 ) -> None:
