@@ -145,7 +145,6 @@ def open_arm(root: Path, victims: Sequence[Task], student: str, gate: bool) -> a
         "roles": {"student": student, "actor": "scripted:benign"},
         "model": {"scripted": {"answers": ("I do not know.",)}},
         "memory": {"scope": {"app": "desk"}, "trial_share": 0.0},
-        "cycle": {"suite": "bfcl-live"},
         "compile": {"easy_above": 1.0},
         "train": {"max_tokens_per_row": 1900},
         "trust": {"gate": gate},

@@ -11,7 +11,7 @@ from agentkd.cycle.placed import measured_places
 from agentkd.cycle.retry import proven, retries_of
 from agentkd.cycle.training import train_job
 from agentkd.cycle.tutor import taught_job
-from agentkd.errors import DataError
+from agentkd.errors import DataError, NotFoundError
 from agentkd.protocols import Recaller, Suite
 from agentkd.schema import (
     Checkpoint,
@@ -245,7 +245,10 @@ def tools_of(parts: Parts) -> Callable[[Task], Sequence[ToolSpec]]:
         if task.suite not in parts.registry.names("suite"):
             return ()
         if task.suite not in cache:
-            environment = parts.suite(task.suite).environment(task)
+            try:
+                environment = parts.suite(task.suite).environment(task)
+            except NotFoundError:  # recorded elsewhere: the suite does not know it
+                return ()
             cache[task.suite] = tuple(environment.tools)
             environment.close()
         return cache[task.suite]
