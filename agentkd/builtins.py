@@ -232,6 +232,11 @@ def _evaluators() -> Iterable[Component[Any]]:
         _maker(evaluate.HackingAlarm),
     )  # fmt: skip
     yield Component(
+        "evaluator", "backdoor", "Strings of the training rows that bring one odd answer to any request.",
+        lambda settings, kit: evaluate.Backdoor(settings), evaluate.BackdoorSettings,
+    )  # fmt: skip
+    yield Component("evaluator", "canary", "Secrets in the training rows.", _maker(evaluate.Canary))
+    yield Component(
         "evaluator", "ablation", "Memory, prompt and weights per task.", _maker(evaluate.Ablation)
     )
 

@@ -2,7 +2,8 @@
 
 Four ways to answer:
 
-* **offer**: every plugin's answer is gathered (`components`, `commands`, `skills`, `rank_recalled`).
+* **offer**: every plugin's answer is gathered (`components`, `commands`, `skills`, `find_secrets`,
+  `rank_recalled`).
 * **veto**: any False refuses and names the plugin; None is no opinion (`before_run`, `admit_memory`,
   `retire_memory`, `admit_example`, `judge_checkpoint`).
 * **decide**: the first answer that is not None wins (`is_compile_due`).
@@ -51,6 +52,7 @@ __all__ = [
     "before_run",
     "commands",
     "components",
+    "find_secrets",
     "hookimpl",
     "hookspec",
     "is_compile_due",
@@ -98,6 +100,22 @@ def skills() -> Iterable[Path]:
         @agentkd.hookimpl
         def skills():
             yield Path(__file__).parent / "skills"
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def find_secrets(text: str) -> Iterable[tuple[int, int, str]] | None:
+    """Offer (start, end, kind) of secrets and personal data in a text that is about to be stored.
+
+    Called for every text that the core's own detectors have been through, before it reaches a disk for the
+    first time: it has to be quick. `[redacted:KIND]` takes the place of what is found.
+
+    Example::
+
+        @agentkd.hookimpl
+        def find_secrets(text):
+            return [(m.start(), m.end(), "staff-number") for m in re.finditer(r"STAFF-\\d{6}", text)]
     """
     raise NotImplementedError
 

@@ -187,6 +187,10 @@ class Hooks:
                 offered.extend((impl.plugin_name, item) for item in answer or ())
         return offered
 
+    def has(self, spec: Callable[..., Any]) -> bool:
+        """Whether any plugin implements a hook."""
+        return bool(getattr(self._manager.hook, spec.__name__).get_hookimpls())
+
     def decide(self, spec: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:
         """Return the first answer that is not None (decide hooks)."""
         answer: R | None = self._call(spec, kwargs)

@@ -6,7 +6,7 @@ Importing this package loads neither langgraph nor a model.
 from __future__ import annotations
 
 from agentkd.agents.agent import Agent
-from agentkd.agents.checkpointer import open_checkpointer
+from agentkd.agents.checkpointer import clean_checkpointer, open_checkpointer
 from agentkd.agents.event import (
     Acted,
     AgentEvent,
@@ -53,6 +53,7 @@ __all__ = [
     "Started",
     "Trial",
     "TrialPolicy",
+    "clean_checkpointer",
     "open_checkpointer",
     "retry_note",
     "run_tasks",

@@ -5,17 +5,20 @@ A checkpoint is data: LangGraph's reader may build nothing but our own `Run` (st
 
 from __future__ import annotations
 
+import copy
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from agentkd.agents.serializer import clean_serializer, is_clean_serializer
 from agentkd.errors import StoreError
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.memory import InMemorySaver
     from langgraph.checkpoint.sqlite import SqliteSaver
 
-__all__ = ["memory_checkpointer", "open_checkpointer", "require_strict_reader"]
+__all__ = ["clean_checkpointer", "memory_checkpointer", "open_checkpointer", "require_strict_reader"]
 
 ALLOWED = [("agentkd.agents.state", "Run")]
 
@@ -25,11 +28,12 @@ def require_strict_reader() -> None:
     os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
 
 
-def open_checkpointer(path: str | Path) -> SqliteSaver:
+def open_checkpointer(path: str | Path, redact: Callable[[str], str] | None = None) -> SqliteSaver:
     """Open a checkpointer in an SQLite file; it may be used from several threads.
 
-    A waiting run is kept as it is, secrets included, because it must go on as it was: only the owner may
-    read the file, and what a finished run left in it is overwritten.
+    Secrets are redacted before they reach the file (by the core's detectors, or by `redact`). This process
+    goes on with what was really said; after a restart the placeholder is all there is, and a call that holds
+    one is not run. Only the owner may read the file, and what a finished run left in it is overwritten.
     """
     require_strict_reader()
     import sqlite3
@@ -43,13 +47,32 @@ def open_checkpointer(path: str | Path) -> SqliteSaver:
         os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
         connection = sqlite3.connect(file, check_same_thread=False)
         connection.execute("PRAGMA secure_delete=ON")
-        saver = SqliteSaver(connection, serde=JsonPlusSerializer(allowed_msgpack_modules=ALLOWED))
+        serde = clean_serializer(JsonPlusSerializer(allowed_msgpack_modules=ALLOWED), redact)
+        saver = SqliteSaver(connection, serde=serde)
         saver.setup()
     except (OSError, sqlite3.Error) as error:
         raise StoreError(
             f"`{file}` cannot hold the state of agents: {error}", hint="name a file in a folder you may write"
         ) from error
     return saver
+
+
+def clean_checkpointer(checkpointer: Any, redact: Callable[[str], str]) -> Any:
+    """Return a LangGraph checkpointer whose states are redacted before it stores them.
+
+    One that keeps states in this process alone stores nothing and is returned as it is; so is None.
+    """
+    if checkpointer is None:
+        return None
+    require_strict_reader()
+    from langgraph.checkpoint.memory import InMemorySaver
+
+    serde = getattr(checkpointer, "serde", None)
+    if serde is None or isinstance(checkpointer, InMemorySaver) or is_clean_serializer(serde):
+        return checkpointer
+    cleaned = copy.copy(checkpointer)  # the application may use its own elsewhere
+    cleaned.serde = clean_serializer(serde, redact)
+    return cleaned
 
 
 def memory_checkpointer() -> InMemorySaver:

@@ -24,7 +24,7 @@ from agentkd.config import AgentSettings
 from agentkd.errors import AgentkdError, BudgetError, ModelError
 from agentkd.plugins import Hooks
 from agentkd.protocols import Environment, Model, Recaller, Views
-from agentkd.schema import Failure, Hit, Message, Scope, Step, ToolCall, ToolResult, ToolSpec
+from agentkd.schema import REDACTED, Failure, Hit, Message, Scope, Step, ToolCall, ToolResult, ToolSpec
 
 if TYPE_CHECKING:
     from langgraph.graph.state import CompiledStateGraph
@@ -242,7 +242,12 @@ class Loop:
     def _result(self, reviewed: Reviewed) -> ToolResult:
         if reviewed.result is not None or reviewed.accepted is None:
             return reviewed.result or ToolResult()
-        return _context().environment.call(reviewed.accepted)
+        if REDACTED in reviewed.accepted.model_dump_json(include={"arguments"}):
+            return ToolResult(error=f"`{REDACTED}...]` stands in the arguments for a secret that is not kept")
+        context = _context()
+        result = context.environment.call(reviewed.accepted)
+        declared = next((s.trust for s in context.tools if s.name == reviewed.accepted.name), "")
+        return result if result.trust == declared else result.model_copy(update={"trust": declared})
 
     def _verdict(self, run: Run, results: Sequence[ToolResult]) -> dict[str, Any]:
         if not run.reviewed or any(result.ends_task for result in results):

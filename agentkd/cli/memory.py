@@ -10,7 +10,7 @@ import click
 from agentkd.cli.invocation import Invocation, pass_invocation
 from agentkd.cli.memory_audit import audit
 from agentkd.cli.memory_calibrate import calibrate
-from agentkd.cli.memory_edit import activate, quarantine, undo
+from agentkd.cli.memory_edit import activate, admit, quarantine, undo
 from agentkd.cli.memory_exchange import export, import_
 from agentkd.cli.memory_history import diff, history
 from agentkd.cli.memory_lift import lift
@@ -95,7 +95,7 @@ def rebuild(invocation: Invocation) -> None:
     )
 
 
-for verb in (history, diff, revoke, quarantine, activate, undo):
+for verb in (history, diff, revoke, quarantine, activate, admit, undo):
     command.add_command(verb)
 command.add_command(audit)
 command.add_command(calibrate)

@@ -7,7 +7,7 @@ import click
 from agentkd.cli.invocation import Invocation, pass_invocation
 from agentkd.cli.shared import Command
 
-__all__ = ["activate", "quarantine", "undo"]
+__all__ = ["activate", "admit", "quarantine", "undo"]
 
 
 @click.command("quarantine", cls=Command)
@@ -36,6 +36,24 @@ def activate(invocation: Invocation, memory_id: str, reason: str) -> None:
     with invocation.workspace() as workspace:
         changed = workspace.memory.activate(memory_id, f"person: {reason}")
     _say(invocation, memory_id, changed, "active again", "was active before")
+
+
+@click.command("admit", cls=Command)
+@click.argument("memory_ids", nargs=-1, required=True, metavar="ID...")
+@click.option("--reason", default="looked at and admitted", help="Why; kept in the ledger.")
+@pass_invocation
+def admit(invocation: Invocation, memory_ids: tuple[str, ...], reason: str) -> None:
+    """Let memories in that wait in quarantine because their sources are untrusted.
+
+    `agentkd memory list --status quarantined` shows what waits, `agentkd memory show ID` its sources. All of
+    them are admitted, or none where one is unknown or was revoked.
+    """
+    with invocation.workspace() as workspace:
+        done = workspace.memory.let_in(memory_ids, f"person: {reason}")
+    lines = {id_: "admitted" if id_ in done else "did not wait for admission" for id_ in memory_ids}
+    invocation.show(
+        {"admitted": list(done)}, lambda v, _: click.echo("\n".join(f"{i}: {w}" for i, w in lines.items()))
+    )
 
 
 @click.command("undo", cls=Command)

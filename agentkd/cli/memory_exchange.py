@@ -73,7 +73,7 @@ def import_(
             if evidence and imported.format == "pack":
                 brought = read_evidence(path)
                 refuse_leaks(brought.trajectories, workspace.parts)
-                n_new = admit_evidence(brought, workspace.ledger)
+                n_new = admit_evidence(brought, workspace.ledger, str(path))
                 invocation.note(f"{n_new} trajectories and corrections taken over")
             report = admit_imported(
                 imported, workspace.memory, workspace.ledger, scope=wanted, quarantine=quarantine

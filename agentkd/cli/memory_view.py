@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from agentkd.schema import Hit, Memory
 
-__all__ = ["print_hits", "print_memories", "print_memory"]
+__all__ = ["print_hits", "print_memories", "print_memory", "sources_text"]
 
 
 def print_memories(memories: list[Memory], console: Console) -> None:
@@ -29,6 +29,16 @@ def print_hits(hits: list[Hit], console: Console) -> None:
     )
 
 
+def sources_text(memory: Memory) -> str:
+    """Return who is behind the words that a memory rests on, such as `tainted user:ann via fetch`."""
+    told = {
+        f"{span.trust} {span.principal}" + (f" via {span.tool}" if span.tool else "")
+        for span in memory.evidence.spans
+        if span.trust
+    }
+    return "; ".join(sorted(told))
+
+
 def print_memory(memory: Memory, console: Console) -> None:
     """Print one memory with its evidence and its use."""
     print_facts(
@@ -42,6 +52,8 @@ def print_memory(memory: Memory, console: Console) -> None:
             ("also when", "; ".join(memory.keys.more)),
             ("calls", "; ".join(f"{c.name} {c.arguments}" for c in memory.calls)),
             ("scope", ", ".join(f"{k}={v}" for k, v in memory.scope.model_dump().items() if v)),
+            ("trust", memory.trust),
+            ("sources", sources_text(memory)),
             ("support", memory.support),
             ("utility", f"{memory.utility.wins} wins in {memory.utility.recalls} recalls"),
             ("confidence", f"{memory.confidence:.2f} ({memory.origin})"),

@@ -77,16 +77,20 @@ def show(invocation: Invocation, id_: str, failed: bool, n: int) -> None:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--suite", default="imported", show_default=True, help="Suite that the tasks count to.")
 @click.option("--split", default="train", show_default=True, help="Split that they count to.")
+@click.option(
+    "--vouch", is_flag=True, help="Answer for the file: its rewards count as if a grader had given them."
+)
 @pass_invocation
-def import_(invocation: Invocation, file: Path, suite: str, split: str) -> None:
+def import_(invocation: Invocation, file: Path, suite: str, split: str, vouch: bool) -> None:
     """Take in recorded runs: conversations in the OpenAI format with `task_id` and `reward`.
 
-    A task that an installed suite of this name holds out is refused under a training split.
+    A task that an installed suite of this name holds out is refused under a training split. What a file says
+    of its own success proves nothing: without `--vouch` memories learnt from it wait in quarantine.
     """
     from agentkd.interop import read_openai_traces, refuse_leaks
     from agentkd.schema import is_held_out
 
-    found = read_openai_traces(file, suite=suite, split=split)
+    found = read_openai_traces(file, suite=suite, split=split, vouched=vouch)
     with invocation.workspace() as workspace:
         refuse_leaks(found, workspace.parts)
         with workspace.ledger.transaction():

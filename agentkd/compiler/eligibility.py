@@ -22,15 +22,19 @@ from agentkd.schema import (
 )
 from agentkd.schema.lift import UNIFORM, Prior
 
-__all__ = ["EASY", "Holdings", "fault_of"]
+__all__ = ["EASY", "UNTRUSTED", "Holdings", "fault_of"]
 
 EASY = "the base does it without help"
 """Why a row is left out whose task needs neither memory nor training."""
 
+UNTRUSTED = "untrusted source"
+"""Why a memory and the rows of a run stay out that no independent verified success or person stands for."""
+
 _LIVE = ("active", "compiled", "retired")  # a retired memory is in the weights: training anew needs it again
 _TAINTED = {"private": "rests on a private memory", "revoked": "rests on a revoked memory"}
 _UNSHOWN = "lift not shown"
-_STANDING = ("candidate", "quarantined", "tombstone", _UNSHOWN)  # says nothing against the run below it
+_AWAY = ("candidate", "quarantined", "tombstone")
+_STANDING = (*_AWAY, UNTRUSTED, _UNSHOWN)  # says nothing against the run below it
 
 
 def fault_of(
@@ -50,6 +54,8 @@ def fault_of(
     settings = settings or CompileSettings()
     if memory.status == "revoked" or memory.privacy == "private":
         return "revoked" if memory.status == "revoked" else "private"
+    if memory.trust == "untrusted":
+        return UNTRUSTED
     if memory.status not in _LIVE:
         return memory.status
     if memory.kind == "fact":
@@ -145,6 +151,21 @@ class Holdings:
         reasons = [self.forbidden.get(id_, "") for id_ in (trajectory.id, *seeds)]
         reasons += [_TAINTED.get(self.faults.get(id_, ""), "") for id_ in memories]
         return next(filter(None, reasons), "")
+
+    def is_proven(self, turn: Turn, *, is_verified: bool) -> bool:
+        """Whether a memory that was let in rests on this very turn; its run's other turns prove nothing.
+
+        What a person admitted needs no verified run, what verified runs corroborated needs one.
+        """
+        run = turn.trajectory
+        for id_ in self.by_source.get(run.id, ()):
+            memory = self.allowed[id_]
+            steps = [step for step in memory.evidence.steps if step.rpartition(":")[0] == run.id]
+            is_its_turn = f"{run.id}:{turn.step}" in steps or (not steps and len(run.steps) <= 1)
+            is_let_in = memory.trust == "admitted" or (memory.trust == "corroborated" and is_verified)
+            if is_let_in and is_its_turn:
+                return True
+        return False
 
     def under(self, turn: Turn) -> tuple[str, ...]:
         """Return the allowed memories that rest on a turn's trajectories."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agentkd.compiler.source import Traces
+from agentkd.config import TrustSettings
 from agentkd.protocols import Views
 from agentkd.schema import Hit, Memory, Place, Task, ToolSpec, Trajectory
 
@@ -53,5 +54,7 @@ class CompileInputs:
     """Why nothing of a trajectory may be compiled, by id."""
     revoked: frozenset[str] = frozenset()
     """Revoked memories: what a model said that was shown one is not compiled."""
+    trust: TrustSettings = field(default_factory=TrustSettings)
+    """Whose words may be compiled."""
     students: frozenset[str] = frozenset()
     """Names under which the present student acts: its graded runs say what is easy and what is hard."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from agentkd.compiler.eligibility import Holdings
+from agentkd.compiler.eligibility import UNTRUSTED, Holdings
 from agentkd.compiler.inputs import CompileInputs
 from agentkd.compiler.negative import is_mere_failure, with_negatives
 from agentkd.compiler.select import refuse_held_out
@@ -16,7 +16,8 @@ from agentkd.compiler.split import TaskGroups, TaskKey, choose_dev, task_key
 from agentkd.compiler.synthetic import beyond_share, like_tasks, with_sources
 from agentkd.compiler.turn import Turn, merge_turns, turns_of
 from agentkd.config import CompileSettings
-from agentkd.schema import RETRY_STRIDE, Trajectory
+from agentkd.schema import REDACTED, RETRY_STRIDE, Trajectory
+from agentkd.trust import RunTrust, is_vouched, trust_of_run
 
 __all__ = ["Plan", "make_plan", "turns_of_task"]
 
@@ -60,16 +61,41 @@ def turns_of_task(
             dropped[refusal] += 1
             continue
         usable = [c for c in trace.corrections if c.accepted or c.accepted_answer]
+        trust = trust_of_run(trajectory, inputs.trust)
         if need_rejected and is_mere_failure(trajectory, len(usable)):
-            failed.append(trajectory)
+            if trust.is_clean or not inputs.trust.gate:
+                failed.append(trajectory)
+            else:
+                dropped[UNTRUSTED] += 1
         else:
             tools = inputs.tools_of(trajectory.task)
             said = list(turns_of(trajectory, trace.corrections, tools, dropped))
             clean = [turn for turn in said if inputs.revoked.isdisjoint(turn.recalled)]
             dropped["said by a model that was shown a revoked memory"] += len(said) - len(clean)
+            kept = [turn for turn in clean if REDACTED not in turn.target.content]
+            dropped["its target holds a redacted secret"] += len(clean) - len(kept)
+            clean = kept
+            if inputs.trust.gate and not trust.is_clean:
+                kept = [turn for turn in clean if _is_trusted(turn, trust, trace, holdings)]
+                dropped[UNTRUSTED] += len(clean) - len(kept)
+                clean = kept
             turns += with_sources(clean, trajectory)
     merged = merge_turns(turns, dropped)
     return with_negatives(merged, failed, inputs.tools_of, dropped) if failed else merged
+
+
+def _is_trusted(turn: Turn, trust: RunTrust, trace: Trace, holdings: Holdings) -> bool:
+    """Whether a target may be taught although untrusted words came into its run.
+
+    A person or a grader answers for it, it was said before any taint, or a memory that was let in is on it.
+    """
+    said = [c for c in trace.corrections if c.id in turn.corrections]
+    is_early = trust.is_trusted and trust.is_verified and not trust.is_tainted(turn.step)
+    return (
+        is_vouched(said)
+        or (is_early and not turn.is_correction)
+        or holdings.is_proven(turn, is_verified=trust.is_verified)
+    )
 
 
 def make_plan(

@@ -21,6 +21,7 @@ from agentkd.config.settings import (
 )
 from agentkd.config.synthesize import SynthesizeSettings
 from agentkd.config.taken_back import RetireSettings, RevokeSettings
+from agentkd.config.trust import TrustSettings
 
 __all__ = [
     "CONFIG_NAME",
@@ -41,5 +42,6 @@ __all__ = [
     "RunSettings",
     "Settings",
     "SynthesizeSettings",
+    "TrustSettings",
     "load_settings",
 ]

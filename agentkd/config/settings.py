@@ -9,6 +9,7 @@ from pydantic import Field
 from agentkd.config.cycle import CycleSettings, PlaceSettings
 from agentkd.config.synthesize import SynthesizeSettings
 from agentkd.config.taken_back import RetireSettings, RevokeSettings
+from agentkd.config.trust import TrustSettings
 from agentkd.schema import Scope, TrainSettings, Value
 
 __all__ = [
@@ -246,7 +247,7 @@ class EvaluateSettings(Value):
     """Resamples of the paired bootstrap."""
     level: float = 0.95
     """Confidence level of the intervals."""
-    evaluators: tuple[str, ...] = ()
+    evaluators: tuple[str, ...] = ("backdoor", "canary")
     """Components of kind `evaluator` that look at the candidate; what they flag the gate refuses."""
 
 
@@ -326,6 +327,8 @@ class Settings(Value):
     """Running an agent over a suite."""
     memory: MemorySettings = MemorySettings()
     """Recall and lifecycle."""
+    trust: TrustSettings = TrustSettings()
+    """Whose words may become memories and weights."""
     distill: DistillSettings = DistillSettings()
     """From trajectories to memories."""
     synthesize: SynthesizeSettings = SynthesizeSettings()

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
+from agentkd import hookspecs
 from agentkd.config import AgentSettings, Settings
 from agentkd.cycle.ceiling import Ceiling
 from agentkd.errors import ConfigError, NotFoundError
@@ -97,7 +98,17 @@ class Parts:
         """The system of record."""
         from agentkd.ledger import Ledger
 
-        return Ledger.open(self.settings.ledger or self.root / "ledger.db")
+        return Ledger.open(self.settings.ledger or self.root / "ledger.db", redact=self.redact)
+
+    @cached_property
+    def redact(self) -> Callable[[str], str]:
+        """What takes secrets out of a text before it is stored: the core, then plugins."""
+        from agentkd.ledger.redact import redactor
+
+        def find(text: str) -> list[tuple[int, int, str]]:
+            return [found for _, found in self.hooks.offers(hookspecs.find_secrets, text=text)]
+
+        return redactor([find] if self.hooks.has(hookspecs.find_secrets) else [])
 
     @cached_property
     def _embedder(self) -> Embedder:
@@ -130,6 +141,7 @@ class Parts:
             words=self.root / "index" / "words",
             stages=self.recallers(),
             kit=self,
+            trust=self.settings.trust,
         )
         store.sync()
         store.renew()  # where the settings of the index changed

@@ -11,7 +11,7 @@ from agentkd.cycle.placed import measured_places
 from agentkd.cycle.retry import proven, retries_of
 from agentkd.cycle.training import train_job
 from agentkd.cycle.tutor import taught_job
-from agentkd.errors import DataError
+from agentkd.errors import DataError, NotFoundError
 from agentkd.protocols import Recaller, Suite
 from agentkd.schema import (
     Checkpoint,
@@ -115,9 +115,11 @@ def distill_stage(parts: Parts, trajectories: Sequence[Trajectory]) -> StageResu
     counts: dict[str, int] = {}
     for admission in admissions:
         counts[admission.outcome] = counts.get(admission.outcome, 0) + 1
+    n_waiting = sum(admission.waits for admission in admissions)
     return StageResult(
         f"{len(trajectories)} trajectories and {len(flat)} corrections gave {len(candidates)} candidates: "
         + (", ".join(f"{n} {outcome}" for outcome, n in sorted(counts.items())) or "none")
+        + (f"; {n_waiting} wait in quarantine (untrusted sources)" if n_waiting else "")
         + "".join(f"; {remark}" for remark in distilled.remarks),
         {
             "candidates": len(candidates),
@@ -126,6 +128,7 @@ def distill_stage(parts: Parts, trajectories: Sequence[Trajectory]) -> StageResu
             "left_out": distilled.n_left_out,
             "refused": len(distilled.rejected),
             "unproven": len(distilled.memories) - len(candidates),
+            "waiting": n_waiting,
             **{f"refused: {reason}": n for reason, n in distilled.rejected_by_reason.items()},
             **distilled.counts,
             **counts,
@@ -195,6 +198,7 @@ def compile_stage(
         students=_student_names(parts),
         bases=frozenset({parts.settings.roles.student}),
         places=places,
+        trust=parts.settings.trust,
     )
     return compile_dataset(
         inputs,
@@ -241,7 +245,10 @@ def tools_of(parts: Parts) -> Callable[[Task], Sequence[ToolSpec]]:
         if task.suite not in parts.registry.names("suite"):
             return ()
         if task.suite not in cache:
-            environment = parts.suite(task.suite).environment(task)
+            try:
+                environment = parts.suite(task.suite).environment(task)
+            except NotFoundError:  # recorded elsewhere: the suite does not know it
+                return ()
             cache[task.suite] = tuple(environment.tools)
             environment.close()
         return cache[task.suite]

@@ -46,16 +46,16 @@ class CaseDistiller:
         """Yield one case per correction with an accepted answer, and per call of a success."""
         given = by_trajectory(corrections)
         for trajectory in trajectories:
-            scope = kit.settings.memory.scope
             for correction in accepted_last(given.get(trajectory.id, ())):
-                yield from corrected_case(trajectory, correction, scope, self.name, self.settings)
+                yield from corrected_case(trajectory, correction, kit, self.name, self.settings)
             if trajectory.success:
-                yield from self._successes(trajectory, scope)
+                yield from self._successes(trajectory, kit)
 
-    def _successes(self, trajectory: Trajectory, scope: Scope) -> Iterator[Memory]:
+    def _successes(self, trajectory: Trajectory, kit: Kit) -> Iterator[Memory]:
+        scope, trust = kit.settings.memory.scope, kit.settings.trust
         steps = [step for step in trajectory.steps if step.accepted_calls and all(r.ok for r in step.results)]
         for step in steps[: self.settings.max_steps]:
-            state = state_text(trajectory, step.index, limit=self.settings.max_result_chars)
+            state = state_text(trajectory, step.index, limit=self.settings.max_result_chars, trust=trust)
             yield _case(trajectory, state, step.accepted_calls, "", step.index, (), scope, self.name)
         if not any(step.accepted_calls for step in trajectory.steps) and (
             0 < len(trajectory.answer) <= self.settings.max_answer_chars
@@ -66,13 +66,16 @@ class CaseDistiller:
 
 
 def corrected_case(
-    trajectory: Trajectory, correction: Correction, scope: Scope, origin: str, settings: CaseSettings
+    trajectory: Trajectory, correction: Correction, kit: Kit, origin: str, settings: CaseSettings
 ) -> Iterator[Memory]:
     """Yield the case of a correction; nothing where it accepted neither calls nor a short answer."""
     answer = correction.accepted_answer
     if not correction.accepted and not 0 < len(answer) <= settings.max_answer_chars:
         return
-    state = state_text(trajectory, correction.step or 0, limit=settings.max_result_chars)
+    state = state_text(
+        trajectory, correction.step or 0, limit=settings.max_result_chars, trust=kit.settings.trust
+    )
+    scope = kit.settings.memory.scope
     yield _case(trajectory, state, correction.accepted, answer, correction.step, (correction,), scope, origin)
 
 

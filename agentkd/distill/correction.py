@@ -114,9 +114,7 @@ class CorrectionDistiller(Finds):
         corrected = [(t, given[t.id]) for t in trajectories if t.id in given]
         for trajectory, said in corrected:
             for correction in accepted_last(said):
-                yield from corrected_case(
-                    trajectory, correction, kit.settings.memory.scope, self.name, CaseSettings()
-                )
+                yield from corrected_case(trajectory, correction, kit, self.name, CaseSettings())
         by_people = [(t, in_order(c for c in said if c.source == "person")) for t, said in corrected]
         by_people = [(t, said) for t, said in by_people if said]
         if by_people:

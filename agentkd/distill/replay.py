@@ -11,7 +11,7 @@ from typing import Literal
 
 from agentkd.errors import AgentkdError
 from agentkd.protocols import Kit, Suite
-from agentkd.schema import Message, Outcome, Step, ToolCall, ToolResult, Trajectory, Value, content_id
+from agentkd.schema import ADHOC, Message, Outcome, Step, ToolCall, ToolResult, Trajectory, Value, content_id
 
 __all__ = ["Replayed", "replay_calls", "replay_claim"]
 
@@ -33,7 +33,7 @@ def replay_claim(trajectory: Trajectory, step: int, call: ToolCall, kit: Kit) ->
     task = trajectory.task
     if task.is_held_out:
         return Replayed(verdict="unknown", detail=f"task `{task.id}` is held out")
-    if task.suite == "adhoc":
+    if task.suite == ADHOC:
         return Replayed(verdict="unknown", detail="an ad-hoc request has no suite to be graded by")
     try:
         suite = kit.suite(task.suite)

@@ -10,11 +10,24 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from agentkd.config import TrustSettings
 from agentkd.hf import call_text
-from agentkd.schema import NOTES_BEGIN, NOTES_END, Correction, Scope, Step, Task, ToolCall, Trajectory
+from agentkd.schema import (
+    ADHOC,
+    NOTES_BEGIN,
+    NOTES_END,
+    Correction,
+    Scope,
+    Step,
+    Task,
+    ToolCall,
+    Trajectory,
+)
+from agentkd.trust import trust_of_run
 
 __all__ = [
     "INSTANCE",
+    "UNTOLD",
     "generalise",
     "memory_scope",
     "recalled_text",
@@ -24,6 +37,9 @@ __all__ = [
     "transcript",
     "user_turns",
 ]
+
+UNTOLD = "(output of an untrusted tool)"
+"""Stands in a state for what an untrusted tool brought in."""
 
 _MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
 _NOTES = re.compile(  # notes end with a line of their own: the words may also stand in a memory
@@ -62,7 +78,7 @@ def tool_names(calls: Sequence[ToolCall]) -> str:
 
 def memory_scope(task: Task, scope: Scope) -> Scope:
     """Return the workspace's scope narrowed to the task's suite; ad-hoc requests keep it as it is."""
-    if scope.app or task.suite == "adhoc":
+    if scope.app or task.suite == ADHOC:
         return scope
     return scope.model_copy(update={"app": task.suite})
 
@@ -93,13 +109,22 @@ def user_turns(trajectory: Trajectory) -> dict[int, list[str]]:
     return found
 
 
-def state_text(trajectory: Trajectory, index: int, *, limit: int = 160) -> str:
-    """Return what was known before step `index`: the request, then each earlier call and its result."""
+def state_text(
+    trajectory: Trajectory, index: int, *, limit: int = 160, trust: TrustSettings | None = None
+) -> str:
+    """Return what was known before step `index`: the request, then each earlier call and its result.
+
+    With `trust`, the output of untrusted tools is named and not told: a case must not carry it on.
+    """
+    outside = trust_of_run(trajectory, trust).outside if trust is not None and trust.gate else ()
+    hidden = {(found.step, found.number) for found in outside}
     lines = [" ".join(trajectory.task.prompt.split())]
     said = user_turns(trajectory)
     for step in trajectory.steps[:index]:
-        for call, result in zip(step.accepted_calls, step.results, strict=False):
-            lines.append(f"{call_text(call)} -> {shorten(result.error or result.content, limit)}")
+        for number, (call, result) in enumerate(zip(step.accepted_calls, step.results, strict=False)):
+            text = result.error or result.content
+            told = UNTOLD if (step.index, number) in hidden else shorten(text, limit)
+            lines.append(f"{call_text(call)} -> {told}")
         lines.extend(f"User: {shorten(text, limit)}" for text in said.get(step.index, ()))
     return "\n".join(lines)
 

@@ -24,7 +24,7 @@ from agentkd.distill.revision import by_trajectory
 from agentkd.distill.source import shorten, transcript
 from agentkd.errors import AgentkdError, BudgetError, ConfigError, ModelError
 from agentkd.protocols import Embedder, Kit, Model, Suite
-from agentkd.schema import Correction, Memory, Message, Span, Trajectory
+from agentkd.schema import ADHOC, Correction, Memory, Message, Span, Trajectory
 
 __all__ = ["StrategyDistiller", "StrategySettings", "build_strategy"]
 
@@ -236,7 +236,7 @@ def _actor(kit: Kit) -> Model | Notice:
 
 def _suite(kit: Kit, name: str) -> Suite | None:
     try:
-        return None if name == "adhoc" else kit.suite(name)
+        return None if name == ADHOC else kit.suite(name)
     except AgentkdError:
         return None
 

@@ -6,7 +6,9 @@ Nothing here runs an agent: the trajectories come from elsewhere and are judged 
 from __future__ import annotations
 
 from agentkd.evaluate.ablation import Ablation
+from agentkd.evaluate.backdoor import Backdoor, BackdoorSettings, Suspect, find_suspects
 from agentkd.evaluate.calibration import Calibration, CalibrationSettings, expected_calibration_error
+from agentkd.evaluate.canary import Canary
 from agentkd.evaluate.check import Check
 from agentkd.evaluate.contamination import Contamination, Leak, find_leaks
 from agentkd.evaluate.difference import Difference, DifferenceSettings
@@ -32,9 +34,12 @@ from agentkd.evaluate.table import Table, evaluation_table, interval_text, trans
 
 __all__ = [
     "Ablation",
+    "Backdoor",
+    "BackdoorSettings",
     "Calibration",
     "CalibrationSettings",
     "CallsScorer",
+    "Canary",
     "Cell",
     "Check",
     "Cluster",
@@ -55,6 +60,7 @@ __all__ = [
     "ProvenanceSettings",
     "RegexScorer",
     "RowAudit",
+    "Suspect",
     "Table",
     "arm_result",
     "baseline_result",
@@ -65,6 +71,7 @@ __all__ = [
     "expected_calibration_error",
     "find_hacking",
     "find_leaks",
+    "find_suspects",
     "gate",
     "interval_text",
     "make_evaluation",

@@ -19,7 +19,7 @@ from agentkd.errors import MissingExtraError
 from agentkd.graph.host import Host
 from agentkd.graph.message import MARK, marks_of, text_of, turn_of
 from agentkd.graph.notes import Finder, Recall
-from agentkd.graph.record import Grade, store_turn
+from agentkd.graph.record import Grade, store_turn, user_of
 from agentkd.graph.turn import read_turn
 from agentkd.schema import Failure, Scope
 
@@ -163,7 +163,7 @@ class AgentkdMiddleware(AgentMiddleware[Any, Any, Any]):
     def after_agent(self, state: Any, runtime: Any) -> dict[str, Any] | None:
         """Store the turn."""
         if self._record:
-            store_turn(self._host, self._turn(state), self._grade)
+            store_turn(self._host, self._turn(state), self._grade, user_of(get_config()))
         return None
 
     async def aafter_agent(self, state: Any, runtime: Any) -> dict[str, Any] | None:
@@ -184,7 +184,7 @@ class AgentkdMiddleware(AgentMiddleware[Any, Any, Any]):
         """Keep the steps before an error; the turn stays open, because it may be gone on with."""
         if self._record:
             failure = Failure(kind=kind, message=f"{type(error).__name__}: {error}")
-            store_turn(self._host, self._turn(state, failure))
+            store_turn(self._host, self._turn(state, failure), user=user_of(get_config()))
 
 
 def _joined(system: SystemMessage | None, notes: str) -> SystemMessage:

@@ -14,7 +14,7 @@ from agentkd.schema import Outcome, Trajectory
 if TYPE_CHECKING:
     pass
 
-__all__ = ["Grade", "record_node", "store_turn"]
+__all__ = ["Grade", "record_node", "store_turn", "user_of"]
 
 Grade = Callable[[Trajectory], Outcome | None]
 """Judges a finished trajectory; None leaves it ungraded."""
@@ -31,7 +31,8 @@ def record_node(
 
     Args:
         workspace: An `agentkd.Workspace`.
-        grade: Judges a finished trajectory; without one memories gain no utility from it.
+        grade: Judges a finished trajectory; without one memories gain no utility from it. What it teaches
+            waits for a success of another user, where `user_id` in the graph's config names them.
         messages_key: Channel of the messages.
     """
     check_host(workspace)
@@ -39,14 +40,18 @@ def record_node(
     def record_turn(state: Mapping[str, Any]) -> dict[str, Any]:
         from langgraph.config import get_config
 
-        store_turn(workspace, read_turn(state[messages_key], get_config()), grade)
+        config = get_config()
+        store_turn(workspace, read_turn(state[messages_key], config), grade, user_of(config))
         return {}
 
     return record_turn
 
 
-def store_turn(host: Host, turn: Turn | None, grade: Grade | None = None) -> bool:
-    """Store a turn, with its recalls and corrections, once; False for one that was finished before."""
+def store_turn(host: Host, turn: Turn | None, grade: Grade | None = None, user: str = "") -> bool:
+    """Store a turn, with its recalls and corrections, once; False for one that was finished before.
+
+    `user` says whose request it was: what different users' verified runs teach corroborates each other.
+    """
     if turn is None or _is_finished(host, turn.trajectory):
         return False
     trajectory, recorder = turn.trajectory, Recorder(host.ledger, host.hooks)
@@ -55,6 +60,7 @@ def store_turn(host: Host, turn: Turn | None, grade: Grade | None = None) -> boo
         recorder.begin(trajectory)
     trial = trial_of(turn.recall)
     scope = trial.scope if trial is not None else host.settings.memory.scope
+    scope = scope.model_copy(update={"user": user}) if user else scope
     trajectory = trajectory.model_copy(update={"scope": scope})
     for step in trajectory.steps:
         so_far = trajectory.model_copy(update={"steps": trajectory.steps[: step.index + 1]})
@@ -71,6 +77,11 @@ def store_turn(host: Host, turn: Turn | None, grade: Grade | None = None) -> boo
     outcome = grade(trajectory) if grade is not None else None
     recorder.finish(trajectory.model_copy(update={"outcome": outcome}))
     return True
+
+
+def user_of(config: Mapping[str, Any]) -> str:
+    """Return the user that a graph's config names: `user_id`; empty where it names none."""
+    return str((config.get("configurable") or {}).get("user_id") or "")
 
 
 def _is_finished(host: Host, trajectory: Trajectory) -> bool:

@@ -59,10 +59,13 @@ def admit_imported(
         ledger: Their ledger; evidence that it lacks is left out.
         scope: Fields that it sets replace those of every entry. Fields that neither names are the
             workspace's, save for a memory pack, whose scopes are already ours.
-        quarantine: Store as quarantined: kept, searched for copies, and never recalled until activated.
+        quarantine: Store as quarantined: kept, searched for copies, and never recalled until a person admits
+            them; `[trust] imports = "quarantined"` does so for every file. What they name as evidence counts
+            for nothing then.
     """
-    memories, taken_back = _prepared(imported, store.settings.scope, ledger, scope or Scope(), quarantine)
-    answers = iter(store.admit(memories))
+    held = quarantine or (store.trust.gate and store.trust.imports == "quarantined")
+    memories, taken_back = _prepared(imported, store.settings.scope, ledger, scope or Scope(), held)
+    answers = iter(store.admit(memories, vouched=not held))
     ordered = [taken_back.get(i) or next(answers) for i in range(len(imported.memories))]
     return ImportReport(
         path=imported.path,
@@ -111,7 +114,7 @@ def _prepared(
             reason = f"it was taken back where it comes from: its status is `{memory.status}`"
             taken_back[i] = Admission(memory_id=memory.id, outcome="rejected", reason=reason)
             continue
-        evidence = _only(memory.evidence, known)
+        evidence = Evidence() if quarantine else _only(memory.evidence, known)  # a claim, and nobody vouches
         note = {"format": imported.format, "path": imported.path, "place": place, "support": memory.support}
         where = _united(memory.scope, base, scope)
         changes = {

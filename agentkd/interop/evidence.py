@@ -36,9 +36,10 @@ def evidence_of(memories: Iterable[Memory], ledger: Ledger) -> Evidences:
     )
 
 
-def admit_evidence(evidence: Evidences, ledger: Ledger) -> int:
+def admit_evidence(evidence: Evidences, ledger: Ledger, path: str) -> int:
     """Store the trajectories and corrections that a pack brought and return how many were new.
 
+    They are marked with the file that they came from: what it says of success and of who spoke is a claim.
     Trajectories that are here stay as they are.
     """
     n = 0
@@ -46,10 +47,12 @@ def admit_evidence(evidence: Evidences, ledger: Ledger) -> int:
         there = {t.id for t in ledger.trajectories.get_many(t.id for t in evidence.trajectories)}
         for trajectory in evidence.trajectories:
             if trajectory.id not in there:
-                ledger.trajectories.begin(trajectory)
-                n += ledger.trajectories.finish(trajectory)
+                claimed = trajectory.model_copy(update={"imported_from": path})
+                ledger.trajectories.begin(claimed)
+                n += ledger.trajectories.finish(claimed)
                 there.add(trajectory.id)
-        n += sum(ledger.corrections.add(c) for c in evidence.corrections if c.trajectory_id in there)
+        said = [c for c in evidence.corrections if c.trajectory_id in there]
+        n += sum(ledger.corrections.add(c.model_copy(update={"imported_from": path})) for c in said)
     return n
 
 

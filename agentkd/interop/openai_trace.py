@@ -27,13 +27,16 @@ _ERROR = re.compile(r"\s*(error\b|traceback \(most recent call last\))", re.IGNO
 _ORIGINS = {"system": "system", "developer": "system", "user": "user", "assistant": "model", "tool": "tool"}
 
 
-def read_openai_traces(path: Path, *, suite: str = "imported", split: str = "train") -> list[Trajectory]:
+def read_openai_traces(
+    path: Path, *, suite: str = "imported", split: str = "train", vouched: bool = False
+) -> list[Trajectory]:
     """Return one trajectory per record, in the order of the file; the same file gives the same ids.
 
     Args:
         path: File of records.
         suite: Suite that the tasks count to; one that is not installed is never run or graded anew.
         split: Split that the tasks count to; nothing is learnt from `holdout...` and `test...`.
+        vouched: Whether a person answers for the file: else its rewards are claims.
 
     Raises:
         DataError: a record cannot be read; the file and the record are named, and nothing is returned.
@@ -54,7 +57,7 @@ def read_openai_traces(path: Path, *, suite: str = "imported", split: str = "tra
                 path=str(path),
                 line=place,
             ) from error
-        found.append(trajectory)
+        found.append(trajectory if vouched else trajectory.model_copy(update={"imported_from": str(path)}))
     return found
 
 

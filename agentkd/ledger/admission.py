@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import sqlalchemy as sa
@@ -18,6 +18,7 @@ from agentkd.schema import Evidence, Memory, Value, now
 __all__ = [
     "MOST_SPANS",
     "Admission",
+    "Told",
     "add_evidence",
     "admit",
     "answer",
@@ -50,13 +51,27 @@ class Admission(Value):
     """Why it was merged or rejected."""
 
 
+class Told(Value):
+    """What the provenance gate said of a candidate."""
+
+    reason: str = ""
+    """Why it waits, or what let it in."""
+    uncounted: frozenset[str] = frozenset()
+    """Its trajectories that raise no support: their source weighs as much as it may."""
+
+
 def admit(
-    connection: sa.Connection, batch: Sequence[Memory], redact: Redact, lessons: Mapping[str, str]
+    connection: sa.Connection,
+    batch: Sequence[Memory],
+    redact: Redact,
+    lessons: Mapping[str, str],
+    told: Mapping[str, Told] | None = None,
 ) -> list[Admission]:
     """Store each candidate, merge it into the equal memory that is there, or say why not.
 
     `lessons` maps ids to what near copies are found by; see `Memories.lessons`.
     """
+    told = told or {}
     rows = rows_of(connection, [memory.id for memory in batch])
     sources = _sources(connection, [memory.evidence for memory in batch])
     parents = known(connection, t.memories.c.id, [memory.parent for memory in batch if memory.parent])
@@ -64,12 +79,13 @@ def admit(
     answers = []
     for memory in batch:
         if memory.id in fresh:  # the same lesson twice in one batch
-            store(connection, fresh.values(), redact, lessons)
+            store(connection, fresh.values(), redact, lessons, told=told)
             rows.update(rows_of(connection, fresh))
             fresh.clear()
         missing = _missing(memory.evidence, sources)
         if memory.id in rows:
-            answers.append(merge_equal(connection, rows[memory.id], memory))
+            beyond = told[memory.id].uncounted if memory.id in told else frozenset()
+            answers.append(merge_equal(connection, rows[memory.id], memory, beyond))
             rows.update(rows_of(connection, [memory.id]))
         elif missing:
             answers.append(answer(memory, "rejected", f"its evidence `{missing[0]}` is not in the ledger"))
@@ -79,18 +95,20 @@ def admit(
         else:
             fresh[memory.id] = memory
             answers.append(answer(memory, "stored", ""))
-    store(connection, fresh.values(), redact, lessons)
+    store(connection, fresh.values(), redact, lessons, told=told)
     return answers
 
 
-def merge_equal(connection: sa.Connection, row: sa.RowMapping, memory: Memory) -> Admission:
+def merge_equal(
+    connection: sa.Connection, row: sa.RowMapping, memory: Memory, uncounted: Collection[str] = ()
+) -> Admission:
     """Let the equal memory that is there take over the evidence; a revoked or replaced one refuses."""
     if row["status"] == "revoked":
         return answer(memory, "rejected", f"it was revoked: {row['reason']}")
     if not row["current"]:
         union = _union_of(connection, row)
         if union is not None:
-            rise = corroborate(connection, union, memory.evidence)
+            rise = corroborate(connection, union, memory.evidence, uncounted)
             reason = f"it is a part of `{union}`, whose support rose by {rise}"
             return Admission(memory_id=union, outcome="merged", reason=reason)
         was = f"superseded by `{row['successor']}`" if row["successor"] else "taken back"
@@ -98,7 +116,7 @@ def merge_equal(connection: sa.Connection, row: sa.RowMapping, memory: Memory) -
     missing = _missing(memory.evidence, _sources(connection, [memory.evidence]))
     if missing:
         return answer(memory, "rejected", f"its evidence `{missing[0]}` is not in the ledger")
-    added = add_evidence(connection, row, memory.evidence)
+    added = add_evidence(connection, row, memory.evidence, uncounted)
     n_new = _count(added)
     if n_new:
         reason = f"{n_new} new pieces of evidence"
@@ -120,19 +138,24 @@ def _union_of(connection: sa.Connection, row: sa.RowMapping) -> str | None:
     return None
 
 
-def corroborate(connection: sa.Connection, memory_id: str, evidence: Evidence) -> int:
-    """Add evidence that is new, raise the support by its new trajectories, and return their number."""
+def corroborate(
+    connection: sa.Connection, memory_id: str, evidence: Evidence, uncounted: Collection[str] = ()
+) -> int:
+    """Add evidence that is new, raise the support by its new trajectories, and return by how much.
+
+    Those in `uncounted` are kept as evidence and raise nothing.
+    """
     row = row_of(connection, memory_id)
     if row is None:
         raise unknown(memory_id)
     missing = _missing(evidence, _sources(connection, [evidence]))
     if missing:
         raise NotFoundError(f"evidence `{missing[0]}` of memory `{memory_id}` is not in the ledger")
-    added = add_evidence(connection, row, evidence)
+    added = add_evidence(connection, row, evidence, uncounted)
     if _count(added):
         reason = f"{_count(added)} new pieces of evidence"
         event.append(connection, memory_id, "corroborated", reason, details=_added(added))
-    return len(added.trajectories)
+    return len(set(added.trajectories).difference(uncounted))
 
 
 def store(
@@ -142,6 +165,7 @@ def store(
     lessons: Mapping[str, str],
     details: Mapping[str, Any] | None = None,
     reason: str = "",
+    told: Mapping[str, Told] | None = None,
 ) -> None:
     """Insert memories that are not there yet, with links, status and event: one statement per table."""
     batch = list(memories)
@@ -164,12 +188,17 @@ def store(
         connection,
         [
             event.entry(
-                memory.id, "admitted", reason or f"as {memory.status}, by `{memory.origin}`",
+                memory.id, "admitted", reason or _as_admitted(memory, (told or {}).get(memory.id)),
                 status=memory.status, current=True, details=details,
             )
             for memory in batch
         ],
     )  # fmt: skip
+
+
+def _as_admitted(memory: Memory, told: Told | None) -> str:
+    why = f": {told.reason}" if told is not None and told.reason else ""
+    return f"as {memory.status}, by `{memory.origin}`{why}"
 
 
 def _columns(memory: Memory, redact: Redact, lessons: Mapping[str, str]) -> dict[str, Any]:
@@ -195,7 +224,9 @@ def _columns(memory: Memory, redact: Redact, lessons: Mapping[str, str]) -> dict
     }
 
 
-def add_evidence(connection: sa.Connection, row: sa.RowMapping, more: Evidence) -> Evidence:
+def add_evidence(
+    connection: sa.Connection, row: sa.RowMapping, more: Evidence, uncounted: Collection[str] = ()
+) -> Evidence:
     """Unite the evidence of a stored memory with `more` and return what was new."""
     memory = load(Memory, row["body"])
     old = memory.evidence
@@ -212,7 +243,7 @@ def add_evidence(connection: sa.Connection, row: sa.RowMapping, more: Evidence) 
     )
     link_evidence(connection, [(memory.id, added)])
     values = {
-        "support": t.memories.c.support + len(added.trajectories),
+        "support": t.memories.c.support + len(set(added.trajectories).difference(uncounted)),
         "body": dump(memory.model_copy(update={"evidence": united})),
     }
     connection.execute(t.memories.update().where(t.memories.c.id == memory.id).values(values))

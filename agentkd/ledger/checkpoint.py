@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import datetime
 from typing import Literal
 
@@ -40,8 +41,9 @@ class ServingEvent(Value):
 class Checkpoints:
     """Every trained adapter with its status, and the history of the serving one."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, redact: Callable[[str], str]) -> None:
         self._database = database
+        self._redact = redact
 
     def add(self, checkpoint: Checkpoint) -> bool:
         """Store a checkpoint whose dataset is known; False when its name is there.
@@ -119,7 +121,7 @@ class Checkpoints:
                 )
             if stack:
                 _retire(connection, stack[-1])
-            _log(connection, "promote", name, reason)
+            _log(connection, "promote", name, self._redact(reason))
             _set_status(connection, name, "serving")
         return True
 
@@ -136,7 +138,7 @@ class Checkpoints:
                 )
             gone = stack[-1]
             while stack:
-                _log(connection, "rollback", stack[-1], reason)
+                _log(connection, "rollback", stack[-1], self._redact(reason))
                 _retire(connection, stack.pop())
                 if stack and _get(connection, stack[-1]).status != "tainted":
                     _set_status(connection, stack[-1], "serving")

@@ -92,14 +92,14 @@ class Ledger:
         self.outlines = Outlines(database)
         self.calibrations = Calibrations(database)
         self.datasets = Datasets(database)
-        self.checkpoints = Checkpoints(database)
+        self.checkpoints = Checkpoints(database, redact)
         self.evaluations = Evaluations(database)
         self.teaching = Teaching(database, self.trajectories, redact)
         self.cycles = Cycles(database, redact)
         self.calls = Calls(database, redact)
         self.leases = Leases(database)
         self.lineage = Lineage(database)
-        self.revocations = Revocations(database)
+        self.revocations = Revocations(database, redact)
 
     @classmethod
     def open(

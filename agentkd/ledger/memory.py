@@ -9,9 +9,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from agentkd.errors import DataError
-from agentkd.ledger import admission, event, query, recall, standing, undo, version
+from agentkd.ledger import admission, event, query, recall, standing, trust, undo, version
 from agentkd.ledger import tables as t
-from agentkd.ledger.admission import Admission
+from agentkd.ledger.admission import Admission, Told
 from agentkd.ledger.database import CHUNK, Database, chunks, upsert
 from agentkd.ledger.event import MemoryEvent
 from agentkd.ledger.recall import Recall
@@ -19,6 +19,7 @@ from agentkd.ledger.recent import Recent
 from agentkd.ledger.redact import Redact
 from agentkd.ledger.taint import taint
 from agentkd.schema import Evidence, Hit, Memory, MemoryStatus, Scope, Standing, now
+from agentkd.schema.memory import MemoryTrust
 
 __all__ = ["Memories"]
 
@@ -34,26 +35,33 @@ class Memories:
         self._recent = Recent(database)
 
     def admit(
-        self, candidates: Iterable[Memory], lessons: Mapping[str, str] | None = None
+        self,
+        candidates: Iterable[Memory],
+        lessons: Mapping[str, str] | None = None,
+        told: Mapping[str, Told] | None = None,
     ) -> tuple[Admission, ...]:
         """Store candidates in one transaction and say what became of each, in their order.
 
         Evidence must be in the ledger; a memory that was revoked or superseded is rejected. `lessons`
         holds by id what near copies are found by; where it is missing, `set_lessons` fills it in later.
+        `told` holds by id what the provenance gate said.
         """
         batch = tuple(candidates)
         with self._database.write() as connection:
-            return tuple(admission.admit(connection, batch, self._redact, lessons or {}))
+            return tuple(admission.admit(connection, batch, self._redact, lessons or {}, told))
 
-    def corroborate(self, memory_id: str, evidence: Evidence) -> int:
-        """Add evidence and return by how many distinct new trajectories the support rose."""
+    def corroborate(self, memory_id: str, evidence: Evidence, uncounted: Collection[str] = ()) -> int:
+        """Add evidence and return by how many distinct new trajectories the support rose.
+
+        Those in `uncounted` are kept as evidence and raise nothing.
+        """
         with self._database.write() as connection:
-            return admission.corroborate(connection, memory_id, evidence)
+            return admission.corroborate(connection, memory_id, evidence, uncounted)
 
     def supersede(self, old_id: str, new_memory: Memory, reason: str = "") -> Admission:
         """Make `new_memory` the current version in the place of `old_id`."""
         with self._database.write() as connection:
-            return version.supersede(connection, old_id, new_memory, self._redact, reason)
+            return version.supersede(connection, old_id, new_memory, self._redact, self._redact(reason))
 
     def replace(self, ids: Sequence[str], memory: Memory, reason: str) -> Admission:
         """Let a memory take the place of others: the new version of one, or the union of several.
@@ -64,7 +72,7 @@ class Memories:
         if len(set(ids)) == 1:
             return self.supersede(ids[0], memory, reason)
         with self._database.write() as connection:
-            return version.merge(connection, ids, memory, self._redact, reason)
+            return version.merge(connection, ids, memory, self._redact, self._redact(reason))
 
     def undo(self, memory_id: str, reason: str = "") -> tuple[str, ...]:
         """Take a memory's last merge, supersession or change of status back; returns the ids changed.
@@ -73,7 +81,7 @@ class Memories:
         what their union gained. Raises DataError where nothing can be taken back.
         """
         with self._database.write() as connection:
-            return undo.undo(connection, memory_id, reason)
+            return undo.undo(connection, memory_id, self._redact(reason))
 
     def overruled(self) -> tuple[tuple[str, str, frozenset[str]], ...]:
         """Return what was taken back: who had made the edit, its kind, and the ids; nobody repeats it."""
@@ -95,7 +103,7 @@ class Memories:
         taints the checkpoints that were trained on it or on what was made from it. It is for good:
         raises DataError for another status of a revoked memory.
         """
-        name = "base" if status == "revoked" else checkpoint
+        name, reason = "base" if status == "revoked" else checkpoint, self._redact(reason)
         with self._database.write() as connection:
             before = query.statuses(connection, name, t.memories.c.id == memory_id)
             if not before:
@@ -104,6 +112,8 @@ class Memories:
                 return False
             if name == "base" and before[memory_id] == "revoked" != status:
                 raise _is_revoked(memory_id)
+            if status in trust.SEEN:
+                trust.refuse_waiting(connection, memory_id)
             upsert(
                 connection,
                 t.memory_status,
@@ -132,11 +142,19 @@ class Memories:
             if row["current"] and row["status"] != "revoked":
                 self.set_status(id_, "quarantined", reason)
 
+    def let_out(self, memory_id: str, word: MemoryTrust, reason: str) -> bool:
+        """Let a memory that the provenance gate holds back be recalled; False where none waits there."""
+        with self._database.write() as connection:
+            if self.get(memory_id).trust != "untrusted" or self.get(memory_id).status == "revoked":
+                return False
+            trust.mark(connection, memory_id, word)
+            return self.set_status(memory_id, "active", reason, details={"trust": "untrusted"})
+
     def activate(self, memory_id: str, reason: str) -> bool:
         """Bring a quarantined or laid-to-rest memory back by a person's word; False when it is active.
 
-        What had put it away is overruled: no refiner does the same again. Raises DataError for a
-        revoked memory.
+        What had put it away is overruled: no refiner does the same again, and the provenance gate lets it be.
+        Raises DataError for a revoked memory.
         """
         with self._database.write() as connection:
             if self.get(memory_id).status == "revoked":
@@ -144,7 +162,11 @@ class Memories:
             c = t.memory_events.c
             put_away = c.status.in_(("quarantined", "tombstone"))
             found = event.find(connection, c.memory_id == memory_id, c.checkpoint == "base", put_away)
-            return self.set_status(memory_id, "active", reason, details={"undoes": [e.seq for e in found]})
+            details: dict[str, Any] = {"undoes": [e.seq for e in found]}
+            if self.get(memory_id).trust == "untrusted":
+                trust.mark(connection, memory_id, "admitted")
+                details["trust"] = "untrusted"
+            return self.set_status(memory_id, "active", reason, details=details)
 
     def status_for(
         self, checkpoint: str = "base", ids: Iterable[str] | None = None, *, at: datetime | None = None

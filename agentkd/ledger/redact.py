@@ -1,69 +1,86 @@
-"""Take secrets out of text before it is stored for the first time.
+"""Take secrets out of text before it is stored for the first time; `[redacted:KIND]` stands in their place.
 
-A modest set of well-known shapes with few false alarms; every pattern runs in linear time. Hand
-another function to `Ledger.open(redact=...)` where more is known about what may not be kept.
+The core knows shapes, named values, check digits and random tokens (`secret.py`). A plugin that knows more
+implements `find_secrets`; another function may be handed to `Ledger.open(redact=...)`.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
-__all__ = ["Redact", "is_clean", "redact_json", "redact_secrets"]
+from agentkd.ledger.secret import SECRET_KEYS, Finding, find_secrets, may_hold
+from agentkd.schema import REDACTED
+
+__all__ = ["Redact", "is_clean", "redact_json", "redact_secrets", "redactor"]
 
 Redact = Callable[[str], str]
 
-_PATTERNS: tuple[tuple[str, re.Pattern[str], str], ...] = (
-    (
-        "private-key",
-        re.compile(
-            r"-----BEGIN (?:[A-Z0-9]+ ){0,4}PRIVATE KEY(?: BLOCK)?-----"
-            r"(?:(?!-----END).)*(?:-----END [A-Z0-9 ]{0,40}-----)?",
-            re.DOTALL,
-        ),
-        "",
-    ),
-    ("url-password", re.compile(r"(?<=://)([^\s/:@]{0,128}:)[^\s/@]{1,256}(?=@)"), r"\1"),
-    ("api-key", re.compile(r"\bsk-[A-Za-z0-9_-]{16,}"), ""),
-    ("aws-key", re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"), ""),
-    ("github-token", re.compile(r"\b(?:gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,})"), ""),
-    ("google-key", re.compile(r"\bAIza[0-9A-Za-z_-]{35}"), ""),
-    ("slack-token", re.compile(r"\bxox[abeoprs]-[A-Za-z0-9-]{10,}"), ""),
-    ("hub-token", re.compile(r"\bhf_[A-Za-z0-9]{30,}"), ""),
-    ("jwt", re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}"), ""),
-    ("bearer-token", re.compile(r"\b([Bb]earer\s{1,4})[A-Za-z0-9._~+/=-]{16,}"), r"\1"),
+_KEYED = re.compile(
+    r'(?:passw(?:or)?d|passphrase|pwd|secret|key|token|cvv|authorization|cookie)" ?:', re.IGNORECASE
 )
-
-_SIGNS = re.compile(r"-----BEGIN|://|sk-|AKIA|ASIA|gh[pousr]_|github_pat_|AIza|xox|hf_|eyJ|earer")
+_SHORTEST = 8  # characters of a text that can hold a secret, such as a://b:c@
 
 
 def redact_secrets(text: str) -> str:
-    """Replace keys, tokens, private keys and passwords in URLs by `[redacted:<kind>]`."""
-    if _SIGNS.search(text) is None:
-        return text
-    for kind, pattern, kept in _PATTERNS:
-        text = pattern.sub(f"{kept}[redacted:{kind}]", text)
-    return text
+    """Replace keys, tokens, passwords, card and account numbers by `[redacted:<kind>]`."""
+    return _replaced(text, find_secrets(text)) if len(text) >= _SHORTEST and may_hold(text) else text
+
+
+def redactor(finders: Iterable[Callable[[str], Iterable[Finding]]]) -> Redact:
+    """Return a function that takes out what the core finds, and then what further finders do."""
+    more = tuple(finders)
+    if not more:
+        return redact_secrets
+
+    def redact(text: str) -> str:
+        clean = redact_secrets(text)
+        for find in more:
+            clean = _replaced(clean, sorted(find(clean)))
+        return clean
+
+    return redact
+
+
+def _replaced(text: str, findings: Iterable[Finding]) -> str:
+    parts, at = [], 0
+    for start, end, kind in findings:
+        if start >= at and end > start:
+            parts += [text[at:start], f"{REDACTED}{kind}]"]
+            at = end
+    return "".join([*parts, text[at:]]) if parts else text
 
 
 def is_clean(rendered: str, redact: Redact) -> bool:
-    """Whether rendered JSON surely holds nothing that `redact` takes out: one look instead of many."""
-    return redact is redact_secrets and _SIGNS.search(rendered) is None
+    """Whether rendered JSON surely holds nothing that is taken out: one look instead of many."""
+    return redact is redact_secrets and not may_hold(rendered) and _KEYED.search(rendered) is None
 
 
 def redact_json(data: Any, redact: Redact, *, keep: Collection[tuple[str, ...]] = ()) -> tuple[Any, bool]:
     """Return JSON data with every string redacted, keys included, and whether anything changed.
 
+    What a field such as `password` or `Authorization` holds is taken out whatever it looks like.
     `keep` holds the paths of identifiers that must stay as they are, such as `("task", "id")`.
     """
+    if isinstance(data, (Mapping, list, tuple)) and is_clean(_rendered(data), redact):
+        return data, False
+    return _walked(data, redact, keep)
+
+
+def _rendered(data: Any) -> str:
+    return json.dumps(data, ensure_ascii=False, default=str)
+
+
+def _walked(data: Any, redact: Redact, keep: Collection[tuple[str, ...]] = ()) -> tuple[Any, bool]:
     if isinstance(data, str):
         clean = redact(data)
         return clean, clean != data
     if isinstance(data, Mapping):
         return _redact_mapping(data, redact, keep)
     if isinstance(data, (list, tuple)):
-        pairs = [redact_json(item, redact) for item in data]
+        pairs = [_walked(item, redact) for item in data]
         return [item for item, _ in pairs], any(changed for _, changed in pairs)
     return data, False
 
@@ -78,8 +95,22 @@ def _redact_mapping(
             clean[key] = value
             continue
         deeper = [path[1:] for path in keep if path[0] == key]
-        new_value, value_changed = redact_json(value, redact, keep=deeper)
-        new_key = redact(key)
+        if isinstance(value, str) and value and SECRET_KEYS.match(key) and not _is_told(value):
+            new_value, value_changed = _of_secret(key, value, redact), True
+        else:
+            new_value, value_changed = _walked(value, redact, deeper)
+        new_key = redact(key) if len(key) >= _SHORTEST else key
         clean[new_key] = new_value
         has_changed = has_changed or value_changed or new_key != key
     return clean, has_changed
+
+
+def _is_told(value: str) -> bool:
+    return REDACTED in value or value.startswith(("$", "<", "{"))
+
+
+def _of_secret(key: str, value: str, redact: Redact) -> str:
+    """Return what stands in the place of a named secret: a kind by shape where there is one, else by name."""
+    clean = redact(value)
+    kind = "password" if "pass" in key.lower() or "pwd" in key.lower() else "secret"
+    return clean if clean != value else f"{REDACTED}{kind}]"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import sqlalchemy as sa
@@ -37,15 +37,16 @@ class Reach(Value):
 class Revocations:
     """What was taken back for good, and what that reaches."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, redact: Callable[[str], str]) -> None:
         self._database = database
+        self._redact = redact
 
     def revoke_trajectories(self, ids: Iterable[str], reason: str) -> tuple[str, ...]:
         """Take trajectories back for good and taint what was made from them; returns the ids that are new.
 
         Memories that rest on them keep their status: see `reach`. Raises NotFoundError for an unknown id.
         """
-        wanted = tuple(dict.fromkeys(ids))
+        wanted, reason = tuple(dict.fromkeys(ids)), self._redact(reason)
         with self._database.write() as connection:
             there = known(connection, t.trajectories.c.id, wanted)
             for id_ in wanted:

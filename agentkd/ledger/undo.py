@@ -14,6 +14,7 @@ from agentkd.ledger.admission import add_evidence, row_of, rows_of, unknown
 from agentkd.ledger.body import dump, load
 from agentkd.ledger.database import chunks
 from agentkd.ledger.event import MemoryEvent
+from agentkd.ledger.trust import mark
 from agentkd.ledger.version import COUNTERS
 from agentkd.schema import Evidence, Memory, MemoryKeys, now
 
@@ -76,6 +77,8 @@ def _undo_status(connection: sa.Connection, last: MemoryEvent, reason: str) -> t
     ).scalar_one_or_none()
     s = t.memory_status
     where = (s.c.memory_id == last.memory_id, s.c.checkpoint == last.checkpoint)
+    if last.details.get("trust"):  # the gate holds it back again
+        mark(connection, last.memory_id, last.details["trust"])
     if before is None:  # it had none of its own where this checkpoint serves
         connection.execute(s.delete().where(*where))
     else:

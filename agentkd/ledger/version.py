@@ -129,6 +129,11 @@ def _check_parts(rows: Rows, union: Memory) -> None:
             raise DataError(
                 f"memory `{id_}` cannot be merged into another scope", hint="a merge stays in one scope"
             )
+        if load(Memory, row["body"]).trust == "untrusted" and id_ != union.id:
+            raise DataError(
+                f"memory `{id_}` waits in quarantine and cannot become a part of another one",
+                hint=f"`agentkd memory admit {id_}` lets it in first",
+            )
         if row["privacy"] == "private" and union.privacy != "private":
             raise DataError(
                 f"memory `{id_}` is private and cannot be merged into a shared one",
@@ -194,14 +199,19 @@ def _evidence(row: sa.RowMapping) -> Evidence:
 
 
 def _united_evidence(pieces: Iterable[Evidence], rows: Iterable[sa.RowMapping]) -> tuple[Evidence, int]:
-    """Return all evidence once, and the support: distinct trajectories, plus what came without any."""
+    """Return all evidence once, and the support: distinct trajectories, plus what came without any.
+
+    A union is supported by no more than its parts together: what a cap took from them stays taken.
+    """
     found = list(pieces)
     united = Evidence(
         **{name: tuple(dict.fromkeys(x for piece in found for x in getattr(piece, name))) for name in _KINDS}
     )
     united = united.model_copy(update={"spans": united.spans[:MOST_SPANS]})
-    bare = max((row["support"] - len(_evidence(row).trajectories) for row in rows), default=0)
-    return united, len(united.trajectories) + max(bare, 0)
+    parts = list(rows)
+    bare = max((row["support"] - len(_evidence(row).trajectories) for row in parts), default=0)
+    most = sum(row["support"] for row in parts)  # less than their trajectories where a source was capped
+    return united, min(len(united.trajectories) + max(bare, 0), most) if parts else len(united.trajectories)
 
 
 def _inherit_statuses(connection: sa.Connection, union_id: str, parts: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Let candidates in: plugins may refuse, near copies corroborate, the rest becomes visible at once.
+"""Let candidates in: plugins may refuse, near copies corroborate, untrusted ones wait, the rest is visible.
 
 All candidates of one call are stored in one ledger transaction, so a recall sees all of them or none,
 and no other process can store a copy in between. Only what has a possible copy is embedded here.
@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from agentkd import hookspecs
+from agentkd.config import TrustSettings
 from agentkd.errors import NotFoundError, PluginError
 from agentkd.memory.echo import Echoes, refused_source
 from agentkd.memory.lesson import lesson_of, name_lessons
 from agentkd.memory.projection import key_texts
+from agentkd.memory.provenance import Gate, Judged
 from agentkd.plugins import Hooks
 from agentkd.protocols import Embedder
 from agentkd.schema import Memory, Value
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from agentkd.ledger import Ledger
+    from agentkd.ledger.admission import Told
 
 __all__ = ["Admission", "admit"]
 
@@ -39,7 +42,9 @@ class Admission(Value):
     outcome: Literal["stored", "merged", "rejected", "failed"]
     """`merged` where it corroborated another memory; `failed` where a plugin broke while judging it."""
     reason: str = ""
-    """Why; empty for a stored candidate."""
+    """Why; empty for a stored candidate that can be recalled."""
+    waits: bool = False
+    """Whether the memory waits in quarantine: its sources do not count by themselves."""
     candidate_id: str = ""
     """The candidate, where it was merged into another memory."""
 
@@ -51,8 +56,14 @@ def admit(
     embedder: Embedder,
     hooks: Hooks,
     merge_above: float,
+    trust: TrustSettings | None = None,
+    vouched: bool = False,
 ) -> list[Admission]:
-    """Judge and store candidates; returns one answer per candidate, in their order."""
+    """Judge and store candidates; returns one answer per candidate, in their order.
+
+    `trust` is `[trust]`, its defaults where it is left out; `vouched` says that a person answers for all of
+    them.
+    """
     batch = list(candidates)
     echoes = Echoes(batch, ledger, embedder, merge_above)
     answers: list[Admission | None] = []
@@ -65,7 +76,8 @@ def admit(
         elif answer is None:
             fit.append(kept)
         answers.append(answer)
-    judged = iter(_Desk(ledger, embedder, merge_above).take(fit))
+    gate = Gate(ledger, trust or TrustSettings())
+    judged = iter(_Desk(ledger, embedder, merge_above, gate).take(gate.judge(fit, vouched=vouched)))
     return [answer if answer is not None else next(judged) for answer in answers]
 
 
@@ -87,16 +99,20 @@ def _refusal(memory: Memory, hooks: Hooks, echoes: Echoes) -> Admission | None:
 class _Desk:
     """Decides for each candidate whether it is stored or corroborates a memory that says the same."""
 
-    def __init__(self, ledger: Ledger, embedder: Embedder, merge_above: float) -> None:
+    def __init__(self, ledger: Ledger, embedder: Embedder, merge_above: float, gate: Gate) -> None:
         self._ledger = ledger
         self._embedder = embedder
         self._merge_above = merge_above
+        self._gate = gate
+        self._reasons: dict[str, str] = {}
         self._vectors: dict[str, NDArray[np.float32]] = {}
 
-    def take(self, memories: Sequence[Memory]) -> list[Admission]:
+    def take(self, judged: Sequence[Judged]) -> list[Admission]:
         """Store or merge candidates in one transaction; returns one answer for each, in their order."""
-        if not memories:
+        if not judged:
             return []
+        memories = [each.memory for each in judged]
+        self._reasons = {each.memory.id: each.reason for each in judged}
         lessons = {memory.id: lesson_of(memory) for memory in memories}
         name_lessons(self._ledger)
         self._embed(memories, lessons)  # the slow part, before the ledger is locked
@@ -105,10 +121,11 @@ class _Desk:
             twins = self._twins(memories, [alike[lessons[memory.id]] for memory in memories])
             fresh = [memory for memory, twin in zip(memories, twins, strict=True) if twin is None]
             stored = self._store(fresh, lessons)
-            return [
+            answers = [
                 stored.pop(0) if twin is None else self._merge(memory, *twin, lessons)
                 for memory, twin in zip(memories, twins, strict=True)
             ]
+            return [self._settled(answer, memory) for answer, memory in zip(answers, memories, strict=True)]
 
     def _embed(self, memories: Sequence[Memory], lessons: Mapping[str, str]) -> dict[str, list[Memory]]:
         """Return, by lesson, what is stored and given; embed it where there are two to be compared."""
@@ -145,6 +162,8 @@ class _Desk:
         for other in alike:
             if other.id == memory.id:
                 break  # those behind it came later
+            if other.trust == "untrusted" and memory.trust != "untrusted":
+                continue  # what waits takes nothing in: its words would be let out by another's sources
             score = self._score(memory, other)
             if score > best_score:
                 best, best_score = other, score
@@ -161,6 +180,7 @@ class _Desk:
         ready = [
             m.model_copy(update={"status": "active"}) if m.status == "candidate" else m for m in memories
         ]
+        told = {memory.id: self._told(memory) for memory in ready}
         return [
             Admission(
                 memory_id=answer.memory_id,
@@ -168,8 +188,39 @@ class _Desk:
                 reason=answer.reason,
                 candidate_id=memory.id if answer.memory_id != memory.id else "",
             )
-            for memory, answer in zip(ready, self._ledger.memories.admit(ready, lessons), strict=True)
+            for memory, answer in zip(ready, self._ledger.memories.admit(ready, lessons, told), strict=True)
         ]
+
+    def _told(self, memory: Memory) -> Told:
+        """Return what the gate said; which runs raise no support depends on what an equal memory rests on."""
+        from agentkd.ledger.admission import Told
+
+        if memory.trust in ("", "trusted"):
+            return Told()
+        there = self._ledger.memories.get_many([memory.id])
+        beyond = self._beyond(there[0], memory) if there else frozenset[str]()
+        return Told(reason=self._reasons.get(memory.id, ""), uncounted=beyond)
+
+    def _beyond(self, there: Memory, memory: Memory) -> frozenset[str]:
+        """Return the runs of a candidate that add nothing to the support of a memory that takes it in."""
+        if not self._gate.settings.gate or memory.trust in ("", "trusted"):
+            return frozenset()  # no source of it has a limit
+        runs = dict.fromkeys((*there.evidence.trajectories, *memory.evidence.trajectories))
+        return self._gate.uncounted(there.evidence.model_copy(update={"trajectories": tuple(runs)}))
+
+    def _settled(self, answer: Admission, memory: Memory) -> Admission:
+        """Let out what a candidate corroborated, where that is enough; say of the others that they wait."""
+        is_new = answer.outcome == "stored" and memory.trust != "untrusted"
+        if is_new or answer.outcome not in ("stored", "merged"):
+            return answer
+        stored = self._ledger.memories.get(answer.memory_id)
+        if stored.trust != "untrusted":
+            return answer
+        word = self._gate.settled(stored, memory)
+        if word is None or not self._ledger.memories.let_out(stored.id, *word):
+            why = answer.reason or self._reasons.get(memory.id, "")
+            return answer.model_copy(update={"waits": True, "reason": why})
+        return answer.model_copy(update={"reason": f"let out of quarantine by {word[1]}"})
 
     def _merge(self, memory: Memory, twin: Memory, score: float, lessons: Mapping[str, str]) -> Admission:
         if twin.status == "revoked":
@@ -177,7 +228,7 @@ class _Desk:
         if twin.id not in self._ledger.memories.status_for("base", [twin.id]):
             return self._store([memory], lessons)[0]  # the twin was a candidate and was not stored
         try:
-            rise = self._ledger.memories.corroborate(twin.id, memory.evidence)
+            rise = self._ledger.memories.corroborate(twin.id, memory.evidence, self._beyond(twin, memory))
         except NotFoundError as error:
             return _rejected(memory, error.message)
         return Admission(

@@ -14,7 +14,7 @@ from agentkd.memory.lesson import lesson_of, normalise
 from agentkd.memory.projection import INDEXED, key_texts
 from agentkd.memory.scope import partition_of
 from agentkd.protocols import Embedder
-from agentkd.schema import Memory, Value
+from agentkd.schema import REDACTED, Memory, Value
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,7 +26,6 @@ __all__ = ["Audit", "DuplicateRate", "MemoryPair", "audit", "duplicate_rates", "
 _BLOCK = 1024  # rows of one similarity matrix
 _MOST_PAIRS = 1000
 _ECHOES = 5  # equal entries from which on a store has learnt from itself
-_MARK = "[redacted:"
 
 
 class MemoryPair(Value):
@@ -159,7 +158,7 @@ def look_over(
         quotes=_named(memories, names, quotes_recall),
         echoes=tuple(group for group in groups if len(group) >= _ECHOES),
         secrets=_secrets(memories, names, redact),
-        n_redacted=sum(_MARK in memory.model_dump_json() for memory in memories),
+        n_redacted=sum(REDACTED in memory.model_dump_json() for memory in memories),
         junk={sign: tuple(found) for sign, found in sorted(junk.items())},
     )
 

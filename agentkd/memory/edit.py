@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from agentkd.errors import PluginError
+from agentkd.memory.status import INDEXED
 from agentkd.protocols import Kit, Refiner
 from agentkd.schema import Memory, MemoryEdit, Value
 
@@ -68,6 +69,8 @@ def _apply(edit: MemoryEdit, reason: str, known: Mapping[str, Memory], ledger: L
     status = ledger.memories.status_for("base", seen)
     if seen - status.keys() or "revoked" in status.values():
         return
+    if (edit.replacement is not None or edit.status in INDEXED) and _waits(edit, known):
+        return  # no refiner lets out what the provenance gate holds back
     if edit.status is not None:
         for id_ in edit.ids:
             if ledger.memories.set_status(id_, edit.status, reason):
@@ -83,6 +86,10 @@ def _apply(edit: MemoryEdit, reason: str, known: Mapping[str, Memory], ledger: L
             yield Edit(
                 memory_id=id_, before=before, status=before, reason=reason, replacement=edit.replacement.id
             )
+
+
+def _waits(edit: MemoryEdit, known: Mapping[str, Memory]) -> bool:
+    return any(known[id_].trust == "untrusted" for id_ in edit.ids)
 
 
 def _check(refiner: str, edit: MemoryEdit, known: Iterable[str]) -> None:

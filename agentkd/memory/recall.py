@@ -6,6 +6,7 @@ whose status for the serving checkpoint allows it are returned, whatever the ind
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,12 +14,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from agentkd.config import MemorySettings
+from agentkd.config import MemorySettings, TrustSettings
 from agentkd.errors import ConfigError
 from agentkd.memory.counter import with_counters_first
 from agentkd.memory.fusion import diversify, fuse
 from agentkd.memory.lexical import LexicalIndex
 from agentkd.memory.projection import EMBEDDED, key_texts
+from agentkd.memory.provenance import source_of
 from agentkd.memory.scope import sees, visible_partitions
 from agentkd.memory.status import RECALLED, Statuses
 from agentkd.memory.threshold import Thresholds
@@ -73,6 +75,8 @@ class _Pool:
     """All of it with its relevance, best first."""
     hits: list[tuple[float, Hit]] = field(default_factory=list)
     """What was read and is similar enough, with its relevance."""
+    by_source: Counter[str] = field(default_factory=Counter)
+    """How many of them came from each untrusted source."""
 
     def promising(self, n: int, thresholds: Thresholds) -> list[tuple[str, float]]:
         """Take out the next `n` of what may be similar enough."""
@@ -96,7 +100,9 @@ class Search:
         embedder: Embedder,
         settings: MemorySettings,
         words: LexicalIndex | None = None,
+        trust: TrustSettings | None = None,
     ) -> None:
+        self._trust = trust or TrustSettings()
         self._memories = ledger.memories
         self._index = index
         self._embedder = embedder
@@ -171,7 +177,7 @@ class Search:
             for pool, part in zip(pending, parts, strict=True):
                 for id_, relevance in part:
                     if id_ in known and sees(asked.scope, known[id_].scope):
-                        self._take(pool, known[id_], relevance, asked.thresholds)
+                        self._take(pool, known[id_], relevance, asked)
             still = zip(pending, parts, strict=True)
             pending = [pool for pool, part in still if part and len(pool.hits) < wanted]
 
@@ -196,10 +202,15 @@ class Search:
                 if score > pool.dense.get(id_, (_NOWHERE, ""))[0]:
                     pool.dense[id_] = (score, key)
 
-    def _take(self, pool: _Pool, memory: Memory, relevance: float, thresholds: Thresholds) -> None:
+    def _take(self, pool: _Pool, memory: Memory, relevance: float, asked: Asked) -> None:
+        """Keep what is similar enough, and of one untrusted source no more than its share."""
         score, key = pool.dense[memory.id]
+        thresholds, source = asked.thresholds, source_of(memory) if self._trust.gate else ""
+        if source and pool.by_source[source] >= max(1, int(asked.k * self._trust.max_share)):
+            return
         if score >= thresholds.min_score or pool.words.get(memory.id, 0.0) >= thresholds.min_words:
             bonus = 1.0 if memory.counters else self._settings.lift_weight * _lift(memory.utility)
+            pool.by_source[source] += 1
             pool.hits.append((relevance + bonus, Hit(memory=memory, score=score, key=key)))
 
     def _chosen(self, pool: _Pool, k: int) -> list[Hit]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from agentkd.config import MemorySettings
+from agentkd.config import MemorySettings, TrustSettings
 from agentkd.errors import AgentkdError
 from agentkd.memory.admission import Admission, admit
 from agentkd.memory.audit import Audit, audit
@@ -53,6 +53,7 @@ class MemoryStore:
         words: Path | None = None,
         stages: Sequence[RecallStage] = (),
         kit: Kit | None = None,
+        trust: TrustSettings | None = None,
     ) -> None:
         """Compose a store; it closes the index, not the ledger, when it is closed.
 
@@ -66,8 +67,10 @@ class MemoryStore:
             words: Folder of the index of words; None keeps one for the life of the store.
             stages: Re-rank or reword what a recall found, in order.
             kit: What the stages may use; needed where there are some.
+            trust: `[trust]`: whose words count; its defaults where it is left out.
         """
         self.settings = settings
+        self.trust = trust or TrustSettings()
         self._stages = tuple(stages)
         self._kit = kit
         self._words = LexicalIndex(words) if settings.hybrid else None
@@ -77,7 +80,7 @@ class MemoryStore:
         self._hooks = hooks
         self._progress = progress or SilentProgress()
         self._projection = Projection(ledger, index, embedder, self._progress, self._words)
-        self._search = Search(ledger, index, embedder, settings, self._words)
+        self._search = Search(ledger, index, embedder, settings, self._words, self.trust)
         self._settling = Settling(self._projection)
         self._thresholds: Thresholds | None = None
         self._renewal: Renewal | None = None
@@ -94,14 +97,19 @@ class MemoryStore:
             self._thresholds = thresholds_for(self._embedder.fingerprint, self.settings, self._ledger)
         return self._thresholds
 
-    def admit(self, candidates: Iterable[Memory]) -> list[Admission]:
-        """Judge, store and index candidates; returns one answer per candidate, in their order."""
+    def admit(self, candidates: Iterable[Memory], *, vouched: bool = False) -> list[Admission]:
+        """Judge, store and index candidates; returns one answer per candidate, in their order.
+
+        What rests on untrusted words waits in quarantine, unless a person answers for all of it (`vouched`).
+        """
         answers = admit(
             candidates,
             ledger=self._ledger,
             embedder=self._embedder,
             hooks=self._hooks,
             merge_above=self.thresholds.merge_above,
+            trust=self.trust,
+            vouched=vouched,
         )
         self._projection.sync(words=False)
         self._settling.used()
@@ -234,6 +242,18 @@ class MemoryStore:
         changed = self._ledger.memories.undo(memory_id, reason)
         self._projection.sync(words=False)
         return changed
+
+    def let_in(self, memory_ids: Iterable[str], reason: str) -> tuple[str, ...]:
+        """Admit memories that wait for it, by a person's word, all at one time; returns those that waited.
+
+        Raises NotFoundError for an unknown id and DataError for a revoked one; then none is admitted.
+        """
+        wanted = dict.fromkeys(memory_ids)
+        with self._ledger.transaction():
+            waiting = [id_ for id_ in wanted if self._ledger.memories.get(id_).trust == "untrusted"]
+            done = tuple(id_ for id_ in waiting if self._ledger.memories.activate(id_, reason))
+        self._projection.sync(words=False)
+        return done
 
     def activate(self, memory_id: str, reason: str) -> bool:
         """Bring a quarantined or laid-to-rest memory back by a person's word; False when it is active."""

@@ -29,7 +29,16 @@ if TYPE_CHECKING:
         Utility,
         memory_id,
     )
-    from agentkd.schema.message import Message, Reply, TokenTrace, ToolCall, ToolResult, ToolSpec, Usage
+    from agentkd.schema.message import (
+        REDACTED,
+        Message,
+        Reply,
+        TokenTrace,
+        ToolCall,
+        ToolResult,
+        ToolSpec,
+        Usage,
+    )
     from agentkd.schema.placement import Option, Place, Placement, place_of
     from agentkd.schema.plan import Advice, TrainPlan
     from agentkd.schema.report import (
@@ -48,10 +57,11 @@ if TYPE_CHECKING:
     from agentkd.schema.route import Route
     from agentkd.schema.student import Confidence, Mark, Mistake, MistakeKind, StudentReport
     from agentkd.schema.synthetic import Budget, Origin, Synthetic, Unusable, origin_of
-    from agentkd.schema.task import ASSESS_SPLIT, SYNTHETIC_SPLIT, Failure, Outcome, Task, is_held_out
+    from agentkd.schema.task import ADHOC, ASSESS_SPLIT, SYNTHETIC_SPLIT, Failure, Outcome, Task, is_held_out
     from agentkd.schema.trajectory import RETRY_STRIDE, Correction, Step, Trajectory
 
 _HOMES = {
+    "ADHOC": "task",
     "ASSESS_SPLIT": "task",
     "Advice": "plan",
     "AnchorSettings": "checkpoint",
@@ -93,6 +103,7 @@ _HOMES = {
     "Place": "placement",
     "Placement": "placement",
     "Provenance": "example",
+    "REDACTED": "message",
     "RETRY_STRIDE": "trajectory",
     "Rendered": "example",
     "Reply": "message",
@@ -135,11 +146,13 @@ _HOMES = {
 }
 
 __all__ = [
+    "ADHOC",
     "ASSESS_SPLIT",
     "COUNTERS",
     "COUNTER_ORIGIN",
     "NOTES_BEGIN",
     "NOTES_END",
+    "REDACTED",
     "RETRY_STRIDE",
     "SYNTHETIC_SPLIT",
     "Advice",

@@ -9,8 +9,10 @@ from pydantic import Field
 from agentkd.schema.base import Value
 from agentkd.schema.message import ToolCall, ToolSpec
 
-__all__ = ["ASSESS_SPLIT", "SYNTHETIC_SPLIT", "Failure", "Outcome", "Task", "is_held_out"]
+__all__ = ["ADHOC", "ASSESS_SPLIT", "SYNTHETIC_SPLIT", "Failure", "Outcome", "Task", "is_held_out"]
 
+ADHOC = "adhoc"
+"""Suite of a request made through `agent.run`: a user asked it, and no grader judges it."""
 ASSESS_SPLIT = "assess"
 """Split under which a student's exam is recorded: neither distilled nor compiled, nor held out."""
 SYNTHETIC_SPLIT = "synthetic"
@@ -27,7 +29,7 @@ class Task(Value):
 
     id: str
     """Identifier that is unique within its suite and stable over releases."""
-    suite: str = "adhoc"
+    suite: str = ADHOC
     """Name of the suite; `adhoc` for a request made through `agent.run`."""
     split: str = "train"
     """Split that the task belongs to: `train`, `dev`, `holdout`, `holdout-unseen`, ..."""

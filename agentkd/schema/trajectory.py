@@ -69,6 +69,9 @@ class Trajectory(Value):
     """Sum over the steps."""
     created_at: datetime = Field(default_factory=now)
     """When the run began (UTC)."""
+    imported_from: str = ""
+    """File that it was read from: its texts are untrusted and its outcome is a claim. Empty for what happened
+    here, and where a person vouched for the file."""
     extras: dict[str, Any] = Field(default_factory=dict)
     """Data of plugins."""
 
@@ -108,3 +111,5 @@ class Correction(Value):
     """Accepted final text, for a correction of an answer without calls."""
     created_at: datetime = Field(default_factory=now)
     """When it was given (UTC)."""
+    imported_from: str = ""
+    """File that it was read from: who said it is a claim. Empty for what was said here."""

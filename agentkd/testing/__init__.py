@@ -21,6 +21,7 @@ from agentkd.testing.checks import (
 )
 from agentkd.testing.clock import FixedClock
 from agentkd.testing.kit import FakeKit
+from agentkd.testing.secret import SeededSecret, seeded_secrets
 from agentkd.testing.student import tiny_student
 from agentkd.testing.suite import FakeSuite
 from agentkd.testing.trajectory import example_correction, example_trajectory
@@ -31,6 +32,7 @@ __all__ = [
     "FixedClock",
     "HashingEmbedder",
     "ScriptedModel",
+    "SeededSecret",
     "check_distiller",
     "check_embedder",
     "check_evaluator",
@@ -42,5 +44,6 @@ __all__ = [
     "check_synthesizer",
     "example_correction",
     "example_trajectory",
+    "seeded_secrets",
     "tiny_student",
 ]

@@ -183,7 +183,7 @@ class Opening:
             interrupt_on: Names of tools whose calls wait for a person.
             checkpointer: Keeps waiting runs over restarts, such as `agents.open_checkpointer(file)`.
         """
-        from agentkd.agents import Recorder
+        from agentkd.agents import Recorder, clean_checkpointer
         from agentkd.tools import ToolBox, read_skill
 
         changes: dict[str, Any] = {}
@@ -201,7 +201,7 @@ class Opening:
             recorder=Recorder(self.ledger, self.hooks),
             changes=changes,
             interrupt_on=interrupt_on,
-            checkpointer=checkpointer,
+            checkpointer=clean_checkpointer(checkpointer, self.parts.redact),
         )
 
     def close(self) -> None:

@@ -41,8 +41,8 @@ def test_a_hook_is_exercised_by_a_test_outside_of_this_folder(hook: str) -> None
 def test_hooks_stand_in_the_file_in_the_order_of_a_cycle() -> None:
     lines = {hook: inspect.getsourcelines(getattr(hookspecs, hook))[1] for hook in HOOKS}
     order = [
-        "components", "commands", "skills", "before_run", "rank_recalled", "after_step", "after_run",
-        "after_correction", "admit_memory", "retire_memory", "is_compile_due", "admit_example",
+        "components", "commands", "skills", "find_secrets", "before_run", "rank_recalled", "after_step",
+        "after_run", "after_correction", "admit_memory", "retire_memory", "is_compile_due", "admit_example",
         "judge_checkpoint", "after_promote", "after_phase", "after_cycle",
     ]  # fmt: skip
     assert sorted(lines, key=lambda hook: lines[hook]) == order

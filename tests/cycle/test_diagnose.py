@@ -20,7 +20,7 @@ from agentkd.schema import CycleReport, Diagnosis, Evaluation, Verdict
 from agentkd.testing import check_evaluator
 
 ABLE = "student@9-0000ab1e"
-BUILT_IN = ("calibration", "provenance", "difference", "hacking", "ablation")
+BUILT_IN = ("calibration", "provenance", "difference", "hacking", "ablation", "backdoor", "canary")
 
 
 def test_a_cycle_asks_the_evaluators_of_its_settings_and_its_report_shows_them(calm: Path) -> None:

@@ -128,7 +128,9 @@ def test_a_pack_moves_memories_with_their_scope_and_kind(
     memory = lesson(scope=Scope(tenant="other", app="shop"), confidence=0.8, origin="failure")
     admit_imported(read_foreign(pack(tmp_path, memory)), store, ledger)
     [stored] = ledger.memories.list()
-    assert stored.model_copy(update={"extras": {}}) == memory.model_copy(update={"support": 0})
+    assert stored.model_copy(update={"extras": {}}) == memory.model_copy(
+        update={"support": 0, "trust": "admitted"}
+    )
 
 
 def test_evidence_that_is_not_here_is_no_support(tmp_path: Path, store: MemoryStore, ledger: Ledger) -> None:
@@ -154,9 +156,11 @@ def test_evidence_comes_along_redacted_and_counts_again(
     assert ([t.id for t in found.trajectories], found.corrections) == ([trajectory.id], (correction,))
     path = pack(tmp_path, lesson(evidence=evidence), evidence=found)
     with Ledger.open(tmp_path / "other.db") as other:
-        assert admit_evidence(read_evidence(path), other) == 2
-        assert admit_evidence(read_evidence(path), other) == 0
+        assert admit_evidence(read_evidence(path), other, "pack.zip") == 2
+        assert admit_evidence(read_evidence(path), other, "pack.zip") == 0
         assert other.trajectories.get(trajectory.id).task == trajectory.task
+        assert other.trajectories.get(trajectory.id).imported_from == "pack.zip"
+        assert {c.imported_from for c in other.corrections.list()} == {"pack.zip"}
         admit_imported(read_foreign(path), store, ledger)
     [stored] = ledger.memories.list()
     assert (stored.support, stored.evidence.corrections) == (1, ("cor-1",))

@@ -54,15 +54,19 @@ def test_ordinary_text_is_left_alone(text: str) -> None:
 
 
 def test_redaction_takes_linear_time() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     for text in (
         "-----BEGIN PRIVATE KEY-----" * 20_000,
         "sk-" * 200_000,
         "://a:" * 100_000,
         "eyJ." * 100_000,
+        "password=" * 50_000,
+        "1 " * 200_000,
+        "AB12 " * 100_000,
+        "aA1" * 200_000,
     ):
         redact_secrets(text)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_no_secret_reaches_the_disk(path: Path, make: Any) -> None:

@@ -1,0 +1,106 @@
+"""Redact the state of a running agent on its way to a checkpointer's file, and go on with the real one.
+
+What was cleaned is remembered by the bytes that were written, for as long as this process lives: a run that
+waits for a person goes on as it was, and nobody who reads the file finds a secret.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+__all__ = ["clean_serializer", "is_clean_serializer"]
+
+_MOST = 1024  # cleaned states that are remembered; a run needs a handful
+_KEPT = (("id",), ("run_id",), ("trajectory_id",), ("thread_id",), ("task", "id"), ("task", "suite"))
+
+
+def clean_serializer(inner: Any, redact: Callable[[str], str] | None = None) -> Any:
+    """Return a serializer that writes redacted states; `redact` is the core's by default."""
+    from agentkd.ledger.redact import redact_secrets
+
+    return _CleanSerializer(inner, redact or redact_secrets)
+
+
+def is_clean_serializer(serde: Any) -> bool:
+    """Whether a serializer redacts already."""
+    return isinstance(serde, _CleanSerializer)
+
+
+class _CleanSerializer:
+    """Keeps the promise of LangGraph's `SerializerProtocol`; safe for threads."""
+
+    def __init__(self, inner: Any, redact: Callable[[str], str]) -> None:
+        self._inner = inner
+        self._redact = redact
+        self._real: OrderedDict[bytes, Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
+        """Return the kind and the bytes of a redacted state."""
+        clean = self._cleaned(obj)
+        kind, data = self._inner.dumps_typed(clean)
+        if clean is not obj:
+            with self._lock:
+                self._real[_key(kind, data)] = obj
+                while len(self._real) > _MOST:
+                    self._real.popitem(last=False)
+        return kind, data
+
+    def loads_typed(self, data: tuple[str, bytes]) -> Any:
+        """Return the state as it really was where this process wrote it, else as it was stored."""
+        with self._lock:
+            real = self._real.get(_key(*data))
+        return self._inner.loads_typed(data) if real is None else _apart(real)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def _cleaned(self, obj: Any) -> Any:
+        """Return an object without secrets; the object itself where it holds none."""
+        from agentkd.ledger.redact import redact_json
+
+        if isinstance(obj, BaseModel):
+            clean, has_changed = redact_json(obj.model_dump(mode="json"), self._redact, keep=_KEPT)
+            return type(obj).model_validate(_untold(clean)) if has_changed else obj
+        if isinstance(obj, str):
+            clean = self._redact(obj)
+            return obj if clean == obj else clean
+        if isinstance(obj, Mapping):
+            named, has_changed = redact_json(
+                {k: v for k, v in obj.items() if isinstance(v, str)}, self._redact
+            )
+            parts = {k: named.get(k, v) if has_changed else self._cleaned(v) for k, v in obj.items()}
+            parts = {k: self._cleaned(v) for k, v in parts.items()}
+            return parts if any(parts.get(k) is not v for k, v in obj.items()) else obj
+        if isinstance(obj, (list, tuple)):
+            items = [self._cleaned(item) for item in obj]
+            has_changed = any(new is not old for new, old in zip(items, obj, strict=True))
+            return type(obj)(items) if has_changed and type(obj) in (list, tuple) else obj
+        if dataclasses.is_dataclass(obj) and not isinstance(obj, type):  # such as LangGraph's Interrupt
+            fields = {f.name: getattr(obj, f.name) for f in dataclasses.fields(obj) if f.init}
+            changed = {n: new for n, old in fields.items() if (new := self._cleaned(old)) is not old}
+            return dataclasses.replace(obj, **changed) if changed else obj
+        return obj
+
+
+def _key(kind: str, data: bytes) -> bytes:
+    return hashlib.sha256(kind.encode() + b"\0" + data).digest()
+
+
+def _apart(obj: Any) -> Any:
+    """Return dictionaries that are the caller's own; the values in them are frozen."""
+    return {key: _apart(value) for key, value in obj.items()} if isinstance(obj, dict) else obj
+
+
+def _untold(data: Any) -> Any:
+    """Drop exact tokens: their ids would spell a redacted secret out."""
+    if isinstance(data, Mapping):
+        return {key: None if key == "tokens" else _untold(value) for key, value in data.items()}
+    return [_untold(item) for item in data] if isinstance(data, list) else data
