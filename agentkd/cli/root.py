@@ -37,7 +37,7 @@ COMMANDS: dict[str, _Lazy] = {
     "cycle": _Lazy("Go through all phases: run, distill, compile, train, evaluate, promote."),
     "report": _Lazy("Show the report of a cycle."),
     "memory": _Lazy("Look at, search, rebuild and revoke memories."),
-    "skills": _Lazy("List skills, and make skills of strong memories."),
+    "skills": _Lazy("List skills, add skills from archives, and make skills of strong memories."),
     "runs": _Lazy("Look at runs and their trajectories."),
     "datasets": _Lazy("Look at datasets, with their trained tokens."),
     "checkpoints": _Lazy("Look at students; promote one or roll back."),
