@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from agentkd import hookspecs
 from agentkd.agents.checkpointer import require_strict_reader
 from agentkd.agents.event import Acted, Recalled, RecallOff, Replied, Restarted
 from agentkd.agents.lane import Lane, Router
@@ -102,7 +101,7 @@ class Loop:
             recall_state(run), scope=self.scope, checkpoint=self._lane(run).checkpoint, exclude=known
         )
         if hits:
-            hits = _ranked(hits, self.hooks.ask(hookspecs.rank_recalled, task=run.task, hits=hits))
+            hits = self.hooks.ranked(run.task, hits)
         if self.trials is not None and run.trial is not None:
             trial, hits, withheld = self.trials.divide(run.trial, hits, run.trajectory_id)
             run = run.model_copy(update={"trial": trial, "withheld": withheld})
@@ -272,15 +271,6 @@ def _step_of(run: Run, results: Sequence[ToolResult]) -> Step:
         usage=run.reply.usage,
         tokens=run.reply.tokens,
     )
-
-
-def _ranked(hits: Sequence[Hit], answers: Sequence[Sequence[Hit] | None]) -> Sequence[Hit]:
-    """Apply the plugins' answers one after the other; none can bring in what was not recalled."""
-    for answer in answers:
-        if answer is not None:
-            left = {hit.memory.id for hit in hits}
-            hits = [hit for hit in answer if hit.memory.id in left]
-    return hits
 
 
 def _after_think(state: GraphState) -> str:

@@ -84,7 +84,7 @@ class Invocation:
         from agentkd.plugins import PluginHost
 
         plugins = load_settings(self.root, assignments=self.assignments).plugins
-        return PluginHost(auto=plugins.auto, modules=plugins.modules, block=(*plugins.block, "builtins"))
+        return PluginHost.chosen(plugins, block=("builtins",))
 
     def progress(self) -> Progress:
         """Return progress on stderr, or silence after `--quiet`."""
