@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from agentkd import hookspecs
-from agentkd.agents.checkpointer import memory_checkpointer
+from agentkd.agents.checkpointer import memory_checkpointer, strict
 from agentkd.agents.event import AgentEvent, Finished, Interrupted, Started
 from agentkd.agents.lane import Lane, Router
 from agentkd.agents.loop import Context, Loop, shows_tools
@@ -191,6 +191,8 @@ class Agent:
             if self._compiled is None:
                 if self._checkpointer is None and self.may_pause:
                     self._checkpointer = memory_checkpointer()
+                elif self._checkpointer is not None:
+                    self._checkpointer = strict(self._checkpointer)
                 self._compiled = self._loop.compile(self._checkpointer)
             return self._compiled
 

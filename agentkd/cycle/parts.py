@@ -273,14 +273,21 @@ class Parts:
         return self.ledger.checkpoints.get(name)
 
     def checkpoint_folder(self, name: str) -> Path:
-        """Return the folder of a checkpoint; raises NotFoundError where the registry or disk lacks it."""
-        self.checkpoint(name)
+        """Return the folder of a checkpoint whose files are those that the registry knows.
+
+        Raises NotFoundError where the registry or the disk lacks it, CheckpointError where a file is damaged,
+        was changed, or could run code.
+        """
+        from agentkd.hf import check_files
+
+        registered = self.checkpoint(name)
         folder = self.root / "checkpoints" / name
         if not folder.is_dir():
             raise NotFoundError(
                 f"checkpoint `{name}` is registered but its folder `{folder}` is missing",
                 hint="restore the folder or roll back with `agentkd checkpoints rollback`",
             )
+        check_files(folder, registered)
         return folder
 
     def views(self, **changes: Any) -> Any:
