@@ -55,6 +55,7 @@ class Agent:
         interrupt_on: Collection[str] = (),
         trials: TrialPolicy | None = None,
         router: Router | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         """Put an agent together; nothing heavy is imported before its first run.
 
@@ -75,6 +76,7 @@ class Agent:
             interrupt_on: Names of tools whose calls always wait for a person.
             trials: Decides which tasks have memories withheld to measure them; None shows all to all.
             router: Chooses a student per request; `model` is the base that stands in for them.
+            check: Called before every model and tool call; what it raises ends the run.
         """
         self.name, self.model, self.settings = name, model, settings or AgentSettings()
         self.hooks = hooks or PluginHost(auto=False).hooks
@@ -92,6 +94,7 @@ class Agent:
             interrupt_on=frozenset(interrupt_on),
             approve=approve,
             trials=trials,
+            check=check,
         )
         self._compiled: CompiledStateGraph[Any, Any, Any, Any] | None = None
         self._open, self._lock = dict[str, Environment](), threading.Lock()

@@ -63,6 +63,7 @@ class Loop:
     approve: Callable[[ToolCall], bool] | None
     trials: TrialPolicy | None = None
     router: Router | None = None
+    check: Callable[[], None] = lambda: None
 
     @property
     def may_pause(self) -> bool:
@@ -123,6 +124,7 @@ class Loop:
     def think(self, state: GraphState) -> GraphState:
         """Ask the model; an error of the model ends the run as a failure, a met ceiling is raised."""
         run = state["run"]
+        self.check()
         tools = _context().tools
         choice = "required" if self.settings.force_tool_call else "auto"
         try:
@@ -133,6 +135,11 @@ class Loop:
             raise
         except ModelError as error:
             failure = Failure(kind="model", message=str(error))
+            return {"run": run.model_copy(update={"failure": failure, "is_done": True, "reply": None})}
+        if len(reply.tool_calls) > self.settings.max_calls_per_step:
+            most = self.settings.max_calls_per_step
+            told = f"the model asked for {len(reply.tool_calls)} calls in one turn, {most} are allowed"
+            failure = Failure(kind="limit", message=told)
             return {"run": run.model_copy(update={"failure": failure, "is_done": True, "reply": None})}
         waiting = [i for i, call in enumerate(reply.tool_calls) if self._needs_review(call)]
         _tell(Replied(step=len(run.steps), reply=reply))
@@ -241,6 +248,7 @@ class Loop:
     def _result(self, reviewed: Reviewed) -> ToolResult:
         if reviewed.result is not None or reviewed.accepted is None:
             return reviewed.result or ToolResult()
+        self.check()
         return _context().environment.call(reviewed.accepted)
 
     def _verdict(self, run: Run, results: Sequence[ToolResult]) -> dict[str, Any]:

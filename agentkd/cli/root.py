@@ -35,6 +35,7 @@ COMMANDS: dict[str, _Lazy] = {
     "evaluate": _Lazy("Compare the arms on held-out tasks, pair by pair."),
     "gate": _Lazy("Judge a candidate as a cycle would, or say how many tasks that needs."),
     "cycle": _Lazy("Go through all phases: run, distill, compile, train, evaluate, promote."),
+    "stop": _Lazy("Stop a workspace: no process in it asks a model or runs a tool until it is let go on."),
     "report": _Lazy("Show the report of a cycle."),
     "memory": _Lazy("Look at, search, rebuild and revoke memories."),
     "skills": _Lazy("List skills, add skills from archives, and make skills of strong memories."),

@@ -87,6 +87,8 @@ class ModelSettings(Value):
     """Money that one command may spend; checked before each call."""
     max_tokens: int | None = None
     """Tokens that one command may spend on remote models; checked before each call."""
+    max_calls: int | None = Field(default=None, ge=0)
+    """Calls that one command may make, of local models too; checked before each call."""
 
 
 class AgentSettings(Value):
@@ -96,6 +98,8 @@ class AgentSettings(Value):
     """System instructions; empty takes the built-in ones."""
     max_steps: int = 8
     """Model turns before the run ends as `limit`."""
+    max_calls_per_step: int = Field(default=32, ge=1)
+    """Tool calls of one turn; a model that asks for more ends the run as `limit`, and none of them is run."""
     recall: Literal["off", "start", "step"] = "step"
     """When memories are recalled: never, once, or before every turn."""
     tool_docs: Literal["auto", "all", "none"] = "auto"

@@ -242,7 +242,7 @@ class Learning(Opening):
                 max_tokens=limits.max_tokens if max_tokens is None else max_tokens,
                 max_usd=limits.max_usd if max_usd is None else max_usd,
                 spent=self.parts.spent,
-                asked=asked,
+                asked=lambda: asked() or self.parts.stop.asked(),
             )
             try:
                 for number in range(count):
@@ -250,5 +250,5 @@ class Learning(Opening):
                     if report.stopped or report.verdict is None:
                         break
             finally:
-                self.parts.ceiling = Ceiling()
+                self.parts.ceiling = self.parts.no_ceiling()
         return report
