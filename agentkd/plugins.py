@@ -6,24 +6,32 @@ import difflib
 import importlib
 import importlib.metadata
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from types import TracebackType
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, TypeVar
 
 import pluggy
 from pydantic import BaseModel, ValidationError
 
 from agentkd import hookspecs
-from agentkd.config import Settings
-from agentkd.errors import AgentkdError, ConfigError, PluginError
+from agentkd.config import PluginSettings, Settings
+from agentkd.errors import ConfigError, PluginError
+from agentkd.hooks import HOOK_SECONDS, Hooks, blaming
 from agentkd.schema import Value
 
-__all__ = ["KINDS", "Component", "Hooks", "NoSettings", "PluginHost", "Registry", "nearest", "open_host"]
+__all__ = [
+    "KINDS",
+    "Component",
+    "Hooks",
+    "Installed",
+    "NoSettings",
+    "PluginHost",
+    "Registry",
+    "blaming",
+    "installed_plugins",
+    "nearest",
+    "open_host",
+]
 
-P = ParamSpec("P")
-R = TypeVar("R")
-T = TypeVar("T")
 S = TypeVar("S", bound=BaseModel)
 
 ENTRY_POINT_GROUP = "agentkd"
@@ -34,6 +42,36 @@ KINDS = (
     "recipe", "executor",
 )  # fmt: skip
 """Every kind of component, with its promise in `agentkd.protocols`."""
+
+
+class Installed(Value):
+    """A plugin that is installed, as its distribution declares it: nothing of it was imported."""
+
+    name: str
+    """Name of its entry point."""
+    version: str
+    """Version of its distribution."""
+    distribution: str
+    """Distribution that brings it."""
+    module: str
+    """What would be imported."""
+    is_loaded: bool
+    """Whether a workspace with these settings imports it."""
+
+
+def installed_plugins(chosen: PluginSettings) -> list[Installed]:
+    """Return the installed plugins and whether `[plugins]` lets them in; imports none of them."""
+    allowed = {name.partition("==")[0] for name in chosen.allow}
+    return [
+        Installed(
+            name=point.name,
+            version=point.dist.version if point.dist else "",
+            distribution=point.dist.name if point.dist else "",
+            module=point.value,
+            is_loaded=point.name not in chosen.block and (chosen.auto or point.name in allowed),
+        )
+        for point in sorted(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP), key=lambda p: p.name)
+    ]
 
 
 class NoSettings(Value):
@@ -147,86 +185,6 @@ def check_options(component: Component[Any], options: Mapping[str, Any]) -> Base
         ) from error
 
 
-@contextmanager
-def blaming(plugin: str, what: str) -> Iterator[None]:
-    """Turn any stray exception of plugin code into a PluginError that names the plugin."""
-    try:
-        yield
-    except AgentkdError:
-        raise
-    except Exception as error:
-        raise PluginError(
-            f"plugin `{plugin}` failed in {what}: {type(error).__name__}: {error}",
-            hint="switch it off with `[plugins] block`, or report it to its author",
-            plugin=plugin,
-        ) from error
-
-
-class Hooks:
-    """Typed hook calls: `hooks.ask(hookspecs.after_run, trajectory=t)`."""
-
-    def __init__(self, manager: pluggy.PluginManager) -> None:
-        self._manager = manager
-
-    def ask(self, spec: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> list[R]:
-        """Call every plugin and return the answers that are not None (offer and notice hooks)."""
-        answers = self._call(spec, kwargs)
-        return answers if isinstance(answers, list) else [] if answers is None else [answers]
-
-    def offers(
-        self, spec: Callable[P, Iterable[T]], *args: P.args, **kwargs: P.kwargs
-    ) -> list[tuple[str, T]]:
-        """Return (plugin, item) for all that the plugins offer, first registered first.
-
-        Generators are read to their end here, so that what breaks inside one carries its plugin's name.
-        """
-        offered: list[tuple[str, T]] = []
-        for impl in getattr(self._manager.hook, spec.__name__).get_hookimpls():
-            with blaming(impl.plugin_name, f"hook `{spec.__name__}`"):
-                answer = impl.function(**{name: kwargs[name] for name in impl.argnames})
-                offered.extend((impl.plugin_name, item) for item in answer or ())
-        return offered
-
-    def has(self, spec: Callable[..., Any]) -> bool:
-        """Whether any plugin implements a hook."""
-        return bool(getattr(self._manager.hook, spec.__name__).get_hookimpls())
-
-    def decide(self, spec: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:
-        """Return the first answer that is not None (decide hooks)."""
-        answer: R | None = self._call(spec, kwargs)
-        return answer
-
-    def refusals(self, spec: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> list[str]:
-        """Return the names of the plugins that answered False (veto hooks)."""
-        caller = getattr(self._manager.hook, spec.__name__)
-        names = []
-        for impl in reversed(caller.get_hookimpls()):
-            with blaming(impl.plugin_name, f"hook `{spec.__name__}`"):
-                if impl.function(**{name: kwargs[name] for name in impl.argnames}) is False:
-                    names.append(impl.plugin_name)
-        return names
-
-    def _call(self, spec: Callable[..., Any], kwargs: Mapping[str, Any]) -> Any:
-        caller = getattr(self._manager.hook, spec.__name__)
-        try:
-            return caller(**kwargs)
-        except AgentkdError:
-            raise
-        except Exception as error:
-            plugin = _culprit(caller, error.__traceback__)
-            with blaming(plugin, f"hook `{spec.__name__}`"):
-                raise
-
-
-def _culprit(caller: pluggy.HookCaller, trace: TracebackType | None) -> str:
-    codes = {getattr(impl.function, "__code__", None): impl.plugin_name for impl in caller.get_hookimpls()}
-    while trace is not None:
-        if trace.tb_frame.f_code in codes:
-            return codes[trace.tb_frame.f_code]
-        trace = trace.tb_next
-    return "unknown"
-
-
 def open_host(read: Callable[[Mapping[str, Any]], Settings]) -> tuple[Settings, PluginHost]:
     """Load settings and the plugins that they name, the built-in ones always among them.
 
@@ -235,7 +193,7 @@ def open_host(read: Callable[[Mapping[str, Any]], Settings]) -> tuple[Settings, 
     """
     settings = read({})
     chosen = settings.plugins
-    host = PluginHost(auto=chosen.auto, modules=chosen.modules, block=chosen.block)
+    host = PluginHost.chosen(chosen)
     if "builtins" not in host.versions:  # a copied tree has no entry points
         host.load_module("agentkd.builtins")
     suite = settings.cycle.suite
@@ -248,32 +206,72 @@ def open_host(read: Callable[[Mapping[str, Any]], Settings]) -> tuple[Settings, 
 class PluginHost:
     """The plugins of one workspace: never global, so two workspaces may differ."""
 
-    def __init__(self, *, auto: bool = True, modules: Iterable[str] = (), block: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        auto: bool = True,
+        modules: Iterable[str] = (),
+        block: Iterable[str] = (),
+        allow: Iterable[str] = (),
+        hook_seconds: float = HOOK_SECONDS,
+    ) -> None:
         """Load plugins.
 
         Args:
-            auto: Whether the installed entry points of the group `agentkd` are loaded.
+            auto: Whether all installed entry points of the group `agentkd` are loaded.
             modules: Modules to load by name (a copied tree has no entry points).
             block: Plugin names that are not loaded.
+            allow: Entry points that are loaded without `auto`, as `name` or `name==version`.
+            hook_seconds: How long a hook of a plugin may take; 0 sets no limit.
+
+        Raises:
+            ConfigError: a module or an allowed entry point is not there, or has another version.
+            PluginError: a plugin failed, named.
         """
         self.manager = pluggy.PluginManager("agentkd")
         self.manager.add_hookspecs(hookspecs)
-        self.hooks = Hooks(self.manager)
+        self.hooks = Hooks(self.manager, seconds=hook_seconds)
         self.registry = Registry()
         self.versions: dict[str, str] = {}
         self._blocked = set(block)
-        if auto:
-            self._load_entry_points()
+        if auto or (allowed := tuple(allow)):
+            self._load_entry_points(None if auto else allowed)
         for module in modules:
             self.load_module(module)
 
-    def _load_entry_points(self) -> None:
-        for point in sorted(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP), key=lambda p: p.name):
-            if point.name in self._blocked:
+    @classmethod
+    def chosen(cls, chosen: PluginSettings, *, block: Iterable[str] = ()) -> PluginHost:
+        """Load the plugins that `[plugins]` names, without those that are blocked there or here."""
+        return cls(
+            auto=chosen.auto,
+            modules=chosen.modules,
+            block=(*chosen.block, *block),
+            allow=chosen.allow,
+            hook_seconds=chosen.hook_seconds,
+        )
+
+    def _load_entry_points(self, allowed: tuple[str, ...] | None) -> None:
+        """Load the installed plugins; of `allowed` alone where it is given: no other one is imported."""
+        wanted = None if allowed is None else dict(name.partition("==")[::2] for name in allowed)
+        points = sorted(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP), key=lambda p: p.name)
+        for name in wanted or ():
+            if name not in {point.name for point in points}:
+                hint = nearest(name, {point.name for point in points})
+                raise ConfigError(f"no installed plugin is called `{name}`", hint=hint, key="plugins.allow")
+        for point in points:
+            if point.name in self._blocked or (wanted is not None and point.name not in wanted):
                 continue
+            version = point.dist.version if point.dist else ""
+            pinned = "" if wanted is None else wanted[point.name]
+            if pinned and pinned != version:
+                raise ConfigError(
+                    f"plugin `{point.name}` has version {version or 'none'}, and {pinned} is allowed",
+                    hint="look at what changed, then change `[plugins] allow`",
+                    key="plugins.allow",
+                )
             with blaming(point.name, f"its import (`{point.value}`)"):
                 plugin = point.load()
-            self.add(plugin, point.name, point.dist.version if point.dist else "")
+            self.add(plugin, point.name, version)
 
     def load_module(self, module: str) -> None:
         """Load a plugin by module name; raises ConfigError where it does not exist."""
@@ -304,19 +302,13 @@ class PluginHost:
         with blaming(name, "registration"):
             self.manager.register(plugin, name=name)
             self.manager.check_pending()
+            for caller in self.manager.get_hookcallers(plugin) or ():
+                if any(i.plugin is plugin and (i.wrapper or i.hookwrapper) for i in caller.get_hookimpls()):
+                    raise TypeError(f"its hook `{caller.name}` is a wrapper, which agentkd does not call")
         self.versions[name] = version
-        offer = getattr(plugin, "components", None)
-        if offer is None or not _is_impl(self.manager, plugin, "components"):
-            return
-        with blaming(name, "hook `components`"):
-            offered = list(offer())
-        for component in offered:
+        for component in self.hooks.offered_by(name, hookspecs.components):
             if not isinstance(component, Component):
                 raise PluginError(
                     f"plugin `{name}` offered `{component!r}`, which is not a Component", plugin=name
                 )
             self.registry.add(replace(component, plugin=name))
-
-
-def _is_impl(manager: pluggy.PluginManager, plugin: object, hook: str) -> bool:
-    return any(impl.plugin is plugin for impl in getattr(manager.hook, hook).get_hookimpls())

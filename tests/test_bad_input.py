@@ -229,7 +229,7 @@ def flip_a_bit(folder: Path) -> str:
 
 def add_a_pickle(folder: Path) -> str:
     (folder / "adapter_model.bin").write_bytes(b"\x80\x04N.")
-    return f"`{folder / 'adapter_model.bin'}` is a pickle"
+    return f"`{folder / 'adapter_model.bin'}` is code or a pickle"
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,10 @@ import pytest
 
 import agentkd
 from agentkd import hookspecs
+from agentkd.cli import main
+from agentkd.config import PluginSettings
 from agentkd.errors import ConfigError, DataError, PluginError
-from agentkd.plugins import Component, PluginHost, nearest
+from agentkd.plugins import Component, PluginHost, installed_plugins, nearest
 from agentkd.schema import Correction, Task, Value
 
 
@@ -232,6 +234,66 @@ def test_a_blocked_plugin_is_not_loaded() -> None:
     host.add(Offers(component()), "mine")
     assert host.versions == {}
     assert list(host.registry) == []
+
+
+@pytest.fixture
+def installed(module_folder: Path) -> Path:
+    """Two installed plugins whose import leaves a file."""
+    for name in ("kd_wanted", "kd_other"):
+        mark = module_folder / f"{name}.imported"
+        (module_folder / f"{name}.py").write_text(f"open({str(mark)!r}, 'w').close()\n")
+        info = module_folder / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[agentkd]\n{name} = {name}\n")
+    return module_folder
+
+
+def imported(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.imported"))
+
+
+def test_without_auto_only_a_listed_plugin_is_imported(installed: Path) -> None:
+    settings = PluginSettings(auto=False, allow=("kd_wanted==1.0",))
+    listed = {each.name: each for each in installed_plugins(settings)}
+    assert (listed["kd_wanted"].is_loaded, listed["kd_other"].is_loaded) == (True, False)
+    assert (listed["kd_other"].version, listed["kd_other"].module) == ("1.0", "kd_other")
+    assert imported(installed) == []
+    assert list(PluginHost.chosen(settings).versions) == ["kd_wanted"]
+    assert imported(installed) == ["kd_wanted"]
+    assert "kd_other" in PluginHost(auto=True, block=["bfcl", "llb", "builtins"]).versions
+    assert imported(installed) == ["kd_other", "kd_wanted"]  # with auto it would have been
+
+
+def test_a_listed_plugin_that_is_missing_or_has_changed_is_refused(installed: Path) -> None:
+    with pytest.raises(ConfigError, match=r"`kd_wantd`.*did you mean `kd_wanted`"):
+        PluginHost(auto=False, allow=["kd_wantd"])
+    with pytest.raises(ConfigError, match=r"version 1\.0, and 0\.9 is allowed"):
+        PluginHost(auto=False, allow=["kd_wanted==0.9"])
+    assert imported(installed) == []
+
+
+def test_the_list_mode_holds_in_a_workspace_and_on_the_command_line(
+    installed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    agentkd.Workspace.create(tmp_path / "shop").close()
+    for path in installed.glob("*.imported"):
+        path.unlink()
+    for name in ("kd_wanted", "kd_other"):
+        sys.modules.pop(name, None)
+    listed = [
+        "-C",
+        str(tmp_path / "shop"),
+        "--set",
+        "plugins.auto=false",
+        "--set",
+        'plugins.allow=["kd_wanted"]',
+    ]
+    assert main([*listed, "plugins", "installed"]) == 0
+    assert "kd_other" in capsys.readouterr().out
+    assert imported(installed) == []
+    assert main([*listed, "plugins", "list", "--json"]) == 0
+    assert imported(installed) == ["kd_wanted"]
 
 
 def test_two_hosts_share_nothing() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from agentkd import hookspecs
-from agentkd.agents.checkpointer import memory_checkpointer
+from agentkd.agents.checkpointer import memory_checkpointer, strict
 from agentkd.agents.event import AgentEvent, Finished, Interrupted, Started
 from agentkd.agents.lane import Lane, Router
 from agentkd.agents.loop import Context, Loop, shows_tools
@@ -55,6 +55,7 @@ class Agent:
         interrupt_on: Collection[str] = (),
         trials: TrialPolicy | None = None,
         router: Router | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         """Put an agent together; nothing heavy is imported before its first run.
 
@@ -75,6 +76,7 @@ class Agent:
             interrupt_on: Names of tools whose calls always wait for a person.
             trials: Decides which tasks have memories withheld to measure them; None shows all to all.
             router: Chooses a student per request; `model` is the base that stands in for them.
+            check: Called before every model and tool call; what it raises ends the run.
         """
         self.name, self.model, self.settings = name, model, settings or AgentSettings()
         self.hooks = hooks or PluginHost(auto=False).hooks
@@ -92,6 +94,7 @@ class Agent:
             interrupt_on=frozenset(interrupt_on),
             approve=approve,
             trials=trials,
+            check=check,
         )
         self._compiled: CompiledStateGraph[Any, Any, Any, Any] | None = None
         self._open, self._lock = dict[str, Environment](), threading.Lock()
@@ -191,6 +194,8 @@ class Agent:
             if self._compiled is None:
                 if self._checkpointer is None and self.may_pause:
                     self._checkpointer = memory_checkpointer()
+                elif self._checkpointer is not None:
+                    self._checkpointer = strict(self._checkpointer)
                 self._compiled = self._loop.compile(self._checkpointer)
             return self._compiled
 

@@ -18,9 +18,17 @@ if TYPE_CHECKING:
     from langgraph.checkpoint.memory import InMemorySaver
     from langgraph.checkpoint.sqlite import SqliteSaver
 
-__all__ = ["clean_checkpointer", "memory_checkpointer", "open_checkpointer", "require_strict_reader"]
+__all__ = [
+    "clean_checkpointer",
+    "memory_checkpointer",
+    "open_checkpointer",
+    "require_strict_reader",
+    "strict",
+]
 
 ALLOWED = [("agentkd.agents.state", "Run")]
+PLAIN = ("bytearray", "bytes", "msgpack", "null")
+"""Ways in which LangGraph stores a value that are data; `json` and `pickle` can name what is to be built."""
 
 
 def require_strict_reader() -> None:
@@ -38,7 +46,6 @@ def open_checkpointer(path: str | Path, redact: Callable[[str], str] | None = No
     require_strict_reader()
     import sqlite3
 
-    from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
     from langgraph.checkpoint.sqlite import SqliteSaver
 
     file = Path(path).expanduser()
@@ -47,8 +54,7 @@ def open_checkpointer(path: str | Path, redact: Callable[[str], str] | None = No
         os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
         connection = sqlite3.connect(file, check_same_thread=False)
         connection.execute("PRAGMA secure_delete=ON")
-        serde = clean_serializer(JsonPlusSerializer(allowed_msgpack_modules=ALLOWED), redact)
-        saver = SqliteSaver(connection, serde=serde)
+        saver = SqliteSaver(connection, serde=clean_serializer(_strict_serializer(), redact))
         saver.setup()
     except (OSError, sqlite3.Error) as error:
         raise StoreError(
@@ -58,7 +64,7 @@ def open_checkpointer(path: str | Path, redact: Callable[[str], str] | None = No
 
 
 def clean_checkpointer(checkpointer: Any, redact: Callable[[str], str]) -> Any:
-    """Return a LangGraph checkpointer whose states are redacted before it stores them.
+    """Return a LangGraph checkpointer that reads strictly and redacts states before it stores them.
 
     One that keeps states in this process alone stores nothing and is returned as it is; so is None.
     """
@@ -67,6 +73,7 @@ def clean_checkpointer(checkpointer: Any, redact: Callable[[str], str]) -> Any:
     require_strict_reader()
     from langgraph.checkpoint.memory import InMemorySaver
 
+    checkpointer = strict(checkpointer)
     serde = getattr(checkpointer, "serde", None)
     if serde is None or isinstance(checkpointer, InMemorySaver) or is_clean_serializer(serde):
         return checkpointer
@@ -79,6 +86,43 @@ def memory_checkpointer() -> InMemorySaver:
     """Return a checkpointer that lives as long as the process."""
     require_strict_reader()
     from langgraph.checkpoint.memory import InMemorySaver
+
+    return InMemorySaver(serde=_strict_serializer())
+
+
+def strict(checkpointer: Any) -> Any:
+    """Return a checkpointer whose reader builds nothing but our own `Run` and LangGraph's plain types.
+
+    One with LangGraph's own serializer, encrypted or not, is copied with a strict one over the same store;
+    one with a serializer of somebody else's is returned as it is.
+    """
+    from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
     from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
-    return InMemorySaver(serde=JsonPlusSerializer(allowed_msgpack_modules=ALLOWED))
+    serde = getattr(checkpointer, "serde", None)
+    strict_serde: Any = None
+    if isinstance(serde, EncryptedSerializer):
+        strict_serde = EncryptedSerializer(serde.cipher, _strict_serializer())
+    elif isinstance(serde, JsonPlusSerializer):
+        strict_serde = _strict_serializer()
+    if strict_serde is None:
+        return checkpointer
+    clone = copy.copy(checkpointer)
+    clone.serde = strict_serde
+    return clone
+
+
+def _strict_serializer() -> Any:
+    """Return a serializer that reads msgpack with an allow-list: no pickle, no JSON that names classes."""
+    from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+
+    class StrictSerializer(JsonPlusSerializer):
+        def loads_typed(self, data: tuple[str, bytes]) -> Any:
+            if data[0] not in PLAIN:
+                raise StoreError(
+                    f"the state of a run is stored as `{data[0]}`, which can build any object",
+                    hint="agentkd wrote no such state: delete the checkpointer's file",
+                )
+            return super().loads_typed(data)
+
+    return StrictSerializer(allowed_msgpack_modules=ALLOWED)

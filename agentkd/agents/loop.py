@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from agentkd import hookspecs
 from agentkd.agents.checkpointer import require_strict_reader
 from agentkd.agents.event import Acted, Recalled, RecallOff, Replied, Restarted
 from agentkd.agents.lane import Lane, Router
@@ -64,6 +63,7 @@ class Loop:
     approve: Callable[[ToolCall], bool] | None
     trials: TrialPolicy | None = None
     router: Router | None = None
+    check: Callable[[], None] = lambda: None
 
     @property
     def may_pause(self) -> bool:
@@ -102,7 +102,7 @@ class Loop:
             recall_state(run), scope=self.scope, checkpoint=self._lane(run).checkpoint, exclude=known
         )
         if hits:
-            hits = _ranked(hits, self.hooks.ask(hookspecs.rank_recalled, task=run.task, hits=hits))
+            hits = self.hooks.ranked(run.task, hits)
         if self.trials is not None and run.trial is not None:
             trial, hits, withheld = self.trials.divide(run.trial, hits, run.trajectory_id)
             run = run.model_copy(update={"trial": trial, "withheld": withheld})
@@ -124,6 +124,7 @@ class Loop:
     def think(self, state: GraphState) -> GraphState:
         """Ask the model; an error of the model ends the run as a failure, a met ceiling is raised."""
         run = state["run"]
+        self.check()
         tools = _context().tools
         choice = "required" if self.settings.force_tool_call else "auto"
         try:
@@ -134,6 +135,11 @@ class Loop:
             raise
         except ModelError as error:
             failure = Failure(kind="model", message=str(error))
+            return {"run": run.model_copy(update={"failure": failure, "is_done": True, "reply": None})}
+        if len(reply.tool_calls) > self.settings.max_calls_per_step:
+            most = self.settings.max_calls_per_step
+            told = f"the model asked for {len(reply.tool_calls)} calls in one turn, {most} are allowed"
+            failure = Failure(kind="limit", message=told)
             return {"run": run.model_copy(update={"failure": failure, "is_done": True, "reply": None})}
         waiting = [i for i, call in enumerate(reply.tool_calls) if self._needs_review(call)]
         _tell(Replied(step=len(run.steps), reply=reply))
@@ -244,6 +250,7 @@ class Loop:
             return reviewed.result or ToolResult()
         if REDACTED in reviewed.accepted.model_dump_json(include={"arguments"}):
             return ToolResult(error=f"`{REDACTED}...]` stands in the arguments for a secret that is not kept")
+        self.check()
         context = _context()
         result = context.environment.call(reviewed.accepted)
         declared = next((s.trust for s in context.tools if s.name == reviewed.accepted.name), "")
@@ -277,15 +284,6 @@ def _step_of(run: Run, results: Sequence[ToolResult]) -> Step:
         usage=run.reply.usage,
         tokens=run.reply.tokens,
     )
-
-
-def _ranked(hits: Sequence[Hit], answers: Sequence[Sequence[Hit] | None]) -> Sequence[Hit]:
-    """Apply the plugins' answers one after the other; none can bring in what was not recalled."""
-    for answer in answers:
-        if answer is not None:
-            left = {hit.memory.id for hit in hits}
-            hits = [hit for hit in answer if hit.memory.id in left]
-    return hits
 
 
 def _after_think(state: GraphState) -> str:

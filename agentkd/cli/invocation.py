@@ -63,15 +63,19 @@ class Invocation:
 
     def workspace(self) -> Workspace:
         """Open the workspace; raises ConfigError where the folder is none."""
+        self.require_workspace()
+        from agentkd.workspace import Workspace
+
+        return Workspace(self.root, assignments=self.assignments, progress=self.progress())
+
+    def require_workspace(self) -> None:
+        """Raise ConfigError where the folder is no workspace."""
         if not any((self.root / name).is_file() for name in ("agentkd.toml", "ledger.db")):
             raise ConfigError(
                 f"`{self.root.resolve()}` is no workspace",
                 hint="run `agentkd init` there, or name another folder with -C",
                 path=str(self.root),
             )
-        from agentkd.workspace import Workspace
-
-        return Workspace(self.root, assignments=self.assignments, progress=self.progress())
 
     def plugin_host(self, *, with_builtins: bool = True) -> PluginHost:
         """Load the plugins that a workspace with these settings would load.
@@ -84,7 +88,7 @@ class Invocation:
         from agentkd.plugins import PluginHost
 
         plugins = load_settings(self.root, assignments=self.assignments).plugins
-        return PluginHost(auto=plugins.auto, modules=plugins.modules, block=(*plugins.block, "builtins"))
+        return PluginHost.chosen(plugins, block=("builtins",))
 
     def progress(self) -> Progress:
         """Return progress on stderr, or silence after `--quiet`."""

@@ -170,8 +170,7 @@ def look_at_workspace(root: Path) -> Iterator[Check]:
     try:
         settings = load_settings(root)
         yield Check(area="workspace", name="settings", status="PASS", detail=str(root.resolve()))
-        chosen = settings.plugins
-        host = PluginHost(auto=chosen.auto, modules=chosen.modules, block=chosen.block)
+        host = PluginHost.chosen(settings.plugins)
         yield Check(
             area="workspace",
             name="plugins",

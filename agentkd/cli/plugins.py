@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,7 +10,7 @@ import click
 from agentkd.cli.invocation import Invocation, pass_invocation
 from agentkd.cli.render import print_table
 from agentkd.cli.shared import Group
-from agentkd.plugins import KINDS
+from agentkd.plugins import KINDS, Installed, installed_plugins
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,6 +31,25 @@ def command() -> None:
 def list_(invocation: Invocation, kind: str | None) -> None:
     """List loaded plugins, their hooks, and the components that they offer."""
     invocation.show(_describe(invocation.plugin_host(), kind), _print)
+
+
+@command.command("installed")
+@pass_invocation
+def installed(invocation: Invocation) -> None:
+    """List the installed plugins without importing any, and whether this workspace loads them.
+
+    A plugin is a program with your rights: with `[plugins] auto = false` only those of `allow` and `modules`
+    are imported.
+    """
+    from agentkd.config import load_settings
+
+    chosen = load_settings(invocation.root, assignments=invocation.assignments).plugins
+    invocation.show(installed_plugins(chosen), _print_installed)
+
+
+def _print_installed(plugins: Sequence[Installed], console: Console) -> None:
+    rows = [(p.name, p.version, p.distribution, p.module, "yes" if p.is_loaded else "no") for p in plugins]
+    print_table(console, ["plugin", "version", "distribution", "imports", "loaded"], rows, empty="none")
 
 
 def _describe(host: PluginHost, kind: str | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`agentkd skills`: the skills that agents may open, and skills made of memories."""
+"""`agentkd skills`: the skills that agents may open, skills from archives, and skills made of memories."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _TAKEN_BACK = ("quarantined", "tombstone", "revoked")
 
 @click.group("skills", cls=Group)
 def command() -> None:
-    """List skills, and make skills of strong memories."""
+    """List skills, add skills from archives, and make skills of strong memories."""
 
 
 @command.command("list")
@@ -45,6 +45,27 @@ def list_(invocation: Invocation) -> int:
             f"{', '.join(stale)}: teaches what was taken back; run `agentkd skills export --prune`"
         )
     return int(bool(stale))
+
+
+@command.command("add")
+@click.argument("archive", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--sha256", default="", help="Hash that the file must have.")
+@click.option("--replace", is_flag=True, help="Take the place of skills with the same names.")
+@pass_invocation
+def add(invocation: Invocation, archive: Path, sha256: str, replace: bool) -> None:
+    """Take skills from a zip or tar ARCHIVE into the workspace's `skills`.
+
+    Every entry is checked before one is written: no links, no paths that lead elsewhere, limits on number,
+    size and depth. A skill is text that agents may read: nothing of it is run, and it grants no tools.
+    """
+    from agentkd.skills import install_skills
+
+    with invocation.workspace() as workspace:
+        folder = workspace.root / "skills"
+    digest, skills = install_skills(archive, folder, sha256=sha256, replace=replace)
+    rows = [{"name": s.name, "description": s.description, "n_memories": 0, "taken_back": []} for s in skills]
+    invocation.show(rows, _print_rows)
+    invocation.note(f"sha256 {digest}")
 
 
 @command.command("export")

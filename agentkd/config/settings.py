@@ -88,6 +88,8 @@ class ModelSettings(Value):
     """Money that one command may spend; checked before each call."""
     max_tokens: int | None = None
     """Tokens that one command may spend on remote models; checked before each call."""
+    max_calls: int | None = Field(default=None, ge=0)
+    """Calls that one command may make, of local models too; checked before each call."""
 
 
 class AgentSettings(Value):
@@ -97,6 +99,8 @@ class AgentSettings(Value):
     """System instructions; empty takes the built-in ones."""
     max_steps: int = 8
     """Model turns before the run ends as `limit`."""
+    max_calls_per_step: int = Field(default=32, ge=1)
+    """Tool calls of one turn; a model that asks for more ends the run as `limit`, and none of them is run."""
     recall: Literal["off", "start", "step"] = "step"
     """When memories are recalled: never, once, or before every turn."""
     tool_docs: Literal["auto", "all", "none"] = "auto"
@@ -302,11 +306,17 @@ class PluginSettings(Value):
     """`[plugins]`: what is loaded."""
 
     auto: bool = True
-    """Whether installed plugins are found by entry point."""
+    """Whether all installed plugins are loaded; else those of `allow` and `modules` alone, and no other one
+    is imported (`agentkd plugins installed` shows them without importing any)."""
+    allow: tuple[str, ...] = ()
+    """Installed plugins to load without `auto`: `name`, or `name==version` to hold it to a version."""
     modules: tuple[str, ...] = ()
     """Plugins to load by module name."""
     block: tuple[str, ...] = ()
     """Plugins that are not loaded."""
+    hook_seconds: float = Field(default=300.0, ge=0.0)
+    """How long a hook may take before the command ends with the plugin's name; 0 sets no limit and calls
+    hooks in the thread of their caller."""
 
 
 Options = dict[str, dict[str, Any]]

@@ -29,6 +29,7 @@ from agentkd.protocols import (
     Trainer,
 )
 from agentkd.schema import Checkpoint, Scope, Standing, Task, Trajectory
+from agentkd.stop import StopFile
 
 if TYPE_CHECKING:
     from agentkd.agents import Agent
@@ -57,13 +58,19 @@ class Parts:
         self.host = host
         self.progress = progress
         self.cache_dir = cache_dir
-        self.ceiling = Ceiling()
+        self.stop = StopFile(root)
+        """The kill switch."""
+        self.ceiling = self.no_ceiling()
         """What the present call may take; nothing is limited outside a cycle."""
         self._models: dict[str, Model] = {}
         self._suites: dict[str, Suite] = {}
         self._strangers: set[str] = set()
         self._lock = threading.RLock()
         self._check_tables()
+
+    def no_ceiling(self) -> Ceiling:
+        """Return a ceiling that only the kill switch meets."""
+        return Ceiling(asked=self.stop.asked)
 
     def _check_tables(self) -> None:
         """Refuse a table such as `[suite.x]` that no component would ever read, and unknown keys in one."""
@@ -195,7 +202,8 @@ class Parts:
         """One ceiling for all models of a command."""
         from agentkd.models.booking import Meter
 
-        return Meter(self.settings.models.max_usd, self.settings.models.max_tokens)
+        models = self.settings.models
+        return Meter(models.max_usd, models.max_tokens, models.max_calls)
 
     @property
     def spent_usd(self) -> float:
@@ -278,21 +286,30 @@ class Parts:
             model = self.build("model", spec)
         else:
             model = self.build("model", "litellm", model=spec)
-        return Booked(cast(Model, model), self.ledger, self.settings.models, meter=self._meter)
+        return Booked(
+            cast(Model, model), self.ledger, self.settings.models, meter=self._meter, check=self.stop.check
+        )
 
     def checkpoint(self, name: str) -> Checkpoint:
         """Return a checkpoint of the registry; raises NotFoundError."""
         return self.ledger.checkpoints.get(name)
 
     def checkpoint_folder(self, name: str) -> Path:
-        """Return the folder of a checkpoint; raises NotFoundError where the registry or disk lacks it."""
-        self.checkpoint(name)
+        """Return the folder of a checkpoint whose files are those that the registry knows.
+
+        Raises NotFoundError where the registry or the disk lacks it, CheckpointError where a file is damaged,
+        was changed, or could run code.
+        """
+        from agentkd.hf import check_files
+
+        registered = self.checkpoint(name)
         folder = self.root / "checkpoints" / name
         if not folder.is_dir():
             raise NotFoundError(
                 f"checkpoint `{name}` is registered but its folder `{folder}` is missing",
                 hint="restore the folder or roll back with `agentkd checkpoints rollback`",
             )
+        check_files(folder, registered)
         return folder
 
     def views(self, **changes: Any) -> Any:
@@ -362,6 +379,7 @@ class Parts:
             checkpointer=checkpointer,
             trials=policy,
             router=router,
+            check=self.stop.check,
         )
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentkd.cycle.parts import ROUTED, Parts
@@ -268,6 +269,10 @@ def train_stage(parts: Parts, dataset_id: str, name: str, init: str = "") -> Che
     """Train a student on a dataset and register the checkpoint; a finished one is only read."""
     job = taught_job(parts, train_job(parts, dataset_id, str(parts.root / "checkpoints" / name), init))
     checkpoint = parts.trainer().train(job, parts.ceiling.watching(parts.progress))
-    checkpoint = checkpoint.model_copy(update={"base": parts.settings.roles.student, "parent": init})
+    from agentkd.hf import registered_files
+
+    files = registered_files(Path(job.output), checkpoint.files)
+    told = {"base": parts.settings.roles.student, "parent": init, "files": files}
+    checkpoint = checkpoint.model_copy(update=told)
     parts.ledger.checkpoints.add(checkpoint)
     return checkpoint

@@ -107,6 +107,7 @@ def _write(target: Path, old: Path, checkpoint: Checkpoint, base: Path) -> Check
         checkpoint = checkpoint.model_copy(update={"files": files})
         text = checkpoint.model_dump_json(indent=2) + "\n"
         (aside / "checkpoint.json").write_text(text, encoding="utf-8")
+        files = hf.registered_files(aside, files)
         shutil.rmtree(target, ignore_errors=True)
         put_in_place(aside, target)
-        return checkpoint
+        return checkpoint.model_copy(update={"files": files})

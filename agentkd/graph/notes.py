@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from agentkd import hookspecs
 from agentkd.agents.trial import Trial, TrialPolicy
 from agentkd.errors import ConfigError
 from agentkd.graph.host import Host, check_host
@@ -57,7 +56,7 @@ class Finder:
             return before
         step, prompt = sum(message.type == "ai" for message in turn), text_of(turn[0])
         task = Task(id=content_id("adh", prompt), prompt=prompt)
-        hits = self._ranked(hits, task)
+        hits = self.host.hooks.ranked(task, hits)
         _, trajectory_id = ids_of_turn(messages, config)
         policy = self._policy()
         trial = trial_of(before) or policy.plan(trajectory_id, task)
@@ -80,13 +79,6 @@ class Finder:
         settings = self.host.settings
         scope = settings.memory.scope if self._scope is None else self._scope
         return TrialPolicy(self.host.ledger, settings.memory, scope, seed=settings.cycle.seed)
-
-    def _ranked(self, hits: Sequence[Hit], task: Task) -> Sequence[Hit]:
-        for answer in self.host.hooks.ask(hookspecs.rank_recalled, task=task, hits=hits):
-            if answer is not None:
-                left = {hit.memory.id for hit in hits}
-                hits = [hit for hit in answer if hit.memory.id in left]
-        return hits
 
 
 def ids_of_turn(messages: Sequence[BaseMessage], config: Mapping[str, Any]) -> tuple[str, str]:

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agentkd.archive import CODE
 from agentkd.errors import CheckpointError
 from agentkd.hf.fingerprint import file_sha256
+from agentkd.schema import Checkpoint
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-__all__ = ["Adapter", "attach_adapter", "check_files", "read_adapter"]
+__all__ = ["Adapter", "attach_adapter", "check_files", "read_adapter", "registered_files"]
 
 CONFIG, WEIGHTS, MANIFEST = "adapter_config.json", "adapter_model.safetensors", "checkpoint.json"
 
-PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
-"""Endings of files that run code when they are loaded."""
+UNSAFE = CODE | {".bin", ".npy", ".npz"}
+"""Endings of files that are code, or may run code when they are loaded: none lies in an adapter's folder."""
 
 # What a LoRA file may decide. peft knows further keys that import modules or load other weights
 # (`auto_mapping`, `megatron_core`, `lora_ga_config`, ...): those must be absent, empty or peft's default.
@@ -135,19 +138,29 @@ def read_adapter(folder: str | Path) -> Adapter:
     return adapter
 
 
-def check_files(folder: Path) -> None:
-    """Refuse a folder with a pickle in it, a missing file, or one that differs from the manifest.
+def registered_files(folder: Path, files: Mapping[str, str]) -> dict[str, str]:
+    """Return the sha256 of every file of a new checkpoint; what its trainer says in `files` stands."""
+    found = {file.name: file_sha256(file) for file in sorted(folder.iterdir()) if file.is_file()}
+    return {**found, **files}
 
-    Reads no weights; raises CheckpointError that names the file at fault.
+
+def check_files(folder: Path, registered: Checkpoint | None = None) -> None:
+    """Refuse a folder with code or a pickle in it, a missing file, or one that differs from the manifest.
+
+    Where the adapter is `registered`, every file, `checkpoint.json` among them, must have the sha256 that the
+    registry knows, so that a manifest that was changed along with a file is found too. Reads no weights;
+    raises CheckpointError that names the file at fault.
     """
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise _broken(folder / name, "is missing", hint="only adapters saved as safetensors are read")
-    pickles = sorted(file for file in folder.iterdir() if file.suffix.lower() in PICKLES)
-    if pickles:
+    unsafe = sorted(file for file in folder.rglob("*") if file.suffix.lower() in UNSAFE)
+    if unsafe:
         raise _broken(
-            pickles[0], "is a pickle, which can run code", hint="delete it: only safetensors are read"
+            unsafe[0], "is code or a pickle, which can run code", hint="delete it: only safetensors are read"
         )
+    if registered is not None:
+        _check_registered(folder, registered)
     _check_manifest(folder)
 
 
@@ -183,6 +196,18 @@ def attach_adapter(
 
 def _broken(file: Path, what: str, hint: str = "train or fetch the adapter again") -> CheckpointError:
     return CheckpointError(f"adapter file `{file}` {what}", hint=hint, path=str(file))
+
+
+def _check_registered(folder: Path, registered: Checkpoint) -> None:
+    for name in (CONFIG, WEIGHTS):
+        if name not in registered.files:
+            raise _broken(folder / name, f"has no sha256 in the registry's record of `{registered.name}`")
+    for name, digest in registered.files.items():
+        file = folder / name
+        if Path(name).name != name or not file.is_file():
+            raise _broken(file, "is in the registry but is not there")
+        if file_sha256(file) != digest:
+            raise _broken(file, "differs from its sha256 in the registry: it is corrupt or was changed")
 
 
 def _check_manifest(folder: Path) -> None:

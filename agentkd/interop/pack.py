@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from pydantic import Field, ValidationError
 
+from agentkd.archive import Limits, open_archive
 from agentkd.errors import DataError
 from agentkd.interop.imported import Imported
 from agentkd.interop.source import RecordError, parse_json
@@ -28,9 +29,7 @@ __all__ = ["Evidences", "Manifest", "dump_pack", "read_evidence", "read_pack"]
 
 FORMAT = "pack"
 SCHEMA_VERSION = 1
-MAX_BYTES = 1 << 30
-"""Most bytes that all entries of a pack may have, unpacked."""
-MAX_RATIO = 200
+_LIMITS = Limits(entries=3, n_bytes=1 << 30, depth=1)
 _MANIFEST, _MEMORIES, _EVIDENCE = "pack.json", "memories.jsonl", "evidence.jsonl"
 T = TypeVar("T", bound=Value)
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # equal packs have equal bytes
@@ -116,41 +115,20 @@ def _lines(values: Iterable[Value]) -> bytes:
 
 def _open(file: Path) -> tuple[Manifest, dict[str, bytes]]:
     """Return the manifest and the entries that it names, all of them checked."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            infos = _checked_entries(file, archive.infolist())
-            manifest = _manifest(file, archive.read(infos[_MANIFEST]))
-            if unknown := infos.keys() - {_MANIFEST} ^ manifest.sha256.keys():
-                raise _fault(file, f"its manifest and its entries differ in `{min(unknown)}`")
-            entries = {name: archive.read(infos[name]) for name in manifest.sha256}
-    except FileNotFoundError as error:
-        raise DataError(f"`{file}` does not exist", path=str(file)) from error
-    except DataError:
-        raise
-    except Exception as error:  # zipfile, zlib and struct each have their own word for a damaged archive
-        raise _fault(file, f"is no sound pack: {error}") from error
+    with open_archive(file, _LIMITS) as archive:
+        names = archive.sizes.keys()
+        if unknown := names - {_MANIFEST, _MEMORIES, _EVIDENCE}:
+            raise _fault(file, f"holds the entry {min(unknown)!r}, which no pack has")
+        if _MANIFEST not in names:
+            raise _fault(file, f"has no `{_MANIFEST}`")
+        manifest = _manifest(file, archive.read(_MANIFEST))
+        if unknown := names - {_MANIFEST} ^ manifest.sha256.keys():
+            raise _fault(file, f"its manifest and its entries differ in `{min(unknown)}`")
+        entries = {name: archive.read(name) for name in manifest.sha256}
     for name, data in entries.items():
         if hashlib.sha256(data).hexdigest() != manifest.sha256[name]:
             raise _fault(file, f"its entry `{name}` has not the sha256 of the manifest")
     return manifest, entries
-
-
-def _checked_entries(file: Path, infos: Sequence[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
-    known = (_MANIFEST, _MEMORIES, _EVIDENCE)
-    found: dict[str, zipfile.ZipInfo] = {}
-    for info in infos:
-        name = info.orig_filename  # zipfile cuts names at NUL: judge what the file really says
-        if name not in known or name in found:
-            raise _fault(file, f"holds the entry {name!r}, which no pack has or has twice")
-        if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG) or info.flag_bits & 0x1:
-            raise _fault(file, f"its entry `{name}` is a link, a device or encrypted")
-        found[name] = info
-    size, packed = (sum(getattr(info, key) for info in infos) for key in ("file_size", "compress_size"))
-    if size > MAX_BYTES or size > MAX_RATIO * max(packed, 1 << 16):
-        raise _fault(file, f"unpacks to {size:,} bytes of {packed:,}, which is over the limits")
-    if _MANIFEST not in found:
-        raise _fault(file, f"has no `{_MANIFEST}`")
-    return found
 
 
 def _manifest(file: Path, data: bytes) -> Manifest:

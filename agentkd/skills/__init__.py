@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agentkd.skills.install import install_skills
 from agentkd.skills.library import SkillCard, SkillLibrary, find_skills, skill_dirs
 from agentkd.skills.parse import Skill, read_skill_file
 from agentkd.skills.write import skill_text, write_skill
@@ -11,6 +12,7 @@ __all__ = [
     "SkillCard",
     "SkillLibrary",
     "find_skills",
+    "install_skills",
     "read_skill_file",
     "skill_dirs",
     "skill_text",

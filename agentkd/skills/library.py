@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from agentkd import hookspecs
-from agentkd.errors import DataError, NotFoundError
+from agentkd.errors import DataError, NotFoundError, PluginError
 from agentkd.plugins import Hooks, nearest
 from agentkd.schema import Value
 from agentkd.skills.parse import MAX_FILE_BYTES, Skill, read_skill_file
@@ -27,7 +27,11 @@ class SkillCard(Value):
 
 def skill_dirs(hooks: Hooks, extra: Iterable[Path] = ()) -> list[Path]:
     """Return the folders that hold skills: `extra` first, then those that plugins offer, each once."""
-    offered = [Path(folder) for _, folder in hooks.offers(hookspecs.skills)]
+    offered = []
+    for plugin, folder in hooks.offers(hookspecs.skills):
+        if not isinstance(folder, str | Path):
+            raise PluginError(f"plugin `{plugin}` offered `{folder!r}` as a folder of skills", plugin=plugin)
+        offered.append(Path(folder))
     return list(dict.fromkeys([*map(Path, extra), *offered]))
 
 

@@ -276,9 +276,9 @@ class Learning(Opening):
                 max_tokens=limits.max_tokens if max_tokens is None else max_tokens,
                 max_usd=limits.max_usd if max_usd is None else max_usd,
                 spent=self.parts.spent,
-                asked=lambda: hold.lost or asked(),
+                asked=lambda: hold.lost or asked() or self.parts.stop.asked(),
             )
             try:
                 yield
             finally:
-                self.parts.ceiling = Ceiling()
+                self.parts.ceiling = self.parts.no_ceiling()

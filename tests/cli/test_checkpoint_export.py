@@ -37,7 +37,13 @@ def own(shop: Path, tmp_path: Path) -> Path:
         model.save_pretrained(str(root / "checkpoints" / NAME))
         (dataset,) = workspace.ledger.datasets.list()
         workspace.ledger.checkpoints.add(
-            Checkpoint(name=NAME, base=files.source, base_id=files.base_id, dataset_id=dataset.id)
+            Checkpoint(
+                name=NAME,
+                base=files.source,
+                base_id=files.base_id,
+                dataset_id=dataset.id,
+                files=hf.registered_files(root / "checkpoints" / NAME, {}),
+            )
         )
     return root
 

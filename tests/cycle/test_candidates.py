@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -162,8 +163,7 @@ def judge_all(cycled: Path) -> Iterator[Callable[[Sequence[PhaseReport]], dict[s
     with agentkd.Workspace(cycled, settings={"gate": gate}) as workspace:
         known = workspace.checkpoints()[0]
         for number in (7, 8):
-            folder = cycled / "checkpoints" / f"student@{number}"
-            folder.mkdir()
+            shutil.copytree(cycled / "checkpoints" / known.name, cycled / "checkpoints" / f"student@{number}")
             workspace.ledger.checkpoints.add(
                 known.model_copy(update={"name": f"student@{number}", "status": "candidate"})
             )

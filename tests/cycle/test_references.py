@@ -9,6 +9,7 @@ import pytest
 import agentkd
 from agentkd.cycle.teach import objective_modules, settings_with_folders
 from agentkd.errors import ConfigError, NotFoundError
+from agentkd.hf import registered_files
 from agentkd.schema import Checkpoint, DatasetCard
 
 SETTINGS = {
@@ -28,11 +29,19 @@ def test_a_named_checkpoint_becomes_its_folder_and_a_tainted_one_is_refused(tmp_
             settings_with_folders(parts)
         folder = parts.root / "checkpoints" / "student@1-aaaaaaaa"
         folder.mkdir(parents=True)
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            (folder / name).write_bytes(b"{}")
         parts.student_files = _Files("base-x")
         card = DatasetCard(id="d", n_train=1, n_dev=0, n_label_tokens=1, n_tokens=1)
         workspace.ledger.datasets.add(card, [])
         workspace.ledger.checkpoints.add(
-            Checkpoint(name=folder.name, base="b", base_id="base-x", dataset_id="d")
+            Checkpoint(
+                name=folder.name,
+                base="b",
+                base_id="base-x",
+                dataset_id="d",
+                files=registered_files(folder, {}),
+            )
         )
         found = settings_with_folders(parts).objective
         assert found["selective"] == {"objective": "sft", "reference": str(folder)}

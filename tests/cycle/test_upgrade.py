@@ -53,6 +53,10 @@ def test_the_change_of_the_weights_is_added_to_the_new_base(
     assert moved["base_id"] != old_id
     assert run_command_line(asked) == 0  # found again
     assert json.loads(capsys.readouterr().out)["name"] == moved["name"]
+    with agentkd.Workspace(cycled) as workspace:  # the registry knows every file of a student, however made
+        for each in workspace.checkpoints():
+            names = {file.name for file in workspace.parts.checkpoint_folder(each.name).iterdir()}
+            assert {"adapter_model.safetensors", "checkpoint.json"} <= names == set(each.files)
     old, new = load_file(str(old_base / "model.safetensors")), load_file(str(new_base / "model.safetensors"))
     before = hf.read_adapter(cycled / "checkpoints" / name)
     after = hf.read_adapter(cycled / "checkpoints" / moved["name"])

@@ -70,7 +70,7 @@ def test_a_changed_byte_is_noticed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../x", "/etc/x", "a/memories.jsonl", "run.py", "C:\\x", "memories.jsonl/"])
 def test_entries_that_no_pack_has_are_refused(tmp_path: Path, name: str) -> None:
-    refuse(tmp_path, packed(GOOD | {name: b"x"}), "which no pack has")
+    refuse(tmp_path, packed(GOOD | {name: b"x"}), r"which no pack has|an entry|a folder with content")
 
 
 def test_links_and_twice_named_entries_are_refused(tmp_path: Path) -> None:
@@ -78,15 +78,15 @@ def test_links_and_twice_named_entries_are_refused(tmp_path: Path) -> None:
         if entry.filename == "memories.jsonl":
             entry.external_attr = (stat.S_IFLNK | 0o777) << 16
 
-    refuse(tmp_path, packed(GOOD, link), "a link, a device or encrypted")
+    refuse(tmp_path, packed(GOOD, link), "a link or a device")
     data = io.BytesIO(packed(GOOD))
     with zipfile.ZipFile(data, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
         archive.writestr("memories.jsonl", b"")
-    refuse(tmp_path, data.getvalue(), "has twice")
+    refuse(tmp_path, data.getvalue(), "`memories.jsonl` twice")
 
 
 def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
-    refuse(tmp_path, packed(entries(b"\n" * 50_000_000, 0)), "over the limits")
+    refuse(tmp_path, packed(entries(b"\n" * 50_000_000, 0)), "more than 200 times its size")
 
 
 def test_manifests_that_do_not_fit_are_refused(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_manifests_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     refuse(tmp_path, packed({"pack.json": b"[]"}), "line 1")
     refuse(tmp_path, packed({"memories.jsonl": line}), "has no `pack.json`")
     refuse(tmp_path, b"PK\x05\x06" + b"\0" * 18, "has no `pack.json`")
-    refuse(tmp_path, packed(GOOD)[:-30], "no sound pack")
+    refuse(tmp_path, packed(GOOD)[:-30], "is not sound")
 
 
 @pytest.mark.parametrize(

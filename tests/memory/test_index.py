@@ -153,6 +153,67 @@ def test_a_collection_that_brings_an_embedding_function_is_refused(chroma, tmp_p
         chroma(tmp_path)
 
 
+def test_crafted_configurations_build_nothing(chroma, tmp_path):
+    from chromadb.api.collection_configuration import load_collection_configuration_from_json
+    from chromadb.utils import embedding_functions
+
+    built = []
+
+    class Evil:
+        def __init__(self, *arguments, **keywords):
+            built.append(arguments)
+
+        @staticmethod
+        def name():
+            return "evil"
+
+        @classmethod
+        def build_from_config(cls, config):
+            built.append(config)
+            return cls()
+
+    embedding_functions.known_embedding_functions["evil"] = Evil
+    embedding_functions.sparse_known_embedding_functions["evil"] = Evil
+    function = {"type": "known", "name": "evil", "config": {"api_key_env_var": "HOME"}}
+    places = [
+        ("value",),
+        ("keys", "#embedding", "float_list", "vector_index", "config"),
+        ("defaults", "string"),
+    ]
+    crafted = [
+        {"embedding_function": function},
+        {"hnsw": {"space": "cosine"}, "embedding_function": function},
+    ]
+    schemas = [nested(place, {"embedding_function": function}) for place in places]
+    try:
+        stored = [
+            *(("config_json_str", each) for each in crafted),
+            *(("schema_str", each) for each in schemas),
+        ]
+        for number, (column, value) in enumerate(stored):
+            folder = tmp_path / str(number)
+            index = chroma(folder)
+            fill(index)
+            index.close()
+            with sqlite3.connect(folder / "chroma" / "chroma.sqlite3") as base:
+                base.execute(f"UPDATE collections SET schema_str = NULL, {column} = ?", (json.dumps(value),))
+            base.close()
+            with pytest.raises(StoreError):
+                fill(chroma(folder))
+        assert built == []
+        load_collection_configuration_from_json(crafted[0])
+        assert built  # Chroma itself would have
+    finally:
+        del embedding_functions.known_embedding_functions["evil"]
+        del embedding_functions.sparse_known_embedding_functions["evil"]
+
+
+def nested(place, leaf):
+    for name in reversed(place):
+        leaf = {name: leaf}
+    return leaf
+
+
 def test_damaged_files_are_reported_with_the_way_out(chroma, tmp_path):
     chroma(tmp_path).close()
     (tmp_path / "chroma" / "chroma.sqlite3").write_bytes(b"not a database" * 100)
