@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from agentkd.errors import DataError
 from agentkd.ledger import tables as t
-from agentkd.ledger.database import dump
+from agentkd.ledger.body import dump
 from agentkd.schema import MemoryStatus
 from agentkd.schema.memory import MemoryTrust
 
