@@ -39,17 +39,17 @@ class Row:
 
 def at_least(metric: str, ours: float, bar: float, **rest: Any) -> Row:
     """Return a row that holds where `ours` reaches the bar."""
-    return Row(metric, ours, f">= {bar:g}", ours >= bar, **rest)
+    return Row(metric, ours, f">= {bar:g}", bool(ours >= bar), **rest)
 
 
 def above(metric: str, ours: float, low: float, bar: float, **rest: Any) -> Row:
     """Return a row that holds where the lower bound `low` is above the bar."""
-    return Row(metric, ours, f"lower bound > {bar:g}", low > bar, low=low, **rest)
+    return Row(metric, ours, f"lower bound > {bar:g}", bool(low > bar), low=low, **rest)
 
 
 def at_most(metric: str, ours: float, bar: float, **rest: Any) -> Row:
     """Return a row that holds where `ours` stays under the bar."""
-    return Row(metric, ours, f"<= {bar:g}", ours <= bar, **rest)
+    return Row(metric, ours, f"<= {bar:g}", bool(ours <= bar), **rest)
 
 
 def children_cpu_seconds() -> float:

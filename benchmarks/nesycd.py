@@ -20,6 +20,8 @@ tasks:
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -193,8 +195,24 @@ def _memory(kind: Any, when: str, content: str, *, trajectories: tuple[str, ...]
 
 
 def measure(folder: Path, seed: int, *, small: bool) -> dict[str, Any]:
-    """Do all of one seed; what is on disk is not done again."""
-    bench = Bench(folder, seed, small=small)
+    """Do all of one seed, or read what an earlier run kept of it."""
+    file = folder / f"seed-{seed}.json"
+    if not file.is_file():
+        kept = _measured(Bench(folder, seed, small=small))
+        file.with_suffix(".aside").write_text(json.dumps(kept), encoding="utf-8")
+        os.replace(file.with_suffix(".aside"), file)
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    placements = [Placement.model_validate(placement) for placement in kept["placements"]]
+    arms = {
+        name: (Cell("both", arm["done"], arm["prompt_tokens"]), arm["shares"])
+        for name, arm in kept["arms"].items()
+    }
+    return {**kept, "arms": arms, "placements": placements}
+
+
+def _measured(bench: Bench) -> dict[str, Any]:
+    """Train both students, change the facts, place the memories, and try every arm."""
+    seed = bench.seed
     bench.learn()
     reader, heart = bench.train(show_facts=True), bench.train(show_facts=False)
     fact_seconds = bench.change_facts()
@@ -213,7 +231,19 @@ def measure(folder: Path, seed: int, *, small: bool) -> dict[str, Any]:
         by_split = [np.mean(cell.done[at : at + bench.n]) for at in range(0, 3 * bench.n, bench.n)]
         print(f"seed {seed} {name:8} {np.mean(cell.done):.3f} (known, moved, new: "
               f"{', '.join(f'{share:.2f}' for share in by_split)}; {shares})", flush=True)  # fmt: skip
-    return {"arms": arms, "placements": placements, "n": bench.n, "fact_seconds": fact_seconds}
+    return {
+        "arms": {
+            name: {
+                "done": [bool(done) for done in cell.done],
+                "prompt_tokens": [int(n) for n in cell.prompt_tokens],
+                "shares": shares,
+            }
+            for name, (cell, shares) in arms.items()
+        },
+        "placements": [placement.model_dump(mode="json") for placement in placements],
+        "n": bench.n,
+        "fact_seconds": fact_seconds,
+    }
 
 
 def rows_of(seeds: Sequence[dict[str, Any]]) -> list[Row]:
@@ -286,7 +316,7 @@ def main() -> int:
         "seeds": len(seeds),
         "model": "SmolLM2-135M-Instruct",
         "settings": SETTINGS,
-        "seconds_to_store_new_facts": [round(seed["fact_seconds"], 2) for seed in seeds],
+        "seconds_to_store_new_facts": [round(s, 2) for seed in seeds if (s := seed["fact_seconds"])],
         "placements": [
             [p.model_dump(mode="json", exclude={"memories"}) for p in seed["placements"]] for seed in seeds
         ],
