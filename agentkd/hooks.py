@@ -171,10 +171,20 @@ def _fits(returns: str, answer: Any) -> bool:
     """Whether an answer is of the kind that a specification names; who asks checks the items of an offer."""
     if returns == "bool | None":
         return answer is None or isinstance(answer, bool)
+    if returns == "Iterable[tuple[int, int, str]]":
+        return all(_is_place(found) for found in answer)
     if returns == "Sequence[Hit] | None":
         is_list = isinstance(answer, Sequence) and not isinstance(answer, str)
         return answer is None or (is_list and all(isinstance(hit, Hit) for hit in answer))
     return True
+
+
+def _is_place(found: Any) -> bool:
+    """Whether an item is (start, end, kind)."""
+    if not isinstance(found, tuple) or len(found) != 3:
+        return False
+    start, end, kind = found
+    return isinstance(start, int) and isinstance(end, int) and isinstance(kind, str) and 0 <= start <= end
 
 
 def _short(answer: Any) -> str:

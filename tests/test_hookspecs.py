@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
 import textwrap
 import threading
 from pathlib import Path
@@ -47,6 +48,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "components": {},
     "commands": {},
     "skills": {},
+    "find_secrets": {"text": "ask STAFF-123456"},
     "before_run": {"task": _TASK, "model": "m"},
     "rank_recalled": {"task": _TASK, "hits": [Hit(memory=_MEMORY, score=0.5)]},
     "after_step": {"trajectory": _RUN, "step": _STEP},
@@ -94,7 +96,7 @@ def plugin_from_docstring(hook: str) -> object:
     text = inspect.getdoc(getattr(hookspecs, hook)) or ""
     code = textwrap.dedent(text.partition("Example::")[2])
     names: dict[str, Any] = {
-        "agentkd": agentkd, "click": click, "Path": Path, "__file__": __file__,
+        "agentkd": agentkd, "click": click, "Path": Path, "re": re, "__file__": __file__,
         "build": lambda settings, kit: None, "ChessSettings": agentkd.Settings,
     }  # fmt: skip
     exec(code, names)
@@ -114,6 +116,8 @@ def test_the_example_in_the_docstring_works(hook: str, capsys: pytest.CaptureFix
     if hook in ("components", "commands", "skills"):
         offered = host.hooks.offers(spec)
         assert [owner for owner, _ in offered] == ["documented"]
+    elif hook == "find_secrets":
+        assert host.hooks.offers(spec, **ARGUMENTS[hook]) == [("documented", (4, 16, "staff-number"))]
     elif hook in PRINTED:
         host.hooks.ask(spec, **ARGUMENTS[hook])
         assert capsys.readouterr().out.strip() == PRINTED[hook]
@@ -134,7 +138,12 @@ def test_an_offered_component_is_registered() -> None:
 # -- a broken plugin: every hook, four ways -----------------------------------------------------------
 
 RETURNS = {hook: str(getattr(hookspecs, hook).__annotations__["return"]) for hook in HOOKS}
-RUBBISH: dict[str, Any] = {"bool | None": "no", "Sequence[Hit] | None": [1, 2], "None": object()}
+RUBBISH: dict[str, Any] = {
+    "bool | None": "no",
+    "Sequence[Hit] | None": [1, 2],
+    "Iterable[tuple[int, int, str]]": [(0, "b")],
+    "None": object(),
+}
 
 
 def faulty(hook: str, fault: str, gate: threading.Event) -> object:
@@ -176,6 +185,8 @@ def ask(host: PluginHost, hook: str) -> Any:
     if hook in ("components", "commands", "skills"):
         found = skill_dirs(host.hooks) if hook == "skills" else host.hooks.offers(spec)
         return [getattr(item[1], "name", item) if isinstance(item, tuple) else item for item in found]
+    if hook == "find_secrets":
+        return host.hooks.offers(spec, **kwargs)
     if hook == "rank_recalled":
         return host.hooks.ranked(**kwargs)
     if hook == "is_compile_due":

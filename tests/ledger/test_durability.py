@@ -68,14 +68,16 @@ def test_eight_threads_write_without_losing_a_fact(ledger: Ledger, make: Make) -
     assert ledger.memories.get(memory.id).utility.wins == 80
 
 
-def test_fifty_trajectories_of_two_steps_take_less_than_a_second(ledger: Ledger, make: Make) -> None:
-    started = time.perf_counter()
+def test_two_hundred_trajectories_of_two_steps_take_under_four_seconds_of_processor_time(
+    ledger: Ledger, make: Make
+) -> None:
+    started = time.process_time()
     for number in range(200):
         ledger.trajectories.begin(make.trajectory(number, success=None, steps=()))
         ledger.trajectories.add_step(f"trj-{number}", make.step(0))
         ledger.trajectories.add_step(f"trj-{number}", make.step(1))
         ledger.trajectories.finish(make.trajectory(number))
-    assert time.perf_counter() - started < 4
+    assert time.process_time() - started < 4
     assert len(ledger.trajectories.list()) == 200
 
 
