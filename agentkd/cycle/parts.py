@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FOLDERS", "LOCAL_PREFIXES", "ROUTED", "Parts"]
 
-FOLDERS = ("datasets", "checkpoints", "cycles", "skills", "signals")
+FOLDERS = ("datasets", "checkpoints", "cycles", "skills", "signals", "index")
 """Folders of a workspace that a cycle writes files to."""
 LOCAL_PREFIXES = ("wheel:", "hf:", "path:")
 ROUTED = "routed"
