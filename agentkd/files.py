@@ -111,9 +111,9 @@ def put_in_place(aside: Path, place: Path) -> None:
     sync_folder(place.parent)
 
 
-def sweep(root: Path) -> int:
-    """Remove what dead processes of this machine left aside anywhere below a folder; return how many."""
-    return sum(_is_removed(left) for left in list(root.glob(f"**/{_here()}*")))
+def sweep(*folders: Path) -> int:
+    """Remove what dead processes of this machine left aside anywhere below folders; return how many."""
+    return sum(_is_removed(left) for folder in folders for left in list(folder.glob(f"**/{_here()}*")))
 
 
 def sync_tree(path: Path) -> None:

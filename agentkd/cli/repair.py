@@ -46,8 +46,11 @@ def repair_workspace(root: Path, open_workspace: Callable[[], Workspace]) -> Ite
 
 def _left_over(root: Path) -> Check:
     """Remove what a killed writer left beside its goal; a half-trained checkpoint is gone on with instead."""
-    n_dead = sweep(root)
-    found = list(root.glob(f"**/{ASIDE}*"))
+    from agentkd.cycle.parts import FOLDERS
+
+    folders = [root / name for name in FOLDERS]
+    n_dead = sweep(*folders)
+    found = [*root.glob(f"{ASIDE}*"), *(left for each in folders for left in each.glob(f"**/{ASIDE}*"))]
     old = [path for path in found if time.time() - path.stat().st_mtime > _LEFT_SECONDS]
     for path in old:
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

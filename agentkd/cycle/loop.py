@@ -11,7 +11,7 @@ from agentkd import hookspecs
 from agentkd.cycle.candidate import sources_of
 from agentkd.cycle.evaluation import arm_of, recall_settings
 from agentkd.cycle.journal import Plan, journalled, open_plan
-from agentkd.cycle.parts import Parts
+from agentkd.cycle.parts import FOLDERS, Parts
 from agentkd.cycle.phases import (
     compile_phase,
     evaluate_phase,
@@ -217,7 +217,7 @@ def _finish(
     verdict: Verdict | None,
     rejected: Sequence[Verdict] = (),
 ) -> CycleReport:
-    sweep(parts.root)
+    sweep(*(parts.root / name for name in FOLDERS))
     report = make_report(parts, plan, phases, evaluations, verdict, rejected)
     with parts.ledger.transaction():  # one who lost the lease overwrites no report
         write_report(parts, report)

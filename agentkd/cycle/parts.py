@@ -39,8 +39,10 @@ if TYPE_CHECKING:
     from agentkd.models.gguf import ModelFiles
     from agentkd.skills import SkillLibrary
 
-__all__ = ["LOCAL_PREFIXES", "ROUTED", "Parts"]
+__all__ = ["FOLDERS", "LOCAL_PREFIXES", "ROUTED", "Parts"]
 
+FOLDERS = ("datasets", "checkpoints", "cycles", "skills", "signals", "index")
+"""Folders of a workspace that a cycle writes files to."""
 LOCAL_PREFIXES = ("wheel:", "hf:", "path:")
 ROUTED = "routed"
 """Role of no model of its own: per request one of several students, or the base."""

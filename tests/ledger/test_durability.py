@@ -251,6 +251,53 @@ def test_a_damaged_value_is_an_error_of_the_store(path: Path, ledger: Ledger, ma
             ledger.trajectories.get("trj-1")
 
 
+def test_a_flipped_bit_in_a_stored_value_is_no_other_value(path: Path, ledger: Ledger, make: Make) -> None:
+    ledger.trajectories.finish(make.trajectory(1, answer="On its way."))
+    ledger.check()
+    with sqlite3.connect(path) as connection:
+        (body,) = connection.execute("SELECT body FROM trajectories").fetchone()
+        flipped = body.replace("On its way.", "On its wax.")
+        connection.execute("UPDATE trajectories SET body = ?", (flipped,))
+    for look in (ledger.check, lambda: ledger.trajectories.get("trj-1")):
+        with pytest.raises(StoreError, match="differs from its checksum"):
+            look()
+    with sqlite3.connect(path) as connection:  # as an older agentkd wrote it: without a checksum
+        connection.execute("UPDATE trajectories SET body = ?", ("{" + body.partition(",")[2],))
+    ledger.check()
+    assert ledger.trajectories.get("trj-1").answer == "On its way."
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("attempt = 7", "`attempt` 7 beside 0"),
+        ("created_at = '2026-01-01 00:00:02.000000'", "has `created_at`"),
+        ("created_at = '202x-01-01'", "`trajectories` cannot be read"),
+        ("task_id = x'FF'", "`trajectories` holds"),
+    ],
+)
+def test_a_column_that_contradicts_the_value_or_its_type_is_found(
+    path: Path, ledger: Ledger, make: Make, change: str, told: str
+) -> None:
+    ledger.trajectories.finish(make.trajectory(1))
+    with sqlite3.connect(path) as connection:
+        connection.execute(f"UPDATE trajectories SET {change}")
+    with pytest.raises(StoreError, match=told):
+        ledger.check()
+
+
+def test_a_damaged_page_is_found_when_a_ledger_is_opened(path: Path, make: Make) -> None:
+    with Ledger.open(path) as ledger:
+        for number in range(50):
+            ledger.trajectories.finish(make.trajectory(number, answer="x" * 3000))
+    data = bytearray(path.read_bytes())
+    for start in range(20 * 4096, len(data) - 4096, 8192):
+        data[start : start + 64] = b"\xff" * 64
+    path.write_bytes(bytes(data))
+    with pytest.raises(StoreError, match=r"damaged|malformed"):
+        Ledger.open(path)
+
+
 def test_a_reader_sees_the_facts_and_writes_none(path: Path, ledger: Ledger, make: Make) -> None:
     ledger.trajectories.finish(make.trajectory(1))
     with Ledger.open(path, read_only=True) as reader:
