@@ -55,10 +55,9 @@ class World:
         self.n_seen = 0
 
     def step(self) -> None:
-        work = self.dice.choices(
-            (self.admit, self.recall, self.listed, self.indexed, self.revoke), (30, 40, 20, 8, 2)
-        )[0]
-        work()
+        doors = (self.admit, self.recall, self.listed, self.indexed, self.revoke)
+        n_admissions = 60 if len(self.owned) < 250 else 5  # what is read grows with what is there
+        self.dice.choices(doors, (n_admissions, 45, 8, 8, 2))[0]()
 
     def visible(self, asker: Scope) -> set[str]:
         return {id_ for id_, own in self.owned.items() if sees(asker, own)}
@@ -127,7 +126,7 @@ def test_an_index_that_leaks_shows_nobody_anything_foreign(
 ) -> None:
     index = Leaky()
     world = World(make_store(index, min_score=-1.0), index, ledger, lesson, "leaky")
-    for _ in range(400):
+    for _ in range(150):
         world.admit()
         asker = world.asker()
         found = world.store.recall("asks for parcels", k=30, scope=asker)
