@@ -8,10 +8,25 @@ from pydantic import Field
 
 from agentkd.schema.base import Value
 
-__all__ = ["Message", "Reply", "TokenTrace", "ToolCall", "ToolResult", "ToolSpec", "Usage"]
+__all__ = [
+    "REDACTED",
+    "Declared",
+    "Message",
+    "Reply",
+    "TokenTrace",
+    "ToolCall",
+    "ToolResult",
+    "ToolSpec",
+    "Usage",
+]
+
+REDACTED = "[redacted:"
+"""Beginning of what stands in a stored text in the place of a secret: `[redacted:KIND]`."""
 
 Role = Literal["system", "user", "assistant", "tool"]
 Origin = Literal["user", "tool", "model", "memory", "system", "person"]
+Declared = Literal["", "trusted", "untrusted"]
+"""Whether what a tool brings in may be relied on; empty where nobody said so."""
 
 
 class ToolSpec(Value):
@@ -25,6 +40,8 @@ class ToolSpec(Value):
     """JSON Schema of the arguments object."""
     has_side_effects: bool = False
     """Whether a call changes something outside the agent."""
+    trust: Declared = ""
+    """Whether its output may be relied on; undeclared, a suite's tool may and any other may not."""
 
 
 class ToolCall(Value):
@@ -49,6 +66,8 @@ class ToolResult(Value):
     """JSON value of the result where the tool returned one."""
     ends_task: bool = False
     """Whether the environment considers the task finished after this call."""
+    trust: Declared = ""
+    """What the tool's spec declares; the loop sets it, whatever the tool says of itself."""
 
     @property
     def ok(self) -> bool:

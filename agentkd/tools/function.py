@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from pydantic_core import to_jsonable_python
 
 from agentkd.schema import ToolResult, ToolSpec
+from agentkd.schema.message import Declared
 from agentkd.tools.signature import spec_of
 
 __all__ = ["FunctionTool", "tool"]
@@ -32,10 +33,11 @@ class FunctionTool(Generic[P, R]):
         name: str = "",
         description: str = "",
         has_side_effects: bool = False,
+        trust: Declared = "",
     ) -> None:
         self.spec: ToolSpec
         self.spec, self._arguments = spec_of(
-            function, name=name, description=description, has_side_effects=has_side_effects
+            function, name=name, description=description, has_side_effects=has_side_effects, trust=trust
         )
         self._function = function
         functools.update_wrapper(self, function)
@@ -70,7 +72,7 @@ def tool(function: Callable[P, R], /) -> FunctionTool[P, R]: ...
 
 @overload
 def tool(
-    *, name: str = "", description: str = "", has_side_effects: bool = False
+    *, name: str = "", description: str = "", has_side_effects: bool = False, trust: Declared = ""
 ) -> Callable[[Callable[P, R]], FunctionTool[P, R]]: ...
 
 
@@ -81,11 +83,13 @@ def tool(
     name: str = "",
     description: str = "",
     has_side_effects: bool = False,
+    trust: Declared = "",
 ) -> FunctionTool[P, R] | Callable[[Callable[P, R]], FunctionTool[P, R]]:
     """Make a tool of a typed function.
 
     The docstring becomes the description, its `Args` section describes the parameters, and the types
-    become the JSON Schema. Use it plain, or with options for another name or to mark side effects.
+    become the JSON Schema. Use it plain, or with options for another name, to mark side effects, or to say
+    with `trust="trusted"` that its output may be relied on: else what is learnt from it waits for proof.
 
     Example::
 
@@ -96,7 +100,9 @@ def tool(
     """
 
     def wrap(function: Callable[P, R]) -> FunctionTool[P, R]:
-        return FunctionTool(function, name=name, description=description, has_side_effects=has_side_effects)
+        return FunctionTool(
+            function, name=name, description=description, has_side_effects=has_side_effects, trust=trust
+        )
 
     return wrap if function is None else wrap(function)
 

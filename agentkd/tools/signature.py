@@ -12,6 +12,7 @@ from pydantic.errors import PydanticUserError
 
 from agentkd.errors import ConfigError
 from agentkd.schema import ToolSpec
+from agentkd.schema.message import Declared
 from agentkd.tools.docstring import parse_docstring
 
 __all__ = ["arguments_model", "spec_of"]
@@ -21,7 +22,12 @@ _ALLOWED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_O
 
 
 def spec_of(
-    function: Callable[..., Any], *, name: str = "", description: str = "", has_side_effects: bool = False
+    function: Callable[..., Any],
+    *,
+    name: str = "",
+    description: str = "",
+    has_side_effects: bool = False,
+    trust: Declared = "",
 ) -> tuple[ToolSpec, type[BaseModel]]:
     """Return how a model sees a function, and the model that checks its arguments.
 
@@ -48,6 +54,7 @@ def spec_of(
         description=description or text,
         parameters=_plain(schema),
         has_side_effects=has_side_effects,
+        trust=trust,
     )
     return spec, model
 

@@ -48,4 +48,4 @@ def read_skill(
         + ", ".join(skills.names)
         + ".\n\nArgs:\n    name: Name of the skill.\n    file: File inside the skill's folder."
     )
-    return FunctionTool(read, name=READ_SKILL)
+    return FunctionTool(read, name=READ_SKILL, trust="trusted")  # the operator installed them
