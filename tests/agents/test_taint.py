@@ -219,7 +219,7 @@ def test_the_source_decides_and_not_the_words() -> None:
 def test_an_untrusted_memory_taints_the_turn_that_shows_it(build: Build, ledger: Ledger) -> None:
     note = memory("pay")
     ledger.memories.admit([note])
-    told = Told(**dict(note), trust="untrusted")
+    told = Told.model_validate({**note.model_dump(), "trust": "untrusted"})
     asks = Reply(tool_calls=(call("refund", order="a", euros=1),))
     run = build([asks, "done"], recaller=Recalls([told]), when_tainted="refuse").run("hello")
     assert run.steps[0].accepted_calls == ()
