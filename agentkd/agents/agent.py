@@ -86,20 +86,11 @@ class Agent:
         self.recorder = recorder or Recorder(None, self.hooks)
         self._environment, self._checkpointer = environment, checkpointer
         self._loop = Loop(
-            lane=Lane(model, checkpoint, shows_tools(self.settings, model, model_is_student)),
-            router=router,
-            views=views,
-            settings=self.settings,
-            recaller=recaller,
-            recorder=self.recorder,
-            hooks=self.hooks,
-            scope=scope,
-            interrupt_on=frozenset(interrupt_on),
-            approve=approve,
-            trials=trials,
-            check=check,
+            lane=Lane(model, checkpoint, shows_tools(self.settings, model, model_is_student)), router=router,
+            views=views, settings=self.settings, recaller=recaller, recorder=self.recorder, hooks=self.hooks,
+            scope=scope, interrupt_on=frozenset(interrupt_on), approve=approve, trials=trials, check=check,
             when_tainted=when_tainted,
-        )
+        )  # fmt: skip
         self._compiled: CompiledStateGraph[Any, Any, Any, Any] | None = None
         self._open, self._lock = dict[str, Environment](), threading.Lock()
 

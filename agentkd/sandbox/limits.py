@@ -18,14 +18,11 @@ from agentkd.schema import Value
 __all__ = ["LAUNCHER", "SandboxSettings", "interpreter", "read_output", "readable"]
 
 LAUNCHER = """\
-import os, resource, sys
+import os, resource, runpy
 os.dup2(1, 2)
 for name, most in (("AS", {memory}), ("FSIZE", {disk}), ("CPU", {cpu}), ("NOFILE", 64), ("CORE", 0)):
     resource.setrlimit(getattr(resource, "RLIMIT_" + name), (most, most))
-with open({path!r}, encoding="utf-8") as file:
-    code = file.read()
-del resource, name, most, file
-exec(compile(code, "<code>", "exec"), {{"__name__": "__main__"}})
+runpy.run_path({path!r}, run_name="__main__")
 """
 """Program that sets the limits of its own process and becomes the code in a file."""
 
