@@ -7,6 +7,7 @@
 #   make soak    long runs (also soak-NAME)
 #   make gpu     the tests and figures that need a GPU
 #   make docs    regenerate the reference parts of the README
+#   make lock    write requirements.lock anew: constraints.txt with the hash of every file
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,7 +16,7 @@ STAMP := $(VENV)/.installed
 SMALL ?=
 DEMO := $(if $(SMALL),demo-small,demo)
 
-.PHONY: setup demo test check bench soak gpu docs clean
+.PHONY: setup demo test check audit bench soak gpu docs lock clean
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt plugins/agentkd-bfcl/pyproject.toml plugins/agentkd-llb/pyproject.toml
@@ -34,6 +35,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python tests/audit.py
 
 bench: bench-loop
 bench-%: setup
@@ -49,6 +51,12 @@ gpu: setup
 
 docs: setup
 	$(BIN)/python -m agentkd.cli docs README.md
+
+lock: setup
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --extra all --extra dev --constraint constraints.txt --generate-hashes \
+	  --python-version 3.11 --python-platform linux --no-header --quiet --output-file requirements.lock \
+	  $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS))
 
 clean:
 	rm -rf build dist demo-small .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -28,6 +28,7 @@ def components() -> Iterable[Component[Any]]:
     yield from _synthesizers()
     yield from _training()
     yield from _evaluators()
+    yield from _acting()
 
 
 def _models() -> Iterable[Component[Any]]:
@@ -209,6 +210,27 @@ def _training() -> Iterable[Component[Any]]:
     yield Component(
         "trainer", "lora", "Our LoRA loop in a process of its own.",
         lambda settings, kit: train.LoraTrainer(settings), train.LoraTrainerSettings,
+    )  # fmt: skip
+
+
+def _acting() -> Iterable[Component[Any]]:
+    from agentkd import sandbox, tools
+    from agentkd.sandbox import bubblewrap, landlock
+
+    yield Component(
+        "tool", "fetch", "Reads public web pages; what they say is untrusted.", tools.build_fetch,
+        tools.FetchSettings,
+    )  # fmt: skip
+    yield Component(
+        "tool", "run-python", "Runs Python code that the model wrote, in a sandbox.", tools.build_run_python
+    )
+    yield Component(
+        "sandbox", "sandlock", "Landlock and seccomp through the package sandlock.", landlock.build,
+        sandbox.SandboxSettings,
+    )  # fmt: skip
+    yield Component(
+        "sandbox", "bubblewrap", "Namespaces and seccomp through the program bwrap.", bubblewrap.build,
+        sandbox.SandboxSettings,
     )  # fmt: skip
 
 

@@ -38,7 +38,7 @@ ENTRY_POINT_GROUP = "agentkd"
 
 KINDS = (
     "model", "embedder", "index", "tool", "suite", "distiller", "refiner", "recaller", "synthesizer",
-    "selector", "scorer", "signals", "objective", "aligner", "trainer", "evaluator", "transform",
+    "selector", "scorer", "sandbox", "signals", "objective", "aligner", "trainer", "evaluator", "transform",
     "recipe", "executor",
 )  # fmt: skip
 """Every kind of component, with its promise in `agentkd.protocols`."""

@@ -16,7 +16,7 @@ from agentkd.agents.recorder import Recorder
 from agentkd.agents.review import AnyDecision, read_decisions
 from agentkd.agents.state import Run, paused, trajectory_of
 from agentkd.agents.trial import TrialPolicy
-from agentkd.config import AgentSettings
+from agentkd.config import AgentSettings, WhenTainted
 from agentkd.errors import AgentkdError, DataError, NotFoundError
 from agentkd.plugins import Hooks, PluginHost
 from agentkd.protocols import Environment, Model, Recaller, Views
@@ -56,6 +56,7 @@ class Agent:
         trials: TrialPolicy | None = None,
         router: Router | None = None,
         check: Callable[[], None] = lambda: None,
+        when_tainted: WhenTainted = "refuse",
     ) -> None:
         """Put an agent together; nothing heavy is imported before its first run.
 
@@ -77,25 +78,19 @@ class Agent:
             trials: Decides which tasks have memories withheld to measure them; None shows all to all.
             router: Chooses a student per request; `model` is the base that stands in for them.
             check: Called before every model and tool call; what it raises ends the run.
+            when_tainted: What becomes of a call with side effects once the conversation holds untrusted
+                output of a tool or an untrusted memory: a person is asked, it is refused, or it is run.
         """
         self.name, self.model, self.settings = name, model, settings or AgentSettings()
         self.hooks = hooks or PluginHost(auto=False).hooks
         self.recorder = recorder or Recorder(None, self.hooks)
         self._environment, self._checkpointer = environment, checkpointer
         self._loop = Loop(
-            lane=Lane(model, checkpoint, shows_tools(self.settings, model, model_is_student)),
-            router=router,
-            views=views,
-            settings=self.settings,
-            recaller=recaller,
-            recorder=self.recorder,
-            hooks=self.hooks,
-            scope=scope,
-            interrupt_on=frozenset(interrupt_on),
-            approve=approve,
-            trials=trials,
-            check=check,
-        )
+            lane=Lane(model, checkpoint, shows_tools(self.settings, model, model_is_student)), router=router,
+            views=views, settings=self.settings, recaller=recaller, recorder=self.recorder, hooks=self.hooks,
+            scope=scope, interrupt_on=frozenset(interrupt_on), approve=approve, trials=trials, check=check,
+            when_tainted=when_tainted,
+        )  # fmt: skip
         self._compiled: CompiledStateGraph[Any, Any, Any, Any] | None = None
         self._open, self._lock = dict[str, Environment](), threading.Lock()
 

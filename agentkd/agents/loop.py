@@ -15,11 +15,12 @@ from agentkd.agents.event import Acted, Recalled, RecallOff, Replied, Restarted
 from agentkd.agents.lane import Lane, Router
 from agentkd.agents.recorder import Recorder
 from agentkd.agents.retry import join_notes
-from agentkd.agents.review import Restart, Reviewed, correction_of, read_decision, settle
+from agentkd.agents.review import AnyDecision, Restart, Reviewed, correction_of, read_decision, settle
 from agentkd.agents.state import GraphState, Run, begun_anew, trajectory_of
+from agentkd.agents.taint import foreign_memory, foreign_output, has_side_effects, refused
 from agentkd.agents.trial import TrialPolicy
 from agentkd.agents.turn import next_history, recall_state, with_memory
-from agentkd.config import AgentSettings
+from agentkd.config import AgentSettings, WhenTainted
 from agentkd.errors import AgentkdError, BudgetError, ModelError
 from agentkd.plugins import Hooks
 from agentkd.protocols import Environment, Model, Recaller, Views
@@ -64,11 +65,12 @@ class Loop:
     trials: TrialPolicy | None = None
     router: Router | None = None
     check: Callable[[], None] = lambda: None
+    when_tainted: WhenTainted = "refuse"
 
     @property
     def may_pause(self) -> bool:
         """Whether a run can stop to ask a person."""
-        return self.approve is not None or bool(self.interrupt_on)
+        return self.approve is not None or bool(self.interrupt_on) or self.when_tainted == "ask"
 
     def compile(self, checkpointer: Any = None) -> CompiledStateGraph[Any, Any, Any, Any]:
         """Build the graph; langgraph is imported here and not before."""
@@ -109,7 +111,8 @@ class Loop:
         if not hits:
             return {"run": run}
         _tell(Recalled(step=len(run.steps), hits=tuple(hits)))
-        run = run.model_copy(update={"hits": tuple(hits)})
+        tainted = run.tainted or foreign_memory(hits)
+        run = run.model_copy(update={"hits": tuple(hits), "tainted": tainted})
         return {"run": with_memory(run, self.recaller.render(hits))}
 
     def _planned(self, run: Run) -> Run:
@@ -141,9 +144,9 @@ class Loop:
             told = f"the model asked for {len(reply.tool_calls)} calls in one turn, {most} are allowed"
             failure = Failure(kind="limit", message=told)
             return {"run": run.model_copy(update={"failure": failure, "is_done": True, "reply": None})}
-        waiting = [i for i, call in enumerate(reply.tool_calls) if self._needs_review(call)]
+        waiting = [i for i, call in enumerate(reply.tool_calls) if self._needs_review(run, call)]
         _tell(Replied(step=len(run.steps), reply=reply))
-        settled = () if waiting else tuple(settle(call, None) for call in reply.tool_calls)
+        settled = () if waiting else tuple(self._settle(run, call, None) for call in reply.tool_calls)
         update = {"reply": reply, "to_review": tuple(waiting), "reviewed": settled}
         return {"run": run.model_copy(update=update)}
 
@@ -159,7 +162,7 @@ class Loop:
             if position in run.to_review:
                 waiting = [run.reply.tool_calls[p] for p in run.to_review if p >= position]
                 decision = read_decision(interrupt({"waiting": [c.model_dump(mode="json") for c in waiting]}))
-            settled.append(settle(call, decision))
+            settled.append(self._settle(run, call, decision))
             if isinstance(decision, Restart):
                 return {"run": run.model_copy(update={"reviewed": (settled[-1],)})}
         return {"run": run.model_copy(update={"reviewed": tuple(settled)})}
@@ -183,6 +186,7 @@ class Loop:
                 "steps": (*run.steps, step),
                 "history": (*run.history, *next_history(run.reply, run.reviewed, results)),
                 "model": run.reply.model or run.model,
+                "tainted": run.tainted or foreign_output(run.task, _context().tools, run.reviewed, results),
             }
         )
         run = run.model_copy(update=self._verdict(run, results))
@@ -242,8 +246,19 @@ class Loop:
         _tell(Restarted(trajectory=given_up))
         return begun_anew(run, decision.reason)
 
-    def _needs_review(self, call: ToolCall) -> bool:
-        return call.name in self.interrupt_on or (self.approve is not None and not self.approve(call))
+    def _needs_review(self, run: Run, call: ToolCall) -> bool:
+        if call.name in self.interrupt_on or (self.approve is not None and not self.approve(call)):
+            return True
+        return self.when_tainted == "ask" and self._is_doubtful(run, call)
+
+    def _is_doubtful(self, run: Run, call: ToolCall) -> bool:
+        """Whether a call may do harm on behalf of a text that nobody answers for."""
+        return bool(run.tainted) and has_side_effects(call, _context().tools)
+
+    def _settle(self, run: Run, call: ToolCall, decision: AnyDecision | None) -> Reviewed:
+        if decision is None and self.when_tainted == "refuse" and self._is_doubtful(run, call):
+            return refused(call, run.tainted)
+        return settle(call, decision)
 
     def _result(self, reviewed: Reviewed) -> ToolResult:
         if reviewed.result is not None or reviewed.accepted is None:

@@ -59,6 +59,8 @@ class Run(Value):
     """What the run shows of its memories; None before the first recall and without trials."""
     withheld: tuple[Hit, ...] = ()
     """What was recalled for the present turn and is withheld."""
+    tainted: str = ""
+    """What brought text into the context that nobody answers for; empty where nothing did."""
     history: tuple[Message, ...] = ()
     """Turns after the request, as the model sees them."""
     reply: Reply | None = None
@@ -97,6 +99,8 @@ class PausedRun(Trajectory):
     """Call that waits."""
     waiting: tuple[ToolCall, ...] = ()
     """All calls of this turn that wait, `call` first: answer one, or all of them in a list."""
+    tainted: str = ""
+    """What untrusted text the conversation holds, which the call may come from; empty where it holds none."""
 
     @property
     def review_request(self) -> dict[str, Any]:
@@ -132,7 +136,8 @@ def trajectory_of(run: Run) -> Trajectory:
 def paused(run: Run, waiting: tuple[ToolCall, ...]) -> PausedRun:
     """Return what the caller of a run sees while a person is asked about the first of the waiting calls."""
     fields = dict(trajectory_of(run))
-    return PausedRun(**fields, thread_id=run.thread_id, call=waiting[0], waiting=waiting)
+    told = {"thread_id": run.thread_id, "call": waiting[0], "waiting": waiting, "tainted": run.tainted}
+    return PausedRun(**fields, **told)
 
 
 def begun_anew(run: Run, reason: str) -> Run:

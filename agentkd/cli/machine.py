@@ -90,12 +90,27 @@ def _version(distribution: str) -> str:
 
 
 def suspicious_lines(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Yield (file, line) of `.pth` lines that run unknown code whenever Python starts."""
+    """Yield (file, line) of what runs unknown code whenever Python starts.
+
+    That is a line of a `.pth` file that no known installer writes and that looks dangerous or belongs to no
+    installed package, and a `sitecustomize.py` or `usercustomize.py` that belongs to none.
+    """
     for path in sorted(folder.glob("*.pth")):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            runs_code = line.startswith(("import ", "import\t"))
-            if runs_code and not _KNOWN_PTH.match(line) and (len(line) > 300 or _DANGEROUS.search(line)):
+            if not line.startswith(("import ", "import\t")) or _KNOWN_PTH.match(line):
+                continue
+            if len(line) > 300 or _DANGEROUS.search(line) or not _is_owned(path):
                 yield path, line
+    for name in ("sitecustomize.py", "usercustomize.py"):
+        if (folder / name).exists() and not _is_owned(folder / name):
+            yield folder / name, "belongs to no installed package"
+
+
+def _is_owned(path: Path) -> bool:
+    """Whether an installed package lists the file as its own."""
+    wanted = f"{path.name},"
+    records = path.parent.glob("*.dist-info/RECORD")
+    return any(wanted in record.read_text(encoding="utf-8", errors="replace") for record in records)
 
 
 def _pth_files() -> Check:

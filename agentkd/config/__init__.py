@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from agentkd.config.agent import AgentSettings, PluginSettings, WhenTainted
 from agentkd.config.load import CONFIG_NAME, load_settings
 from agentkd.config.settings import (
-    AgentSettings,
     CompileSettings,
     CycleSettings,
     DistillSettings,
@@ -13,7 +13,6 @@ from agentkd.config.settings import (
     MemorySettings,
     ModelSettings,
     PlaceSettings,
-    PluginSettings,
     RoleSettings,
     RoleWeights,
     RunSettings,
@@ -43,5 +42,6 @@ __all__ = [
     "Settings",
     "SynthesizeSettings",
     "TrustSettings",
+    "WhenTainted",
     "load_settings",
 ]

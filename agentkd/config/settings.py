@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from agentkd.config.agent import AgentSettings, PluginSettings
 from agentkd.config.cycle import CycleSettings, PlaceSettings
 from agentkd.config.synthesize import SynthesizeSettings
 from agentkd.config.taken_back import RetireSettings, RevokeSettings
@@ -90,26 +91,6 @@ class ModelSettings(Value):
     """Tokens that one command may spend on remote models; checked before each call."""
     max_calls: int | None = Field(default=None, ge=0)
     """Calls that one command may make, of local models too; checked before each call."""
-
-
-class AgentSettings(Value):
-    """`[agent]`: the loop."""
-
-    instructions: str = ""
-    """System instructions; empty takes the built-in ones."""
-    max_steps: int = 8
-    """Model turns before the run ends as `limit`."""
-    max_calls_per_step: int = Field(default=32, ge=1)
-    """Tool calls of one turn; a model that asks for more ends the run as `limit`, and none of them is run."""
-    recall: Literal["off", "start", "step"] = "step"
-    """When memories are recalled: never, once, or before every turn."""
-    tool_docs: Literal["auto", "all", "none"] = "auto"
-    """Whether the prompt describes the tools; `auto` leaves them out for a trained student."""
-    tool_detail: Literal["full", "brief"] = "full"
-    """`full` describes every parameter; `brief` gives a name and the head of its description, which is
-    enough where a grammar spells the parameters."""
-    force_tool_call: bool = False
-    """Whether every turn must be a tool call (suites whose tasks are single calls set it)."""
 
 
 class RunSettings(Value):
@@ -302,23 +283,6 @@ class GateSettings(Value):
     are meant to differ from the official answers."""
 
 
-class PluginSettings(Value):
-    """`[plugins]`: what is loaded."""
-
-    auto: bool = True
-    """Whether all installed plugins are loaded; else those of `allow` and `modules` alone, and no other one
-    is imported (`agentkd plugins installed` shows them without importing any)."""
-    allow: tuple[str, ...] = ()
-    """Installed plugins to load without `auto`: `name`, or `name==version` to hold it to a version."""
-    modules: tuple[str, ...] = ()
-    """Plugins to load by module name."""
-    block: tuple[str, ...] = ()
-    """Plugins that are not loaded."""
-    hook_seconds: float = Field(default=300.0, ge=0.0)
-    """How long a hook may take before the command ends with the plugin's name; 0 sets no limit and calls
-    hooks in the thread of their caller."""
-
-
 Options = dict[str, dict[str, Any]]
 
 
@@ -379,6 +343,10 @@ class Settings(Value):
     """Options of synthesizer components by name."""
     selector: Options = Field(default_factory=dict)
     """Options of selector components by name."""
+    tool: Options = Field(default_factory=dict)
+    """Options of tool components by name."""
+    sandbox: Options = Field(default_factory=dict)
+    """Options of sandbox components by name."""
     trainer: Options = Field(default_factory=dict)
     """Options of trainer components by name."""
     evaluator: Options = Field(default_factory=dict)

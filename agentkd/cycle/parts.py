@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 from agentkd import hookspecs
-from agentkd.config import AgentSettings, Settings
+from agentkd.config import AgentSettings, Settings, WhenTainted
 from agentkd.cycle.ceiling import Ceiling
 from agentkd.errors import ConfigError, NotFoundError
 from agentkd.plugins import KINDS, Hooks, PluginHost, Registry, check_keys
@@ -24,8 +24,10 @@ from agentkd.protocols import (
     Recaller,
     RecallStage,
     Refiner,
+    Sandbox,
     Selector,
     Suite,
+    Tool,
     Trainer,
 )
 from agentkd.schema import Checkpoint, Scope, Standing, Task, Trajectory
@@ -156,6 +158,16 @@ class Parts:
         store.renew()  # where the settings of the index changed
         return store
 
+    def sandbox(self) -> Sandbox:
+        """Return the sandbox of the settings, or the first that works; raises ConfigError without one."""
+        from agentkd.cycle.roles import pick_sandbox
+
+        return pick_sandbox(self)
+
+    def tools(self) -> list[Tool]:
+        """Return the tools that the settings give to agents."""
+        return [cast(Tool, self.build("tool", name)) for name in self.settings.agent.tools]
+
     def trajectories(self, ids: Iterable[str]) -> Sequence[Trajectory]:
         """Return stored trajectories in the order of their ids; unknown ids are left out."""
         return self.ledger.trajectories.get_many(ids)
@@ -261,36 +273,15 @@ class Parts:
 
     def model(self, role: str) -> Model:
         """Return the model of a role of `[roles]` or of a model string."""
+        from agentkd.cycle.roles import load_model
+
         spec = self.resolve(role)
         if spec == ROUTED:
             spec = "base"  # outside an agent there is no request to choose by
         with self._lock:
             if spec not in self._models:
-                self._models[spec] = self._load_model(spec)
+                self._models[spec] = load_model(self, spec, self._meter)
             return self._models[spec]
-
-    def _load_model(self, spec: str) -> Model:
-        from agentkd.models.booking import Booked
-
-        if spec == "base":
-            model = self.build("model", "local", source=self.settings.roles.student)
-        elif spec.startswith("agentkd/"):
-            name = spec.removeprefix("agentkd/")
-            folder = self.checkpoint_folder(name)
-            model = self.build(
-                "model", "local", source=self.settings.roles.student, adapter=str(folder), adapter_name=name
-            )
-        elif spec.startswith(LOCAL_PREFIXES):
-            model = self.build("model", "local", source=spec)
-        elif spec.startswith("scripted:"):
-            model = self.build("model", "scripted", script=spec.removeprefix("scripted:"))
-        elif spec in self.registry.names("model"):
-            model = self.build("model", spec)
-        else:
-            model = self.build("model", "litellm", model=spec)
-        return Booked(
-            cast(Model, model), self.ledger, self.settings.models, meter=self._meter, check=self.stop.check
-        )
 
     def checkpoint(self, name: str) -> Checkpoint:
         """Return a checkpoint of the registry; raises NotFoundError."""
@@ -344,10 +335,13 @@ class Parts:
         checkpointer: Any = None,
         has_trials: bool = True,
         has_grader: bool = False,
+        when_tainted: WhenTainted | None = None,
     ) -> Agent:
         """Build an agent over a model, a role or a model string.
 
         Without trials it always sees its memories; without a grader trials begin once a task was graded.
+        `when_tainted` may let it ask a person; by default it does what `[agent] when_tainted` says where
+        nobody can be asked.
         """
         from agentkd.agents import Agent, TrialPolicy
 
@@ -364,6 +358,7 @@ class Parts:
             from agentkd.cycle.routing import AdapterRouter
 
             router, spec, resolved = AdapterRouter(self), "base", "base"
+        unattended: WhenTainted = "allow" if self.settings.agent.when_tainted == "allow" else "refuse"
         checkpoint = resolved.removeprefix("agentkd/") if resolved.startswith("agentkd/") else "base"
         return Agent(
             name=name,
@@ -382,6 +377,7 @@ class Parts:
             trials=policy,
             router=router,
             check=self.stop.check,
+            when_tainted=when_tainted or unattended,
         )
 
     def close(self) -> None:

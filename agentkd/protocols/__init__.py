@@ -20,6 +20,7 @@ from agentkd.protocols.objective import (
     StepContext,
     Trainer,
 )
+from agentkd.protocols.sandbox import Ran, Sandbox
 from agentkd.protocols.synthesizer import Synthesizer
 from agentkd.schema import (
     Correction,
@@ -60,10 +61,12 @@ __all__ = [
     "Model",
     "Objective",
     "Progress",
+    "Ran",
     "RecallStage",
     "Recaller",
     "Refiner",
     "Request",
+    "Sandbox",
     "Scorer",
     "SelectiveObjective",
     "Selector",
@@ -352,6 +355,9 @@ class Kit(Protocol):
 
     def views(self) -> Views:
         """Return the prompt builder that agents use."""
+
+    def sandbox(self) -> Sandbox:
+        """Return the sandbox for code that a model wrote; raises ConfigError where none works here."""
 
     def trajectories(self, ids: Iterable[str]) -> Sequence[Trajectory]:
         """Return stored trajectories in the order of their ids; unknown ids are left out."""

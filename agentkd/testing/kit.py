@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from agentkd.config import Settings
 from agentkd.errors import ConfigError, ModelError
-from agentkd.protocols import Embedder, Model, Progress, SilentProgress, Suite, Views
+from agentkd.protocols import Embedder, Model, Progress, Sandbox, SilentProgress, Suite, Views
 from agentkd.schema import Standing, Trajectory
 
 if TYPE_CHECKING:
@@ -83,6 +83,10 @@ class FakeKit:
         from agentkd.agents import PromptBuilder
 
         return PromptBuilder(self.settings.agent)
+
+    def sandbox(self) -> Sandbox:
+        """Raise ConfigError: the tests of code tools bring their own sandbox."""
+        raise ConfigError("the kit has no sandbox", hint="hand one to the tool itself")
 
     def trajectories(self, ids: Iterable[str]) -> Sequence[Trajectory]:
         """Return the trajectories that were given."""

@@ -180,7 +180,8 @@ class Opening:
             instructions: System instructions; empty takes those of the settings.
             model: Role, model string such as `openai/gpt-5-mini`, or a Model object.
             recall: Whether memories are recalled.
-            interrupt_on: Names of tools whose calls wait for a person.
+            interrupt_on: Names of tools whose calls wait for a person. A tool with side effects waits too, once
+                the conversation holds untrusted output (`[agent] when_tainted`).
             checkpointer: Keeps waiting runs over restarts, such as `agents.open_checkpointer(file)`.
         """
         from agentkd.agents import Recorder, clean_checkpointer
@@ -192,16 +193,19 @@ class Opening:
         if not recall:
             changes["recall"] = "off"
         skills = self.parts.skills()
-        offered = [*tools, read_skill(skills)] if skills.names else list(tools)
+        offered = [*tools, *self.parts.tools(), *([read_skill(skills)] if skills.names else [])]
+        box = ToolBox(offered)
+        asks = self.settings.agent.when_tainted == "ask" and any(s.has_side_effects for s in box.tools)
         return self.parts.agent(
             model,
-            lambda task: ToolBox(offered),
+            lambda task: box,
             name=name,
             recaller=self.memory if recall else None,
             recorder=Recorder(self.ledger, self.hooks),
             changes=changes,
             interrupt_on=interrupt_on,
             checkpointer=clean_checkpointer(checkpointer, self.parts.redact),
+            when_tainted="ask" if asks else None,
         )
 
     def close(self) -> None:

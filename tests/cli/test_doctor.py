@@ -86,6 +86,14 @@ def test_only_pth_lines_that_run_unknown_code_are_suspicious(tmp_path: Path) -> 
     }
     for name, text in good.items():
         (tmp_path / name).write_text(text)
+    info = tmp_path / "plain-1.0.dist-info"
+    info.mkdir()
+    (info / "RECORD").write_text("plain.pth,sha256=x,24\n")
     assert list(suspicious_lines(tmp_path)) == []
+    (tmp_path / "orphan.pth").write_text("import harmless_module\n")
+    (tmp_path / "sitecustomize.py").write_text("")
+    assert [path.name for path, _ in suspicious_lines(tmp_path)] == ["orphan.pth", "sitecustomize.py"]
+    for name in ("orphan.pth", "sitecustomize.py"):
+        (tmp_path / name).unlink()
     (tmp_path / "litellm_init.pth").write_text("import base64; exec(base64.b64decode('cHJpbnQ='))\n")
     assert [path.name for path, _ in suspicious_lines(tmp_path)] == ["litellm_init.pth"]
