@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from agentkd.config import TrustSettings
 from agentkd.schema import ADHOC, Correction, Step, Trajectory, Value, content_id
 
-__all__ = ["VOUCHING", "Outside", "RunTrust", "carried", "is_vouched", "trust_of_run"]
+__all__ = ["VOUCHING", "Outside", "RunTrust", "carried", "is_trusted_output", "is_vouched", "trust_of_run"]
 
 VOUCHING = ("person", "grader")
 """Sources of corrections that answer for what they accept; a judge or a tool gives an opinion."""
@@ -94,12 +94,13 @@ def trust_of_run(trajectory: Trajectory, settings: TrustSettings) -> RunTrust:
 def _outside(step: Step, is_suite: bool, settings: TrustSettings) -> Iterable[Outside]:
     for number, (call, result) in enumerate(zip(step.accepted_calls, step.results, strict=False)):
         text = result.error or result.content
-        if text and not _is_trusted(call.name, result.trust, is_suite, settings):
+        if text and not is_trusted_output(call.name, result.trust, is_suite, settings):
             document = content_id(call.name, call.arguments)
             yield Outside(step=step.index, number=number, tool=call.name, document=document, text=text)
 
 
-def _is_trusted(tool: str, declared: str, is_suite: bool, settings: TrustSettings) -> bool:
+def is_trusted_output(tool: str, declared: str, is_suite: bool, settings: TrustSettings) -> bool:
+    """Whether what a tool brings in is trusted: as `[trust]` or the tool says, else as its suite is."""
     if tool in settings.outside_tools:
         return False
     if declared:

@@ -16,7 +16,7 @@ from agentkd.agents.recorder import Recorder
 from agentkd.agents.review import AnyDecision, read_decisions
 from agentkd.agents.state import Run, paused, trajectory_of
 from agentkd.agents.trial import TrialPolicy
-from agentkd.config import AgentSettings, WhenTainted
+from agentkd.config import AgentSettings, TrustSettings, WhenTainted
 from agentkd.errors import AgentkdError, DataError, NotFoundError
 from agentkd.plugins import Hooks, PluginHost
 from agentkd.protocols import Environment, Model, Recaller, Views
@@ -57,6 +57,7 @@ class Agent:
         router: Router | None = None,
         check: Callable[[], None] = lambda: None,
         when_tainted: WhenTainted = "refuse",
+        trust: TrustSettings | None = None,
     ) -> None:
         """Put an agent together; nothing heavy is imported before its first run.
 
@@ -80,6 +81,7 @@ class Agent:
             check: Called before every model and tool call; what it raises ends the run.
             when_tainted: What becomes of a call with side effects once the conversation holds untrusted
                 output of a tool or an untrusted memory: a person is asked, it is refused, or it is run.
+            trust: Which tools bring in untrusted text beyond what they say themselves.
         """
         self.name, self.model, self.settings = name, model, settings or AgentSettings()
         self.hooks = hooks or PluginHost(auto=False).hooks
@@ -89,7 +91,7 @@ class Agent:
             lane=Lane(model, checkpoint, shows_tools(self.settings, model, model_is_student)), router=router,
             views=views, settings=self.settings, recaller=recaller, recorder=self.recorder, hooks=self.hooks,
             scope=scope, interrupt_on=frozenset(interrupt_on), approve=approve, trials=trials, check=check,
-            when_tainted=when_tainted,
+            when_tainted=when_tainted, trust=trust or TrustSettings(),
         )  # fmt: skip
         self._compiled: CompiledStateGraph[Any, Any, Any, Any] | None = None
         self._open, self._lock = dict[str, Environment](), threading.Lock()

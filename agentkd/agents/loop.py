@@ -7,7 +7,7 @@ nothing outside, recording is idempotent by id, and nothing happens before an `i
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from agentkd.agents.checkpointer import require_strict_reader
@@ -20,7 +20,7 @@ from agentkd.agents.state import GraphState, Run, begun_anew, trajectory_of
 from agentkd.agents.taint import foreign_memory, foreign_output, has_side_effects, refused
 from agentkd.agents.trial import TrialPolicy
 from agentkd.agents.turn import next_history, recall_state, with_memory
-from agentkd.config import AgentSettings, WhenTainted
+from agentkd.config import AgentSettings, TrustSettings, WhenTainted
 from agentkd.errors import AgentkdError, BudgetError, ModelError
 from agentkd.plugins import Hooks
 from agentkd.protocols import Environment, Model, Recaller, Views
@@ -66,6 +66,7 @@ class Loop:
     router: Router | None = None
     check: Callable[[], None] = lambda: None
     when_tainted: WhenTainted = "refuse"
+    trust: TrustSettings = field(default_factory=TrustSettings)
 
     @property
     def may_pause(self) -> bool:
@@ -186,7 +187,8 @@ class Loop:
                 "steps": (*run.steps, step),
                 "history": (*run.history, *next_history(run.reply, run.reviewed, results)),
                 "model": run.reply.model or run.model,
-                "tainted": run.tainted or foreign_output(run.task, _context().tools, run.reviewed, results),
+                "tainted": run.tainted
+                or foreign_output(run.task, _context().tools, run.reviewed, results, self.trust),
             }
         )
         run = run.model_copy(update=self._verdict(run, results))

@@ -10,26 +10,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agentkd.agents.review import Reviewed
-from agentkd.schema import Hit, Task, ToolCall, ToolResult, ToolSpec
+from agentkd.config import TrustSettings
+from agentkd.schema import ADHOC, Hit, Task, ToolCall, ToolResult, ToolSpec
+from agentkd.trust import is_trusted_output
 
 __all__ = ["foreign_memory", "foreign_output", "has_side_effects", "refused"]
 
 
 def foreign_output(
-    task: Task, tools: Sequence[ToolSpec], reviewed: Sequence[Reviewed], results: Sequence[ToolResult]
+    task: Task,
+    tools: Sequence[ToolSpec],
+    reviewed: Sequence[Reviewed],
+    results: Sequence[ToolResult],
+    trust: TrustSettings,
 ) -> str:
     """Return which tool of a turn brought in untrusted text, in words; empty where none did.
 
-    A tool's output is trusted where its spec says so; undeclared, that of a suite's tool is and any other is
-    not. What a person answered in a tool's place is the person's.
+    A tool's output is trusted where `[trust]` or its spec says so; undeclared, that of a suite's tool is and
+    any other is not. What a person answered in a tool's place is the person's.
     """
-    trust = {spec.name: spec.trust for spec in tools}
-    default = "untrusted" if task.suite == Task.model_fields["suite"].default else "trusted"
+    declared = {spec.name: spec.trust for spec in tools}
+    is_suite = task.suite != ADHOC and task.suite not in trust.outside_suites
     for each, result in zip(reviewed, results, strict=True):
         was_run = each.accepted is not None and each.result is None
         if was_run and each.accepted is not None and (result.content or result.error):
             name = each.accepted.name
-            if (trust.get(name) or default) == "untrusted":
+            if not is_trusted_output(name, declared.get(name, ""), is_suite, trust):
                 return f"output of the tool `{name}`, which is not declared as trusted"
     return ""
 

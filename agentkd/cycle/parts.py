@@ -378,6 +378,7 @@ class Parts:
             router=router,
             check=self.stop.check,
             when_tainted=when_tainted or unattended,
+            trust=self.settings.trust,
         )
 
     def close(self) -> None:

@@ -180,8 +180,8 @@ class Opening:
             instructions: System instructions; empty takes those of the settings.
             model: Role, model string such as `openai/gpt-5-mini`, or a Model object.
             recall: Whether memories are recalled.
-            interrupt_on: Names of tools whose calls wait for a person. A tool with side effects waits too, once
-                the conversation holds untrusted output (`[agent] when_tainted`).
+            interrupt_on: Names of tools whose calls wait for a person. A tool with side effects waits too,
+                once the conversation holds untrusted output (`[agent] when_tainted`).
             checkpointer: Keeps waiting runs over restarts, such as `agents.open_checkpointer(file)`.
         """
         from agentkd.agents import Recorder, clean_checkpointer

@@ -15,6 +15,7 @@ import agentkd
 from agentkd.agents import Approve, PausedRun, Reject, open_checkpointer
 from agentkd.agents.review import Reviewed
 from agentkd.agents.taint import foreign_memory, foreign_output
+from agentkd.config import TrustSettings
 from agentkd.ledger import Ledger
 from agentkd.models.scripted import ScriptedModel
 from agentkd.schema import Hit, Memory, Message, Reply, Task, ToolCall, ToolResult, ToolSpec
@@ -198,7 +199,8 @@ def test_the_source_decides_and_not_the_words() -> None:
 
     def outcome(task: Task, name: str, result: ToolResult, given: ToolResult | None = None) -> str:
         asked = ToolCall(name=name)
-        return foreign_output(task, specs, [Reviewed(proposed=asked, accepted=asked, result=given)], [result])
+        reviewed = [Reviewed(proposed=asked, accepted=asked, result=given)]
+        return foreign_output(task, specs, reviewed, [result], TrustSettings())
 
     said = ToolResult(content="hello")
     assert "`web`" in outcome(adhoc, "web", said)
