@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "components": {},
     "commands": {},
     "skills": {},
+    "find_secrets": {"text": "I am STAFF-123456"},
     "before_run": {"task": _TASK, "model": "m"},
     "rank_recalled": {"task": _TASK, "hits": [Hit(memory=_MEMORY, score=0.5)]},
     "after_step": {"trajectory": _RUN, "step": _STEP},
@@ -89,7 +91,7 @@ def plugin_from_docstring(hook: str) -> object:
     text = inspect.getdoc(getattr(hookspecs, hook)) or ""
     code = textwrap.dedent(text.partition("Example::")[2])
     names: dict[str, Any] = {
-        "agentkd": agentkd, "click": click, "Path": Path, "__file__": __file__,
+        "agentkd": agentkd, "click": click, "re": re, "Path": Path, "__file__": __file__,
         "build": lambda settings, kit: None, "ChessSettings": agentkd.Settings,
     }  # fmt: skip
     exec(code, names)
@@ -109,6 +111,9 @@ def test_the_example_in_the_docstring_works(hook: str, capsys: pytest.CaptureFix
     if hook in ("components", "commands", "skills"):
         offered = host.hooks.offers(spec)
         assert [owner for owner, _ in offered] == ["documented"]
+    elif hook == "find_secrets":
+        found = host.hooks.offers(spec, **ARGUMENTS[hook])
+        assert found == [("documented", (5, 17, "staff-number"))]
     elif hook in PRINTED:
         host.hooks.ask(spec, **ARGUMENTS[hook])
         assert capsys.readouterr().out.strip() == PRINTED[hook]
