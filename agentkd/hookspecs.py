@@ -105,7 +105,7 @@ def skills() -> Iterable[Path]:
 
 
 @hookspec
-def find_secrets(text: str) -> Iterable[tuple[int, int, str]] | None:
+def find_secrets(text: str) -> Iterable[tuple[int, int, str]]:
     """Offer (start, end, kind) of secrets and personal data in a text that is about to be stored.
 
     Called for every text that the core's own detectors have been through, before it reaches a disk for the
