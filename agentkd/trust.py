@@ -11,10 +11,21 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 
 from agentkd.config import TrustSettings
-from agentkd.schema import ADHOC, Correction, Step, Trajectory, Value, content_id
+from agentkd.schema import ADHOC, Correction, Step, Trajectory, Value
 
-__all__ = ["VOUCHING", "Outside", "RunTrust", "carried", "is_trusted_output", "is_vouched", "trust_of_run"]
+__all__ = [
+    "UNNAMED",
+    "VOUCHING",
+    "Outside",
+    "RunTrust",
+    "carried",
+    "is_trusted_output",
+    "is_vouched",
+    "trust_of_run",
+]
 
+UNNAMED = "user:"
+"""Principal of a request whose user nobody named."""
 VOUCHING = ("person", "grader")
 """Sources of corrections that answer for what they accept; a judge or a tool gives an opinion."""
 
@@ -28,8 +39,6 @@ class Outside(Value):
     """Position of the result within the step."""
     tool: str
     """Name of the tool."""
-    document: str
-    """What was read: tool and arguments, as one id."""
     text: str
     """The output."""
 
@@ -57,9 +66,15 @@ class RunTrust(Value):
 
     @property
     def sources(self) -> frozenset[str]:
-        """The untrusted sources of the run."""
+        """The untrusted sources of the run: who asked, and each tool, whatever page it read."""
         named = set() if self.is_trusted else {self.principal}
-        return frozenset(named | {found.document for found in self.outside})
+        return frozenset(named | {f"tool:{found.tool}" for found in self.outside})
+
+    def is_independent(self, others: Collection[str]) -> bool:
+        """Whether the run shares no untrusted source with others; an unnamed user may be anybody."""
+        own = self.sources
+        is_anybody = UNNAMED in own or UNNAMED in others
+        return not (own and others and is_anybody) and own.isdisjoint(others)
 
     @property
     def doubt(self) -> str:
@@ -95,8 +110,7 @@ def _outside(step: Step, is_suite: bool, settings: TrustSettings) -> Iterable[Ou
     for number, (call, result) in enumerate(zip(step.accepted_calls, step.results, strict=False)):
         text = result.error or result.content
         if text and not is_trusted_output(call.name, result.trust, is_suite, settings):
-            document = content_id(call.name, call.arguments)
-            yield Outside(step=step.index, number=number, tool=call.name, document=document, text=text)
+            yield Outside(step=step.index, number=number, tool=call.name, text=text)
 
 
 def is_trusted_output(tool: str, declared: str, is_suite: bool, settings: TrustSettings) -> bool:

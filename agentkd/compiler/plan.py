@@ -87,15 +87,10 @@ def turns_of_task(
 def _is_trusted(turn: Turn, trust: RunTrust, trace: Trace, holdings: Holdings) -> bool:
     """Whether a target may be taught although untrusted words came into its run.
 
-    A person or a grader answers for it, it was said before any taint, or a memory that was let in is on it.
+    A person or a grader answers for it, or a memory that was let in rests on it.
     """
     said = [c for c in trace.corrections if c.id in turn.corrections]
-    is_early = trust.is_trusted and trust.is_verified and not trust.is_tainted(turn.step)
-    return (
-        is_vouched(said)
-        or (is_early and not turn.is_correction)
-        or holdings.is_proven(turn, is_verified=trust.is_verified)
-    )
+    return is_vouched(said) or holdings.is_proven(turn, is_verified=trust.is_verified)
 
 
 def make_plan(

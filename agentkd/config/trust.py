@@ -30,6 +30,6 @@ class TrustSettings(Value):
     successes: int = Field(default=2, ge=1)
     """Independent verified successes that let a waiting memory out: other tasks, no source in common."""
     max_support: int = Field(default=1, ge=1)
-    """Runs of one untrusted source (a user, a document that a tool brought in) that count as support."""
+    """Runs of one untrusted source (a user, a tool) that count as support."""
     max_share: float = Field(default=0.5, gt=0.0, le=1.0)
     """Largest share of a recall that memories of one untrusted source take, and at least one."""

@@ -63,7 +63,7 @@ class Gate:
             trajectory, trust = known
             task = (trajectory.task.suite, trajectory.task.group or trajectory.task.id)
             is_verified = trust.is_verified or is_vouched(self._said(evidence, id_))
-            if is_verified and task not in tasks and sources.isdisjoint(trust.sources):
+            if is_verified and task not in tasks and trust.is_independent(sources):
                 tasks.add(task)
                 sources |= trust.sources
                 found.append(id_)

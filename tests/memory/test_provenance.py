@@ -180,12 +180,20 @@ def test_two_independent_verified_successes_let_it_out(
     assert kinds[-1] == "reactivated"
 
 
-def test_two_pages_of_one_document_are_one_source(store: MemoryStore, runs: Runs) -> None:
+def test_all_pages_of_a_tool_are_one_source_and_an_unnamed_user_may_be_anybody(runs: Runs) -> None:
     settings = TrustSettings()
-    one, two = (runs(n, suite="web", tool=("fetch", PAGE), declared="untrusted") for n in (1, 2))
-    assert trust_of_run(one, settings).sources != trust_of_run(two, settings).sources
-    same = one.model_copy(update={"task": two.task})
-    assert trust_of_run(one, settings).sources == trust_of_run(same, settings).sources
+    one, two = (
+        trust_of_run(runs(n, suite="web", tool=("fetch", PAGE), declared="untrusted"), settings)
+        for n in (1, 2)
+    )
+    ann, bob, anybody = (trust_of_run(runs(3, user=user), settings) for user in ("ann", "bob", ""))
+    assert one.sources == two.sources == {"tool:fetch"}
+    assert not two.is_independent(one.sources)
+    assert bob.is_independent(ann.sources)
+    assert not anybody.is_independent(ann.sources)
+    assert not ann.is_independent(anybody.sources)
+    assert anybody.is_independent(frozenset())
+    assert trust_of_run(runs(4, suite="bfcl"), settings).is_independent(anybody.sources)
 
 
 def test_near_copies_from_trusted_words_do_not_let_an_untrusted_text_out(
