@@ -15,7 +15,7 @@ from agentkd.models.scripted import ScriptedModel
 from agentkd.schema import Reply, ToolCall, ToolSpec
 from agentkd.testing import FakeSuite
 
-HOOKS = ("before_run", "rank_recalled", "after_step", "after_run", "after_correction", "admit_memory")
+HOOKS = ("before_run", "rank_recalled", "after_step", "after_run", "after_correction")
 SETTINGS: dict[str, Any] = {
     "roles": {"actor": "clerk"},
     "agent": {"max_steps": 2},
@@ -93,7 +93,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("hook", "fault"),
     [(hook, fault) for hook in HOOKS for fault in ("raises", "mutates", "rubbish")]
-    + [("after_step", "hangs"), ("admit_memory", "hangs")],  # the others hang in tests/test_hookspecs.py
+    + [("after_step", "hangs"), ("admit_memory", "mutates")],  # the others hang in tests/test_hookspecs.py
 )
 def test_a_broken_plugin_is_named_and_leaves_the_facts_alone(
     tmp_path: Path, undisturbed: dict[str, int], hook: str, fault: str
@@ -110,4 +110,17 @@ def test_a_broken_plugin_is_named_and_leaves_the_facts_alone(
         assert f"`{hook}`" in str(caught.value)
     finally:
         gate.set()
+    assert work(tmp_path / "shop") == undisturbed
+
+
+@pytest.mark.parametrize("fault", ["raises", "rubbish"])
+def test_a_memory_that_a_broken_plugin_judged_stays_out_and_comes_in_later(
+    tmp_path: Path, undisturbed: dict[str, int], fault: str
+) -> None:
+    plugin = faulty("admit_memory", fault, threading.Event())
+    with agentkd.Workspace(tmp_path / "shop", settings=SETTINGS, plugins=[Lamps(), plugin]) as shop:
+        shop.run()
+        report = shop.distill()
+        assert shop.ledger.memories.list() == []
+        assert "plugin `Faulty`" in report.model_dump_json()
     assert work(tmp_path / "shop") == undisturbed
