@@ -12,6 +12,7 @@ import pytest
 
 import agentkd
 from agentkd.cli import main
+from agentkd.cli.machine import look_at_workspace
 from agentkd.errors import BudgetError, CeilingError
 from agentkd.models.scripted import ScriptedModel
 from agentkd.protocols import Environment
@@ -170,6 +171,8 @@ def test_the_command_stops_and_lets_go_on(tmp_path: Path, capsys: pytest.Capture
     run = ["-q", "-C", str(root), *told, "run", "--suite", "jsonl"]
     assert main(["-C", str(root), "stop", "the", "budget", "is", "gone"]) == 0
     assert (root / "STOP").read_text() == "the budget is gone\n"
+    checks = {check.name: check for check in look_at_workspace(root)}
+    assert checks["kill switch"].detail == "the budget is gone"
     assert main(run) == 11
     assert "asked to stop (the budget is gone, until `agentkd stop --off`)" in capsys.readouterr().err
     assert main(["-C", str(root), "stop", "--off"]) == 0

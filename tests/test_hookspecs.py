@@ -204,7 +204,7 @@ def add_and_ask(host: PluginHost, plugin: object, hook: str) -> None:
 def test_a_broken_hook_is_named_and_changes_nothing(hook: str, fault: str) -> None:
     gate = threading.Event()
     before = copy.deepcopy(ARGUMENTS[hook])
-    host = PluginHost(auto=False, hook_seconds=0.2)
+    host = PluginHost(auto=False, hook_seconds=1.0 if fault == "hangs" else 60.0)
     host.add(plugin_from_docstring(hook), "documented")
     sound = ask(host, hook)
     is_ignored = fault == "mutates" or (fault == "rubbish" and hook in PRINTED)

@@ -16,6 +16,7 @@ from agentkd import __version__
 from agentkd.cli.check import Check
 from agentkd.cli.render import bytes_text
 from agentkd.errors import AgentkdError
+from agentkd.stop import StopFile
 
 __all__ = ["look_at_machine", "look_at_workspace", "suspicious_lines"]
 
@@ -196,6 +197,9 @@ def look_at_workspace(root: Path) -> Iterator[Check]:
             yield from _ledger(settings.ledger or root / "ledger.db")
     except AgentkdError as error:
         yield Check(area="workspace", name="settings", status="FAIL", detail=error.message, hint=error.hint)
+    if stopped := StopFile(root).reason():
+        hint = "`agentkd stop --off` lets it go on"
+        yield Check(area="workspace", name="kill switch", status="MISSING", detail=stopped, hint=hint)
     lock = root / "index" / ".lock"
     if lock.is_file():
         yield _lock(lock)

@@ -117,11 +117,12 @@ def distill_stage(parts: Parts, trajectories: Sequence[Trajectory]) -> StageResu
     for admission in admissions:
         counts[admission.outcome] = counts.get(admission.outcome, 0) + 1
     n_waiting = sum(admission.waits for admission in admissions)
+    why_failed = dict.fromkeys(a.reason for a in admissions if a.outcome == "failed")
     return StageResult(
         f"{len(trajectories)} trajectories and {len(flat)} corrections gave {len(candidates)} candidates: "
         + (", ".join(f"{n} {outcome}" for outcome, n in sorted(counts.items())) or "none")
         + (f"; {n_waiting} wait in quarantine (untrusted sources)" if n_waiting else "")
-        + "".join(f"; {remark}" for remark in distilled.remarks),
+        + "".join(f"; {remark}" for remark in (*why_failed, *distilled.remarks)),
         {
             "candidates": len(candidates),
             "corrections": len(flat),
