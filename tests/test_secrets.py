@@ -259,6 +259,33 @@ def test_after_a_restart_a_call_that_lost_its_secret_is_not_run(tmp_path: Path) 
     assert "stands in the arguments for a secret" in done.steps[0].results[0].error
 
 
+def test_a_clean_serializer_is_narrowed_as_any_other_and_encrypts_what_is_clean() -> None:
+    from langgraph.checkpoint.base import BaseCheckpointSaver
+    from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
+    from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+
+    from agentkd.agents.serializer import clean_serializer, is_clean_serializer
+
+    class Cipher:
+        def encrypt(self, data: bytes) -> tuple[str, bytes]:
+            return "none", data
+
+        def decrypt(self, name: str, data: bytes) -> bytes:
+            return data
+
+    secret = "sk-" + "A1b2" * 8
+    plain = JsonPlusSerializer(allowed_msgpack_modules=[("a", "B")])
+    for inner in (plain, EncryptedSerializer(Cipher(), plain)):
+        saver: Any = BaseCheckpointSaver(serde=clean_serializer(inner))
+        narrowed = saver.with_allowlist({("c", "D")}).serde
+        assert is_clean_serializer(narrowed)
+        written = narrowed.dumps_typed({"note": secret, "n": 1})
+        assert secret.encode() not in written[1]
+        assert narrowed.loads_typed(written) == {"note": secret, "n": 1}
+        assert inner.loads_typed(written) == {"note": "[redacted:api-key]", "n": 1}
+    assert not is_clean_serializer(plain)
+
+
 def test_a_checkpointer_of_the_application_is_cleaned_too_and_stays_its_own(tmp_path: Path) -> None:
     import sqlite3
 

@@ -6,6 +6,7 @@ waits for a person goes on as it was, and nobody who reads the file finds a secr
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import threading
@@ -22,30 +23,44 @@ _KEPT = (("id",), ("run_id",), ("trajectory_id",), ("thread_id",), ("task", "id"
 
 
 def clean_serializer(inner: Any, redact: Callable[[str], str] | None = None) -> Any:
-    """Return a serializer that writes redacted states; `redact` is the core's by default."""
+    """Return a copy of a serializer that writes redacted states; `redact` is the core's by default.
+
+    It stays of its own class, because LangGraph narrows what its own serializers may build and no others; one
+    that wraps another, such as an encrypting one, gets a clean inner one.
+    """
     from agentkd.ledger.redact import redact_secrets
 
-    return _CleanSerializer(inner, redact or redact_secrets)
+    if hasattr(inner, "serde"):
+        wrapping = copy.copy(inner)
+        wrapping.serde = clean_serializer(inner.serde, redact)
+        return wrapping
+    own = type(inner)
+    kind: Any = type(f"Clean{own.__name__}", (_Clean, own), {})
+    cleaned = kind.__new__(kind)
+    vars(cleaned).update(vars(inner))
+    cleaned._redact = redact or redact_secrets
+    cleaned._real = OrderedDict()
+    cleaned._lock = threading.Lock()
+    return cleaned
 
 
 def is_clean_serializer(serde: Any) -> bool:
     """Whether a serializer redacts already."""
-    return isinstance(serde, _CleanSerializer)
+    inner = getattr(serde, "serde", None)
+    return isinstance(serde, _Clean) or (inner is not None and is_clean_serializer(inner))
 
 
-class _CleanSerializer:
-    """Keeps the promise of LangGraph's `SerializerProtocol`; safe for threads."""
+class _Clean:
+    """Goes before a serializer of LangGraph; a narrowed copy of one remembers what this one does."""
 
-    def __init__(self, inner: Any, redact: Callable[[str], str]) -> None:
-        self._inner = inner
-        self._redact = redact
-        self._real: OrderedDict[bytes, Any] = OrderedDict()
-        self._lock = threading.Lock()
+    _redact: Callable[[str], str]
+    _real: OrderedDict[bytes, Any]
+    _lock: threading.Lock
 
     def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
         """Return the kind and the bytes of a redacted state."""
         clean = self._cleaned(obj)
-        kind, data = self._inner.dumps_typed(clean)
+        kind, data = super().dumps_typed(clean)  # type: ignore[misc]
         if clean is not obj:
             with self._lock:
                 self._real[_key(kind, data)] = obj
@@ -57,10 +72,7 @@ class _CleanSerializer:
         """Return the state as it really was where this process wrote it, else as it was stored."""
         with self._lock:
             real = self._real.get(_key(*data))
-        return self._inner.loads_typed(data) if real is None else _apart(real)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
+        return super().loads_typed(data) if real is None else _apart(real)  # type: ignore[misc]
 
     def _cleaned(self, obj: Any) -> Any:
         """Return an object without secrets; the object itself where it holds none."""
