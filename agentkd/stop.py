@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from agentkd.errors import CeilingError, StoreError
+from agentkd.files import write_whole
 
 __all__ = ["STOP", "StopFile"]
 
@@ -47,10 +47,8 @@ class StopFile:
 
     def set(self, reason: str) -> None:
         """Stop the workspace."""
-        aside = self.path.with_name(f".{STOP}.{os.getpid()}")
         try:
-            aside.write_text(f"{reason or 'somebody asked for it'}\n", encoding="utf-8")
-            os.replace(aside, self.path)
+            write_whole(self.path, f"{reason or 'somebody asked for it'}\n")
         except OSError as error:
             raise StoreError(f"`{self.path}` cannot be written: {error.strerror}") from error
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import sqlalchemy as sa
 
 from agentkd.errors import DataError
 from agentkd.ledger import tables as t
-from agentkd.ledger.body import dump
+from agentkd.ledger.body import dump, parse
 from agentkd.schema import MemoryStatus
 from agentkd.schema.memory import MemoryTrust
 
@@ -22,14 +20,14 @@ def mark(connection: sa.Connection, memory_id: str, trust: MemoryTrust) -> None:
     """Write down what the sources of a memory allow."""
     m = t.memories
     body = connection.execute(sa.select(m.c.body).where(m.c.id == memory_id)).scalar_one()
-    changed = dump({**json.loads(body), "trust": trust})
+    changed = dump({**parse(body), "trust": trust})
     connection.execute(m.update().where(m.c.id == memory_id).values(body=changed))
 
 
 def refuse_waiting(connection: sa.Connection, memory_id: str) -> None:
     """Raise DataError for a memory that waits for independent verified successes or for a person."""
     body = connection.execute(sa.select(t.memories.c.body).where(t.memories.c.id == memory_id)).scalar_one()
-    if '"untrusted"' in body and json.loads(body).get("trust") == "untrusted":
+    if '"untrusted"' in body and parse(body).get("trust") == "untrusted":
         raise DataError(
             f"memory `{memory_id}` rests on untrusted words and waits in quarantine",
             hint=f"`agentkd memory show {memory_id}` shows its sources, `agentkd memory admit` lets it in",

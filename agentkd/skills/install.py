@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from pathlib import Path
 
 from agentkd.archive import Limits, open_archive
 from agentkd.errors import ConfigError, DataError
+from agentkd.files import aside_folder, put_in_place
 from agentkd.skills.parse import Skill, read_skill_file
 
 __all__ = ["LIMITS", "install_skills"]
@@ -40,8 +39,8 @@ def install_skills(
             path=str(archive),
         )
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".skill-", dir=folder) as scratch:
-        aside = Path(scratch) / "new"
+    with aside_folder(folder) as scratch:
+        aside = scratch / "new"
         with open_archive(archive, LIMITS) as found:
             found.unpack(aside)
         skills = [_moved(skill, folder) for skill in _read(archive, aside)]
@@ -52,8 +51,8 @@ def install_skills(
                 )
         for skill in skills:
             if skill.path.exists():
-                os.replace(skill.path, Path(scratch) / f"before-{skill.name}")
-            os.replace(aside / skill.name, skill.path)
+                put_in_place(skill.path, scratch / f"before-{skill.name}")
+            put_in_place(aside / skill.name, skill.path)
     return digest, skills
 
 
