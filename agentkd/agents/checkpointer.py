@@ -101,6 +101,8 @@ def strict(checkpointer: Any) -> Any:
 
     serde = getattr(checkpointer, "serde", None)
     strict_serde: Any = None
+    if _is_strict(serde):
+        return checkpointer
     if isinstance(serde, EncryptedSerializer):
         strict_serde = EncryptedSerializer(serde.cipher, _strict_serializer())
     elif isinstance(serde, JsonPlusSerializer):
@@ -112,11 +114,18 @@ def strict(checkpointer: Any) -> Any:
     return clone
 
 
+def _is_strict(serde: Any) -> bool:
+    inner = getattr(serde, "serde", None)
+    return getattr(serde, "is_strict", False) or (inner is not None and _is_strict(inner))
+
+
 def _strict_serializer() -> Any:
     """Return a serializer that reads msgpack with an allow-list: no pickle, no JSON that names classes."""
     from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
     class StrictSerializer(JsonPlusSerializer):
+        is_strict = True
+
         def loads_typed(self, data: tuple[str, bytes]) -> Any:
             if data[0] not in PLAIN:
                 raise StoreError(

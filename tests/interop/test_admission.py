@@ -198,7 +198,7 @@ def test_evidence_has_a_place_in_packs_only(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="no place for evidence"):
         write_foreign([lesson()], tmp_path / "x", "reme", evidence=Evidences())
-    with pytest.raises(DataError, match="does not exist|No such file"):
+    with pytest.raises(DataError, match=r"does not exist|No such file"):
         read_evidence(tmp_path / "none.zip")
 
 
