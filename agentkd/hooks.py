@@ -106,7 +106,7 @@ class Hooks:
 
         def work() -> Any:
             given = {name: copy.deepcopy(kwargs[name]) for name in impl.argnames}
-            answer = impl.function(**given)
+            answer: Any = impl.function(**given)
             return list(answer or ()) if returns.startswith("Iterable") else answer
 
         answer = self._within(plugin, hook, work)

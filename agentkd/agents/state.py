@@ -136,7 +136,12 @@ def trajectory_of(run: Run) -> Trajectory:
 def paused(run: Run, waiting: tuple[ToolCall, ...]) -> PausedRun:
     """Return what the caller of a run sees while a person is asked about the first of the waiting calls."""
     fields = dict(trajectory_of(run))
-    told = {"thread_id": run.thread_id, "call": waiting[0], "waiting": waiting, "tainted": run.tainted}
+    told: dict[str, Any] = {
+        "thread_id": run.thread_id,
+        "call": waiting[0],
+        "waiting": waiting,
+        "tainted": run.tainted,
+    }
     return PausedRun(**fields, **told)
 
 
