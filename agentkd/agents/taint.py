@@ -42,7 +42,7 @@ def foreign_output(
 
 def foreign_memory(hits: Sequence[Hit]) -> str:
     """Return the untrusted memory among what is shown, in words; empty where there is none."""
-    ids = [hit.memory.id for hit in hits if getattr(hit.memory, "trust", "") == "untrusted"]
+    ids = [hit.memory.id for hit in hits if hit.memory.trust == "untrusted"]
     return f"the untrusted memory `{ids[0]}`" if ids else ""
 
 
