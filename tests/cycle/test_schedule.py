@@ -182,7 +182,7 @@ def test_a_cycle_whose_lease_was_taken_over_writes_nothing_more_and_the_next_own
 
         @agentkd.hookimpl
         def after_phase(self, report: Any) -> None:
-            if report.name == "train":
+            if report.name == "distill":
                 with Ledger.open(cycled / "ledger.db") as other:
                     Loses.taken = other.leases.take("cycle", 0.001, over=True)
                     Loses.counts = other.counts()
