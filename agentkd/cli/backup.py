@@ -16,10 +16,11 @@ __all__ = ["command"]
 @click.argument("target", type=click.Path(path_type=Path))
 @pass_invocation
 def command(invocation: Invocation, target: Path) -> int:
-    """Write ledger, datasets, checkpoints and reports of one moment into the new folder TARGET.
+    """Write the workspace of one moment into a folder, while it is used.
 
-    Cycles and agents may go on meanwhile. The index is left out: `agentkd restore` makes it anew. Exit code 1
-    where files were gone or damaged that the ledger speaks of; all else is in the backup then.
+    Ledger, datasets, checkpoints and reports come into the new folder TARGET. Cycles and agents may go on
+    meanwhile. The index is left out: `agentkd restore` makes it anew. Exit code 1 where files were gone or
+    damaged that the ledger speaks of; all else is in the backup then.
     """
     with invocation.workspace() as workspace:
         manifest = workspace.backup(target)

@@ -17,7 +17,9 @@ __all__ = ["command"]
 @click.option("--force", is_flag=True, help="Replace the workspace at hand; it is moved aside, not deleted.")
 @pass_invocation
 def command(invocation: Invocation, source: Path, force: bool) -> None:
-    """Put the backup SOURCE into the folder of the workspace (`-C`), and make its index anew.
+    """Put a backup into the workspace's folder.
+
+    SOURCE comes into the folder of `-C`, and the index is made anew.
 
     Every file is compared with its hash first. An `agentkd.toml` at hand stays.
     """

@@ -56,9 +56,9 @@ def test_a_backup_under_a_writer_is_one_moment_and_restores_to_the_same_workspac
         seen = [int(writer.stdout.readline()) for _ in range(20)][-1]
         with agentkd.Workspace(cycled) as workspace:
             manifest = workspace.backup(tmp_path / "copy")
-        later = int(writer.stdout.readline())
         assert writer.poll() is None, "it wrote on meanwhile"
         writer.kill()
+        later = int(writer.stdout.read().split()[-1])
     assert manifest.missing == ()
     assert manifest.files.keys() > {"ledger.db", "agentkd.toml", "cycles/0001/report.json"}
     assert not [name for name in manifest.files if name.startswith(("index", "signals"))]

@@ -11,6 +11,9 @@ import pytest
 import agentkd
 from agentkd.cli.root import run_command_line
 from agentkd.cycle import judge, look_number
+from agentkd.hf import registered_files
+from agentkd.ledger import tables as t
+from agentkd.ledger.body import dump
 from agentkd.schema import CycleReport, Verdict
 
 
@@ -33,6 +36,22 @@ def test_a_cycle_judges_with_leaks_anchors_and_the_losses_on_rows_kept_back(calm
     assert {"anchor_change", "dev_rise"} <= verdict.numbers.keys()
 
 
+def learnt_by_heart(folder: Path, student: str) -> None:
+    """Let the loss on kept-back rows rise at the end of a training, in its record and in the registry."""
+    with agentkd.Workspace(folder) as workspace:
+        place, checkpoint = workspace.parts.checkpoint_folder(student), workspace.parts.checkpoint(student)
+        with (place / "metrics.jsonl").open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps({"step": 99, "dev_loss": 99.0}) + "\n")
+        files = registered_files(place, {})
+        named = {name: files[name] for name in checkpoint.files if name != "checkpoint.json"}
+        changed = checkpoint.model_copy(update={"files": named})
+        (place / "checkpoint.json").write_text(changed.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        changed = checkpoint.model_copy(update={"files": registered_files(place, {})})
+        table = t.checkpoints
+        with workspace.ledger._database.write() as connection:
+            connection.execute(table.update().where(table.c.name == student).values(body=dump(changed)))
+
+
 def test_each_kind_of_evidence_decides_by_its_settings(cycled: Path) -> None:
     open_ = judged(cycled, contamination="off", against=["base"])
     assert open_.numbers["n"] == 12
@@ -40,9 +59,8 @@ def test_each_kind_of_evidence_decides_by_its_settings(cycled: Path) -> None:
     assert "far_from_base" in judged(cycled, max_kl=0.0).flags
     assert "kl_to_base" not in judged(cycled, anchors=False).numbers
     with agentkd.Workspace(cycled) as workspace:
-        metrics = workspace.parts.checkpoint_folder(workspace.report().checkpoint) / "metrics.jsonl"
-    with metrics.open("a", encoding="utf-8") as lines:
-        lines.write(json.dumps({"step": 99, "dev_loss": 99.0}) + "\n")
+        student = workspace.report().checkpoint
+    learnt_by_heart(cycled, student)
     assert "overtrained" in judged(cycled, anchors=False).flags
     assert "overtrained" not in judged(cycled, anchors=False, max_dev_rise=1000.0).flags
 
