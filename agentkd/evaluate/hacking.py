@@ -4,7 +4,7 @@ The loss that is trained on is the proxy; the loss on rows kept back is the gold
 learns, the proxy falls along a power law of the step, a line where both axes are logarithmic. The alarm
 sounds where the golden metric turns while the proxy still falls, and where the proxy leaves its law while the
 golden metric does not fall along. Rows that are seen again push the proxy below its law by themselves: that
-alone, with the golden metric falling, is no alarm.
+alone, with a golden metric that ended lower than where the law was fitted, is no alarm.
 
 Source: D. Tiapkin et al., On Teacher Hacking in Language Model Distillation, arXiv 2502.02671.
 """
@@ -52,7 +52,7 @@ class Hacking(Value):
     golden_rise: float = 0.0
     """Relative rise of the golden metric from its best to its end."""
     golden_falls: bool = False
-    """Whether the golden metric was at its best at the end."""
+    """Whether the golden metric ended below what it was in the half that the law was fitted on."""
     proxy_falls: bool = False
     """Whether the training loss went on falling after the golden metric was at its best."""
     is_seen: bool = False
@@ -69,7 +69,8 @@ class Hacking(Value):
         if self.proxy_falls and self.golden_rise > max_rise:
             return "the loss on rows kept back turned while the training loss still fell"
         off = abs(math.log1p(self.departure)) > math.log1p(max_departure)
-        if self.is_seen and off and self.surprise > 3.0 and not self.golden_falls:
+        stands_still = not self.golden_falls or (self.departure > 0 and self.golden_rise > 0)
+        if self.is_seen and off and self.surprise > 3.0 and stands_still:
             return "the training loss left its power law and the loss on rows kept back did not fall along"
         return ""
 
@@ -113,6 +114,8 @@ def _golden(course: Course, n_steps: int) -> Hacking:
     if not losses:
         return Hacking(n_steps=n_steps)
     best = min(range(len(losses)), key=losses.__getitem__)
+    half = course.proxy[len(course.proxy) // 2][0] if course.proxy else 0
+    early = [loss for step, loss in course.golden[:-1] if step <= half] or losses[:1]
     turned = course.golden[best][0]
     before = [loss for step, loss in course.proxy if step <= turned]
     after = [loss for step, loss in course.proxy if step > turned]
@@ -120,7 +123,7 @@ def _golden(course: Course, n_steps: int) -> Hacking:
     return Hacking(
         n_steps=n_steps,
         golden_rise=losses[-1] / losses[best] - 1 if losses[best] > 0 else 0.0,
-        golden_falls=best == len(losses) - 1,
+        golden_falls=len(losses) == 1 or losses[-1] < early[-1],
         proxy_falls=bool(before and after) and fmean(after[-few:]) < fmean(before[-few:]),
     )
 

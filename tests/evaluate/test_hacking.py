@@ -33,10 +33,20 @@ def test_the_exponent_of_a_power_law_is_found_and_the_alarm_is_quiet() -> None:
 
 @pytest.mark.parametrize("off", [0.2, 4.0])
 def test_a_loss_that_leaves_its_law_while_the_golden_metric_stands_still_is_an_alarm(off: float) -> None:
-    found = find_hacking(course(off=off, golden=(0.9, 0.6, 0.61)))
+    found = find_hacking(course(off=off, golden=(0.6, 0.6, 0.61)))
     assert found.departure == pytest.approx(off - 1, rel=0.3)
     assert "left its power law" in found.is_hacked(1.0, 0.2)
     assert find_hacking(course(off=off, golden=())).is_hacked(1.0, 0.2)  # nothing speaks for it
+
+
+def test_a_golden_metric_that_fell_and_then_levels_off_is_no_alarm_while_the_loss_is_below_its_law() -> None:
+    level = (
+        0.595,
+        0.236,
+        0.2425,
+    )  # three passes over 315 real rows: the student did 0.4 where the base does 0.05
+    assert find_hacking(course(off=0.5, golden=level)).is_hacked(0.45, 0.2) == ""
+    assert find_hacking(course(off=4.0, golden=level)).is_hacked(1.0, 0.2), "a loss above its law is one"
 
 
 def test_rows_seen_again_are_no_alarm_while_the_golden_metric_falls() -> None:
