@@ -170,6 +170,12 @@ class Database:
             raise _contradiction(error, self.where) from error
         except sa.exc.DBAPIError as error:
             raise self.trouble(error) from error
+        except UnicodeDecodeError as error:  # sqlite3 quotes damaged text in its message and cannot read it
+            raise StoreError(
+                f"the ledger `{self.where}` is damaged: {error.reason}",
+                hint="`agentkd restore` puts a backup in its place",
+                path=self.where,
+            ) from error
 
     def trouble(self, error: sa.exc.DBAPIError) -> AgentkdError:
         """Name what a database error means for the caller."""

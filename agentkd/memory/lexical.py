@@ -298,8 +298,10 @@ def _parted(text: str) -> str:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError) as error:  # the classes that tantivy raises
-        if isinstance(error, AgentkdError):
+    except BaseException as error:
+        # tantivy raises these two, and over a damaged file a panic of Rust, which is no `Exception`
+        is_its_own = isinstance(error, (OSError, ValueError)) or type(error).__name__ == "PanicException"
+        if isinstance(error, AgentkdError) or not is_its_own:
             raise
         raise StoreError(
             f"the index of words refused: {str(error).partition(chr(10))[0]}",

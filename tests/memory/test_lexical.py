@@ -174,3 +174,14 @@ def test_words_too_common_to_be_looked_up_still_order_what_the_rare_ones_found(i
 def test_words_are_parted_alike_in_every_script():
     assert lexical._parted("getOrderDetails HTTPServer x") == "get Order Details HTTPServer x"
     assert lexical._parted("getÖrderDetails HTTPServer x") == "get Örder Details HTTPServer x"
+
+
+def test_a_panic_of_the_index_of_words_is_an_error_of_the_store() -> None:
+    from agentkd.errors import StoreError
+    from agentkd.memory.lexical import _translated
+
+    panic = type("PanicException", (BaseException,), {})
+    with pytest.raises(StoreError, match="index of words refused: index out of bounds"), _translated():
+        raise panic("index out of bounds: the len is 300 but the index is 300")
+    with pytest.raises(KeyboardInterrupt), _translated():
+        raise KeyboardInterrupt
