@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TextIO
+from typing import IO, Any, TextIO
 
 __all__ = [
     "ASIDE",
@@ -38,31 +38,27 @@ def opened_whole(path: Path, *, lasting: bool = True) -> Iterator[TextIO]:
 
     `lasting=False` waits for no disk: for caches, whose loss costs time only.
     """
-    aside = _free_place(path.parent)
-    try:
-        with aside.open("x", encoding="utf-8", newline="\n") as file:
-            yield file
-            _flush(file, lasting)
-        os.replace(aside, path)
-    except BaseException:
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
-        raise
-    if lasting:
-        sync_folder(path.parent)
+    with _opened(path, lasting, mode="x", encoding="utf-8", newline="\n") as file:
+        yield file
 
 
 def write_whole(path: Path, data: str | bytes, *, lasting: bool = True) -> None:
     """Write a file of a folder that is there, or leave it as it was."""
     if isinstance(data, str):
-        with opened_whole(path, lasting=lasting) as file:
+        with opened_whole(path, lasting=lasting) as text:
+            text.write(data)
+    else:
+        with _opened(path, lasting, mode="xb") as file:
             file.write(data)
-        return
+
+
+@contextmanager
+def _opened(path: Path, lasting: bool, **how: Any) -> Iterator[Any]:
     aside = _free_place(path.parent)
     try:
-        with aside.open("xb") as opened:
-            opened.write(data)
-            _flush(opened, lasting)
+        with aside.open(**how) as file:
+            yield file
+            _flush(file, lasting)
         os.replace(aside, path)
     except BaseException:
         with suppress(OSError):

@@ -40,8 +40,7 @@ class AgentSettings(Value):
     when_tainted: WhenTainted = "ask"
     """What becomes of a call with side effects once the conversation holds untrusted output of a tool or an
     untrusted memory: `ask` lets it wait for a person, `refuse` tells the model that it was not run, `allow`
-    runs
-    it. Where nobody can be asked (a suite), `ask` is `refuse`."""
+    runs it. Where nobody can be asked (a suite), `ask` is `refuse`."""
 
 
 class PluginSettings(Value):

@@ -12,8 +12,8 @@ import tempfile
 from contextlib import suppress
 from typing import Any
 
-from agentkd.errors import ConfigError
 from agentkd.protocols import Ran
+from agentkd.sandbox.backend import Backend
 from agentkd.sandbox.limits import SandboxSettings, interpreter, read_output, readable
 from agentkd.sandbox.seccomp import seccomp_filter
 
@@ -32,22 +32,16 @@ _ALONE = [
 ]
 
 
-class BubblewrapSandbox:
+class BubblewrapSandbox(Backend):
     """Runs code under `bwrap`; needs the program and the kernel's user namespaces, and no rights."""
 
     name = "bubblewrap"
-
-    def __init__(self, settings: SandboxSettings | None = None) -> None:
-        self._settings = settings or SandboxSettings()
 
     def why_not(self) -> str:
         """Return why it does not work here: no program, no namespaces, or an unknown processor."""
         return _why_not()
 
-    def run(self, code: str) -> Ran:
-        """Run a program; raises ConfigError where it cannot be confined here."""
-        if why := self.why_not():
-            raise ConfigError(f"the sandbox `{self.name}` does not work here: {why}")
+    def _confined(self, code: str) -> Ran:
         return _run(code, self._settings)
 
 

@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from agentkd.errors import ConfigError
 from agentkd.protocols import Ran
+from agentkd.sandbox.backend import Backend
 from agentkd.sandbox.limits import SandboxSettings, interpreter, read_output, readable
 
 __all__ = ["SandlockSandbox", "build"]
@@ -18,22 +18,16 @@ _MAX_PROCESSES = 8
 _CODE, _WORK = "code.py", "work"
 
 
-class SandlockSandbox:
+class SandlockSandbox(Backend):
     """Runs code under the package `sandlock`; needs Linux 6.7 or later with Landlock, and no rights."""
 
     name = "sandlock"
-
-    def __init__(self, settings: SandboxSettings | None = None) -> None:
-        self._settings = settings or SandboxSettings()
 
     def why_not(self) -> str:
         """Return why it does not work here: no package, or a kernel without what it needs."""
         return _why_not()
 
-    def run(self, code: str) -> Ran:
-        """Run a program; raises ConfigError where it cannot be confined here."""
-        if why := self.why_not():
-            raise ConfigError(f"the sandbox `{self.name}` does not work here: {why}")
+    def _confined(self, code: str) -> Ran:
         return _run(code, self._settings)
 
 
