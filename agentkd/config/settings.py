@@ -135,6 +135,9 @@ class MemorySettings(Value):
     """Memories whose cosine lies further than this below the best one's are left out; None keeps them."""
     diversity: float = 0.0
     """Weight in [0, 1] of being unlike what was chosen before (maximal marginal relevance); 0 is off."""
+    refill: bool = False
+    """Whether the place of a memory that is retired for what serves may go to another one that the weights
+    hold; what they do not hold may take it in any case."""
     recallers: tuple[str, ...] = ()
     """Components of kind `recaller` that re-rank or rewrite what was found, in order."""
     max_rendered_tokens: int = 0

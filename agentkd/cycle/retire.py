@@ -161,8 +161,7 @@ def _result(
     evaluations: Sequence[Evaluation],
     usage: Usage,
 ) -> StageResult:
-    retired = [each.memory_id for each in found if each.is_retired]
-    before, after = _note_tokens(parts, evaluations[0], retired)
+    before, after = _note_tokens(parts, evaluations[0], candidate)
     counts = Counter("retired" if each.is_retired else "compiled" for each in found)
     saved = (sum(before) - sum(after)) / max(len(before), 1)
     return StageResult(
@@ -182,7 +181,7 @@ def _result(
     )
 
 
-def _note_tokens(parts: Parts, evaluation: Evaluation, retired: Sequence[str]) -> tuple[list[int], list[int]]:
+def _note_tokens(parts: Parts, evaluation: Evaluation, candidate: str) -> tuple[list[int], list[int]]:
     """Return the student's tokens of the recalled notes of each held-out request, before and after."""
     from agentkd import hf
 
@@ -190,11 +189,10 @@ def _note_tokens(parts: Parts, evaluation: Evaluation, retired: Sequence[str]) -
     tasks = [task for task in parts.suite(evaluation.suite).tasks(evaluation.split) if task.id in wanted]
     tokenizer = hf.load_tokenizer(parts.student_files.path)
     scope = parts.settings.memory.scope.model_copy(update={"app": evaluation.suite})
-    states = [task.prompt for task in tasks]
 
-    def tokens(out: Sequence[str]) -> list[int]:
-        hits = parts.memory.recall_many(states, scope=scope, exclude=[out] * len(states))
+    def tokens(checkpoint: str) -> list[int]:
+        hits = parts.memory.recall_many([task.prompt for task in tasks], scope=scope, checkpoint=checkpoint)
         texts = [parts.memory.render(each) for each in hits]
         return [len(tokenizer.encode(text, add_special_tokens=False)) if text else 0 for text in texts]
 
-    return tokens(()), tokens(retired)
+    return tokens("base"), tokens(candidate)

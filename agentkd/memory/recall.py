@@ -114,8 +114,47 @@ class Search:
     def find(
         self, states: Sequence[str], asked: Asked, exclude: Sequence[Collection[str]]
     ) -> list[list[Hit]]:
-        """Return at most `asked.k` hits per state, best first; `exclude` holds ids per state."""
-        allowed = self._statuses.allowed(asked.checkpoint, asked.also, asked.seq)
+        """Return at most `asked.k` hits per state, best first; `exclude` holds ids per state.
+
+        Where some are retired for the checkpoint, the places of those go to what its weights do not hold.
+        """
+        statuses, has_places = self._statuses, not (self._settings.refill or "retired" in asked.also)
+        if has_places and asked.checkpoint != "base":
+            before = self._found(
+                states, asked, exclude, statuses.before(asked.checkpoint, asked.also, asked.seq)
+            )
+            return self._filled(states, asked, exclude, before)
+        return self._found(states, asked, exclude, statuses.allowed(asked.checkpoint, asked.also, asked.seq))
+
+    def _filled(
+        self,
+        states: Sequence[str],
+        asked: Asked,
+        exclude: Sequence[Collection[str]],
+        before: Sequence[list[Hit]],
+    ) -> list[list[Hit]]:
+        """Drop what the weights hold from hits; its places go to what no row has taught, or stay empty.
+
+        The next best memory that the weights hold too was not worth a place before, and is not now.
+        """
+        kept = [[hit for hit in hits if hit.memory.status != "retired"] for hits in before]
+        short = [at for at, hits in enumerate(kept) if len(hits) < len(before[at])]
+        if not short:
+            return kept
+        out = [{*exclude[at], *(hit.memory.id for hit in before[at])} for at in short]
+        news = self._statuses.unheld(asked.checkpoint, asked.seq)
+        for at, hits in zip(short, self._found([states[at] for at in short], asked, out, news), strict=True):
+            kept[at] += hits[: len(before[at]) - len(kept[at])]
+        return kept
+
+    def _found(
+        self,
+        states: Sequence[str],
+        asked: Asked,
+        exclude: Sequence[Collection[str]],
+        allowed: Collection[str],
+    ) -> list[list[Hit]]:
+        """Return the `asked.k` best of the allowed memories per state."""
         if not states or asked.k < 1 or not allowed:
             return [[] for _ in states]
         pools = self._pools(states, asked, allowed, exclude)

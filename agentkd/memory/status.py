@@ -25,7 +25,8 @@ INDEXED: tuple[MemoryStatus, ...] = ("active", "compiled", "retired")
 RECALLED: tuple[MemoryStatus, ...] = ("active", "compiled")
 """Statuses that are recalled unless asked otherwise: a compiled memory stays until it is retired."""
 
-_Wanted = frozenset[str]
+_Key = tuple[str, frozenset[str], bool]
+"""A checkpoint, the statuses wanted there, whether what is retired there counts too."""
 _MOST_CHANGED = 5_000  # memories whose statuses are read one by one
 
 
@@ -35,7 +36,7 @@ class Statuses:
     def __init__(self, ledger: Ledger) -> None:
         self._memories = ledger.memories
         self._statuses: dict[str, dict[str, MemoryStatus]] = {}
-        self._allowed: dict[tuple[str, _Wanted], set[str]] = {}
+        self._allowed: dict[_Key, set[str]] = {}
         self._seen = 0
         self._lock = threading.Lock()
 
@@ -53,7 +54,18 @@ class Statuses:
                 f"memories of status `{sorted(unknown)[0]}` are never recalled",
                 hint=f"`also` takes {', '.join(INDEXED)}",
             )
-        key = (checkpoint, frozenset({*RECALLED, *also}))
+        return self._cached((checkpoint, frozenset({*RECALLED, *also}), False), seq)
+
+    def before(self, checkpoint: str, also: Collection[MemoryStatus], seq: int) -> AbstractSet[str]:
+        """Return what would be allowed if no memory that the base recalls were retired for `checkpoint`."""
+        return self._cached((checkpoint, frozenset({*RECALLED, *also}), True), seq)
+
+    def unheld(self, checkpoint: str, seq: int) -> AbstractSet[str]:
+        """Return what is recalled where `checkpoint` serves and no row has taught it."""
+        return self._cached((checkpoint, frozenset({"active"}), False), seq)
+
+    def _cached(self, key: _Key, seq: int) -> AbstractSet[str]:
+        checkpoint = key[0]
         with self._lock:
             if seq > self._seen:
                 self._follow()
@@ -94,6 +106,6 @@ class Statuses:
             for id_ in changed:
                 (allowed.add if self._fits(id_, *key) else allowed.discard)(id_)
 
-    def _fits(self, id_: str, checkpoint: str, wanted: _Wanted) -> bool:
-        own = self._statuses[checkpoint].get(id_)
-        return own in wanted and self._statuses["base"].get(id_) in INDEXED
+    def _fits(self, id_: str, checkpoint: str, wanted: frozenset[str], is_before: bool) -> bool:
+        own, base = self._statuses[checkpoint].get(id_), self._statuses["base"].get(id_)
+        return base in INDEXED and (own in wanted or (is_before and own == "retired" and base in RECALLED))

@@ -6,6 +6,7 @@ import pytest
 
 from agentkd.errors import ConfigError
 from agentkd.memory import ExactIndex
+from agentkd.memory.counter import counter_memory
 from agentkd.schema import Scope
 
 
@@ -113,6 +114,43 @@ def test_compiled_stays_and_retired_leaves_for_its_checkpoint_alone(any_store, l
         assert set(ids(any_store.recall(state, checkpoint=serving))) == {kept.id, left.id}
     with pytest.raises(ConfigError, match="quarantined"):
         any_store.recall(state, also=["quarantined"])
+
+
+def test_the_place_of_a_retired_memory_goes_only_to_what_the_weights_do_not_hold(make_store, lesson):
+    store = make_store(hybrid=False, lift_weight=0.0)
+    first, second, third = (
+        lesson("book a table" + rest) for rest in ("", " for two", " for my whole family")
+    )
+    store.admit([first, second, third])
+    store.set_status(first.id, "retired", "in the weights", checkpoint="student@1")
+    for memory in (second, third):
+        store.set_status(memory.id, "compiled", "in the weights", checkpoint="student@1")
+
+    def recalled(store, **asked):
+        return ids(store.recall("book a table", k=2, checkpoint="student@1", **asked))
+
+    assert recalled(store) == [second.id]  # the third was not among the two best, and is not now
+    assert recalled(store, also=["retired"]) == [first.id, second.id]
+    assert recalled(make_store(hybrid=False, lift_weight=0.0, refill=True)) == [second.id, third.id]
+    assert ids(store.recall("book a table", k=2)) == [first.id, second.id]
+    news = lesson("book a table near the stairs of my house")
+    store.admit([news])
+    assert recalled(store) == [second.id, news.id]  # no row has taught it yet
+    store.set_status(news.id, "compiled", "in the weights", checkpoint="student@1")
+    assert recalled(store) == [second.id]
+
+
+def test_counter_memories_take_no_place_where_they_are_not_shown(make_store, lesson, ledger):
+    store = make_store(hybrid=False)
+    first, second = lesson("book a table"), lesson("book a table for two")
+    counter = counter_memory(lesson("book a table", "x"), is_quoted=True)
+    store.admit([first, second])
+    ledger.memories.admit([counter])
+    store.set_status(first.id, "retired", "in the weights", checkpoint="student@1")
+    store.set_status(second.id, "compiled", "in the weights", checkpoint="student@1")
+    assert ids(store.recall("book a table", k=2, checkpoint="student@1")) == [second.id]
+    store.set_status(counter.id, "active", "it masks", checkpoint="student@1")
+    assert ids(store.recall("book a table", k=2, checkpoint="student@1")) == [counter.id]
 
 
 def test_quarantine_holds_whatever_a_checkpoint_says(any_store, lesson):

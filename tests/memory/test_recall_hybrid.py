@@ -188,9 +188,9 @@ def test_statuses_that_follow_events_are_those_that_are_read_anew(store, lesson,
         seq = ledger.memories.last_seq()
         for checkpoint in ("base", "student@1"):
             for also in ((), ("retired",)):
-                assert followed.allowed(checkpoint, also, seq) == Statuses(ledger).allowed(
-                    checkpoint, also, seq
-                )
+                anew = Statuses(ledger)
+                assert followed.allowed(checkpoint, also, seq) == anew.allowed(checkpoint, also, seq)
+                assert followed.before(checkpoint, also, seq) == anew.before(checkpoint, also, seq)
 
 
 def test_fusion_keeps_both_orders_and_scales_them():
