@@ -60,9 +60,11 @@ def _opened(path: Path, lasting: bool, **how: Any) -> Iterator[Any]:
             yield file
             _flush(file, lasting)
         os.replace(aside, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a failed write or flush names no file
         raise
     if lasting:
         sync_folder(path.parent)

@@ -45,8 +45,9 @@ def test_a_file_that_cannot_be_written_stays_as_it_was(
     file = tmp_path / "facts.json"
     write_whole(file, "old")
     breaks(call, 1)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="No space") as raised:
         write_whole(file, data)
+    assert raised.value.filename == str(file)  # the system names none
     assert file.read_text() == "old"
     assert os.listdir(tmp_path) == ["facts.json"]
 

@@ -186,7 +186,8 @@ def _as_known(error: Exception) -> AgentkdError | None:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             where = f" while writing `{error.filename}`" if error.filename else ""
             return StoreError(f"disk full{where}", hint="free some space and run the same command again")
-        return StoreError(str(error))
+        hint = "see to the disk and run the same command again" if error.errno == errno.EIO else ""
+        return StoreError(str(error), hint=hint)
     return None
 
 

@@ -103,6 +103,16 @@ def test_a_full_disk_is_called_one(cli: Cli, failing: Callable[[BaseException], 
     assert "disk full while writing `/data/ledger.db`" in done.err
 
 
+def test_a_failing_disk_says_which_file_and_what_to_do(
+    cli: Cli, failing: Callable[[BaseException], None]
+) -> None:
+    failing(OSError(errno.EIO, "Input/output error", "/data/report.json"))
+    done = cli("init")
+    assert done.code == 5
+    assert "/data/report.json" in done.err
+    assert "see to the disk and run the same command again" in done.err
+
+
 def test_an_interrupt_ends_with_130(cli: Cli, failing: Callable[[BaseException], None]) -> None:
     failing(KeyboardInterrupt())
     done = cli("init")
