@@ -21,6 +21,7 @@ Every message says what happened (identifiers in backticks), and ``hint`` says w
 
 from __future__ import annotations
 
+import errno
 from typing import Any, ClassVar
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "PluginError",
     "StoreError",
     "TrainError",
+    "of_the_disk",
 ]
 
 
@@ -77,6 +79,18 @@ class StoreError(AgentkdError, OSError):
     """The ledger, the index or the disk refused; nothing was half-written."""
 
     exit_code = 5
+
+
+def of_the_disk(error: BaseException) -> StoreError | None:
+    """Return what a full or failing disk is called, with the file where it is known; None for all else."""
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        return None
+    where = f" while writing `{error.filename}`" if error.filename else ""
+    if error.errno == errno.EIO:
+        return StoreError(
+            f"the disk failed{where}: {error.strerror}", hint="see to it and run the same command again"
+        )
+    return StoreError(f"disk full{where}", hint="free some space and run the same command again")
 
 
 class LockedError(StoreError):

@@ -16,7 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 import pluggy
 
 from agentkd import hookspecs
-from agentkd.errors import AgentkdError, PluginError
+from agentkd.errors import AgentkdError, PluginError, of_the_disk
 from agentkd.schema import Hit, Task
 
 __all__ = ["HOOK_SECONDS", "Hooks", "blaming"]
@@ -33,12 +33,17 @@ _HINT = "switch it off with `[plugins] block`, or report it to its author"
 
 @contextmanager
 def blaming(plugin: str, what: str) -> Iterator[None]:
-    """Turn any stray exception of plugin code into a PluginError that names the plugin."""
+    """Turn any stray exception of plugin code into a PluginError that names the plugin.
+
+    A full or failing disk is no plugin's fault: that stays a StoreError.
+    """
     try:
         yield
     except AgentkdError:
         raise
     except Exception as error:
+        if disk := of_the_disk(error):
+            raise disk from error
         raise PluginError(
             f"plugin `{plugin}` failed in {what}: {type(error).__name__}: {error}", hint=_HINT, plugin=plugin
         ) from error

@@ -103,6 +103,7 @@ class Agentkd(System):
         self._served = served
         self._workspace = agentkd.Workspace(folder / "ws", settings={"memory": memory}, plugins=[Plugin()])
         self._store = self._workspace.memory
+        self._rows: dict[str, int] = {}
 
     def add(self, rows: Sequence[int], tenant: str = "") -> None:
         """Store texts by number."""
@@ -119,13 +120,14 @@ class Agentkd(System):
         )  # fmt: skip
         if any(answer.outcome != "stored" for answer in answers):
             raise SystemExit(f"not stored: {next(a for a in answers if a.outcome != 'stored')}")
+        self._rows.update((answer.memory_id, row) for answer, row in zip(answers, rows, strict=True))
 
     def search(self, query: str, view: str) -> list[int]:
         """Return the numbers of the texts found."""
         from agentkd.schema import Scope
 
         hits = self._store.recall(query, K, scope=Scope(tenant="acme" if view == "scoped" else ""))
-        return [self._served.row[hit.memory.when_to_use] for hit in hits]
+        return [self._rows[hit.memory.id] for hit in hits]
 
     def settle(self) -> None:
         """Follow with the index of words: from here on every memory is recalled."""

@@ -2,13 +2,15 @@
 
     python benchmarks/quality.py                       # suites x seeds x arms; goes on where it stopped
     python benchmarks/quality.py --small               # one suite, one seed, two arms, few tasks
+    python benchmarks/quality.py --suite llb-db        # one suite
     python benchmarks/quality.py --publish             # publish the cells that are there
     python benchmarks/quality.py --dev --set train.epochs=2    # how settings are chosen
 
 SmolLM2-135M-Instruct runs a sample of a suite's training split, memories are distilled, and every arm
 compiles and trains on them by the stages of a cycle: run, distill, compile, train, evaluate. Each seed draws
 other tasks, another order and another adapter. `evaluate` measures every arm with and without memory on the
-same tasks of the holdout. Every finished (suite, seed, arm) lies in `.work/quality*/`.
+same tasks of the holdout. Every finished (suite, seed, arm) lies in `.work/quality*/`; figures of one suite
+alone go to `results/quality-<suite>.json`.
 
 `--dev` cuts the training split in two parts by near-duplicate group and measures on the second one.
 """
@@ -376,11 +378,13 @@ def main() -> int:
                     suite, seed, plans[suite], folder, options.dev, tuple(options.set), options.threads
                 )
                 _say(bench.cell(arm))
-    cells = measured(folder, suites if options.small or options.dev else list(PLANS), seeds)
+    cells = measured(folder, suites, seeds)
     if not cells:
         raise SystemExit(f"there is no finished cell in `{folder}`")
     has_bars = not (options.small or options.dev)
-    rows = [row for suite in PLANS for row in rows_of_suite(cells, suite, has_bars)]
+    rows = [row for suite in suites for row in rows_of_suite(cells, suite, has_bars)]
+    if has_bars and len(suites) < len(PLANS):
+        name = "-".join([name, *suites])
     return publish(name, rows, facts(cells, plans))
 
 

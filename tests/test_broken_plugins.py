@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +12,9 @@ from typing import Any
 import pytest
 
 import agentkd
-from agentkd.errors import PluginError
+from agentkd.errors import PluginError, StoreError
+from agentkd.hooks import blaming
+from agentkd.memory import IndexLock
 from agentkd.models.scripted import ScriptedModel
 from agentkd.schema import Reply, ToolCall, ToolSpec
 from agentkd.testing import FakeSuite
@@ -124,3 +128,26 @@ def test_a_memory_that_a_broken_plugin_judged_stays_out_and_comes_in_later(
         assert shop.ledger.memories.list() == []
         assert "plugin `Faulty`" in report.model_dump_json()
     assert work(tmp_path / "shop") == undisturbed
+
+
+@pytest.mark.parametrize(("number", "said"), [(errno.ENOSPC, "disk full"), (errno.EIO, "the disk failed")])
+def test_a_full_or_failing_disk_is_not_blamed_on_the_plugin_that_met_it(number: int, said: str) -> None:
+    with pytest.raises(StoreError, match=f"{said} while writing `/data/x`"), blaming("mine", "index `i`"):
+        raise OSError(number, os.strerror(number), "/data/x")
+    with pytest.raises(PluginError, match="`mine` failed in index `i`"), blaming("mine", "index `i`"):
+        raise PermissionError(errno.EACCES, "denied", "/data/x")
+
+
+def test_a_lock_that_cannot_be_written_says_so_and_is_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / ".lock"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "ftruncate", _full)
+        with pytest.raises(StoreError, match=r"cannot write the lock .*No space left"):
+            IndexLock(place)
+    IndexLock(place).release()
+
+
+def _full(*arguments: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

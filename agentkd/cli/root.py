@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import os
 import sys
@@ -14,7 +13,7 @@ import click
 from agentkd import __version__
 from agentkd.cli.invocation import Invocation
 from agentkd.cli.shared import global_options
-from agentkd.errors import AgentkdError, PluginError, StoreError
+from agentkd.errors import AgentkdError, PluginError, StoreError, of_the_disk
 
 __all__ = ["COMMANDS", "LazyGroup", "root", "run_command_line"]
 
@@ -183,11 +182,7 @@ def _as_known(error: Exception) -> AgentkdError | None:
     if isinstance(error, AgentkdError):
         return error
     if isinstance(error, OSError):
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            where = f" while writing `{error.filename}`" if error.filename else ""
-            return StoreError(f"disk full{where}", hint="free some space and run the same command again")
-        hint = "see to the disk and run the same command again" if error.errno == errno.EIO else ""
-        return StoreError(str(error), hint=hint)
+        return of_the_disk(error) or StoreError(str(error))
     return None
 
 

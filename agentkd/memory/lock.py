@@ -39,7 +39,16 @@ class IndexLock:
             os.close(self._file)
             raise _locked(path, owner) from error
         self.epoch = int(_read(self._file).get("epoch", 0)) + 1
-        _write(self._file, {"pid": self._pid, "epoch": self.epoch, "since": datetime.now(UTC).isoformat()})
+        try:
+            _write(
+                self._file, {"pid": self._pid, "epoch": self.epoch, "since": datetime.now(UTC).isoformat()}
+            )
+        except OSError as error:
+            self.release()
+            raise StoreError(
+                f"cannot write the lock `{path}`: {error.strerror}",
+                hint="see to the disk and run the same command again",
+            ) from error
 
     def check(self) -> None:
         """Raise LockedError in a forked child: it inherits the file but does not own the index."""

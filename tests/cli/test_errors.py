@@ -110,7 +110,7 @@ def test_a_failing_disk_says_which_file_and_what_to_do(
     done = cli("init")
     assert done.code == 5
     assert "/data/report.json" in done.err
-    assert "see to the disk and run the same command again" in done.err
+    assert "see to it and run the same command again" in done.err
 
 
 def test_an_interrupt_ends_with_130(cli: Cli, failing: Callable[[BaseException], None]) -> None:
