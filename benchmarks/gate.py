@@ -8,7 +8,8 @@
 
 Every candidate is SmolLM2-135M-Instruct, really trained on rows of four tools of `bfcl-live`'s training
 split, measured on other requests of that split (never the suite's holdout), and judged by the judge of a
-cycle as a first look while the base serves. Candidates lie in `.work/gate`; what is there is not made again.
+cycle as a first look while the base serves. Candidates lie in `.work/gate`; what is there is not made again,
+nor what the published file holds under the same settings: sixty candidates may take several machines.
 """
 
 from __future__ import annotations
@@ -19,15 +20,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # waiting threads would take the 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
+import json
 import random
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
 from gate_candidates import BAD, GOOD, N_GOOD, Candidate, all_candidates
 from gate_tasks import NAME
-from gate_train import FOLDER, SETTINGS, audited, evaluation_of, learn, made, workspace_of
+from gate_train import FOLDER, SETTINGS, audited, cell_key, evaluation_of, learn, made, workspace_of
 from gate_trials import (
     N_LOOKS,
     N_TRIALS,
@@ -37,50 +40,93 @@ from gate_trials import (
     patient_share,
     promoted_share,
 )
-from measure import Row, at_least, at_most, publish
+from measure import RESULTS, Row, at_least, at_most, publish
 
 from agentkd.config import GateSettings
 from agentkd.cycle import judge
 from agentkd.evaluate import power_of, tasks_needed
-from agentkd.schema import Verdict
+from agentkd.schema import Verdict, content_id
 
 N_PLANTED = 200
 ARMS = ("base", "base + memory", "student")
 SMALL_GOOD, SMALL_BAD = 3, dict.fromkeys(BAD, 1)
 SMALL_BAD["poisoned arguments"] = 2
 
-Judged = dict[Candidate, tuple[dict[str, Any], Verdict]]
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of one candidate; the published file holds it, so that another machine can go on."""
+
+    key: str
+    """Hash of the settings that it was made and judged under."""
+    promote: bool
+    flags: tuple[str, ...]
+    """Why not."""
+    numbers: Mapping[str, float]
+    """Wins, losses and level of the paired tests."""
+    success: Mapping[str, Sequence[int]]
+    """Tasks done, per arm, in one order."""
+    cpu: float
+    """CPU seconds."""
 
 
-def judged(candidate: Candidate, cell: dict[str, Any], again: bool = False) -> Verdict:
-    """Return the gate's verdict on a candidate; asked once, kept beside its cell."""
+Judged = dict[Candidate, Finding]
+
+
+def judge_key() -> str:
+    """Return the hash of what decides every finding."""
+    return content_id("cell", cell_key(), GateSettings())
+
+
+def judged(candidate: Candidate, cell: dict[str, Any], again: bool = False) -> Finding:
+    """Return what the gate says of a candidate; asked once, kept beside its cell."""
     file = FOLDER / "verdicts" / f"{candidate.name}.json"
     if file.is_file() and not again:
-        return Verdict.model_validate_json(file.read_text(encoding="utf-8"))
-    # Exports say nothing about what was learnt, and cost as much as all else: one candidate is exported.
-    exports = ["peft"] if candidate == Candidate(GOOD, 0) else []
-    with workspace_of(gate={"exports": exports}) as workspace:
-        verdict = judge(workspace.parts, cell["checkpoint"], "base", evaluation_of(cell))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(verdict.model_dump_json(indent=1), encoding="utf-8")
-    return verdict
+        verdict = Verdict.model_validate_json(file.read_text(encoding="utf-8"))
+    else:
+        # Exports say nothing about what was learnt, and cost as much as all else: one candidate is exported.
+        exports = ["peft"] if candidate == Candidate(GOOD, 0) else []
+        with workspace_of(gate={"exports": exports}) as workspace:
+            verdict = judge(workspace.parts, cell["checkpoint"], "base", evaluation_of(cell))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(verdict.model_dump_json(indent=1), encoding="utf-8")
+    names = ("n", "alpha", *(f"{side}:{rival}" for side in ("wins", "losses") for rival in ARMS[:2]))
+    success = {arm: [int(result.success) for result in evaluation_of(cell).arm(arm).results] for arm in ARMS}
+    numbers = {name: verdict.numbers[name] for name in names if name in verdict.numbers}
+    return Finding(judge_key(), verdict.promote, verdict.flags, numbers, success, cell["cpu"])
 
 
-def candidates_judged(wanted: Sequence[Candidate], until: float, makes: bool, again: bool) -> Judged:
+def published(name: str) -> Judged:
+    """Return the findings of earlier runs under the same settings."""
+    file = RESULTS / f"{name}.json"
+    kept = json.loads(file.read_text(encoding="utf-8")).get("findings", {}) if file.is_file() else {}
+    found = {}
+    for candidate in all_candidates():
+        facts = kept.get(candidate.name, {})
+        if facts.get("key") == judge_key():
+            found[candidate] = Finding(**{**facts, "flags": tuple(facts["flags"])})
+    return found
+
+
+def candidates_judged(
+    wanted: Sequence[Candidate], known: Judged, until: float, makes: bool, again: bool
+) -> Judged:
     """Make and judge candidates until a moment; what is finished is only read."""
     found: Judged = {}
-    known = [c for c in wanted if (FOLDER / "cells" / f"{c.name}.json").is_file()]
-    clean, card = learn() if makes or known else ([], None)
+    there = [c for c in wanted if (FOLDER / "cells" / f"{c.name}.json").is_file()]
+    clean, card = learn() if makes or there else ([], None)
     for candidate in wanted:
-        if candidate not in known and (not makes or time.monotonic() > until):
+        if candidate in known and candidate not in there:
+            found[candidate] = known[candidate]
+            continue
+        if candidate not in there and (not makes or time.monotonic() > until):
             continue
         assert card is not None
         began = time.process_time()
-        cell = made(candidate, clean, card)
-        verdict = judged(candidate, cell, again)
-        found[candidate] = cell, verdict
+        finding = judged(candidate, made(candidate, clean, card), again)
+        found[candidate] = finding
         print(
-            f"{candidate.name}: {'promoted' if verdict.promote else 'refused'} {', '.join(verdict.flags)} "
+            f"{candidate.name}: {'promoted' if finding.promote else 'refused'} {', '.join(finding.flags)} "
             f"[{time.process_time() - began:.0f} CPU-s]",
             flush=True,
         )
@@ -89,7 +135,7 @@ def candidates_judged(wanted: Sequence[Candidate], until: float, makes: bool, ag
 
 def rows_of_candidates(found: Judged, n_good: int, bad: Mapping[str, int]) -> list[Row]:
     """Return how many of each kind were promoted; a bar holds only where all of them were judged."""
-    promoted = {kind: [v.promote for c, (_, v) in found.items() if c.kind == kind] for kind in (GOOD, *bad)}
+    promoted = {kind: [one.promote for c, one in found.items() if c.kind == kind] for kind in (GOOD, *bad)}
     rows = [
         Row(
             f"bad, {kind}: promoted of {len(promoted[kind])} ({bad[kind]} planned)",
@@ -109,7 +155,7 @@ def rows_of_candidates(found: Judged, n_good: int, bad: Mapping[str, int]) -> li
 
 def rows_of_power(found: Judged) -> list[Row]:
     """Return the power of the test for such candidates: what the design promises beside what happened."""
-    good = [verdict.numbers for candidate, (_, verdict) in found.items() if candidate.kind == GOOD]
+    good = [finding.numbers for candidate, finding in found.items() if candidate.kind == GOOD]
     rows = []
     for rival in ("base", "base + memory"):
         if not good:
@@ -128,12 +174,8 @@ def rows_of_power(found: Judged) -> list[Row]:
 
 def rows_of_trials(found: Judged) -> list[Row]:
     """Return how often twins, weaker and stronger students pass."""
-    good = [evaluation_of(cell).arm("student") for c, (cell, _) in found.items() if c.kind == GOOD]
-    skill = (
-        [fmean(float(arm.results[n].success) for arm in good) for n in range(good[0].n)]
-        if good
-        else [0.4] * 100
-    )
+    good = [finding.success["student"] for c, finding in found.items() if c.kind == GOOD]
+    skill = [fmean(task) for task in zip(*good, strict=True)] if good else [0.4] * 100
     settings = GateSettings()
     twin = promoted_share(skill, 0.0, settings, seed=1)
     rows = [
@@ -205,15 +247,12 @@ def rows_of_audits() -> list[Row]:
 def facts(found: Judged) -> dict[str, Any]:
     """Return what a reader must know to judge the figures."""
     flags: dict[str, dict[str, int]] = {}
-    for candidate, (_, verdict) in found.items():
-        for flag in verdict.flags:
+    for candidate, finding in found.items():
+        for flag in finding.flags:
             kind = flags.setdefault(candidate.kind, {})
             kind[flag] = kind.get(flag, 0) + 1
     success = {
-        candidate.name: [
-            evaluation_of(cell).arm(arm).success.value for arm in ("base", "base + memory", "student")
-        ]
-        for candidate, (cell, _) in found.items()
+        candidate.name: [fmean(finding.success[arm]) for arm in ARMS] for candidate, finding in found.items()
     }
     return {
         "actor": "SmolLM2-135M-Instruct",
@@ -223,7 +262,7 @@ def facts(found: Judged) -> dict[str, Any]:
         "settings": SETTINGS,
         "flags_by_kind": flags,
         "success": success,
-        "cpu_seconds": {c.name: cell["cpu"] for c, (cell, _) in found.items()},
+        "findings": {candidate.name: asdict(finding) for candidate, finding in found.items()},
     }
 
 
@@ -237,7 +276,9 @@ def main() -> int:
     options = parser.parse_args()
     n_good, bad = (SMALL_GOOD, SMALL_BAD) if options.small else (N_GOOD, BAD)
     until = time.monotonic() + 60 * options.minutes
-    found = candidates_judged(all_candidates(n_good, bad), until, not options.publish, options.rejudge)
+    name = "gate-small" if options.small else "gate"
+    makes = not options.publish
+    found = candidates_judged(all_candidates(n_good, bad), published(name), until, makes, options.rejudge)
     rows = [
         *rows_of_candidates(found, n_good, bad),
         *rows_of_power(found),
@@ -245,7 +286,7 @@ def main() -> int:
         *rows_of_trials(found),
         *rows_of_leaks(),
     ]
-    return publish("gate-small" if options.small else "gate", rows, facts(found))
+    return publish(name, rows, facts(found))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from agentkd.cycle.training import train_job
 from agentkd.evaluate import RowAudit
 from agentkd.schema import DatasetCard, Evaluation, Example, content_id
 
-__all__ = ["FOLDER", "audited", "evaluation_of", "learn", "made", "workspace_of"]
+__all__ = ["FOLDER", "audited", "cell_key", "evaluation_of", "learn", "made", "workspace_of"]
 
 FOLDER = WORK / "gate"
 SETTINGS: dict[str, Any] = {
