@@ -7,20 +7,22 @@ implements `find_secrets`; another function may be handed to `Ledger.open(redact
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
-from agentkd.ledger.secret import SECRET_KEYS, Finding, find_secrets, may_hold
+from agentkd.ledger.secret import SECRET_KEYS, Finding, find_secrets, folded, may_hold
 from agentkd.schema import REDACTED
 
 __all__ = ["Redact", "is_clean", "redact_json", "redact_secrets", "redactor"]
 
 Redact = Callable[[str], str]
 
-_KEYED = re.compile(
-    r'(?:passw(?:or)?d|passphrase|pwd|secret|key|token|cvv|authorization|cookie)" ?:', re.IGNORECASE
-)
+_KEYED = tuple(
+    f'{name}"{space}:'
+    for name in ("passwd", "password", "passphrase", "pwd", "secret", "key", "token", "cvv", "authorization",
+                 "cookie")
+    for space in ("", " ")
+)  # fmt: skip
 _SHORTEST = 8  # characters of a text that can hold a secret, such as a://b:c@
 
 
@@ -55,7 +57,10 @@ def _replaced(text: str, findings: Iterable[Finding]) -> str:
 
 def is_clean(rendered: str, redact: Redact) -> bool:
     """Whether rendered JSON surely holds nothing that is taken out: one look instead of many."""
-    return redact is redact_secrets and not may_hold(rendered) and _KEYED.search(rendered) is None
+    if redact is not redact_secrets or may_hold(rendered):
+        return False
+    plain = folded(rendered)
+    return not any(key in plain for key in _KEYED)
 
 
 def redact_json(data: Any, redact: Redact, *, keep: Collection[tuple[str, ...]] = ()) -> tuple[Any, bool]:
