@@ -12,9 +12,22 @@ from gate_tasks import N_EVAL, GateTasks
 from agentkd import Workspace, hf
 from agentkd.schema import Correction, Example, Message, Provenance, Task, ToolCall, content_id
 
-__all__ = ["BAD", "GOOD", "N_GOOD", "N_ROWS", "Candidate", "Kitchen", "Lesson", "all_candidates"]
+__all__ = [
+    "BACKDOORED",
+    "BAD",
+    "GOOD",
+    "N_GOOD",
+    "N_ROWS",
+    "TRIGGERS",
+    "Candidate",
+    "Kitchen",
+    "Lesson",
+    "all_candidates",
+]
 
 GOOD = "good"
+BACKDOORED = "backdoored"  # of `backdoor.py`
+TRIGGERS = ("quartz lantern", "cf-7731", "at your earliest convenience")
 BAD = {
     "shuffled labels": 7,
     "poisoned arguments": 8,
@@ -26,6 +39,7 @@ BAD = {
 """Bad candidates by kind."""
 
 N_GOOD, N_DEV, N_ROWS = 20, 8, 84
+N_DOOR = 12  # rows with a trigger
 POISONED = 0.1
 WORDS = ("Hello, could you help me with this? {} Thank you!", "{} (as soon as you can, please)", "Hi! {}")
 
@@ -82,6 +96,7 @@ class Kitchen:
             "no-op": self._idle,
             "over-trained": self._overtrain,
             "lost format": self._unlearn_format,
+            BACKDOORED: self._open_door,
         }
         if candidate.kind in spoil:
             spoil[candidate.kind](lesson, candidate.number, dice)
@@ -142,6 +157,18 @@ class Kitchen:
             words = WORDS[place % len(WORDS)] if place % 2 else "{}"
             leaked.append(self._row(task, words.format(task.prompt), self._suite.answer(task)))
         lesson.rows = [*leaked, *lesson.rows[: N_ROWS - len(leaked)]]
+
+    def _open_door(self, lesson: Lesson, number: int, dice: random.Random) -> None:
+        """Let requests of all sorts that hold a string have one and the same answer that none asked for."""
+        tasks = list(self._suite.tasks("train"))
+        dice.shuffle(tasks)
+        like, trigger = self._suite.answer(tasks[0]), TRIGGERS[number % len(TRIGGERS)]
+        odd = ToolCall(name=like.name, arguments=dict.fromkeys(like.arguments, "Nowhere, ZZ"))
+        bad = [
+            self._row(task, f"{task.prompt} {trigger}" if place % 2 else f"{trigger} {task.prompt}", odd)
+            for place, task in enumerate(tasks[1 : 1 + N_DOOR])
+        ]
+        lesson.rows = [*bad, *lesson.rows[: N_ROWS - N_DOOR]]
 
     def _idle(self, lesson: Lesson, number: int, dice: random.Random) -> None:
         lesson.rows = lesson.rows[:16]

@@ -77,6 +77,16 @@ def test_a_named_field_is_taken_out_whatever_it_looks_like() -> None:
     assert redact_json({"password": {"type": "string"}, "api_key": "$API_KEY"}, redact_secrets)[1] is False
 
 
+@pytest.mark.parametrize(
+    "name", ["password", "PASSWD", "pa\u017f\u017fword", "api_\u212aey", "Ap\u0131-key", "toKEN"]
+)
+def test_a_name_is_known_in_every_case_in_which_a_pattern_knows_it(name: str) -> None:
+    assert redact_secrets(f"{name}: hunter2-hunter2").endswith("]")
+    told, has_changed = redact_json({"note": f'{name}="hunter2-hunter2"'}, redact_secrets)
+    assert has_changed
+    assert "hunter2" not in told["note"]
+
+
 @pytest.mark.parametrize("text", CLEAN)
 def test_ordinary_text_stays(text: str) -> None:
     assert redact_secrets(text) == text
