@@ -58,6 +58,11 @@ def children_cpu_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
+def kept(name: str) -> Path:
+    """Return the folder of finished cells that go with the results: another machine goes on from there."""
+    return RESULTS / "cells" / name
+
+
 class Cells:
     """The finished parts of a long run, kept in `.work/`, so that one that is killed goes on where it was."""
 

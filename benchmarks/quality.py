@@ -9,8 +9,8 @@
 SmolLM2-135M-Instruct runs a sample of a suite's training split, memories are distilled, and every arm
 compiles and trains on them by the stages of a cycle: run, distill, compile, train, evaluate. Each seed draws
 other tasks, another order and another adapter. `evaluate` measures every arm with and without memory on the
-same tasks of the holdout. Every finished (suite, seed, arm) lies in `.work/quality*/`; figures of one suite
-alone go to `results/quality-<suite>.json`.
+same tasks of the holdout. Every finished (suite, seed, arm) lies in `results/cells/quality`: any machine goes on
+from there. Figures of one suite alone go to `results/quality-<suite>.json`.
 
 `--dev` cuts the training split in two parts by near-duplicate group and measures on the second one.
 """
@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from measure import WORK, Row, at_most, publish
+from measure import WORK, Row, at_most, kept, publish
 from quality_anchor import anchor_losses
 from quality_cells import (
     BASE,
@@ -143,6 +143,9 @@ class Bench:
     seed: int
     plan: Plan
     folder: Path
+    """Of the workspaces."""
+    cells: Path
+    """Folder of what is finished."""
     is_dev: bool = False
     assignments: tuple[str, ...] = ()
     threads: int = 0
@@ -218,7 +221,7 @@ class Bench:
 
     def cell(self, arm: str) -> Cell:
         """Return the cell of an arm, made where it is not there yet."""
-        found = read_cell(self.folder, self.suite, self.seed, arm, self.key(arm))
+        found = read_cell(self.cells, self.suite, self.seed, arm, self.key(arm))
         if found is not None:
             return found
         self.learn()
@@ -236,7 +239,7 @@ class Bench:
             metrics.get("label_tokens", 0.0), metrics.get("cpu_seconds", 0.0),
             {"metrics": metrics, "prompt_tokens": [off.prompt_tokens, on.prompt_tokens]},
         )  # fmt: skip
-        write_cell(self.folder, cell)
+        write_cell(self.cells, cell)
         return cell
 
 
@@ -371,16 +374,17 @@ def main() -> int:
     folder = WORK / name
     if options.set:
         folder /= content_id("set", options.set)[-8:]
+    done = folder if options.small or options.dev else kept(name)
     for seed in [] if options.publish else seeds:
         for arm in arms:
             for suite in suites:
                 bench = Bench(
-                    suite, seed, plans[suite], folder, options.dev, tuple(options.set), options.threads
+                    suite, seed, plans[suite], folder, done, options.dev, tuple(options.set), options.threads
                 )
                 _say(bench.cell(arm))
-    cells = measured(folder, suites, seeds)
+    cells = measured(done, suites, seeds)
     if not cells:
-        raise SystemExit(f"there is no finished cell in `{folder}`")
+        raise SystemExit(f"there is no finished cell in `{done}`")
     has_bars = not (options.small or options.dev)
     rows = [row for suite in suites for row in rows_of_suite(cells, suite, has_bars)]
     if has_bars and len(suites) < len(PLANS):

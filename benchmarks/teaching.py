@@ -18,12 +18,14 @@ model writes. Exam and holdout are drawn from groups of three requests at most, 
 groups too: part of what the report tells is what will be asked.
 
 Final figures: `holdout`, read once per arm at the end; settings were chosen on `check`, a part of `train`.
+Finished arms lie in `results/cells/teaching`: any machine goes on from there.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import shutil
 import time
@@ -33,7 +35,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from measure import WORK, Row, above, children_cpu_seconds, publish
+from measure import WORK, Row, above, children_cpu_seconds, kept, publish
 from teaching_pool import PoolTeacher
 
 import agentkd
@@ -157,6 +159,9 @@ class Bench:
     plan: Plan
     seed: int
     folder: Path
+    """Of the workspaces."""
+    cells: Path
+    """Folder of what is finished."""
 
     def workspace(self, arm: str) -> agentkd.Workspace:
         """Open the workspace of an arm, with the fold as its suite and the pool as its teacher."""
@@ -210,7 +215,7 @@ class Bench:
 
     def cell(self, arm: str) -> Cell:
         """Return the cell of an arm, made where it is not there yet."""
-        file = self.folder / f"{self.seed}-{arm}.json"
+        file = self.cells / f"{self.seed}-{arm}.json"
         key = content_id("cell", asdict(self.plan), TRAIN)
         if file.is_file():
             cell = Cell(**json.loads(file.read_text(encoding="utf-8")))
@@ -234,7 +239,9 @@ class Bench:
         cell.tasks = [result.task_id for result in final.results]
         cell.success = [float(result.success) for result in final.results]
         cell.cpu_seconds = time.process_time() + children_cpu_seconds() - used
-        file.write_text(json.dumps(asdict(cell)), encoding="utf-8")
+        aside = file.with_suffix(".partial")
+        aside.write_text(json.dumps(asdict(cell)), encoding="utf-8")
+        os.replace(aside, file)
         return cell
 
     def _round(self, workspace: agentkd.Workspace, cell: Cell, number: int, before: str) -> str:
@@ -331,14 +338,15 @@ def main() -> int:
     plan = SMALL if options.small else Plan()
     name = "teaching-small" if options.small else "teaching"
     folder = WORK / name
-    folder.mkdir(parents=True, exist_ok=True)
+    done = folder if options.small else kept(name)
+    done.mkdir(parents=True, exist_ok=True)
     cells: dict[tuple[int, str], Cell] = {}
     for seed in options.seeds or plan.seeds:
         for arm in ARMS:
-            file = folder / f"{seed}-{arm}.json"
+            file = done / f"{seed}-{arm}.json"
             if options.publish and not file.is_file():
                 continue
-            cell = Bench(plan, seed, folder).cell(arm)
+            cell = Bench(plan, seed, folder, done).cell(arm)
             cells[seed, arm] = cell
             print(f"seed {seed}, {arm}: {plan.final} {_mean(cell.success):.3f}, {cell.cpu_seconds:.0f} CPU s")
     facts = {
