@@ -9,8 +9,8 @@
 SmolLM2-135M-Instruct runs a sample of a suite's training split, memories are distilled, and every arm
 compiles and trains on them by the stages of a cycle: run, distill, compile, train, evaluate. Each seed draws
 other tasks, another order and another adapter. `evaluate` measures every arm with and without memory on the
-same tasks of the holdout. Every finished (suite, seed, arm) lies in `results/cells/quality`: any machine goes on
-from there. Figures of one suite alone go to `results/quality-<suite>.json`.
+same tasks of the holdout. Every finished (suite, seed, arm) lies in `results/cells/quality`: any machine goes
+on from there. Figures of one suite alone go to `results/quality-<suite>.json`.
 
 `--dev` cuts the training split in two parts by near-duplicate group and measures on the second one.
 """
