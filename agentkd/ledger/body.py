@@ -14,6 +14,7 @@ from agentkd.errors import StoreError
 __all__ = ["dump", "load", "parse"]
 
 _SUM = '{"#":"'
+_AT, _END = len(_SUM), len(_SUM) + 8
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 V = TypeVar("V", bound=BaseModel)
@@ -43,11 +44,11 @@ def parse(body: str | None) -> dict[str, Any]:
     """Read a stored JSON object; raises StoreError for a damaged one."""
     body = body or ""
     try:
-        if body.startswith(_SUM):  # a body of an older agentkd has none
-            told, body = body[len(_SUM) : len(_SUM) + 8], "{" + body[len(_SUM) + 10 :]
-            if told != f"{zlib.crc32(body.encode()):08x}":
-                raise ValueError("it differs from its checksum")
-        data = json.loads(body)
+        told, mark, rest = body[_AT:_END], body[_END : _END + 2], "{" + body[_END + 2 :]
+        is_whole = mark == '",' and told == f"{zlib.crc32(rest.encode()):08x}"
+        if body.startswith(_SUM) != is_whole:  # a body of an older agentkd has no checksum at all
+            raise ValueError("it differs from its checksum")
+        data = json.loads(rest if is_whole else body)
     except ValueError as error:
         raise _unreadable("record", error) from error
     if not isinstance(data, dict):

@@ -20,6 +20,7 @@ import sqlalchemy as sa
 
 from agentkd.errors import DataError, LockedError, MissingExtraError, NotFoundError, StoreError
 from agentkd.ledger import Ledger
+from agentkd.ledger.body import dump, parse
 from agentkd.ledger.database import Database
 from agentkd.ledger.migration import prepare
 
@@ -337,3 +338,14 @@ def test_importing_agentkd_does_not_import_the_database() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.stdout.strip() == "False", done.stderr
+
+
+def test_no_flipped_bit_of_a_body_passes_also_in_its_checksum() -> None:
+    whole = dump({"name": "On its way.", "n": 3})
+    assert parse(whole) == {"name": "On its way.", "n": 3}
+    for at in range(len(whole)):
+        for bit in range(7):
+            flipped = whole[:at] + chr(ord(whole[at]) ^ 1 << bit) + whole[at + 1 :]
+            with pytest.raises(StoreError):
+                parse(flipped)
+    assert parse('{"name":"older"}') == {"name": "older"}
