@@ -30,13 +30,13 @@ SETTINGS: dict[str, Any] = {
     "plugins": {"modules": ["gate_tasks"]},
     "cycle": {"suite": NAME, "split": "train"},
     "agent": {"max_steps": 1, "force_tool_call": True, "tool_detail": "brief", "recall": "start"},
-    "models": {"dtype": "bfloat16", "max_new_tokens": 64},
+    "models": {"max_new_tokens": 64},
     "memory": {"k": 1, "min_score": 0.2, "max_rendered_chars": 1200},
     "distill": {"distillers": ["case"]},
     "compile": {"dev_share": 0.0},
     "evaluate": {"arms": ["base", "base + memory", "student"]},
     "train": {
-        "epochs": 2, "learning_rate": 1e-3, "tokens_per_step": 256, "dtype": "bfloat16",
+        "epochs": 2, "learning_rate": 1e-3, "tokens_per_step": 256,
         "save_every_seconds": 1e9,
     },
 }  # fmt: skip
