@@ -113,6 +113,14 @@ def test_a_failing_disk_says_which_file_and_what_to_do(
     assert "see to it and run the same command again" in done.err
 
 
+@pytest.mark.parametrize("command", [("memory", "history"), ("runs", "show"), ("lineage",)])
+def test_a_name_that_is_no_text_is_refused(cli: Cli, tmp_path: Path, command: tuple[str, ...]) -> None:
+    assert cli("-C", str(tmp_path), "init").code == 0
+    done = cli("-C", str(tmp_path), *command, "\ud800")
+    assert done.code in (3, 6)
+    assert "unforeseen" not in done.err
+
+
 def test_an_interrupt_ends_with_130(cli: Cli, failing: Callable[[BaseException], None]) -> None:
     failing(KeyboardInterrupt())
     done = cli("init")
