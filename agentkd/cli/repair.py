@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -65,6 +67,8 @@ def _left_over(root: Path) -> Check:
 def _indexes(lock: Path, made: Sequence[Path], open_workspace: Callable[[], Workspace]) -> Iterator[Check]:
     """Compare the indexes; of those that cannot be read, throw the folders away that we had `made`."""
     try:
+        if made and _ends_a_process(lock.parent):
+            raise StoreError("reading it ends the process")
         yield from _compared(open_workspace)
         return
     except LockedError as error:
@@ -82,6 +86,16 @@ def _indexes(lock: Path, made: Sequence[Path], open_workspace: Callable[[], Work
             except AgentkdError as again:
                 broken = again
     yield Check(area="repair", name="index", status="FAIL", detail=broken.message, hint=broken.hint)
+
+
+def _ends_a_process(index: Path) -> bool:
+    """Whether the files of an embedded index end the process that searches them: Chroma trusts its files."""
+    if not (index / "chroma").is_dir():
+        return False
+    probe = subprocess.run(
+        [sys.executable, "-m", "agentkd.memory.probe", str(index)], capture_output=True, check=False
+    )
+    return probe.returncode < 0
 
 
 def _throw_away(lock: Path, folders: Sequence[Path]) -> None:

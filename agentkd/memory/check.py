@@ -42,7 +42,7 @@ class IndexCheck(Value):
     n_words_extra: int
     """Memories that it holds beyond."""
     n_unfound: int = 0
-    """Vectors and memories that a search for their very text does not find; only a deep check looks."""
+    """Memories whose vectors or words are not those of their text; only a deep check looks."""
     n_unfinished: int
     """Builds of the index that a killed rebuild left behind."""
     memory_ids: tuple[str, ...]
@@ -78,7 +78,8 @@ def check_index(
     unfound = list[str]()
     if embedder is not None:
         there = [memory for memory in memories if memory.id in ids and memory.id not in concerned]
-        unfound += _unfound_vectors(there, index, embedder)
+        wrong = _wrong_vectors(there, index, embedder) if hasattr(index, "vectors") else ()
+        unfound += dict.fromkeys([*_unfound_vectors(there, index, embedder), *wrong])
         unfound += _unfound_words(there, words) if words is not None else []
     return IndexCheck(
         n_memories=len(ids),
@@ -107,6 +108,18 @@ def _unfound_vectors(memories: Iterable[Memory], index: Any, embedder: Embedder)
             for (memory_id, _), found in zip(part, hits, strict=True):
                 if not found or found[0].score < 1 - _SAME:
                     yield memory_id
+
+
+def _wrong_vectors(memories: Iterable[Memory], index: Any, embedder: Embedder) -> Iterator[str]:
+    """Yield the memory of each vector that is not what its text gives: a search takes a long one for near."""
+    texts = {(memory.id, key): text for memory in memories for key, text in key_texts(memory).items()}
+    for owners, vectors in index.vectors():
+        known = [(at, owner) for at, owner in enumerate(owners) if owner in texts]
+        right = embedder.embed([texts[owner] for _, owner in known])
+        for (at, owner), wanted in zip(known, right, strict=True):
+            off = vectors[at] - wanted
+            if not float(off @ off) <= 2 * _SAME:  # also where it is no number
+                yield owner[0]
 
 
 def _unfound_words(memories: Iterable[Memory], words: LexicalIndex) -> Iterator[str]:

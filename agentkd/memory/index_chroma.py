@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -145,6 +145,11 @@ class ChromaIndex:
     def count(self) -> int:
         """Return the number of vectors."""
         return self._on_shelf(Shelf.count)
+
+    def vectors(self) -> Iterator[tuple[list[tuple[str, str]], NDArray[np.float32]]]:
+        """Yield (memory id, key) and the vectors `[n, d]` that are stored, in batches."""
+        with self._guard, self._chroma.translated():
+            yield from self._shelf.vectors()
 
     def stored(self) -> set[tuple[str, str, str]]:
         """Return (`place` of the partition, memory id, key) of every vector."""

@@ -14,7 +14,7 @@ import hashlib
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from agentkd.memory.chroma import Chroma
@@ -163,6 +163,16 @@ class Shelf:
                 found.update((name, *id_.split(_MARK)[1:]) for id_ in ids)
                 offset += len(ids)
         return found
+
+    def vectors(self) -> Iterator[tuple[list[tuple[str, str]], NDArray[np.float32]]]:
+        """Yield (memory id, key) and the stored vectors `[n, d]`, in batches; writes those that wait."""
+        self.settle(self.waiting())
+        for name in self.names():
+            collection, offset = self._chroma.collection(name), 0
+            while (found := collection.get(include=["embeddings"], limit=_BATCH, offset=offset))["ids"]:
+                owners = [id_.split(_MARK) for id_ in found["ids"]]
+                yield [(memory_id, key) for _, memory_id, key in owners], found["embeddings"]
+                offset += len(owners)
 
     def name_of(self, partition: str) -> str:
         """Return the name of a partition's collection: a hash, so that no name reaches into another."""

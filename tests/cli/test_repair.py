@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sqlite3
+import subprocess
 import time
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 import agentkd
 from agentkd.cli.machine import look_at_workspace
 from agentkd.ledger import Ledger
+from agentkd.memory import probe
 from agentkd.schema import Memory, MemoryKeys, Scope, memory_id
 
 from .conftest import Cli
@@ -162,6 +165,42 @@ def test_doctor_shows_who_holds_the_lease_of_cycles(folder: Path) -> None:
         assert status == "MISSING", "somebody at work is no fault"
         assert detail.startswith(f"held by process {os.getpid()} on `")
     assert shown() == ("PASS", "free (epoch 1)")
+
+
+def test_a_vector_that_a_flipped_bit_made_long_is_found_though_it_is_near_to_everything(
+    cli: Cli, folder: Path
+) -> None:
+    from agentkd.memory.scope import partition_of
+
+    with agentkd.Workspace(folder) as workspace:
+        index, known = workspace.memory._index, lesson("book table number 3")
+        vector = 1e6 * workspace.memory.embedder.embed([known.content])
+        index._waiting = index._shelf.most_waiting = 0
+        index.add([f"{known.id}/situation"], vector, [known.id], ["situation"], partition_of(Scope()))
+    with agentkd.Workspace(folder) as workspace:
+        found = workspace.memory.check(deep=True)
+        assert (found.n_unfound, found.memory_ids) == (1, (known.id,))
+    assert repaired(cli, folder)[0] == 0
+    with agentkd.Workspace(folder) as workspace:
+        assert workspace.memory.check(deep=True).agrees
+
+
+def test_an_index_that_ends_the_process_which_reads_it_is_thrown_away(
+    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert probe.main([str(folder / "index")]) == 0
+    real = subprocess.run
+
+    def run(command: list[str], **options: object) -> object:
+        if "agentkd.memory.probe" in command:
+            return subprocess.CompletedProcess(command, -signal.SIGSEGV)
+        return real(command, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(subprocess, "run", run)
+    code, checks = repaired(cli, folder)
+    assert code == 0
+    assert checks["index files"]["detail"] == "thrown away, unreadable: reading it ends the process"
+    assert checks["index"]["detail"] == "agrees: 10 vectors of 10 memories"
 
 
 def test_a_flipped_bit_in_a_vector_is_found_by_its_own_text_and_mended(cli: Cli, folder: Path) -> None:
