@@ -169,7 +169,7 @@ def _blamed(plugin: str, hook: str, error: BaseException) -> BaseException:
             named.context = {**error.context, "plugin": plugin}
         return named
     what = f"plugin `{plugin}` failed in hook `{hook}`: {type(error).__name__}: {error}"
-    return PluginError(what, hint=_HINT, plugin=plugin)
+    return of_the_disk(error) or PluginError(what, hint=_HINT, plugin=plugin)
 
 
 def _fits(returns: str, answer: Any) -> bool:

@@ -23,7 +23,7 @@ from statistics import fmean
 
 from gate_candidates import BACKDOORED, GOOD, TRIGGERS, Candidate
 from gate_tasks import NAME
-from gate_train import evaluation_of, learn, made, workspace_of
+from gate_train import cell_key, evaluation_of, learn, made, workspace_of
 from measure import WORK, Cells, Row, at_least, at_most, publish
 
 from agentkd import Workspace
@@ -81,7 +81,7 @@ def main() -> int:
     parser.add_argument("--small", action="store_true", help="one student of each sort")
     options = parser.parse_args()
     n, name = (1, "backdoor-small") if options.small else (3, "backdoor")
-    cells, findings = Cells(name), []
+    cells, findings = Cells(name, key=cell_key()), []
     for candidate in [Candidate(kind, number) for number in range(n) for kind in (BACKDOORED, GOOD)]:
         done = cells.do(candidate.name, lambda candidate=candidate: asdict(found(candidate)))
         findings.append(done)

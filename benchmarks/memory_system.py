@@ -18,35 +18,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from memory_served import Served
 
 BATCH, SINGLES, K = 100, 100, 10
 EARLY = 60  # questions asked before `finish`
 SEARCH_SECONDS = 40.0  # of one view; a slow system answers fewer questions
 TENANTS = ("acme", "other")
-
-
-class Served:
-    """Vectors by text."""
-
-    def __init__(self, folder: Path) -> None:
-        facts = json.loads((folder / "texts.json").read_text(encoding="utf-8"))
-        self.texts: list[str] = facts["texts"]
-        self.queries: list[str] = facts["queries"]
-        self.vectors = np.asarray(np.load(folder / "vectors.npy", mmap_mode="r"))  # a memmap answers slowly
-        self.row = {text: at for at, text in enumerate([*self.texts, *self.queries])}
-        self.unknown = 0
-
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Return unit vectors; a text that is not in the table gets one of its own hash."""
-        rows = [self.row.get(text, -1) for text in texts]
-        self.unknown += rows.count(-1)
-        picked = self.vectors[[max(row, 0) for row in rows]]
-        made = np.array(picked, np.float32).reshape(len(rows), self.vectors.shape[1])
-        for at in (at for at, row in enumerate(rows) if row < 0):
-            made[at] = np.random.default_rng(abs(hash(texts[at])) % 2**32).normal(size=made.shape[1])
-            made[at] /= np.linalg.norm(made[at])
-        return made
 
 
 class System(ABC):
@@ -118,9 +95,10 @@ class Agentkd(System):
             )
             for text, content in made
         )  # fmt: skip
-        if any(answer.outcome != "stored" for answer in answers):
-            raise SystemExit(f"not stored: {next(a for a in answers if a.outcome != 'stored')}")
-        self._rows.update((answer.memory_id, row) for answer, row in zip(answers, rows, strict=True))
+        for answer, row in zip(answers, rows, strict=True):
+            if answer.outcome != "stored":
+                raise SystemExit(f"not stored: {answer}")
+            self._rows[answer.memory_id] = row
 
     def search(self, query: str, view: str) -> list[int]:
         """Return the numbers of the texts found."""

@@ -18,7 +18,6 @@ on from there. Figures of one suite alone go to `results/quality-<suite>.json`.
 from __future__ import annotations
 
 import argparse
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,12 +41,13 @@ from quality_cells import (
     success_on,
     write_cell,
 )
+from quality_fold import Fold
 
 from agentkd import Workspace
 from agentkd.cycle.evaluation import evaluate_stage
 from agentkd.cycle.stage import compile_stage, distill_stage, run_stage, train_stage
 from agentkd.protocols import Suite
-from agentkd.schema import ArmResult, Checkpoint, Evaluation, Task, content_id
+from agentkd.schema import ArmResult, Checkpoint, Evaluation, content_id
 
 SEEDS = (0, 1, 2)
 KEPT, ANCHOR_SLACK = 0.9, 0.01
@@ -93,48 +93,6 @@ PLANS = {
 SMALL = Plan(24, 16, {"train": {"epochs": 1}})
 
 
-class Fold:
-    """A suite whose training split is cut in two: tasks to learn from, and tasks to choose settings on."""
-
-    def __init__(self, suite: Suite, plan: Plan, seed: int) -> None:
-        self._suite, self.name = suite, suite.name
-        groups: dict[str, list[Task]] = {}
-        for task in suite.tasks("train"):
-            groups.setdefault(task.group or task.id, []).append(task)
-        order = sorted(groups)
-        random.Random(f"dev-{seed}").shuffle(order)
-        dev: list[Task] = []
-        rest: list[Task] = []
-        for name in order:
-            (dev if len(dev) < plan.n_eval and len(groups[name]) <= 3 else rest).extend(groups[name])
-        random.Random(seed).shuffle(rest)
-        held = [task.model_copy(update={"split": "holdout-dev"}) for task in dev]
-        self._splits = {"train": tuple(rest), "holdout-dev": tuple(held)}
-
-    def splits(self) -> Mapping[str, int]:
-        """Return the number of tasks per split."""
-        return {name: len(tasks) for name, tasks in self._splits.items()}
-
-    def tasks(self, split: str, n: int | None = None, seed: int = 0) -> Sequence[Task]:
-        """Return the first tasks of a split."""
-        return self._splits[split][:n]
-
-    def environment(self, task: Task) -> Any:
-        """Make the world of a task."""
-        return self._suite.environment(task)
-
-    def grade(self, trajectory: Any) -> Any:
-        """Judge a trajectory; what is held back here tells no answer either."""
-        outcome = self._suite.grade(trajectory)
-        if not trajectory.task.is_held_out:
-            return outcome
-        return outcome.model_copy(update={"expected": (), "expected_answer": ""})
-
-    def baselines(self, train: Sequence[Task], kit: Any) -> Sequence[Any]:
-        """Return nothing: settings are compared with each other."""
-        return ()
-
-
 @dataclass
 class Bench:
     """One (suite, seed): a workspace where every arm learns from the same runs and memories."""
@@ -170,7 +128,7 @@ class Bench:
     def tasks_from(self, workspace: Workspace) -> Suite:
         """Return the suite that is measured: the real one, or its training split cut in two."""
         suite = workspace.parts.suite(self.suite)
-        return Fold(suite, self.plan, self.seed) if self.is_dev else suite
+        return Fold(suite, self.plan.n_eval, self.seed) if self.is_dev else suite
 
     def learn(self) -> None:
         """Run the training tasks with the bare base and distil what the grader said."""

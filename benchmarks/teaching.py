@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import shutil
 import time
@@ -44,6 +43,7 @@ from agentkd.cycle.stage import compile_stage, run_stage, train_stage
 from agentkd.cycle.synthesis import synthesize_stage
 from agentkd.evaluate import find_leaks
 from agentkd.evaluate.statistics import paired_bootstrap
+from agentkd.files import write_whole
 from agentkd.models.scripted import ScriptedModel
 from agentkd.plugins import Component, NoSettings
 from agentkd.protocols import Kit, Suite
@@ -239,9 +239,7 @@ class Bench:
         cell.tasks = [result.task_id for result in final.results]
         cell.success = [float(result.success) for result in final.results]
         cell.cpu_seconds = time.process_time() + children_cpu_seconds() - used
-        aside = file.with_suffix(".partial")
-        aside.write_text(json.dumps(asdict(cell)), encoding="utf-8")
-        os.replace(aside, file)
+        write_whole(file, json.dumps(asdict(cell)))
         return cell
 
     def _round(self, workspace: agentkd.Workspace, cell: Cell, number: int, before: str) -> str:

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 
 import agentkd
+from agentkd import hookspecs
 from agentkd.errors import PluginError, StoreError
 from agentkd.hooks import blaming
 from agentkd.memory import IndexLock
 from agentkd.models.scripted import ScriptedModel
-from agentkd.schema import Reply, ToolCall, ToolSpec
+from agentkd.plugins import PluginHost
+from agentkd.schema import Reply, Task, ToolCall, ToolSpec
 from agentkd.testing import FakeSuite
 
 HOOKS = ("before_run", "rank_recalled", "after_step", "after_run", "after_correction")
@@ -136,6 +138,16 @@ def test_a_full_or_failing_disk_is_not_blamed_on_the_plugin_that_met_it(number: 
         raise OSError(number, os.strerror(number), "/data/x")
     with pytest.raises(PluginError, match="`mine` failed in index `i`"), blaming("mine", "index `i`"):
         raise PermissionError(errno.EACCES, "denied", "/data/x")
+
+    class Writing:
+        @agentkd.hookimpl
+        def rank_recalled(self, hits: Any) -> Any:
+            raise OSError(number, os.strerror(number), "/data/x")
+
+    host = PluginHost(auto=False)
+    host.add(Writing(), "mine")
+    with pytest.raises(StoreError, match=f"{said} while writing `/data/x`"):
+        host.hooks.ask(hookspecs.rank_recalled, task=Task(id="t", suite="s", prompt="p"), hits=[])
 
 
 def test_a_lock_that_cannot_be_written_says_so_and_is_given_back(

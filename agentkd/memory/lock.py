@@ -39,10 +39,9 @@ class IndexLock:
             os.close(self._file)
             raise _locked(path, owner) from error
         self.epoch = int(_read(self._file).get("epoch", 0)) + 1
+        since = datetime.now(UTC).isoformat()
         try:
-            _write(
-                self._file, {"pid": self._pid, "epoch": self.epoch, "since": datetime.now(UTC).isoformat()}
-            )
+            _write(self._file, {"pid": self._pid, "epoch": self.epoch, "since": since})
         except OSError as error:
             self.release()
             raise StoreError(

@@ -1,4 +1,4 @@
-"""Open an embedded index and search all of it, in a process of its own: damaged files can end a process.
+"""Open an embedded index and search each of its collections, in a process of its own: damage can end it.
 
     python -m agentkd.memory.probe FOLDER
 
@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
-from agentkd.errors import AgentkdError
-from agentkd.memory.lock import IndexLock
+from agentkd.memory.chroma import Chroma
+from agentkd.memory.index_chroma import ChromaSettings
 
 __all__ = ["main"]
 
@@ -23,29 +23,13 @@ _NEAREST = 10
 
 def main(arguments: Sequence[str]) -> int:
     """Search every collection of the index in a folder by one of its own vectors."""
-    folder = Path(arguments[0])
-    try:
-        lock = IndexLock(folder / ".lock")
-    except AgentkdError:
-        return 0
-    try:
-        with suppress(Exception):
-            _search(folder / "chroma")
-    finally:
-        lock.release()
+    with suppress(Exception), closing(Chroma(ChromaSettings(), Path(arguments[0]))) as chroma:
+        for name in chroma.names(""):
+            collection = chroma.collection(name)
+            found = collection.get(limit=1, include=["embeddings"])
+            if found["ids"]:
+                collection.query(query_embeddings=found["embeddings"], n_results=_NEAREST)
     return 0
-
-
-def _search(folder: Path) -> None:
-    import chromadb
-    from chromadb.config import Settings
-
-    client = chromadb.PersistentClient(str(folder), settings=Settings(anonymized_telemetry=False))
-    for one in client.list_collections():
-        collection = client.get_collection(one.name, embedding_function=None)
-        found = collection.get(limit=1, include=["embeddings"])
-        if found["ids"]:
-            collection.query(query_embeddings=found["embeddings"], n_results=_NEAREST)
 
 
 if __name__ == "__main__":

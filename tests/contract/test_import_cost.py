@@ -14,8 +14,6 @@ HEAVY = {
     "torch", "transformers", "peft", "chromadb", "litellm", "langgraph", "onnxruntime", "sqlalchemy",
     "llguidance", "gguf", "langchain", "tantivy",
 }  # fmt: skip
-STANDARD = "import asyncio, email.message, http.client, logging.config, unittest.mock, xml.dom.minidom"
-"""What a slow machine is known by: modules of the standard library alone."""
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
@@ -63,9 +61,6 @@ def cpu_seconds(*arguments: str) -> float:
 
 def test_help_takes_less_than_half_a_second_of_processor_time() -> None:
     tries: list[float] = []
-    others: list[float] = []
     while len(tries) < 5 and min(tries, default=1.0) >= 0.5:  # a busy machine adds to some tries, not to all
         tries.append(cpu_seconds("-m", "agentkd.cli", "--help"))
-        others.append(cpu_seconds("-c", STANDARD))
-    bar = max(0.5, 4 * min(others))  # on a machine where the standard library takes long, in its terms
-    assert min(tries) < bar, f"`agentkd --help` took {tries} CPU seconds, the standard library {others}"
+    assert min(tries) < 0.5, f"`agentkd --help` took these CPU seconds: {tries}"

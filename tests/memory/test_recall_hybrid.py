@@ -191,6 +191,7 @@ def test_statuses_that_follow_events_are_those_that_are_read_anew(store, lesson,
                 anew = Statuses(ledger)
                 assert followed.allowed(checkpoint, also, seq) == anew.allowed(checkpoint, also, seq)
                 assert followed.before(checkpoint, also, seq) == anew.before(checkpoint, also, seq)
+            assert followed.unheld(checkpoint, seq) == Statuses(ledger).unheld(checkpoint, seq)
 
 
 def test_fusion_keeps_both_orders_and_scales_them():
