@@ -11,13 +11,15 @@ import copy
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import pluggy
 
 from agentkd import hookspecs
 from agentkd.errors import AgentkdError, PluginError, of_the_disk
-from agentkd.schema import Hit, Task
+
+if TYPE_CHECKING:
+    from agentkd.schema import Hit, Task
 
 __all__ = ["HOOK_SECONDS", "Hooks", "blaming"]
 
@@ -179,6 +181,8 @@ def _fits(returns: str, answer: Any) -> bool:
     if returns == "Iterable[tuple[int, int, str]]":
         return all(_is_place(found) for found in answer)
     if returns == "Sequence[Hit] | None":
+        from agentkd.schema import Hit
+
         is_list = isinstance(answer, Sequence) and not isinstance(answer, str)
         return answer is None or (is_list and all(isinstance(hit, Hit) for hit in answer))
     return True

@@ -7,16 +7,18 @@ import importlib
 import importlib.metadata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import pluggy
 from pydantic import BaseModel, ValidationError
 
 from agentkd import hookspecs
-from agentkd.config import PluginSettings, Settings
 from agentkd.errors import ConfigError, PluginError
 from agentkd.hooks import HOOK_SECONDS, Hooks, blaming
-from agentkd.schema import Value
+from agentkd.schema.base import Value
+
+if TYPE_CHECKING:
+    from agentkd.config import PluginSettings, Settings
 
 __all__ = [
     "KINDS",

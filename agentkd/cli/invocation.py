@@ -84,11 +84,11 @@ class Invocation:
         """
         if with_builtins:
             return self._open_host()[1]
-        from agentkd.config import load_settings
+        from agentkd.config import load_plugin_settings
         from agentkd.plugins import PluginHost
 
-        plugins = load_settings(self.root, assignments=self.assignments).plugins
-        return PluginHost.chosen(plugins, block=("builtins",))
+        chosen = load_plugin_settings(self.root, assignments=self.assignments)
+        return PluginHost.chosen(chosen, block=("builtins",))
 
     def progress(self) -> Progress:
         """Return progress on stderr, or silence after `--quiet`."""

@@ -1,4 +1,4 @@
-"""The tables `[agent]` and `[plugins]`: the loop, what it may do, and whose programs are loaded."""
+"""The table `[agent]`: the loop and what it may do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import Field
 
 from agentkd.schema import Value
 
-__all__ = ["AgentSettings", "PluginSettings", "WhenTainted"]
+__all__ = ["AgentSettings", "WhenTainted"]
 
 WhenTainted = Literal["ask", "refuse", "allow"]
 
@@ -41,20 +41,3 @@ class AgentSettings(Value):
     """What becomes of a call with side effects once the conversation holds untrusted output of a tool or an
     untrusted memory: `ask` lets it wait for a person, `refuse` tells the model that it was not run, `allow`
     runs it. Where nobody can be asked (a suite), `ask` is `refuse`."""
-
-
-class PluginSettings(Value):
-    """`[plugins]`: what is loaded."""
-
-    auto: bool = True
-    """Whether all installed plugins are loaded; else those of `allow` and `modules` alone, and no other one
-    is imported (`agentkd plugins installed` shows them without importing any)."""
-    allow: tuple[str, ...] = ()
-    """Installed plugins to load without `auto`: `name`, or `name==version` to hold it to a version."""
-    modules: tuple[str, ...] = ()
-    """Plugins to load by module name."""
-    block: tuple[str, ...] = ()
-    """Plugins that are not loaded."""
-    hook_seconds: float = Field(default=300.0, ge=0.0)
-    """How long a hook may take before the command ends with the plugin's name; 0 sets no limit and calls
-    hooks in the thread of their caller."""

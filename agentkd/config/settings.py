@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from agentkd.config.agent import AgentSettings, PluginSettings
+from agentkd.config.agent import AgentSettings
 from agentkd.config.cycle import CycleSettings, PlaceSettings
+from agentkd.config.plugins import PluginSettings
 from agentkd.config.synthesize import SynthesizeSettings
 from agentkd.config.taken_back import RetireSettings, RevokeSettings
 from agentkd.config.trust import TrustSettings
