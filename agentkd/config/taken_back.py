@@ -21,6 +21,9 @@ class RetireSettings(Value):
     """Share of its probes that the student must do with the memory withheld."""
     max_lost: float = Field(default=0.0, ge=0.0, le=1.0)
     """Largest share of its probes that the student does with its memories and not without."""
+    alpha: float = Field(default=0.05, ge=0.0, le=1.0)
+    """Level at which memories that failed are held to harm the student together, and leave as a whole; 0 does
+    not look."""
 
 
 class RevokeSettings(Value):

@@ -6,6 +6,7 @@ Replays are kept under a split of their own that counts as held out, so that not
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from agentkd.cycle.parts import Parts
@@ -13,13 +14,54 @@ from agentkd.cycle.stage import run_stage
 from agentkd.protocols import Recaller, Suite
 from agentkd.schema import Hit, Memory, Outcome, Scope, Task, Trajectory, content_id
 
-__all__ = ["PROBE_SPLIT", "TaskKey", "Withholding", "key_of", "probes_of", "replay", "replayed"]
+__all__ = [
+    "PROBE_SPLIT",
+    "AsServed",
+    "TaskKey",
+    "Withheld",
+    "Withholding",
+    "key_of",
+    "probes_of",
+    "replay",
+    "replayed",
+]
 
 PROBE_SPLIT = "test-probe"
 """Split of replayed tasks: by its name nothing is learnt from it."""
 
 TaskKey = tuple[str, str]
 """Suite and id of a task."""
+
+
+@dataclass(frozen=True)
+class AsServed:
+    """What of a request's memories a student that serves does not see, where the request counts as new."""
+
+    retired: Collection[str]
+    """Memories that left its context: their places stay empty."""
+    own: Mapping[str, Collection[str]]
+    """Trajectories of each request, by its text: memories that rest on them would give the answer away."""
+
+    def kept(self, state: str, hits: Sequence[Hit]) -> list[Hit]:
+        """Return what is shown of the hits for a state, which begins with its request."""
+        own: set[str] = set()
+        for prompt, ids in self.own.items():
+            if state == prompt or state.startswith(f"{prompt}\n"):
+                own |= set(ids)
+        retired = set(self.retired)
+        return [
+            hit
+            for hit in hits
+            if hit.memory.id not in retired and own.isdisjoint(hit.memory.evidence.trajectories)
+        ]
+
+    def named(self) -> list[object]:
+        """Return what tells it from others, as values."""
+        return ["as served", sorted(self.retired), {prompt: sorted(ids) for prompt, ids in self.own.items()}]
+
+
+Withheld = Collection[str] | AsServed | None
+"""Memories whose places the next best take, what is not shown where a student serves, or all of them."""
 
 _LOOKED_AT = 4  # trajectories per wanted probe: several may be of one task
 
@@ -60,7 +102,7 @@ def replay(
     tasks: Iterable[Task],
     model: str,
     *,
-    withheld: Collection[str] | None = None,
+    withheld: Withheld = None,
     occasion: str = "",
     label: str = "probe",
 ) -> dict[TaskKey, Trajectory]:
@@ -70,7 +112,8 @@ def replay(
         parts: The workspace.
         tasks: The probes; each is run once.
         model: `base` or `agentkd/<checkpoint>`.
-        withheld: Memories that are not recalled; None recalls nothing at all.
+        withheld: Memories that are not recalled, the next best in their places, or what is not shown as the
+            student serves; None recalls nothing at all.
         occasion: What the recall rests on besides, such as the key of a phase.
         label: What progress calls it.
 
@@ -96,7 +139,7 @@ def replayed(
     tasks: Iterable[Task],
     model: str,
     *,
-    withheld: Collection[str] | None = None,
+    withheld: Withheld = None,
     occasion: str = "",
 ) -> dict[TaskKey, Trajectory]:
     """Return what `replay` has stored under these conditions; runs nothing."""
@@ -117,13 +160,12 @@ def _by_suite(tasks: Iterable[Task]) -> list[tuple[str, list[Task]]]:
     return [(suite, [group[id_] for id_ in sorted(group)]) for suite, group in sorted(groups.items())]
 
 
-def _run_id(
-    parts: Parts, probes: Sequence[Task], model: str, withheld: Collection[str] | None, occasion: str
-) -> str:
+def _run_id(parts: Parts, probes: Sequence[Task], model: str, withheld: Withheld, occasion: str) -> str:
     """Return the id of a replay: the same probes under the same conditions are one run."""
     settings = parts.settings
     called = settings.models.model_dump(include={"max_new_tokens", "temperature", "dtype"})
-    recall = "no memory" if withheld is None else (sorted(withheld), occasion)
+    named = withheld.named() if isinstance(withheld, AsServed) else withheld and sorted(withheld)
+    recall = "no memory" if withheld is None else (named or [], occasion)
     return content_id(
         "run", "probe", probes, model, parts.student_files.base_id, settings.agent, called, recall
     )
@@ -132,17 +174,19 @@ def _run_id(
 class Withholding:
     """Recalls as the memories do, without some of them."""
 
-    def __init__(self, recaller: Recaller, withheld: Iterable[str]) -> None:
+    def __init__(self, recaller: Recaller, withheld: Iterable[str] | AsServed) -> None:
         self._recaller = recaller
-        self._withheld = frozenset(withheld)
+        self._served = withheld if isinstance(withheld, AsServed) else None
+        self._withheld = frozenset() if isinstance(withheld, AsServed) else frozenset(withheld)
 
     def recall(
         self, state: str, k: int | None = None, *, scope: Scope | None = None, checkpoint: str = "base",
         exclude: Iterable[str] = (),
     ) -> list[Hit]:  # fmt: skip
-        """Return the hits for a state; the places of withheld memories are taken by the next best."""
+        """Return the hits for a state; the next best take the places of the withheld, unless as served."""
         out = self._withheld | set(exclude)
-        return self._recaller.recall(state, k, scope=scope, checkpoint=checkpoint, exclude=out)
+        hits = self._recaller.recall(state, k, scope=scope, checkpoint=checkpoint, exclude=out)
+        return hits if self._served is None else self._served.kept(state, hits)
 
     def render(self, hits: Sequence[Hit]) -> str:
         """Return the hits as notes."""

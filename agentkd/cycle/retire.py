@@ -2,7 +2,8 @@
 
 All memories that a student holds are withheld at one time, so that each request is replayed once however
 many memories it speaks for, and no near copy of a memory answers in its place. A request that fails is
-replayed once more with everything recalled: what is done then and not without is lost.
+replayed once more with everything recalled: what is done then and not without is lost. What would stay is
+looked at as a whole at last: memories that credibly harm the student beside its weights leave as well.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from agentkd import hookspecs
 from agentkd.config import RetireSettings
+from agentkd.cycle.leftover import Together, together
 from agentkd.cycle.parts import Parts
 from agentkd.cycle.placed import measured_places
 from agentkd.cycle.probe import TaskKey, key_of, probes_of, replay
@@ -35,6 +37,8 @@ class Certificate(Value):
     """Those of them that the student does without it."""
     lost: int = 0
     """Those that it does with its memories only; looked at where `done` alone would pass."""
+    as_whole: bool = False
+    """Whether it failed, and leaves because what stayed was credibly harmful as a whole."""
     reason: str = ""
     """Why, in words."""
 
@@ -49,7 +53,7 @@ def retire_phase(
     if not verdict.promote:
         return StageResult("nothing was promoted", {"compiled": 0, "retired": 0})
     memories = held_memories(parts, candidate)
-    found, usage = certificates(parts, key, candidate, memories)
+    found, usage, left = certificates(parts, key, candidate, memories)
     with parts.ledger.transaction():
         for certificate in found:
             parts.ledger.memories.set_status(
@@ -60,7 +64,7 @@ def retire_phase(
                 details={"certificate": certificate.model_dump(mode="json")},
             )
     parts.memory.sync()
-    return _result(parts, candidate, found, evaluations, usage)
+    return _result(parts, candidate, found, evaluations, usage, left)
 
 
 def held_memories(parts: Parts, checkpoint: str) -> list[Memory]:
@@ -82,10 +86,10 @@ def held_memories(parts: Parts, checkpoint: str) -> list[Memory]:
 
 def certificates(
     parts: Parts, key: str, candidate: str, memories: Sequence[Memory]
-) -> tuple[list[Certificate], Usage]:
+) -> tuple[list[Certificate], Usage, Together]:
     """Replay the probes of memories on a student that holds them, and judge each memory by its own.
 
-    Returns one certificate per memory, and what the replays cost.
+    Returns one certificate per memory, what the replays cost, and what those that stay do together.
 
     Args:
         parts: The workspace.
@@ -107,7 +111,25 @@ def certificates(
     found = [_judged(memory.id, probes.get(memory.id), without, with_, settings) for memory in memories]
     usage = sum((t.usage for t in (*without.values(), *with_.values())), Usage(usd=0.0))
     decided = [_vetoed(parts, candidate, memory, each) for memory, each in zip(memories, found, strict=True)]
-    return decided, usage
+    failed = {each.memory_id for each in found if not each.is_retired} & {memory.id for memory in may_leave}
+    if not (failed and settings.probes and settings.alpha):
+        return decided, usage, Together()
+    leave = {each.memory_id for each in decided if each.is_retired}
+    left, more = together(parts, key, candidate, list(everything.values()), stay=failed, leave=leave)
+    if left.is_harmful:
+        pairs = zip(memories, decided, strict=True)
+        decided = [
+            _vetoed(parts, candidate, memory, _following(each, left)) if memory.id in failed else each
+            for memory, each in pairs
+        ]
+    return decided, usage + more, left
+
+
+def _following(found: Certificate, left: Together) -> Certificate:
+    """Let a memory that failed its certificate leave with the others that did."""
+    counts = f"{left.done_with} of {left.n} requests done with it, {left.done_without} without"
+    reason = f"{found.reason}; what stays harms: {counts} (p {left.p_value:.2g})"
+    return found.model_copy(update={"is_retired": True, "as_whole": True, "reason": reason})
 
 
 def _doubtful(
@@ -160,6 +182,7 @@ def _result(
     found: Sequence[Certificate],
     evaluations: Sequence[Evaluation],
     usage: Usage,
+    left: Together,
 ) -> StageResult:
     before, after = _note_tokens(parts, evaluations[0], candidate)
     counts = Counter("retired" if each.is_retired else "compiled" for each in found)
@@ -172,6 +195,8 @@ def _result(
             "retired": counts["retired"],
             "without_probes": sum(not each.n for each in found),
             "failed": sum(bool(each.n) and not each.is_retired for each in found),
+            "as_whole": sum(each.as_whole and each.is_retired for each in found),
+            "together": left.model_dump(mode="json"),
             "tokens_before": before,
             "tokens_after": after,
             "tokens_saved": saved,

@@ -29,7 +29,9 @@ COLOURS = ("red", "blue", "green", "black", "white", "amber", "pink", "grey", "g
 class Desk(FakeSuite):
     """Asks for forms; which of them the student gets right is a rule of the number of the request."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, notes_harm: bool = False) -> None:
+        self.notes_harm = notes_harm
+
         def requests(verb: str, n: int) -> list[tuple[str, ToolCall]]:
             return [
                 (f"{verb} the {COLOURS[i]} form", ToolCall(name="stamp", arguments={"form": COLOURS[i]}))
@@ -47,6 +49,8 @@ class Desk(FakeSuite):
     def _is_done(self, trajectory: Trajectory) -> bool:
         if trajectory.task.id.startswith("holdout"):
             return True
+        if self.notes_harm and trajectory.recalled:
+            return False
         rule = number_of(trajectory.task) % 4
         return rule != NEVER and (rule != WITH_MEMORY or bool(trajectory.recalled))
 
@@ -58,12 +62,14 @@ def number_of(task: Task) -> int:
 class Plugin:
     """Offers the desk, and keeps one memory in the context whatever its probes say."""
 
-    def __init__(self, kept: str = "") -> None:
+    def __init__(self, kept: str = "", *, notes_harm: bool = False) -> None:
         self.kept = kept
+        self.notes_harm = notes_harm
 
     @agentkd.hookimpl
     def components(self) -> Iterator[Any]:
-        yield agentkd.Component("suite", "desk", "Forms to stamp.", lambda settings, kit: Desk(), NoSettings)
+        desk = Desk(notes_harm=self.notes_harm)
+        yield agentkd.Component("suite", "desk", "Forms to stamp.", lambda settings, kit: desk, NoSettings)
 
     @agentkd.hookimpl
     def retire_memory(self, memory: Any) -> bool | None:

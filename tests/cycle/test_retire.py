@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import time
+from pathlib import Path
 
 import agentkd
-from agentkd.cycle.probe import PROBE_SPLIT
+from agentkd.cycle.probe import PROBE_SPLIT, AsServed
 from agentkd.cycle.retire import retire_phase
 from agentkd.schema import Scope
 
-from .desk import COLOURS, N_TRAIN, NEVER, WITH_MEMORY
+from .desk import COLOURS, N_TRAIN, NEVER, SETTINGS, WITH_MEMORY, Plugin
 
 SCOPE = Scope(app="desk")
 
@@ -87,3 +89,53 @@ def test_a_memory_without_requests_stays_and_nothing_is_run_twice(desk: agentkd.
     none = retire_phase(parts, "other", report.checkpoint, report.verdict, report.evaluations)
     assert none.output["retired"] == 0
     assert none.output["without_probes"] == N_TRAIN
+
+
+def test_notes_that_harm_beside_the_weights_leave_as_a_whole_and_only_then(
+    desk_done: Path, tmp_path: Path
+) -> None:
+    """Each failed memory may be needed; what they do together to new requests is measured on its own."""
+    for kept in ("", "blue"):
+        folder = Path(shutil.copytree(desk_done, tmp_path / f"desk{kept}"))
+        plugin = Plugin(kept=kept, notes_harm=True)
+        with agentkd.Workspace(folder, settings=SETTINGS, plugins=[plugin]) as workspace:
+            report = workspace.report()
+            assert report.verdict is not None
+            parts, name = workspace.parts, report.checkpoint
+            found = retire_phase(parts, "harm", name, report.verdict, report.evaluations).output
+            left = found["together"]
+            assert left["is_harmful"]
+            assert left["done_with"] == left["wins"] == 0
+            assert left["losses"] == left["done_without"] >= 6
+            failed = {c["memory_id"] for c in found["certificates"] if 2 * c["done"] < c["n"]}
+            stays = {c["memory_id"] for c in found["certificates"] if not c["is_retired"]}
+            by_words = {m.id: m.when_to_use for m in workspace.ledger.memories.get_many(failed)}
+            assert len(failed) == N_TRAIN // 2
+            assert [by_words[id_] for id_ in stays] == ([f"Stamp the {kept} form"] if kept else [])
+            assert found["as_whole"] == len(failed) - len(stays)
+            assert "what stays harms" in workspace.ledger.memories.events(memory_id=min(failed))[-1].reason
+            without = workspace.settings.retire.model_copy(update={"alpha": 0.0})
+            parts.settings = parts.settings.model_copy(update={"retire": without})
+            off = retire_phase(parts, "harm", name, report.verdict, report.evaluations).output
+            assert off["as_whole"] == off["together"]["n"] == 0
+            assert off["failed"] == len(failed)
+
+
+def test_what_stays_is_looked_at_as_new_requests_would_meet_it(desk: agentkd.Workspace) -> None:
+    output = desk.report().phases[-1].output
+    left = output["together"]
+    assert left["n"] > 0
+    assert (left["wins"], left["losses"]) == (N_TRAIN // 4, 0)  # some are done with notes only, none without
+    assert not left["is_harmful"]
+    assert output["as_whole"] == 0
+
+
+def test_a_request_taken_for_a_new_one_is_not_shown_what_rests_on_it(desk: agentkd.Workspace) -> None:
+    request = "Stamp the red form"
+    mine = [t.id for t in desk.trajectories() if t.task.prompt == request]
+    hits = desk.memory.recall(request, 4, scope=SCOPE)
+    assert hits[0].memory.when_to_use == request
+    served = AsServed(retired={hits[1].memory.id}, own={request: frozenset(mine)})
+    assert served.kept(request, hits) == hits[2:]
+    assert served.kept(f"{request}\nstamp(form=red) -> done", hits) == hits[2:]  # before a later turn
+    assert served.kept("Stamp the red forms", hits) == [hits[0], *hits[2:]]

@@ -1,0 +1,111 @@
+"""What the memories that failed their certificates do together, where they stand beside the student.
+
+Each certificate asks whether the student still needs one memory for the requests of that memory. It cannot
+see that notes beside weights turn a student away from what it learnt: students are trained without them. So
+the requests are asked once more as new ones, with those notes and without; notes that harm leave as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from agentkd.cycle.parts import Parts
+from agentkd.cycle.probe import PROBE_SPLIT, AsServed, TaskKey, key_of, replay
+from agentkd.evaluate.statistics import mcnemar_p
+from agentkd.schema import Task, Trajectory, Usage, Value
+
+__all__ = ["Together", "together"]
+
+
+class Together(Value):
+    """Requests answered with the memories that would stay and without them, pair by pair."""
+
+    n: int = 0
+    """Requests that would show one of them, though none that rests on the request itself."""
+    done_with: int = 0
+    """Those that the student does with them."""
+    done_without: int = 0
+    """Those that it does without them."""
+    wins: int = 0
+    """Done with them only."""
+    losses: int = 0
+    """Done without them only."""
+    p_value: float = 1.0
+    """Two-sided, of the exact McNemar test."""
+    is_harmful: bool = False
+    """Whether the student is credibly worse with them."""
+
+
+def together(
+    parts: Parts,
+    key: str,
+    candidate: str,
+    tasks: Sequence[Task],
+    *,
+    stay: Collection[str],
+    leave: Collection[str],
+) -> tuple[Together, Usage]:
+    """Measure on a student's requests what the memories that would stay do to it.
+
+    A request is asked as a new one is: memories that rest on it are not shown, and the places of memories
+    that leave stay empty. Returns the figures, and what the replays cost.
+
+    Args:
+        parts: The workspace.
+        key: Of the phase: what was replayed under it is not run again.
+        candidate: The student.
+        tasks: The requests, out of the training side.
+        stay: Memories that would stay in its context.
+        leave: Memories that leave it in any case.
+    """
+    own = _resting_on(parts, tasks)
+    shown, alone = AsServed(leave, own), AsServed({*leave, *stay}, own)
+    touched = _touched(parts, candidate, tasks, shown, set(stay))
+    sides: list[dict[TaskKey, Trajectory]] = [
+        replay(parts, touched, f"agentkd/{candidate}", withheld=side, occasion=key, label=label)
+        for side, label in ((shown, "probe as served"), (alone, "probe without what stays"))
+    ]
+    with_, without = ([side[key_of(task)].success is True for task in touched] for side in sides)
+    pairs = list(zip(with_, without, strict=True))
+    wins, losses = pairs.count((True, False)), pairs.count((False, True))
+    p_value = mcnemar_p(wins, losses)
+    found = Together(
+        n=len(pairs),
+        done_with=sum(with_),
+        done_without=sum(without),
+        wins=wins,
+        losses=losses,
+        p_value=p_value,
+        is_harmful=losses > wins and p_value < parts.settings.retire.alpha,
+    )
+    usage = sum((t.usage for side in sides for t in side.values()), Usage(usd=0.0))
+    return found, usage
+
+
+def _resting_on(parts: Parts, tasks: Sequence[Task]) -> dict[str, frozenset[str]]:
+    """Return the trajectories of each request, by its text."""
+    prompts = {key_of(task): task.prompt for task in tasks}
+    found: dict[str, set[str]] = {prompt: set() for prompt in prompts.values()}
+    for suite in sorted({task.suite for task in tasks}):
+        for _, task_id, trajectory_id, split in parts.ledger.trajectories.keys(suite):
+            if split != PROBE_SPLIT and (prompt := prompts.get((suite, task_id))) is not None:
+                found[prompt].add(trajectory_id)
+    return {prompt: frozenset(ids) for prompt, ids in found.items()}
+
+
+def _touched(
+    parts: Parts, candidate: str, tasks: Sequence[Task], shown: AsServed, stay: Collection[str]
+) -> list[Task]:
+    """Return the requests whose prompts would show a memory that stays: others are answered alike."""
+    by_suite: Mapping[str, list[Task]] = {task.suite: [] for task in tasks}
+    for task in tasks:
+        by_suite[task.suite].append(task)
+    found = []
+    for suite, group in sorted(by_suite.items()):
+        scope = parts.settings.memory.scope.model_copy(update={"app": suite})
+        prompts = [task.prompt for task in group]
+        every = parts.memory.recall_many(prompts, scope=scope, checkpoint=candidate)
+        for task, hits in zip(group, every, strict=True):
+            if any(hit.memory.id in stay for hit in shown.kept(task.prompt, hits)):
+                found.append(task)
+    return found
