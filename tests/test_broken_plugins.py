@@ -31,6 +31,7 @@ SETTINGS: dict[str, Any] = {
     "cycle": {"suite": "lamps"},
     "plugins": {"auto": False, "hook_seconds": 15.0},
 }
+HANGS = {**SETTINGS, "plugins": {"auto": False, "hook_seconds": 2.0}}
 TOOL = ToolSpec(name="lamp", parameters={"type": "object", "properties": {"colour": {"type": "string"}}})
 
 
@@ -53,9 +54,9 @@ def clerk(messages: Any, tools: Any) -> Reply:
     return Reply(tool_calls=(ToolCall(name="lamp", arguments={"colour": colour}),))
 
 
-def work(root: Path, *plugins: object) -> dict[str, int]:
+def work(root: Path, *plugins: object, settings: dict[str, Any] = SETTINGS) -> dict[str, int]:
     """Run, correct, distil and run with what was learnt; return what the ledger holds."""
-    with agentkd.Workspace(root, settings=SETTINGS, plugins=[Lamps(), *plugins]) as shop:
+    with agentkd.Workspace(root, settings=settings, plugins=[Lamps(), *plugins]) as shop:
         if not shop.ledger.memories.list():  # what is done is not done again
             shop.run()
             wrong = next(t for t in shop.trajectories() if not t.success)
@@ -112,7 +113,7 @@ def test_a_broken_plugin_is_named_and_leaves_the_facts_alone(
             assert work(tmp_path / "shop", plugin) == undisturbed
             return
         with pytest.raises(PluginError, match="plugin `Faulty`") as caught:
-            work(tmp_path / "shop", plugin)
+            work(tmp_path / "shop", plugin, settings=HANGS if fault == "hangs" else SETTINGS)
         assert f"`{hook}`" in str(caught.value)
     finally:
         gate.set()

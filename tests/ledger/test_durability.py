@@ -211,11 +211,12 @@ def test_a_small_real_disk_that_fills_up_keeps_whole_facts(tmp_path: Path, make:
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_locked_ledger_names_itself(path: Path, database: Database, ledger: Ledger, make: Make) -> None:
+def test_a_locked_ledger_names_itself(
+    path: Path, database: Database, ledger: Ledger, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentkd.ledger.database.BUSY_SECONDS", 0.5)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    listen(database, "PRAGMA busy_timeout = 50")
-    database.close()
     with pytest.raises(LockedError, match=r"`.*ledger\.db` is in use by another process"):
         ledger.trajectories.finish(make.trajectory(1))
     assert ledger.trajectories.list() == [], "readers are not held up"
