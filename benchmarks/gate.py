@@ -5,11 +5,12 @@
     python benchmarks/gate.py --minutes 30 # stops making candidates after so long; goes on next time
     python benchmarks/gate.py --publish    # publishes the candidates that are there
     python benchmarks/gate.py --rejudge    # asks the gate again about those that are there
+    python benchmarks/gate.py --share 1/2  # makes every second one: the other half goes on another machine
 
 Every candidate is SmolLM2-135M-Instruct, really trained on rows of four tools of `bfcl-live`'s training
 split, measured on other requests of that split (never the suite's holdout), and judged by the judge of a
-cycle as a first look while the base serves. Candidates lie in `.work/gate`; what is there is not made again,
-nor what the published file holds under the same settings: sixty candidates may take several machines.
+cycle as a first look while the base serves. Candidates lie in `.work/gate`, what the gate found of each in
+`results/cells/gate` as soon as it is known: what is there is not made again under the same settings.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -40,7 +42,7 @@ from gate_trials import (
     patient_share,
     promoted_share,
 )
-from measure import RESULTS, Row, at_least, at_most, publish
+from measure import Row, at_least, at_most, kept, publish
 
 from agentkd.config import GateSettings
 from agentkd.cycle import judge
@@ -55,7 +57,7 @@ SMALL_BAD["poisoned arguments"] = 2
 
 @dataclass(frozen=True)
 class Finding:
-    """What became of one candidate; the published file holds it, so that another machine can go on."""
+    """What became of one candidate; kept with the results, so that another machine can go on."""
 
     key: str
     """Hash of the settings that it was made and judged under."""
@@ -96,34 +98,41 @@ def judged(candidate: Candidate, cell: dict[str, Any], again: bool = False) -> F
     return Finding(judge_key(), verdict.promote, verdict.flags, numbers, success, cell["cpu"])
 
 
-def published(name: str) -> Judged:
-    """Return the findings of earlier runs under the same settings."""
-    file = RESULTS / f"{name}.json"
-    kept = json.loads(file.read_text(encoding="utf-8")).get("findings", {}) if file.is_file() else {}
-    found = {}
-    for candidate in all_candidates():
-        facts = kept.get(candidate.name, {})
-        if facts.get("key") == judge_key():
-            found[candidate] = Finding(**{**facts, "flags": tuple(facts["flags"])})
-    return found
+def finding_of(candidate: Candidate, home: Path) -> Finding | None:
+    """Return what was found of a candidate under the same settings, on this machine or on another."""
+    file = home / f"{candidate.name}.json"
+    facts = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if facts.get("key") != judge_key():
+        return None
+    return Finding(**{**facts, "flags": tuple(facts["flags"])})
+
+
+def keep(candidate: Candidate, finding: Finding, home: Path) -> None:
+    """Write a finding beside the results, whole or not at all."""
+    file = home / f"{candidate.name}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_suffix(".tmp")
+    aside.write_text(json.dumps(asdict(finding), indent=1) + "\n", encoding="utf-8")
+    os.replace(aside, file)
 
 
 def candidates_judged(
-    wanted: Sequence[Candidate], known: Judged, until: float, makes: bool, again: bool
+    wanted: Sequence[Candidate], home: Path, until: float, makes: bool, again: bool
 ) -> Judged:
     """Make and judge candidates until a moment; what is finished is only read."""
     found: Judged = {}
     there = [c for c in wanted if (FOLDER / "cells" / f"{c.name}.json").is_file()]
-    clean, card = learn() if makes or there else ([], None)
     for candidate in wanted:
-        if candidate in known and candidate not in there:
-            found[candidate] = known[candidate]
+        known = finding_of(candidate, home)
+        if known is not None and not (again and candidate in there):
+            found[candidate] = known
             continue
         if candidate not in there and (not makes or time.monotonic() > until):
             continue
-        assert card is not None
         began = time.process_time()
+        clean, card = learn()
         finding = judged(candidate, made(candidate, clean, card), again)
+        keep(candidate, finding, home)
         found[candidate] = finding
         print(
             f"{candidate.name}: {'promoted' if finding.promote else 'refused'} {', '.join(finding.flags)} "
@@ -262,7 +271,6 @@ def facts(found: Judged) -> dict[str, Any]:
         "settings": SETTINGS,
         "flags_by_kind": flags,
         "success": success,
-        "findings": {candidate.name: asdict(finding) for candidate, finding in found.items()},
     }
 
 
@@ -273,12 +281,17 @@ def main() -> int:
     parser.add_argument("--publish", action="store_true")
     parser.add_argument("--rejudge", action="store_true")
     parser.add_argument("--minutes", type=float, default=600.0)
+    parser.add_argument("--share", default="1/1", metavar="K/N")
     options = parser.parse_args()
     n_good, bad = (SMALL_GOOD, SMALL_BAD) if options.small else (N_GOOD, BAD)
     until = time.monotonic() + 60 * options.minutes
     name = "gate-small" if options.small else "gate"
-    makes = not options.publish
-    found = candidates_judged(all_candidates(n_good, bad), published(name), until, makes, options.rejudge)
+    wanted, makes = all_candidates(n_good, bad), not options.publish
+    share, n_shares = (int(part) for part in options.share.split("/"))
+    home = FOLDER / "findings" if options.small else kept("gate")  # a small run measures by itself
+    found = candidates_judged(wanted[share - 1 :: n_shares], home, until, makes, options.rejudge)
+    if n_shares > 1:
+        return 0  # what is there of all shares is published without one
     rows = [
         *rows_of_candidates(found, n_good, bad),
         *rows_of_power(found),
