@@ -87,6 +87,10 @@ class Done:
         return self.err.removeprefix("error: ").strip()
 
 
+Starved = Callable[[str, int], Done]
+Once = Callable[[str, Callable[[Path], object]], Path]
+
+
 def agentkd(folder: Path, *arguments: str, **environment: str) -> Done:
     """Run the command line in a process of its own."""
     return agentkd_by([sys.executable, "-m", "agentkd.cli"], folder, *arguments, **environment)
@@ -106,9 +110,12 @@ def counts(folder: Path) -> dict[str, int]:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def world(built_once: Once) -> Path:
     """Return a folder with a tiny student and twenty tasks."""
-    folder = tmp_path_factory.mktemp("world")
+    return built_once("bad-input-world", _make_world)
+
+
+def _make_world(folder: Path) -> None:
     tiny_student(folder / "student")
     rows = [
         {
@@ -122,19 +129,21 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for colour in COLOURS
     ]
     (folder / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return folder
 
 
 @pytest.fixture(scope="module")
-def finished(world: Path) -> Path:
+def finished(world: Path, built_once: Once, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a workspace that was run, distilled, compiled and trained; for reading only."""
-    folder = world / "finished"
-    folder.mkdir()
-    (folder / "agentkd.toml").write_text(SETTINGS.format(world=world), encoding="utf-8")
-    for command in ("run", "distill", "compile", "train"):
-        done = agentkd(folder, command)
-        assert done.code == 0, done.err
-    return folder
+
+    def build(folder: Path) -> None:
+        (folder / "agentkd.toml").write_text(SETTINGS.format(world=world), encoding="utf-8")
+        for command in ("run", "distill", "compile", "train"):
+            done = agentkd(folder, command)
+            assert done.code == 0, done.err
+
+    return Path(
+        shutil.copytree(built_once("bad-input-finished", build), tmp_path_factory.mktemp("x") / "done")
+    )
 
 
 @pytest.fixture
@@ -276,7 +285,6 @@ LIMITED = (
     "import resource, sys\nfrom agentkd.cli import main\n"
     "resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0}))\nsys.exit(main(sys.argv[1:]))\n"
 )
-Starved = Callable[[str, int], Done]
 
 
 @pytest.fixture

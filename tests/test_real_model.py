@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,14 +28,18 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(
+    built_once: Callable[[str, Callable[[Path], object]], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """Return a workspace in which the base has answered eight requests; the wheels come by pip if need be."""
-    folder = tmp_path_factory.mktemp("real")
-    with agentkd.Workspace(folder, settings=SETTINGS) as workspace:
-        assert workspace.run().n == N_ROWS
-        workspace.distill()
-        assert workspace.compile().n_train == N_ROWS
-    return folder
+
+    def build(folder: Path) -> None:
+        with agentkd.Workspace(folder, settings=SETTINGS) as workspace:
+            assert workspace.run().n == N_ROWS
+            workspace.distill()
+            assert workspace.compile().n_train == N_ROWS
+
+    return Path(shutil.copytree(built_once("real-model", build), tmp_path_factory.mktemp("real") / "copy"))
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from agentkd.testing import tiny_student
 from .desk import SETTINGS as DESK
 from .desk import Plugin
 
+Once = Callable[[str, Callable[[Path], object]], Path]
 CITIES = ("Rome", "Oslo", "Lima", "Cairo", "Quito", "Delhi", "Paris", "Tunis", "Accra", "Hanoi")
 TOOLS = [
     {
@@ -95,11 +96,15 @@ path = "{tasks}"
 
 
 @pytest.fixture(scope="session")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> str:
+def settings(built_once: Once) -> str:
     """Return the text of an `agentkd.toml` over the small world."""
-    world = tmp_path_factory.mktemp("world")
-    write_tasks(world / "tasks.jsonl")
-    return SETTINGS.format(student=tiny_student(world / "student"), tasks=world / "tasks.jsonl")
+
+    def build(world: Path) -> None:
+        write_tasks(world / "tasks.jsonl")
+        tiny_student(world / "student")
+
+    world = built_once("cycle-world", build)
+    return SETTINGS.format(student=f"path:{world / 'student'}", tasks=world / "tasks.jsonl")
 
 
 @pytest.fixture
@@ -116,14 +121,15 @@ def new_workspace(tmp_path: Path, settings: str) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
-def calm(tmp_path_factory: pytest.TempPathFactory, settings: str) -> Path:
+def calm(built_once: Once, settings: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a workspace after one undisturbed cycle, for reading only: all tests share it."""
-    folder = tmp_path_factory.mktemp("calm") / "workspace"
-    folder.mkdir()
-    (folder / "agentkd.toml").write_text(settings, encoding="utf-8")
-    with agentkd.Workspace(folder) as workspace:
-        workspace.cycle()
-    return folder
+
+    def build(folder: Path) -> None:
+        (folder / "agentkd.toml").write_text(settings, encoding="utf-8")
+        with agentkd.Workspace(folder) as workspace:
+            workspace.cycle()
+
+    return Path(shutil.copytree(built_once("calm", build), tmp_path_factory.mktemp("calm") / "workspace"))
 
 
 @pytest.fixture
@@ -133,14 +139,15 @@ def cycled(calm: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def desk_done(tmp_path_factory: pytest.TempPathFactory, settings: str) -> Path:
+def desk_done(built_once: Once, settings: str) -> Path:
     """Return a workspace whose first cycle promoted a student, for reading only; see `desk.py`."""
-    folder = tmp_path_factory.mktemp("desk") / "workspace"
-    folder.mkdir()
-    (folder / "agentkd.toml").write_text(settings, encoding="utf-8")
-    with agentkd.Workspace(folder, settings=DESK, plugins=[Plugin(kept="grey")]) as workspace:
-        workspace.cycle()
-    return folder
+
+    def build(folder: Path) -> None:
+        (folder / "agentkd.toml").write_text(settings, encoding="utf-8")
+        with agentkd.Workspace(folder, settings=DESK, plugins=[Plugin(kept="grey")]) as workspace:
+            workspace.cycle()
+
+    return built_once("desk", build)
 
 
 @pytest.fixture
