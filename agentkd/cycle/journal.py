@@ -145,7 +145,10 @@ def journalled(
             "cpu_seconds": _cpu_seconds() - cpu,
         }
     )
-    parts.ledger.cycles.phase_done(report, plan.cycle_id)
+    with parts.ledger.transaction():
+        if result.settle is not None:
+            result.settle()
+        parts.ledger.cycles.phase_done(report, plan.cycle_id)
     parts.ceiling.done()
     parts.progress.say(f"{name}: {result.summary} [{report.seconds:.0f} s, {report.cpu_seconds:.0f} CPU-s]")
     parts.hooks.ask(hookspecs.after_phase, report=report)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from agentkd.cycle.parts import Parts
-from agentkd.cycle.probe import PROBE_SPLIT, AsServed, TaskKey, key_of, replay
+from agentkd.cycle.probe import AsServed, Serving, TaskKey, key_of, replay
 from agentkd.evaluate.statistics import mcnemar_p
 from agentkd.schema import Task, Trajectory, Usage, Value
 
@@ -44,6 +44,7 @@ def together(
     *,
     stay: Collection[str],
     leave: Collection[str],
+    held: Collection[str],
 ) -> tuple[Together, Usage]:
     """Measure on a student's requests what the memories that would stay do to it.
 
@@ -57,9 +58,13 @@ def together(
         tasks: The requests, out of the training side.
         stay: Memories that would stay in its context.
         leave: Memories that leave it in any case.
+        held: All memories that are judged: their statuses so far do not count, so that a phase that was cut
+            off comes to the same end.
     """
+    statuses = parts.ledger.memories.status_for(candidate)
+    away = {id_ for id_, status in statuses.items() if status == "retired"} - set(held) | set(leave)
     own = _resting_on(parts, tasks)
-    shown, alone = AsServed(leave, own), AsServed({*leave, *stay}, own)
+    shown, alone = AsServed(away, own), AsServed({*away, *stay}, own)
     touched = _touched(parts, candidate, tasks, shown, set(stay))
     sides: list[dict[TaskKey, Trajectory]] = [
         replay(parts, touched, f"agentkd/{candidate}", withheld=side, occasion=key, label=label)
@@ -83,13 +88,19 @@ def together(
 
 
 def _resting_on(parts: Parts, tasks: Sequence[Task]) -> dict[str, frozenset[str]]:
-    """Return the trajectories of each request, by its text."""
+    """Return the memories that rest on each request, by its text."""
     prompts = {key_of(task): task.prompt for task in tasks}
+    asked = {
+        trajectory_id: prompts[suite, task_id]
+        for name in sorted({task.suite for task in tasks})
+        for suite, task_id, trajectory_id, _ in parts.ledger.trajectories.keys(name)
+        if (suite, task_id) in prompts
+    }
     found: dict[str, set[str]] = {prompt: set() for prompt in prompts.values()}
-    for suite in sorted({task.suite for task in tasks}):
-        for _, task_id, trajectory_id, split in parts.ledger.trajectories.keys(suite):
-            if split != PROBE_SPLIT and (prompt := prompts.get((suite, task_id))) is not None:
-                found[prompt].add(trajectory_id)
+    for memory in parts.ledger.memories.list():
+        for trajectory_id in memory.evidence.trajectories:
+            if trajectory_id in asked:
+                found[asked[trajectory_id]].add(memory.id)
     return {prompt: frozenset(ids) for prompt, ids in found.items()}
 
 
@@ -100,12 +111,10 @@ def _touched(
     by_suite: Mapping[str, list[Task]] = {task.suite: [] for task in tasks}
     for task in tasks:
         by_suite[task.suite].append(task)
-    found = []
+    found, serving = [], Serving(parts.memory, shown)
     for suite, group in sorted(by_suite.items()):
         scope = parts.settings.memory.scope.model_copy(update={"app": suite})
-        prompts = [task.prompt for task in group]
-        every = parts.memory.recall_many(prompts, scope=scope, checkpoint=candidate)
-        for task, hits in zip(group, every, strict=True):
-            if any(hit.memory.id in stay for hit in shown.kept(task.prompt, hits)):
-                found.append(task)
+        every = serving.recall_many([task.prompt for task in group], scope=scope, checkpoint=candidate)
+        shows = zip(group, every, strict=True)
+        found += [task for task, hits in shows if any(hit.memory.id in stay for hit in hits)]
     return found

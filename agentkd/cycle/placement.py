@@ -53,11 +53,13 @@ def place_phase(
         split = own or evaluations[0].split
         tasks = parts.suite(plan.suite).tasks(split, parts.settings.evaluate.n, plan.seed)
         found = place_memories(parts, candidate, tasks, seed=plan.seed)
-    if verdict.promote and own:
-        for placement in found:
-            if placement.is_measured and placement.place == "neither":
-                for id_ in placement.memories:
-                    parts.ledger.memories.set_status(id_, "retired", placement.reason, checkpoint=candidate)
+    leaving = [each for each in found if each.is_measured and each.place == "neither"]
+
+    def settle() -> None:
+        for placement in leaving if verdict.promote and own else ():
+            for id_ in placement.memories:
+                parts.ledger.memories.set_status(id_, "retired", placement.reason, checkpoint=candidate)
+
     counts = Counter(each.place if each.is_measured else "too few tasks" for each in found)
     said = ", ".join(f"{n} {place}" for place, n in sorted(counts.items())) or "nothing to measure"
     shown = "" if own or not found else "; shown, not followed: `[place] split` is not set"
@@ -68,6 +70,7 @@ def place_phase(
             "base_id": parts.student_files.base_id,
             "placements": [each.model_dump(mode="json") for each in found],
         },
+        settle=settle,
     )
 
 

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agentkd.cycle.parts import Parts
 from agentkd.cycle.stage import run_stage
 from agentkd.protocols import Recaller, Suite
-from agentkd.schema import Hit, Memory, Outcome, Scope, Task, Trajectory, content_id
+from agentkd.schema import Hit, Memory, MemoryStatus, Outcome, Scope, Task, Trajectory, content_id
+
+if TYPE_CHECKING:
+    from agentkd.memory import MemoryStore
 
 __all__ = [
     "PROBE_SPLIT",
     "AsServed",
+    "Serving",
     "TaskKey",
     "Withheld",
     "Withholding",
@@ -35,34 +39,27 @@ TaskKey = tuple[str, str]
 
 @dataclass(frozen=True)
 class AsServed:
-    """What of a request's memories a student that serves does not see, where the request counts as new."""
+    """What of its memories a student that serves does not see, where each request counts as a new one."""
 
     retired: Collection[str]
-    """Memories that left its context: their places stay empty."""
+    """Memories that left its context: their places stay empty, whatever their statuses say so far."""
     own: Mapping[str, Collection[str]]
-    """Trajectories of each request, by its text: memories that rest on them would give the answer away."""
+    """Memories that rest on a request itself, by its text: they would give the answer away."""
 
-    def kept(self, state: str, hits: Sequence[Hit]) -> list[Hit]:
-        """Return what is shown of the hits for a state, which begins with its request."""
-        own: set[str] = set()
-        for prompt, ids in self.own.items():
-            if state == prompt or state.startswith(f"{prompt}\n"):
-                own |= set(ids)
-        retired = set(self.retired)
-        return [
-            hit
-            for hit in hits
-            if hit.memory.id not in retired and own.isdisjoint(hit.memory.evidence.trajectories)
-        ]
+    def own_of(self, state: str) -> set[str]:
+        """Return the memories that rest on the request which a state begins with."""
+        held = (ids for text, ids in self.own.items() if state == text or state.startswith(f"{text}\n"))
+        return {id_ for ids in held for id_ in ids}
 
     def named(self) -> list[object]:
         """Return what tells it from others, as values."""
-        return ["as served", sorted(self.retired), {prompt: sorted(ids) for prompt, ids in self.own.items()}]
+        return ["as served", sorted(self.retired), {text: sorted(ids) for text, ids in self.own.items()}]
 
 
 Withheld = Collection[str] | AsServed | None
 """Memories whose places the next best take, what is not shown where a student serves, or all of them."""
 
+_RETIRED: tuple[MemoryStatus, ...] = ("retired",)
 _LOOKED_AT = 4  # trajectories per wanted probe: several may be of one task
 
 
@@ -129,7 +126,7 @@ def replay(
             uses_memory=withheld is not None,
             label=label,
             has_trials=False,
-            recaller=None if withheld is None else Withholding(parts.memory, withheld),
+            recaller=_recaller(parts, withheld),
         )
     return replayed(parts, tasks, model, withheld=withheld, occasion=occasion)
 
@@ -150,6 +147,14 @@ def replayed(
             run_id=_run_id(parts, probes, model, withheld, occasion)
         )
     }
+
+
+def _recaller(parts: Parts, withheld: Withheld) -> Recaller | None:
+    if withheld is None:
+        return None
+    if isinstance(withheld, AsServed):
+        return Serving(parts.memory, withheld)
+    return Withholding(parts.memory, withheld)
 
 
 def _by_suite(tasks: Iterable[Task]) -> list[tuple[str, list[Task]]]:
@@ -174,23 +179,52 @@ def _run_id(parts: Parts, probes: Sequence[Task], model: str, withheld: Withheld
 class Withholding:
     """Recalls as the memories do, without some of them."""
 
-    def __init__(self, recaller: Recaller, withheld: Iterable[str] | AsServed) -> None:
+    def __init__(self, recaller: Recaller, withheld: Iterable[str]) -> None:
         self._recaller = recaller
-        self._served = withheld if isinstance(withheld, AsServed) else None
-        self._withheld = frozenset() if isinstance(withheld, AsServed) else frozenset(withheld)
+        self._withheld = frozenset(withheld)
 
     def recall(
         self, state: str, k: int | None = None, *, scope: Scope | None = None, checkpoint: str = "base",
         exclude: Iterable[str] = (),
     ) -> list[Hit]:  # fmt: skip
-        """Return the hits for a state; the next best take the places of the withheld, unless as served."""
+        """Return the hits for a state; the places of withheld memories are taken by the next best."""
         out = self._withheld | set(exclude)
-        hits = self._recaller.recall(state, k, scope=scope, checkpoint=checkpoint, exclude=out)
-        return hits if self._served is None else self._served.kept(state, hits)
+        return self._recaller.recall(state, k, scope=scope, checkpoint=checkpoint, exclude=out)
 
     def render(self, hits: Sequence[Hit]) -> str:
         """Return the hits as notes."""
         return self._recaller.render(hits)
+
+
+class Serving:
+    """Recalls as it will be where a student serves; see `AsServed`."""
+
+    def __init__(self, memory: MemoryStore, served: AsServed) -> None:
+        self._memory = memory
+        self._served = served
+        self._retired = frozenset(served.retired)
+
+    def recall(
+        self, state: str, k: int | None = None, *, scope: Scope | None = None, checkpoint: str = "base",
+        exclude: Iterable[str] = (),
+    ) -> list[Hit]:  # fmt: skip
+        """Return the hits for a state."""
+        return self.recall_many([state], k, scope=scope, checkpoint=checkpoint, exclude=exclude)[0]
+
+    def recall_many(
+        self, states: Sequence[str], k: int | None = None, *, scope: Scope | None = None,
+        checkpoint: str = "base", exclude: Iterable[str] = (),
+    ) -> list[list[Hit]]:  # fmt: skip
+        """Return the hits for several states."""
+        out = [{*exclude, *self._served.own_of(state)} for state in states]
+        found = self._memory.recall_many(
+            states, k, scope=scope, checkpoint=checkpoint, exclude=out, also=_RETIRED
+        )
+        return [[hit for hit in hits if hit.memory.id not in self._retired] for hits in found]
+
+    def render(self, hits: Sequence[Hit]) -> str:
+        """Return the hits as notes."""
+        return self._memory.render(hits)
 
 
 class _Probing:

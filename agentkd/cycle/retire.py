@@ -115,7 +115,9 @@ def certificates(
     if not (failed and settings.probes and settings.alpha):
         return decided, usage, Together()
     leave = {each.memory_id for each in decided if each.is_retired}
-    left, more = together(parts, key, candidate, list(everything.values()), stay=failed, leave=leave)
+    left, more = together(
+        parts, key, candidate, list(everything.values()), stay=failed, leave=leave, held=withheld
+    )
     if left.is_harmful:
         pairs = zip(memories, decided, strict=True)
         decided = [

@@ -49,6 +49,9 @@ class StageResult:
     summary: str
     output: dict[str, Any]
     usage: dict[str, float] = field(default_factory=dict)
+    settle: Callable[[], object] | None = None
+    """What becomes true with the record of the phase, in one transaction: a phase that was cut off before
+    meets the ledger as it was."""
 
 
 def run_stage(

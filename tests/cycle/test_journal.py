@@ -10,7 +10,9 @@ import pytest
 
 import agentkd
 from agentkd.cycle.evaluation import memory_snapshot
+from agentkd.cycle.journal import journalled, open_plan
 from agentkd.cycle.loop import phase_settings
+from agentkd.cycle.stage import StageResult
 from agentkd.errors import PluginError
 from agentkd.schema import Memory, content_id
 
@@ -128,3 +130,31 @@ def test_a_snapshot_of_memory_holds_all_that_is_recalled(tmp_path: Path) -> None
         before = memory_snapshot(workspace.parts, "s@1")
         workspace.ledger.memories.set_status(lesson.id, "retired", "needless", checkpoint="s@1")
         assert memory_snapshot(workspace.parts, "s@1") != before
+
+
+def test_what_a_phase_settles_is_true_with_its_record_or_not_at_all(cycled: Path) -> None:
+    with agentkd.Workspace(cycled) as workspace:
+        parts, cycles = workspace.parts, workspace.ledger.cycles
+        plan = open_plan(parts)
+        memory = workspace.ledger.memories.list()[0].id
+
+        def settled(is_cut_off: bool) -> StageResult:
+            def settle() -> None:
+                workspace.ledger.memories.set_status(
+                    memory, "retired", "worth nothing", checkpoint="student@1-x"
+                )
+                if is_cut_off:
+                    raise KeyboardInterrupt
+
+            return StageResult("done", {}, settle=settle)
+
+        def status() -> str:
+            return workspace.ledger.memories.status_for("student@1-x", [memory])[memory]
+
+        with pytest.raises(KeyboardInterrupt):
+            journalled(parts, plan, "place", ["x"], lambda key: settled(is_cut_off=True))
+        assert [p.status for p in cycles.phases(plan.cycle_id) if p.name == "place"] != ["done"]
+        assert status() == "active"
+        journalled(parts, plan, "place", ["x"], lambda key: settled(is_cut_off=False))
+        assert [p.status for p in cycles.phases(plan.cycle_id) if p.name == "place"] == ["done"]
+        assert status() == "retired"

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import agentkd
-from agentkd.cycle.probe import PROBE_SPLIT, AsServed
+from agentkd.cycle.probe import PROBE_SPLIT, AsServed, Serving
 from agentkd.cycle.retire import retire_phase
 from agentkd.schema import Scope
 
@@ -132,10 +132,35 @@ def test_what_stays_is_looked_at_as_new_requests_would_meet_it(desk: agentkd.Wor
 
 def test_a_request_taken_for_a_new_one_is_not_shown_what_rests_on_it(desk: agentkd.Workspace) -> None:
     request = "Stamp the red form"
-    mine = [t.id for t in desk.trajectories() if t.task.prompt == request]
-    hits = desk.memory.recall(request, 4, scope=SCOPE)
+    hits = desk.memory.recall(request, 5, scope=SCOPE)
     assert hits[0].memory.when_to_use == request
-    served = AsServed(retired={hits[1].memory.id}, own={request: frozenset(mine)})
-    assert served.kept(request, hits) == hits[2:]
-    assert served.kept(f"{request}\nstamp(form=red) -> done", hits) == hits[2:]  # before a later turn
-    assert served.kept("Stamp the red forms", hits) == [hits[0], *hits[2:]]
+    own, second = hits[0].memory.id, hits[1].memory.id
+    serving = Serving(desk.memory, AsServed(retired={second}, own={request: frozenset({own})}))
+
+    def shown(state: str) -> set[str]:
+        return {hit.memory.id for hit in serving.recall(state, 4, scope=SCOPE)}
+
+    assert shown(request) == {
+        hit.memory.id for hit in hits[2:]
+    }  # its place is filled, a retired one's is not
+    assert own not in shown(f"{request}\nstamp(form=red) -> done")  # before a later turn
+    assert own in shown("Stamp the red forms")
+
+
+def test_a_retirement_that_is_done_again_after_a_kill_comes_to_the_same_end(
+    desk_done: Path, tmp_path: Path
+) -> None:
+    """What is retired already is not seen by a recall: it must not hide what harms from the second look."""
+    folder = Path(shutil.copytree(desk_done, tmp_path / "desk"))
+    with agentkd.Workspace(folder, settings=SETTINGS, plugins=[Plugin(notes_harm=True)]) as workspace:
+        report = workspace.report()
+        assert report.verdict is not None
+        once, again = (
+            retire_phase(
+                workspace.parts, "harm", report.checkpoint, report.verdict, report.evaluations
+            ).output
+            for _ in range(2)
+        )
+        assert once["as_whole"] > 0
+        for name in ("certificates", "together", "as_whole", "retired", "compiled", "tokens_after"):
+            assert again[name] == once[name]
