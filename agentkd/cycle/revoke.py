@@ -13,6 +13,7 @@ from pydantic import Field
 from agentkd import hookspecs
 from agentkd.cycle.parts import Parts
 from agentkd.errors import ConfigError
+from agentkd.ledger.standing import REVOCATION
 from agentkd.schema import Memory, Scope, Value
 
 __all__ = ["Revocation", "mask_checkpoint", "revoke"]
@@ -129,7 +130,8 @@ def _quarantine(parts: Parts, memory_id: str, reason: str) -> bool:
     if parts.ledger.memories.get(memory_id).status == "revoked":
         return False
     why = f"a run that it rests on was revoked ({reason}); `agentkd memory activate` where it may stay"
-    return parts.ledger.memories.set_status(memory_id, "quarantined", why)
+    details = {REVOCATION: reason}
+    return parts.ledger.memories.set_status(memory_id, "quarantined", why, details=details)
 
 
 def _mask(parts: Parts, revoked: Memory, checkpoints: Sequence[str], *, is_quoted: bool, instead: str) -> str:

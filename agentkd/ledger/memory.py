@@ -108,7 +108,8 @@ class Memories:
             before = query.statuses(connection, name, t.memories.c.id == memory_id)
             if not before:
                 raise admission.unknown(memory_id)
-            if status == before[memory_id] and _has_row(connection, memory_id, name):
+            is_told = standing.REVOCATION not in (details or {})  # a revocation is put on record in any case
+            if is_told and status == before[memory_id] and _has_row(connection, memory_id, name):
                 return False
             if name == "base" and before[memory_id] == "revoked" != status:
                 raise _is_revoked(memory_id)
@@ -140,7 +141,7 @@ class Memories:
         left = undo.descendants(connection, [memory_id])  # newer versions, and what cannot be taken apart
         for id_, row in sorted(admission.rows_of(connection, left).items()):
             if row["current"] and row["status"] != "revoked":
-                self.set_status(id_, "quarantined", reason)
+                self.set_status(id_, "quarantined", reason, details={standing.REVOCATION: memory_id})
 
     def let_out(self, memory_id: str, word: MemoryTrust, reason: str) -> bool:
         """Let a memory that the provenance gate holds back be recalled; False where none waits there."""

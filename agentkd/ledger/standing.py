@@ -6,11 +6,16 @@ from collections.abc import Iterable
 
 import sqlalchemy as sa
 
+from agentkd.ledger import event
 from agentkd.ledger import tables as t
 from agentkd.ledger.database import chunks
+from agentkd.ledger.undo import STATUS_KINDS
 from agentkd.schema import Standing
 
-__all__ = ["find"]
+__all__ = ["REVOCATION", "find"]
+
+REVOCATION = "revocation"
+"""Key in the details of an event that a revocation caused."""
 
 
 def find(connection: sa.Connection, ids: Iterable[str]) -> dict[str, Standing]:
@@ -29,6 +34,19 @@ def find(connection: sa.Connection, ids: Iterable[str]) -> dict[str, Standing]:
             .outerjoin_from(t.memory_status, newest, newest.c.memory_id == s.memory_id)
             .where(s.checkpoint == "base", s.memory_id.in_(batch))
         )
+        doubtful = _doubtful(connection, batch)
         for row in connection.execute(query).mappings():
-            found[row["memory_id"]] = Standing.model_validate(dict(row))
+            is_doubtful = row["memory_id"] in doubtful
+            found[row["memory_id"]] = Standing.model_validate({**row, "is_doubtful": is_doubtful})
     return found
+
+
+def _doubtful(connection: sa.Connection, ids: Iterable[str]) -> set[str]:
+    """Return those whose last change of status came of a revocation."""
+    e = t.memory_events.c
+    last = (
+        sa.select(sa.func.max(e.seq))
+        .where(e.memory_id.in_(ids), e.checkpoint == "base", e.kind.in_(STATUS_KINDS))
+        .group_by(e.memory_id)
+    )
+    return {each.memory_id for each in event.find(connection, e.seq.in_(last)) if REVOCATION in each.details}

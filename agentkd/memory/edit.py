@@ -69,8 +69,8 @@ def _apply(edit: MemoryEdit, reason: str, known: Mapping[str, Memory], ledger: L
     status = ledger.memories.status_for("base", seen)
     if seen - status.keys() or "revoked" in status.values():
         return
-    if (edit.replacement is not None or edit.status in INDEXED) and _waits(edit, known):
-        return  # no refiner lets out what the provenance gate holds back
+    if (edit.replacement is not None or edit.status in INDEXED) and _waits(edit, known, ledger):
+        return  # no refiner lets out what the provenance gate or a revocation holds back
     if edit.status is not None:
         for id_ in edit.ids:
             if ledger.memories.set_status(id_, edit.status, reason):
@@ -88,8 +88,10 @@ def _apply(edit: MemoryEdit, reason: str, known: Mapping[str, Memory], ledger: L
             )
 
 
-def _waits(edit: MemoryEdit, known: Mapping[str, Memory]) -> bool:
-    return any(known[id_].trust == "untrusted" for id_ in edit.ids)
+def _waits(edit: MemoryEdit, known: Mapping[str, Memory], ledger: Ledger) -> bool:
+    if any(known[id_].trust == "untrusted" for id_ in edit.ids):
+        return True
+    return any(standing.is_doubtful for standing in ledger.memories.standings(edit.ids).values())
 
 
 def _check(refiner: str, edit: MemoryEdit, known: Iterable[str]) -> None:

@@ -133,7 +133,7 @@ class UtilityPruneRefiner:
             if standing is None:
                 continue
             is_cleared = not self._fault(memory, lifts[memory.id], is_best=False)
-            is_held = memory.trust == "untrusted"  # the provenance gate alone lets it out
+            is_held = memory.trust == "untrusted" or standing.is_doubtful  # a person alone lets it out
             if room > 0 and is_cleared and not is_held and _has_new_evidence(standing):
                 room -= 1
                 yield _edit(memory, "active", "it has new evidence, and nothing measured speaks against it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,20 @@ from agentkd.config import Settings
 from agentkd.cycle.training import train_job
 from agentkd.cycle.unlearnt import compare_behaviour, old_behaviour, shows, with_check
 from agentkd.errors import ConfigError, DataError, NotFoundError
-from agentkd.schema import Message, Scope, Step, Task, ToolCall, Trajectory, Verdict
+from agentkd.memory import UtilityPruneRefiner
+from agentkd.protocols import Kit
+from agentkd.schema import (
+    Evidence,
+    Memory,
+    MemoryEdit,
+    Message,
+    Scope,
+    Step,
+    Task,
+    ToolCall,
+    Trajectory,
+    Verdict,
+)
 
 from .desk import N_TRAIN
 
@@ -85,6 +99,36 @@ def test_a_trajectory_takes_its_memories_along_and_is_never_learnt_from_again(
     assert desk.distill().summary.startswith("11 trajectories and 11 corrections")
     assert desk.ledger.memories.get(memory.id).status == "revoked"
     assert desk.revoke(run, reason="again").trajectories == ()
+
+
+def test_no_refiner_brings_back_what_a_revocation_put_away(desk: agentkd.Workspace) -> None:
+    memories, runs = desk.ledger.memories, [t.id for t in desk.trajectories(split="train")]
+    doubtful, idle, waiting = memories.list(kinds=["case"])[:3]
+    own = [memory.evidence.trajectories[0] for memory in (doubtful, waiting)]
+    first, second, *_ = [run for run in runs if run not in {*own, idle.evidence.trajectories[0]}]
+    for memory in (doubtful, waiting):
+        memories.corroborate(memory.id, Evidence(trajectories=(first,)))
+    memories.set_status(idle.id, "quarantined", "no room")
+    memories.set_status(waiting.id, "quarantined", "no room")  # already away when its run is revoked
+    assert set(desk.revoke(own[0], reason="asked for").quarantined) == {doubtful.id}
+    assert set(desk.revoke(own[1], reason="asked for").quarantined) == {waiting.id}
+    for memory in (doubtful, idle, waiting):
+        memories.corroborate(memory.id, Evidence(trajectories=(second,)))
+    refiner = UtilityPruneRefiner()
+    edits = desk.memory.refine([refiner], desk.parts)
+    assert [(edit.memory_id, edit.status) for edit in edits] == [(idle.id, "active")]
+    joined = doubtful.model_copy(update={"id": "mem-joined", "content": "Stamp it."})
+
+    class Joins:
+        name = "joins"
+
+        def refine(self, known: Sequence[Memory], kit: Kit) -> list[MemoryEdit]:
+            return [MemoryEdit(ids=(doubtful.id, idle.id), replacement=joined, reason="alike")]
+
+    assert desk.memory.refine([Joins()], desk.parts) == []
+    memories.activate(doubtful.id, "a person read it")
+    assert memories.get(doubtful.id).status == "active"
+    assert not memories.standings([doubtful.id])[doubtful.id].is_doubtful
 
 
 def test_a_users_data_is_revoked_by_scope(tmp_path: Path) -> None:
