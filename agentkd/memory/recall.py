@@ -59,6 +59,8 @@ class Asked:
     """The ledger's newest event: statuses are at least as new."""
     thresholds: Thresholds
     """What is similar enough."""
+    places: int = 0
+    """Hits that are shown in the end, where later stages choose among `k`: sources share these; 0 for `k`."""
 
 
 @dataclass
@@ -245,7 +247,7 @@ class Search:
         """Keep what is similar enough, and of one untrusted source no more than its share."""
         score, key = pool.dense[memory.id]
         thresholds, source = asked.thresholds, source_of(memory) if self._trust.gate else ""
-        if source and pool.by_source[source] >= max(1, int(asked.k * self._trust.max_share)):
+        if source and pool.by_source[source] >= max(1, int((asked.places or asked.k) * self._trust.max_share)):
             return
         if score >= thresholds.min_score or pool.words.get(memory.id, 0.0) >= thresholds.min_words:
             bonus = 1.0 if memory.counters else self._settings.lift_weight * _lift(memory.utility)

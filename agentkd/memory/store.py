@@ -162,6 +162,7 @@ class MemoryStore:
             also=also,
             seq=seq,
             thresholds=self.thresholds,
+            places=most,
         )
         found = self._search.find(states, asked, excluded(states, exclude))
         return [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from agentkd.plugins import PluginHost
 from agentkd.schema import (
     Correction,
     Evidence,
+    Hit,
     Memory,
     MemoryEdit,
     MemoryKeys,
@@ -317,6 +318,29 @@ def test_one_untrusted_source_takes_no_more_than_its_share_of_a_recall(
     store.admit([*bad, *good])
     store.let_in([memory.id for memory in bad], "person: fine")
     hits = store.recall("a customer asks for a parcel", k=4)
+    assert len(hits) == 4
+    assert sum(hit.memory.trust == "admitted" for hit in hits) == 2
+
+
+def test_a_stage_that_chooses_among_many_cannot_show_more_of_one_source(
+    store: MemoryStore, ledger: Ledger, runs: Runs
+) -> None:
+    bad = [learnt(runs(n, user="mallory"), text=f"do {n}") for n in range(6)]
+    good = [learnt(runs(n, suite="bfcl"), text=f"do {n}") for n in range(10, 16)]
+    store.admit([*bad, *good])
+    store.let_in([memory.id for memory in bad], "person: fine")
+
+    class Fond:
+        name, candidates = "fond", 12
+
+        def apply(self, state: str, hits: Sequence[Hit], kit: object) -> Sequence[Hit]:
+            return sorted(hits, key=lambda hit: hit.memory.trust != "admitted")
+
+    hooks = PluginHost(auto=False).hooks
+    with MemoryStore(
+        ledger, ExactIndex(), HashingEmbedder(), store.settings, hooks, stages=[Fond()], kit=FakeKit()
+    ) as fond:
+        hits = fond.recall("a customer asks for a parcel", k=4)
     assert len(hits) == 4
     assert sum(hit.memory.trust == "admitted" for hit in hits) == 2
 
