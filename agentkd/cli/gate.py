@@ -9,7 +9,6 @@ import click
 from agentkd.cli.invocation import Invocation, pass_invocation
 from agentkd.cli.render import print_verdict
 from agentkd.cli.shared import Command
-from agentkd.errors import NotFoundError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,21 +40,7 @@ def command(
         if dry_run:
             invocation.show(_needs(workspace, gain, loss, power), _print_needs)
             return 0
-        from agentkd.cycle import judge, probe_earlier
-        from agentkd.cycle.unlearnt import rival_of, unlearnt_check, with_check
-
-        evaluation = workspace.evaluate(checkpoint)
-        if not evaluation.checkpoint:
-            raise NotFoundError("there is no checkpoint to judge", hint="run `agentkd train`")
-        found = workspace.parts.serving()
-        serving = found.name if found else "base"
-        earlier = probe_earlier(
-            workspace.parts, evaluation.checkpoint, serving,
-            suite=evaluation.suite, splits=(evaluation.split,), seed=evaluation.seed,
-        )  # fmt: skip
-        rival = rival_of(workspace.parts, serving)
-        verdict = judge(workspace.parts, evaluation.checkpoint, rival, evaluation, earlier)
-        verdict = with_check(verdict, unlearnt_check(workspace.parts, evaluation.checkpoint))
+        verdict = workspace.gate(checkpoint)
     words = ("would be promoted", "would not be promoted")
     invocation.show(verdict, lambda value, console: print_verdict(value, console, words))
     return 0 if verdict.promote else 1

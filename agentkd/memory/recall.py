@@ -247,7 +247,9 @@ class Search:
         """Keep what is similar enough, and of one untrusted source no more than its share."""
         score, key = pool.dense[memory.id]
         thresholds, source = asked.thresholds, source_of(memory) if self._trust.gate else ""
-        if source and pool.by_source[source] >= max(1, int((asked.places or asked.k) * self._trust.max_share)):
+        if source and pool.by_source[source] >= max(
+            1, int((asked.places or asked.k) * self._trust.max_share)
+        ):
             return
         if score >= thresholds.min_score or pool.words.get(memory.id, 0.0) >= thresholds.min_words:
             bonus = 1.0 if memory.counters else self._settings.lift_weight * _lift(memory.utility)

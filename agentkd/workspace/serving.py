@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentkd import hookspecs
-from agentkd.errors import ConfigError, DataError
-from agentkd.schema import Checkpoint, CycleReport, DatasetCard, Route, Scope, Trajectory
+from agentkd.errors import ConfigError, DataError, NotFoundError
+from agentkd.schema import Checkpoint, CycleReport, DatasetCard, Route, Scope, Trajectory, Verdict
 from agentkd.workspace.opening import Opening
 
 if TYPE_CHECKING:
@@ -54,12 +54,29 @@ class Serving(Opening):
         """Return the checkpoints, oldest first, with their present status."""
         return self.ledger.checkpoints.list()
 
-    def promote(self, name: str, *, force: bool = False) -> str:
-        """Let a checkpoint serve; one that the gate refused needs `force`. Returns what served before.
+    def gate(self, name: str | None = None) -> Verdict:
+        """Judge a candidate (the newest checkpoint by default) as a cycle would; promotes nothing.
 
-        Raises CheckpointError where its files are damaged or not safe, whatever `force` says.
+        Raises NotFoundError where there is none, ConfigError without a suite to judge on.
+        """
+        from agentkd.cycle.verdict import ask_gate
+
+        known = self.ledger.checkpoints.list()
+        if name is None and not known:
+            raise NotFoundError("there is no checkpoint to judge", hint="run `agentkd train`")
+        return ask_gate(self.parts, self.parts.checkpoint(name or known[-1].name).name)
+
+    def promote(self, name: str, *, force: bool = False) -> str:
+        """Let a checkpoint serve if the gate agrees, or with `force`. Returns what served before.
+
+        What has served before, or passed the gate of a cycle, is not judged again; anything else is judged
+        now, against what serves now.
+
+        Raises ConfigError where the gate refuses it, and CheckpointError where its files are damaged or not
+        safe, whatever `force` says.
         """
         from agentkd.cycle.revoke import mask_checkpoint
+        from agentkd.cycle.verdict import passed_before
 
         checkpoint = self.parts.checkpoint(name)
         self.parts.checkpoint_folder(name)
@@ -68,6 +85,13 @@ class Serving(Opening):
                 f"checkpoint `{name}` is {checkpoint.status}",
                 hint="pass `--force` to let it serve all the same",
             )
+        if not (force or passed_before(self.parts, name)):
+            verdict = self.gate(name)
+            if not verdict.promote:
+                raise ConfigError(
+                    f"the gate refuses `{name}` ({', '.join(verdict.flags)})",
+                    hint=f"`agentkd gate {name}` says why; `--force` lets it serve all the same",
+                )
         serving = self.ledger.checkpoints.serving()
         previous = serving.name if serving else "base"
         if previous != name:

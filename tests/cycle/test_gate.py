@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import agentkd
 from agentkd.cli.root import run_command_line
 from agentkd.cycle import judge, look_number
+from agentkd.errors import ConfigError
 from agentkd.hf import registered_files
 from agentkd.ledger import tables as t
 from agentkd.ledger.body import dump
@@ -78,6 +80,28 @@ def test_the_command_judges_as_the_cycle_did_and_promotes_nothing(
     assert "would not be promoted (against base)" in capsys.readouterr().out
     with agentkd.Workspace(cycled) as workspace:
         assert not workspace.ledger.checkpoints.history()
+
+
+def test_nothing_serves_without_the_gates_word_or_force(desk: agentkd.Workspace) -> None:
+    known = desk.ledger.checkpoints.serving()
+    assert known is not None
+    copied = desk.root / "checkpoints" / "student@2"
+    shutil.copytree(desk.root / "checkpoints" / known.name, copied)
+    desk.ledger.checkpoints.add(known.model_copy(update={"name": copied.name, "status": "candidate"}))
+    with pytest.raises(ConfigError, match=r"the gate refuses `student@2` \(.*not_better_than"):
+        desk.promote(copied.name)  # it does no better than its twin, which serves
+    assert desk.ledger.checkpoints.serving() == known
+    desk.rollback()
+    assert desk.promote(copied.name) == "base"  # never judged by a cycle: the gate is asked, and agrees
+    desk.rollback()
+    n_runs = desk.ledger.counts()["trajectories"]
+    assert desk.promote(known.name) == "base"  # it has served before
+    assert desk.ledger.counts()["trajectories"] == n_runs
+    with agentkd.Workspace(desk.root, settings={"cycle": {"suite": ""}}) as lost:
+        lost.ledger.checkpoints.add(known.model_copy(update={"name": "student@3", "status": "candidate"}))
+        shutil.copytree(copied, desk.root / "checkpoints" / "student@3")
+        with pytest.raises(ConfigError, match="no held-out tasks to judge `student@3` on"):
+            lost.promote("student@3")
 
 
 def test_a_dry_run_says_how_many_tasks_a_gain_needs(calm: Path, capsys: pytest.CaptureFixture[str]) -> None:

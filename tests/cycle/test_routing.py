@@ -40,7 +40,7 @@ def shared(cycled: Path) -> tuple[Path, dict[str, str]]:
             workspace.ledger.checkpoints.add(
                 known.model_copy(update={"name": moved.name, "dataset_id": part.name, "status": "candidate"})
             )
-            workspace.promote(moved.name)
+            workspace.promote(moved.name, force=True)
     return cycled, names
 
 
