@@ -78,8 +78,8 @@ def probe_earlier(
 ) -> list[Evaluation]:
     """Run candidate and what serves on the held-out tasks of every earlier suite that taught something.
 
-    They are tasks that the earlier cycle was judged on itself. The suite and splits of the present evaluation
-    are left out where it has their seed: they are compared anyway.
+    They are tasks that the earlier cycle was judged on itself. The suite and split that decide at present
+    are left out where they have the seed: they are compared anyway.
     """
     n, known = parts.settings.gate.probes, {(suite, split, seed) for split in splits}
     found = []

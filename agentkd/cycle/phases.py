@@ -157,8 +157,9 @@ def evaluate_phase(parts: Parts, plan: Plan, _key: str, candidate: str) -> Stage
         for split in (settings.split, *settings.also)
     ]  # fmt: skip
     evaluations[0] = diagnosed(parts, plan.serving, evaluations[0])
-    splits = (settings.split, *settings.also)
-    earlier = probe_earlier(parts, candidate, plan.serving, suite=suite.name, splits=splits, seed=plan.seed)
+    earlier = probe_earlier(
+        parts, candidate, plan.serving, suite=suite.name, splits=(settings.split,), seed=plan.seed
+    )
     done = evaluations[0].arm("student").success
     return StageResult(
         f"`{candidate}` does {done.value:.3f} [{done.low:.3f}, {done.high:.3f}] of {evaluations[0].n} tasks",
@@ -218,7 +219,7 @@ class _Judged:
         name = str(phase.output["checkpoint"])
         evaluations = [Evaluation.model_validate(e) for e in phase.output["evaluations"]]
         success = evaluations[0].arm("student").success.value if evaluations else 0.0
-        obstacle = _obstacle(parts, name)
+        obstacle = _obstacle(parts, plan, name)
         if obstacle:
             verdict = refuse(name, plan.serving, obstacle)
         elif evaluations:
@@ -245,11 +246,18 @@ class _Judged:
         return replace(self, verdict=self.verdict.model_copy(update=changes))
 
 
-def _obstacle(parts: Parts, candidate: str) -> str:
-    """Return what happened to a candidate since it was trained that forbids to promote it; else nothing."""
+def _obstacle(parts: Parts, plan: Plan, candidate: str) -> str:
+    """Return what happened since a candidate was trained that forbids to promote it; else nothing."""
     if parts.checkpoint(candidate).status == "tainted":
         return "something that it was trained on was revoked since"
     events = [event for event in parts.ledger.checkpoints.history() if event.name == candidate]
     if events and events[-1].action == "rollback":
         return "it was rolled back; `agentkd checkpoints promote` lets it serve again"
+    found = parts.serving()
+    serving = found.name if found else "base"
+    if serving not in (plan.serving, candidate):
+        return (
+            f"it was not compared with `{serving}`, which has come to serve since the cycle began; "
+            f"`agentkd checkpoints promote {candidate}` judges it against that"
+        )
     return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -20,6 +21,9 @@ from agentkd.ledger.calibration import Calibration
 from agentkd.plugins import NoSettings
 from agentkd.schema import CycleReport, PhaseReport, Task, ToolCall, Verdict
 from agentkd.testing import ScriptedModel
+
+from .desk import SETTINGS as DESK
+from .desk import Plugin as Desk
 
 NewWorkspace = Callable[[str], Path]
 KEY = "sk-abcdefghijklmnop1234"
@@ -130,6 +134,30 @@ def test_a_student_that_was_rolled_back_is_not_promoted_again_by_the_same_work(c
         assert report.verdict is not None
         assert "rolled back" in report.verdict.reasons[0]
         assert report.serving == "base"
+
+
+def test_a_candidate_does_not_replace_what_it_was_not_compared_with(
+    new_workspace: NewWorkspace,
+) -> None:
+    class Promoter:
+        @agentkd.hookimpl
+        def after_phase(self, report: PhaseReport) -> None:
+            if report.name == "evaluate":
+                known, other = workspace.checkpoints()[0], workspace.root / "checkpoints" / "student@9"
+                shutil.copytree(workspace.root / "checkpoints" / known.name, other)
+                workspace.ledger.checkpoints.add(known.model_copy(update={"name": "student@9"}))
+                workspace.promote("student@9", force=True)
+
+    folder = new_workspace("meanwhile")
+    with agentkd.Workspace(folder, settings=DESK, plugins=[Desk(), Promoter()]) as workspace:
+        report = workspace.cycle()
+        assert report.verdict is not None
+        assert not report.verdict.promote
+        assert "not compared with `student@9`" in report.verdict.reasons[0]
+        assert report.serving == "student@9"
+        assert workspace.ledger.checkpoints.serving() is not None
+        known = {checkpoint.name: checkpoint.status for checkpoint in workspace.checkpoints()}
+        assert known[report.checkpoint] == "candidate"  # it may still be judged and serve
 
 
 def test_a_candidate_whose_memory_is_revoked_meanwhile_is_refused_and_stays_tainted(cycled: Path) -> None:
