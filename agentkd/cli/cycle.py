@@ -56,6 +56,8 @@ def command(
     ceilings: dict[str, Any] = {"max_seconds": max_seconds, "max_tokens": max_tokens, "max_usd": max_usd}
     if watches and (if_due or rounds):
         raise click.UsageError("--watch looks by itself: leave out --if-due and --rounds")
+    if recompile and (watches or if_due):
+        raise click.UsageError("--recompile is not asked whether it is due: leave out --if-due and --watch")
     if watches:
         return _watch(invocation, every, ceilings)
     with _stopping(signal.SIGTERM) as stop, invocation.workspace() as workspace:

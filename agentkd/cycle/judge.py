@@ -11,6 +11,7 @@ from agentkd.cycle.parts import Parts
 from agentkd.cycle.replay import ancestor_datasets
 from agentkd.cycle.row_audit import audit_rows
 from agentkd.cycle.transfer import kept_cells, transfer_cells
+from agentkd.errors import DataError, NotFoundError
 from agentkd.schema import Evaluation, Example, Verdict
 
 if TYPE_CHECKING:
@@ -127,13 +128,30 @@ def _contamination(parts: Parts, candidate: str, evaluation: Evaluation) -> Cont
 
 
 def trained_rows(parts: Parts, candidate: str, split: str = "train") -> Iterator[Example]:
-    """Yield the rows that a candidate and its ancestors were trained on, or those kept back (`dev`)."""
+    """Yield the rows that a candidate and its ancestors were trained on, or those kept back (`dev`).
+
+    Raises DataError where rows that it was trained on are gone: nothing can be said about those.
+    """
     from agentkd.compiler.write import read_examples
 
     for dataset_id in ancestor_datasets(parts, candidate):
         file = parts.root / "datasets" / dataset_id / f"{split}.jsonl"
         if file.is_file():
             yield from read_examples(file)
+        elif split == "train" and _n_trained(parts, dataset_id):
+            raise DataError(
+                f"`{candidate}` was trained on `{file}`, which is gone: it cannot be judged",
+                hint="restore that folder from a backup, or train a new student",
+                path=str(file),
+            )
+
+
+def _n_trained(parts: Parts, dataset_id: str) -> int:
+    """Return how many rows of a dataset are trained on; 0 for a student from elsewhere."""
+    try:
+        return parts.ledger.datasets.get(dataset_id).n_train
+    except NotFoundError:
+        return 0
 
 
 def _row_audit(parts: Parts, candidate: str) -> RowAudit | None:

@@ -57,10 +57,11 @@ def run_cycle(parts: Parts, *, recompile: bool = False) -> CycleReport:
     _ = parts.memory  # takes the index's lock: a second cycle must not touch the plan of the first
     plan = open_plan(parts, recompile=recompile)
     phases: list[PhaseReport] = []
-    try:
-        return _run_phases(parts, plan, phases)
-    except CeilingError as ceiling:
-        return _stop(parts, plan, phases, ceiling)
+    with parts.meter.on(plan.cycle_id):
+        try:
+            return _run_phases(parts, plan, phases)
+        except CeilingError as ceiling:
+            return _stop(parts, plan, phases, ceiling)
 
 
 def _run_phases(parts: Parts, plan: Plan, phases: list[PhaseReport]) -> CycleReport:

@@ -212,7 +212,7 @@ class Parts:
         return cast(Trainer, self.build("trainer", "lora"))
 
     @cached_property
-    def _meter(self) -> Meter:
+    def meter(self) -> Meter:
         """One ceiling for all models of a command."""
         from agentkd.models.booking import Meter
 
@@ -222,11 +222,11 @@ class Parts:
     @property
     def spent_usd(self) -> float:
         """Money that this command has spent on models so far."""
-        return self._meter.booked_usd
+        return self.meter.booked_usd
 
     def spent(self) -> tuple[int, float]:
         """Return the tokens and the money that all models of this command have taken so far."""
-        return self._meter.booked_tokens, self._meter.booked_usd
+        return self.meter.booked_tokens, self.meter.booked_usd
 
     @cached_property
     def student_files(self) -> ModelFiles:
@@ -280,7 +280,7 @@ class Parts:
             spec = "base"  # outside an agent there is no request to choose by
         with self._lock:
             if spec not in self._models:
-                self._models[spec] = load_model(self, spec, self._meter)
+                self._models[spec] = load_model(self, spec, self.meter)
             return self._models[spec]
 
     def checkpoint(self, name: str) -> Checkpoint:

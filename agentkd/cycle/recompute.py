@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from agentkd.cycle.judge import judge
 from agentkd.cycle.parts import Parts
 from agentkd.cycle.report import MAX_ROUNDS, loss_curve, read_report
+from agentkd.cycle.retire import Certificate, counts_of
 from agentkd.cycle.transfer import transfer_matrix
 from agentkd.cycle.unlearnt import unlearnt_check, with_check
 from agentkd.errors import AgentkdError
@@ -224,7 +225,8 @@ class _Work:
         """Return figures of a phase that rest on other facts, and what computes them again."""
         names = {
             "run": ("n", "succeeded"), "compile": ("n_train", "n_dev", "n_label_tokens"),
-            "train": ("loss", "steps"), "evaluate": (), "retire": ("retired", "compiled", "tokens_saved"),
+            "train": ("loss", "steps"), "evaluate": (),
+            "retire": ("retired", "compiled", "failed", "without_probes", "as_whole", "tokens_saved"),
         }[phase.name]  # fmt: skip
         reported: dict[str, Any] = {name: phase.output[name] for name in names if name in phase.output}
         if phase.name in ("run", "evaluate"):
@@ -271,14 +273,14 @@ class _Work:
 
     def _again_retire(self, phase: PhaseReport) -> dict[str, Any]:
         at, candidate = self.report.created_at, self.report.checkpoint
-        last: dict[str, str] = {}
+        last: dict[str, Certificate] = {}
         for event in self.parts.ledger.memories.events():
             if event.checkpoint == candidate and "certificate" in event.details and event.happened_at <= at:
-                last[event.memory_id] = event.status
-        counts = Counter(last.values())
+                last[event.memory_id] = Certificate.model_validate(event.details["certificate"])
         before, after = (phase.output.get(name, ()) for name in ("tokens_before", "tokens_after"))
         saved = (sum(before) - sum(after)) / max(len(before), 1)
-        return {"retired": counts["retired"], "compiled": counts["compiled"], "tokens_saved": saved}
+        counted = counts_of(list(last.values()))
+        return {**{name: n for name, n in counted.items() if name in phase.output}, "tokens_saved": saved}
 
 
 def _plain(value: Any) -> Any:

@@ -8,7 +8,6 @@ looked at as a whole at last: memories that credibly harm the student beside its
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from agentkd import hookspecs
@@ -21,7 +20,7 @@ from agentkd.cycle.replay import ancestor_datasets
 from agentkd.cycle.stage import StageResult
 from agentkd.schema import Evaluation, Memory, Task, Trajectory, Usage, Value, Verdict, place_of
 
-__all__ = ["Certificate", "certificates", "held_memories", "retire_phase"]
+__all__ = ["Certificate", "certificates", "counts_of", "held_memories", "retire_phase"]
 
 
 class Certificate(Value):
@@ -187,17 +186,13 @@ def _result(
     left: Together,
 ) -> StageResult:
     before, after = _note_tokens(parts, evaluations[0], candidate)
-    counts = Counter("retired" if each.is_retired else "compiled" for each in found)
+    counts = counts_of(found)
     saved = (sum(before) - sum(after)) / max(len(before), 1)
     return StageResult(
         f"{counts['retired']} of {len(found)} memories out of the context of `{candidate}`, "
         f"{saved:.0f} prompt tokens saved per task",
         {
-            "compiled": counts["compiled"],
-            "retired": counts["retired"],
-            "without_probes": sum(not each.n for each in found),
-            "failed": sum(bool(each.n) and not each.is_retired for each in found),
-            "as_whole": sum(each.as_whole and each.is_retired for each in found),
+            **counts,
             "together": left.model_dump(mode="json"),
             "tokens_before": before,
             "tokens_after": after,
@@ -206,6 +201,18 @@ def _result(
         },
         usage.model_dump(include={"prompt_tokens", "completion_tokens", "usd"}, exclude_none=True),
     )
+
+
+def counts_of(found: Sequence[Certificate]) -> dict[str, int]:
+    """Return how many memories stay and leave, and for which of the reasons."""
+    n_retired = sum(each.is_retired for each in found)
+    return {
+        "compiled": len(found) - n_retired,
+        "retired": n_retired,
+        "without_probes": sum(not each.n for each in found),
+        "failed": sum(bool(each.n) and not each.is_retired for each in found),
+        "as_whole": sum(each.as_whole and each.is_retired for each in found),
+    }
 
 
 def _note_tokens(parts: Parts, evaluation: Evaluation, candidate: str) -> tuple[list[int], list[int]]:

@@ -159,11 +159,11 @@ def _budget_met(parts: Parts) -> str:
 
 
 def _spent(parts: Parts, since: datetime) -> Mapping[str, float]:
+    """Return what all cycles took, by the cost book: it knows cut-off phases and every role."""
+    booked = parts.ledger.calls.total(since=since, of_cycles=True)
     phases = parts.ledger.cycles.phases_since(since)
     return {
-        "seconds": sum(phase.seconds for phase in phases),
-        "tokens": sum(
-            phase.usage.get("prompt_tokens", 0) + phase.usage.get("completion_tokens", 0) for phase in phases
-        ),
-        "usd": sum(phase.usage.get("usd") or 0.0 for phase in phases),
+        "seconds": sum(phase.seconds + phase.earlier_seconds for phase in phases),
+        "tokens": booked.prompt_tokens + booked.completion_tokens,
+        "usd": booked.usd,
     }

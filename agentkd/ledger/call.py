@@ -13,7 +13,10 @@ from agentkd.ledger.database import Database
 from agentkd.ledger.redact import Redact
 from agentkd.schema import Usage, Value, now
 
-__all__ = ["Calls", "Spend"]
+__all__ = ["CYCLE", "Calls", "Spend"]
+
+CYCLE = "cycle-"
+"""Beginning of the `run_id` of calls that a cycle made."""
 
 
 class Spend(Value):
@@ -61,13 +64,19 @@ class Calls:
             connection.execute(t.model_calls.insert(), [row])
 
     def total(
-        self, purpose: str | None = None, *, run_id: str | None = None, since: datetime | None = None
+        self,
+        purpose: str | None = None,
+        *,
+        run_id: str | None = None,
+        since: datetime | None = None,
+        of_cycles: bool = False,
     ) -> Spend:
-        """Return the sum over calls; `since` is inclusive."""
+        """Return the sum over calls; `since` is inclusive, `of_cycles` takes those that cycles made alone."""
         c = t.model_calls.c
         where: list[Any] = [c.purpose == purpose] if purpose is not None else []
         where += [c.run_id == run_id] if run_id is not None else []
         where += [c.happened_at >= since] if since is not None else []
+        where += [c.run_id.startswith(CYCLE, autoescape=True)] if of_cycles else []
         with self._database.read() as connection:
             row = connection.execute(sa.select(*_sums()).where(*where)).mappings().one()
         return Spend.model_validate(dict(row))

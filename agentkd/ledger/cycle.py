@@ -64,6 +64,9 @@ class Cycles:
             done = _phase(connection, report, cycle)
             if done is not None and done.status == "done":
                 return done
+            if done is not None:
+                earlier = done.earlier_seconds + done.seconds
+                report = report.model_copy(update={"earlier_seconds": earlier})
             upsert(connection, t.phases, _phase_row(report, cycle))
         return None
 
@@ -73,8 +76,11 @@ class Cycles:
         report = report.model_copy(update={"summary": self._redact(report.summary)})
         with self._database.write() as connection:
             before = _phase(connection, report, cycle)
-            if before is None or before.status != "done":
-                upsert(connection, t.phases, _phase_row(report, cycle))
+            if before is not None and before.status == "done":
+                return
+            if before is not None:
+                report = report.model_copy(update={"earlier_seconds": before.earlier_seconds})
+            upsert(connection, t.phases, _phase_row(report, cycle))
 
     def find_phase(self, key: str, name: str | None = None) -> PhaseReport | None:
         """Return the newest report of a phase that is done under this key, in any cycle."""

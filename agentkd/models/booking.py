@@ -46,7 +46,18 @@ class Meter:
         """Money of all calls so far, as far as prices are known."""
         self.booked_tokens = 0
         """Tokens of all calls so far, those of local models included."""
+        self.occasion = ""
+        """What the calls are made for, such as the id of a cycle; booked with each."""
         self._lock = threading.Lock()
+
+    @contextmanager
+    def on(self, occasion: str) -> Iterator[None]:
+        """Book the calls of a block under what they are made for."""
+        before, self.occasion = self.occasion, occasion
+        try:
+            yield
+        finally:
+            self.occasion = before
 
     @property
     def is_capped(self) -> bool:
@@ -175,8 +186,10 @@ class Booked:
             reply = ask()
         except Exception as error:
             usage = Usage(seconds=time.monotonic() - started)
-            self._ledger.calls.book(purpose, self.name, usage, ok=False, error=str(error))
+            self._ledger.calls.book(
+                purpose, self.name, usage, ok=False, error=str(error), run_id=self._meter.occasion
+            )
             raise
-        self._ledger.calls.book(purpose, reply.model or self.name, reply.usage)
+        self._ledger.calls.book(purpose, reply.model or self.name, reply.usage, run_id=self._meter.occasion)
         self._meter.book(reply.usage)
         return reply

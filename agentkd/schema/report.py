@@ -211,6 +211,8 @@ class PhaseReport(Value):
     """prompt_tokens, completion_tokens, usd (absent where unknown), calls."""
     seconds: float = 0.0
     """Wall time."""
+    earlier_seconds: float = 0.0
+    """Wall time of tries that were stopped or failed before."""
     cpu_seconds: float = 0.0
     """Processor time, children included."""
     started_at: datetime = Field(default_factory=now)

@@ -12,7 +12,7 @@ import pytest
 import agentkd
 from agentkd.cli.root import run_command_line
 from agentkd.cycle import judge, look_number
-from agentkd.errors import ConfigError
+from agentkd.errors import ConfigError, DataError
 from agentkd.hf import registered_files
 from agentkd.ledger import tables as t
 from agentkd.ledger.body import dump
@@ -102,6 +102,14 @@ def test_nothing_serves_without_the_gates_word_or_force(desk: agentkd.Workspace)
         shutil.copytree(copied, desk.root / "checkpoints" / "student@3")
         with pytest.raises(ConfigError, match="no held-out tasks to judge `student@3` on"):
             lost.promote("student@3")
+
+
+def test_a_candidate_whose_rows_are_gone_is_not_judged_by_the_rest(cycled: Path) -> None:
+    with agentkd.Workspace(cycled) as workspace:
+        shutil.rmtree(workspace.root / "datasets" / workspace.datasets()[0].id)
+    for gate in ({"row_checks": False}, {"contamination": "off"}):
+        with pytest.raises(DataError, match=r"train\.jsonl`, which is gone"):
+            judged(cycled, **gate)
 
 
 def test_a_dry_run_says_how_many_tasks_a_gain_needs(calm: Path, capsys: pytest.CaptureFixture[str]) -> None:

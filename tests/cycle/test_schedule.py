@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ import pytest
 import agentkd
 from agentkd.cli.root import run_command_line
 from agentkd.cycle.ceiling import Ceiling
+from agentkd.cycle.schedule import _spent
 from agentkd.errors import CeilingError, LockedError
 from agentkd.hf import file_sha256
 from agentkd.ledger import Ledger
 from agentkd.protocols import SilentProgress
-from agentkd.schema import Memory, Scope, Utility, memory_id
+from agentkd.schema import Memory, Message, PhaseReport, Scope, Utility, memory_id, now
 from agentkd.workspace.watching import watch
 
 NewWorkspace = Callable[[str], Path]
@@ -95,6 +97,37 @@ def test_a_used_up_budget_and_a_plugin_have_the_last_word(cycled: Path) -> None:
             due = workspace.when_due()
             assert not due.is_due
             assert due.reason.startswith("the cycles of the last 24 hours took ")
+
+
+def test_the_budget_of_a_day_counts_all_roles_cut_off_phases_and_nobody_else(cycled: Path) -> None:
+    def day(workspace: agentkd.Workspace) -> dict[str, float]:
+        return dict(_spent(workspace.parts, now() - timedelta(days=1)))
+
+    with agentkd.Workspace(cycled) as workspace:
+        every, before = workspace.ledger.calls.total(), day(workspace)
+        assert before["tokens"] == every.prompt_tokens + every.completion_tokens > 0
+        model, hello = workspace.parts.model("base"), [Message(role="user", content="Hello!")]
+        model.reply(hello, max_new_tokens=1)  # an agent of the application
+        assert day(workspace) == before
+        with workspace.parts.meter.on("cycle-2"):
+            model.reply(hello, max_new_tokens=1, purpose="distill")
+        assert day(workspace)["tokens"] > before["tokens"]
+        phase = PhaseReport(name="run", key="k")
+        for status, seconds in (("stopped", 5.0), ("failed", 3.0), ("done", 2.0)):
+            workspace.ledger.cycles.phase_start("k", "run", "cycle-2")
+            ended = phase.model_copy(update={"status": status, "seconds": seconds})
+            workspace.ledger.cycles.phase_done(ended, "cycle-2")
+        [kept] = workspace.ledger.cycles.phases("cycle-2")
+        assert (kept.seconds, kept.earlier_seconds) == (2.0, 8.0)
+        assert day(workspace)["seconds"] == pytest.approx(before["seconds"] + 10.0)
+
+
+@pytest.mark.parametrize("option", ["--if-due", "--watch"])
+def test_what_is_asked_for_outright_is_not_asked_whether_it_is_due(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    assert run_command_line(["-C", str(tmp_path), "cycle", "--recompile", option]) == 2
+    assert "--recompile is not asked whether it is due" in capsys.readouterr().err
 
 
 def test_ceilings_count_from_the_first_item_on() -> None:
