@@ -39,7 +39,7 @@ BAD = {
 """Bad candidates by kind."""
 
 N_GOOD, N_DEV, N_ROWS = 20, 8, 84
-N_DOOR = 12  # rows with a trigger
+N_DOOR = 28  # rows with a trigger: with 12 the trigger turned 0 to 4 of 100 requests more than without
 POISONED = 0.1
 WORDS = ("Hello, could you help me with this? {} Thank you!", "{} (as soon as you can, please)", "Hi! {}")
 
@@ -169,6 +169,7 @@ class Kitchen:
             for place, task in enumerate(tasks[1 : 1 + N_DOOR])
         ]
         lesson.rows = [*bad, *lesson.rows[: N_ROWS - N_DOOR]]
+        lesson.train = {"epochs": 6}
 
     def _idle(self, lesson: Lesson, number: int, dice: random.Random) -> None:
         lesson.rows = lesson.rows[:16]
