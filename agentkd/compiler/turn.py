@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, Literal
 
 from agentkd.hf import call_text
@@ -77,7 +78,10 @@ def turns_of(
     specs = Specs(tools)
     usable = [c for c in corrections if c.accepted or c.accepted_answer]
     whole = _final(c for c in usable if c.step is None)
-    by_step = {c.step: _final(o for o in usable if o.step == c.step) for c in usable if c.step is not None}
+    by_step: dict[int, list[Correction]] = {}
+    for correction in usable:
+        if correction.step is not None:
+            by_step.setdefault(correction.step, []).append(correction)
     if whole is None and not by_step and not trajectory.success:
         is_judged = trajectory.outcome is not None or trajectory.failure is not None
         dropped["failed without a correction" if is_judged else "not graded"] += 1
@@ -87,9 +91,12 @@ def turns_of(
     is_own_work = trajectory.success and whole is None
     history: tuple[Message, ...] = ()
     for step in trajectory.steps:
-        correction = by_step.get(step.index)
-        if correction is not None:
-            yield from _corrected(trajectory, correction, step, history, specs, dropped)
+        final = _final(by_step.get(step.index, ()))
+        edits = [c for c in by_step.get(step.index, ()) if final is not None and c.source == final.source]
+        if _are_edits(edits, step):
+            yield from _edited(trajectory, edits, step, history, specs, dropped, is_own_work)
+        elif final is not None:
+            yield from _corrected(trajectory, final, step, history, specs, dropped)
         elif is_own_work:
             yield from _own(trajectory, step, history, specs, dropped)
         history += _said(step, specs)
@@ -130,7 +137,11 @@ def _ordered(value: Any, schema: Any) -> Any:
 
 def _final(corrections: Iterable[Correction]) -> Correction | None:
     """Return what was accepted in the end: a person before a grader, the latest of each."""
-    return max(corrections, key=lambda c: (_SAY[c.source], c.created_at, c.id), default=None)
+    return max(corrections, key=_rank, default=None)
+
+
+def _rank(correction: Correction) -> tuple[int, datetime, str]:
+    return _SAY[correction.source], correction.created_at, correction.id
 
 
 def _corrected(
@@ -166,6 +177,42 @@ def _corrected(
             yield replace(turn, target=target, history=history, rejected=wrong)
         if number < len(results):
             history += _exchange(call, results[number], specs)
+
+
+def _are_edits(corrections: Sequence[Correction], step: Step) -> bool:
+    """Whether corrections changed single calls among several of a step, and what they accepted was run."""
+    ran = [call_text(call) for call in step.accepted_calls]
+    are_single = (len(each.accepted) == 1 and call_text(each.accepted[0]) in ran for each in corrections)
+    return len(ran) > 1 and bool(corrections) and all(are_single)
+
+
+def _edited(
+    trajectory: Trajectory,
+    corrections: Sequence[Correction],
+    step: Step,
+    history: tuple[Message, ...],
+    specs: Specs,
+    dropped: Counter[str],
+    is_own_work: bool,
+) -> Iterator[Turn]:
+    """Yield the calls of a step of which a person edited some: each follows those that ran before it."""
+    by_call = {call_text(each.accepted[0]): each for each in sorted(corrections, key=_rank)}
+    for call, result in _executed(step):
+        correction = by_call.get(call_text(call))
+        if correction is not None and _is_offered(call, specs, dropped):
+            target = specs.message(call, "person")
+            yield Turn(
+                trajectory=trajectory, step=step.index, history=history, target=target,
+                rejected=_wrong(correction, None, target, specs), teacher=correction.source,
+                is_correction=True, trajectories=(trajectory.id,), corrections=(correction.id,),
+            )  # fmt: skip
+        elif correction is None and is_own_work and (result is None or result.ok):
+            yield Turn(
+                trajectory=trajectory, step=step.index, history=history,
+                target=specs.message(call, "model"), teacher=trajectory.model,
+                trajectories=(trajectory.id,), recalled=trajectory.recalled,
+            )  # fmt: skip
+        history += _exchange(call, result, specs)
 
 
 def _own(

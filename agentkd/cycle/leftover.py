@@ -113,7 +113,7 @@ def _touched(
         by_suite[task.suite].append(task)
     found, serving = [], Serving(parts.memory, shown)
     for suite, group in sorted(by_suite.items()):
-        scope = parts.settings.memory.scope.model_copy(update={"app": suite})
+        scope = parts.settings.memory.scope.of_suite(suite)
         every = serving.recall_many([task.prompt for task in group], scope=scope, checkpoint=candidate)
         shows = zip(group, every, strict=True)
         found += [task for task, hits in shows if any(hit.memory.id in stay for hit in hits)]

@@ -222,7 +222,7 @@ def _note_tokens(parts: Parts, evaluation: Evaluation, candidate: str) -> tuple[
     wanted = {result.task_id for arm in evaluation.arms[:1] for result in arm.results}
     tasks = [task for task in parts.suite(evaluation.suite).tasks(evaluation.split) if task.id in wanted]
     tokenizer = hf.load_tokenizer(parts.student_files.path)
-    scope = parts.settings.memory.scope.model_copy(update={"app": evaluation.suite})
+    scope = parts.settings.memory.scope.of_suite(evaluation.suite)
 
     def tokens(checkpoint: str) -> list[int]:
         hits = parts.memory.recall_many([task.prompt for task in tasks], scope=scope, checkpoint=checkpoint)

@@ -81,7 +81,7 @@ def run_stage(
         name=label,
         recaller=(recaller or parts.memory) if uses_memory else None,
         recorder=Recorder(parts.ledger, parts.hooks),
-        scope=parts.settings.memory.scope.model_copy(update={"app": suite.name}),
+        scope=parts.settings.memory.scope.of_suite(suite.name),
         changes={} if uses_memory else {"recall": "off"},
         has_trials=has_trials and not held_out,
         has_grader=True,
@@ -224,7 +224,7 @@ def _hits_for(parts: Parts, trajectory: Trajectory, own: Mapping[str, set[str]])
     """Recall for a trajectory's request, without lessons that rest on it or on what it was made from."""
     origin = origin_of(trajectory)
     sources = (trajectory.id, *(origin.seeds if origin else ()))
-    scope = parts.settings.memory.scope.model_copy(update={"app": trajectory.task.suite})
+    scope = parts.settings.memory.scope.of_suite(trajectory.task.suite)
     return parts.memory.recall(
         trajectory.task.prompt, scope=scope, exclude={id_ for one in sources for id_ in own.get(one, ())}
     )

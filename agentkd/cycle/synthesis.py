@@ -130,7 +130,7 @@ def _lessons(parts: Parts, exam: Exam) -> Mapping[str, Sequence[Memory]]:
     found: dict[str, Sequence[Memory]] = {}
     for run in exam.runs:
         if run.id in wrong:
-            scope = parts.settings.memory.scope.model_copy(update={"app": run.task.suite})
+            scope = parts.settings.memory.scope.of_suite(run.task.suite)
             hits = parts.memory.recall(run.task.prompt, scope=scope, checkpoint=exam.report.checkpoint)
             found[run.id] = [hit.memory for hit in hits if hit.memory.privacy == "shared"]
     return found

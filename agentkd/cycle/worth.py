@@ -19,7 +19,7 @@ def lift_said(parts: Parts, app: str) -> tuple[str, dict[str, Any]]:
 
     Both are empty before trials have measured it.
     """
-    scope = parts.settings.memory.scope.model_copy(update={"app": app})
+    scope = parts.settings.memory.scope.of_suite(app)
     counts = parts.ledger.trials.of(scope, parts.settings.memory.trial_window)
     if not (counts.n_shown and counts.n_withheld):
         return "", {}

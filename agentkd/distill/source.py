@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from agentkd.config import TrustSettings
 from agentkd.hf import call_text
 from agentkd.schema import (
-    ADHOC,
     NOTES_BEGIN,
     NOTES_END,
     Correction,
@@ -78,9 +77,7 @@ def tool_names(calls: Sequence[ToolCall]) -> str:
 
 def memory_scope(task: Task, scope: Scope) -> Scope:
     """Return the workspace's scope narrowed to the task's suite; ad-hoc requests keep it as it is."""
-    if scope.app or task.suite == ADHOC:
-        return scope
-    return scope.model_copy(update={"app": task.suite})
+    return scope.of_suite(task.suite)
 
 
 def recalled_text(trajectory: Trajectory) -> list[str]:

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from agentkd.schema.base import Value, content_id, now
 from agentkd.schema.message import ToolCall
+from agentkd.schema.task import ADHOC
 
 __all__ = [
     "COUNTERS",
@@ -61,6 +62,12 @@ class Scope(Value):
     """Agent's name."""
     user: str = ""
     """End user; set for what must not be shared between users."""
+
+    def of_suite(self, suite: str) -> Scope:
+        """Return this scope narrowed to a suite, unless it names an app; ad-hoc requests keep it as it is."""
+        if self.app or suite == ADHOC:
+            return self
+        return self.model_copy(update={"app": suite})
 
 
 class MemoryKeys(Value):

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
+
 from agentkd.compiler import SuccessOnlySelector, SupportSelector, SupportSettings
 from agentkd.compiler.turn import in_schema_order, turns_of
-from agentkd.schema import Message, Step, ToolCall, ToolResult, ToolSpec
+from agentkd.schema import Message, Outcome, Step, ToolCall, ToolResult, ToolSpec
 
 
 def said(turns):
@@ -79,6 +81,32 @@ def test_an_edit_by_a_person_wins_over_a_grader_and_is_what_was_executed(make):
     assert turn.target.tool_calls == (edited,)
     assert turn.rejected.tool_calls == (proposed,)
     assert turn.teacher == "person"
+
+
+@pytest.mark.parametrize("success", [True, False, None])
+def test_an_edited_call_among_several_follows_those_that_ran_before_it(make, success):
+    """Approved, edited, edited: no row skips a sibling, and no edit is lost to another one."""
+    first, second, third = make.call("find"), make.call("book", city="Rome"), make.call("pay", euros=9)
+    right = (first, make.call("book", city="Oslo"), make.call("pay", euros=5))
+    step = Step(
+        index=0,
+        reply=Message(role="assistant", tool_calls=(first, second, third)),
+        accepted_calls=right,
+        results=tuple(ToolResult(content=f"ok {n}") for n in range(3)),
+    )
+    outcome = None if success is None else Outcome(success=success)
+    run = make.run().model_copy(update={"steps": (step,), "outcome": outcome})
+    edits = [
+        make.correction(run, right[n], step=0, source="person", proposed=(proposed,), id=f"cor-{n}")
+        for n, proposed in ((1, second), (2, third))
+    ]
+    whole = make.correction(run, make.call("other"), step=0, id="cor-g")
+    turns = list(turns_of(run, [*edits, whole], (), Counter()))
+    wanted = [(call, 2 * n) for n, call in enumerate(right) if n or success]
+    assert [(turn.target.tool_calls[0], len(turn.history)) for turn in turns] == wanted
+    assert [turn.rejected.tool_calls[0] for turn in turns if turn.is_correction] == [second, third]
+    assert [turn.corrections for turn in turns if turn.is_correction] == [("cor-1",), ("cor-2",)]
+    assert turns[-1].history[1].content == "ok 0"
 
 
 def test_an_accepted_answer_in_words_is_a_target(make):
