@@ -223,6 +223,19 @@ def test_eight_bits_are_held_to_a_bar_of_their_own(student: tuple[Path, Path], t
     assert not list(tmp_path.iterdir())
 
 
+def test_an_adapter_of_an_architecture_in_another_layout_is_refused(
+    student: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """llama.cpp permutes rows of SmolLM3's queries and keys; what we wrote would read back all the same."""
+    base = tmp_path / "base"
+    shutil.copytree(student[0], base)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "model_type": "smollm3"}))
+    with pytest.raises(CheckpointError, match="agentkd writes no GGUF of architecture `smollm3`"):
+        hf.export_student("gguf-adapter", base, student[1], tmp_path / "out.gguf", rows())
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["command", "print_card"]
 
 FORMATS = ("openai", "trl-dpo", "trl-sft")
-KINDS = ("trajectory", "internalise", "correction", "negative")
+KINDS = ("trajectory", "internalise", "correction", "negative", "synthetic")
 
 
 @click.group("datasets", cls=Group)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +19,9 @@ from agentkd.cli.memory_view import print_hits, print_memories, print_memory
 from agentkd.cli.moment import MOMENT
 from agentkd.cli.shared import Group
 from agentkd.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from agentkd.workspace import Workspace
 
 __all__ = ["command"]
 
@@ -68,20 +71,28 @@ def show(invocation: Invocation, memory_id: str, at: datetime | None) -> None:
 @command.command("recall")
 @click.argument("text")
 @click.option("-k", "k", type=click.IntRange(min=1), help="At most so many [default: `[memory] k`].")
-@click.option("--app", default=None, help="Suite or application whose memories are meant [default: all].")
+@click.option("--app", default=None, help="Suite or application that asks [default: `[cycle] suite`].")
 @_at
 @pass_invocation
 def recall(invocation: Invocation, text: str, k: int | None, app: str | None, at: datetime | None) -> None:
     """Show what an agent would recall for TEXT, now or at an earlier time (then by meaning alone)."""
     with invocation.workspace() as workspace:
-        scope = None
+        scope, suite = workspace.settings.memory.scope, workspace.settings.cycle.suite
         if app is not None:
-            scope = workspace.settings.memory.scope.model_copy(update={"app": app})
+            scope = scope.model_copy(update={"app": app})
+        elif suite:
+            scope = scope.of_suite(suite)
         if at is None:
-            hits = workspace.memory.recall(text, k, scope=scope)
+            hits = workspace.memory.recall(text, k, scope=scope, checkpoint=_acting(workspace))
         else:
             hits = workspace.memory.recall_at(text, at, k, scope=scope)
     invocation.show(hits, print_hits)
+
+
+def _acting(workspace: Workspace) -> str:
+    """Return the checkpoint that acts, or `base`: what is retired for it is not recalled."""
+    spec = workspace.parts.resolve(workspace.settings.roles.actor)
+    return spec.removeprefix("agentkd/") if spec.startswith("agentkd/") else "base"
 
 
 @command.command("rebuild")

@@ -11,7 +11,7 @@ import click
 from agentkd.cli.invocation import Invocation, pass_invocation
 from agentkd.cli.render import print_facts, print_table, shortened
 from agentkd.cli.shared import Command
-from agentkd.errors import DataError
+from agentkd.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,13 +64,17 @@ def import_(
     from agentkd.schema import Scope
 
     imported = read_foreign(path, format_ or "")
+    if evidence and imported.format != "pack":
+        raise ConfigError(
+            f"a file of format `{imported.format}` holds no evidence", hint="leave --evidence out"
+        )
     wanted = Scope(**scope)
     with invocation.workspace() as workspace:
         if dry_run:
             own = workspace.settings.memory.scope
             report = preview(imported, own, workspace.ledger, scope=wanted)
         else:
-            if evidence and imported.format == "pack":
+            if evidence:
                 brought = read_evidence(path)
                 refuse_leaks(brought.trajectories, workspace.parts)
                 n_new = admit_evidence(brought, workspace.ledger, str(path))
@@ -112,6 +116,7 @@ def export(
             kinds=kinds or None,
         )
         memories = [m for m in memories if app in (None, m.scope.app) and user in (None, m.scope.user)]
+        memories = [m for m in memories if not m.counters]  # they answer to students of this workspace alone
         if format_ == "skill":
             memories = [memory for memory in memories if memory.privacy == "shared"]
         if not memories:

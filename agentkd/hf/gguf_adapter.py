@@ -15,7 +15,7 @@ __all__ = ["check_adapter", "merge_from_gguf", "write_adapter_gguf"]
 def check_adapter(base: Path, adapter: Adapter) -> Layout:
     """Return the layout of the base's tensors.
 
-    Raises CheckpointError for a DoRA adapter and for an architecture that llama.cpp does not know.
+    Raises CheckpointError for a DoRA adapter and for an architecture that no GGUF is written of.
     """
     if adapter.has_magnitudes:
         raise CheckpointError(

@@ -70,7 +70,7 @@ def write_model(
 
 def check_model(base: Path) -> Layout:
     """Return the layout of a model folder; raises CheckpointError for what may not be written right."""
-    layout = Layout.of(base, whole=True)
+    layout = Layout.of(base)
     _check_plain(layout.config)
     return layout
 

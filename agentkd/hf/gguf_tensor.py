@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["Layout", "gguf_package"]
 
 _ARCHITECTURES = {"llama": "llama", "qwen2": "qwen2", "gemma3_text": "gemma3"}
-"""Architecture of llama.cpp by `model_type` of transformers: those that a whole model is written for."""
+"""Architecture of llama.cpp by `model_type` of transformers: those whose tensors are known to be laid out
+right. llama.cpp permutes rows of others too; a file in the wrong layout would read back as it was written."""
 
 _PERMUTED = {"llama": ("q_proj", "k_proj")}
 
@@ -44,8 +45,8 @@ class Layout:
     """`config.json` of the base."""
 
     @classmethod
-    def of(cls, base: Path, *, whole: bool = False) -> Layout:
-        """Read the layout for a model folder; for a `whole` model only what is known to be written right.
+    def of(cls, base: Path) -> Layout:
+        """Read the layout for a model folder.
 
         Raises CheckpointError for an architecture that llama.cpp or this module does not know.
         """
@@ -53,8 +54,8 @@ class Layout:
         kind = str(config["model_type"])
         architecture = _ARCHITECTURES.get(kind, kind)
         known = set(gguf_package().MODEL_ARCH_NAMES.values())
-        if architecture not in known or (whole and kind not in _ARCHITECTURES):
-            who = "agentkd writes no whole GGUF of" if architecture in known else "llama.cpp knows no"
+        if kind not in _ARCHITECTURES or architecture not in known:
+            who = "agentkd writes no GGUF of" if architecture in known else "llama.cpp knows no"
             raise CheckpointError(
                 f"{who} architecture `{kind}`", hint="export it as `merged` or `peft`", architecture=kind
             )

@@ -114,6 +114,10 @@ def _prepared(
             reason = f"it was taken back where it comes from: its status is `{memory.status}`"
             taken_back[i] = Admission(memory_id=memory.id, outcome="rejected", reason=reason)
             continue
+        if memory.counters:
+            reason = "it speaks against a memory that was revoked where it comes from"
+            taken_back[i] = Admission(memory_id=memory.id, outcome="rejected", reason=reason)
+            continue
         evidence = Evidence() if quarantine else _only(memory.evidence, known)  # a claim, and nobody vouches
         note = {"format": imported.format, "path": imported.path, "place": place, "support": memory.support}
         where = _united(memory.scope, base, scope)

@@ -17,7 +17,7 @@ from agentkd.interop.skill import MADE_HERE, memories_as_skill, memory_ids_of
 from agentkd.memory.cluster import clusters
 from agentkd.memory.lift import lifts_of, rank_of
 from agentkd.protocols import Embedder
-from agentkd.schema import Memory, Value, content_id
+from agentkd.schema import Memory, Scope, Value, content_id
 from agentkd.skills import Skill, find_skills, read_skill_file, write_skill
 
 __all__ = ["Strength", "Topic", "export_skills", "strong_memories", "topics_of"]
@@ -58,12 +58,15 @@ class Topic(Value):
     """What it teaches."""
 
 
-def strong_memories(memories: Iterable[Memory], strength: Strength | None = None) -> list[Memory]:
+def strong_memories(
+    memories: Iterable[Memory], strength: Strength | None = None, *, scope: Scope | None = None
+) -> list[Memory]:
     """Return the memories that proved themselves and may be shared, the best first.
 
-    Private memories, those of one user and those whose lift is credibly negative are never among them.
+    Private memories, those of one user, of another tenant or agent than `scope` names, and those whose lift
+    is credibly negative are never among them.
     """
-    wanted = strength or Strength()
+    wanted, own = strength or Strength(), scope or Scope()
     open_ = [
         memory
         for memory in memories
@@ -71,6 +74,8 @@ def strong_memories(memories: Iterable[Memory], strength: Strength | None = None
         and memory.kind in wanted.kinds
         and memory.privacy == "shared"
         and not memory.scope.user
+        and memory.scope.tenant in ("", own.tenant)
+        and memory.scope.agent in ("", own.agent)
         and memory.confidence >= wanted.min_confidence
     ]
     lifts = lifts_of(open_)

@@ -12,6 +12,7 @@ from agentkd.memory.question import Asking
 from agentkd.memory.wording import wording_of
 from agentkd.protocols import Kit
 from agentkd.schema import Memory, MemoryEdit, Trajectory, Utility, Value, canonical_json, memory_id
+from agentkd.trust import trust_of_run
 
 __all__ = ["RedistilRefiner", "RedistilSettings", "build"]
 
@@ -84,7 +85,12 @@ class RedistilRefiner:
         )
 
     def _rewritten(self, memory: Memory, asking: Asking, kit: Kit) -> Memory | None:
-        runs = [t for t in kit.trajectories(memory.evidence.trajectories) if not t.task.is_held_out]
+        trust = kit.settings.trust  # a rewording is trusted as its memory is: only clean words reach it
+        runs = [
+            run
+            for run in kit.trajectories(memory.evidence.trajectories)
+            if not run.task.is_held_out and (not trust.gate or trust_of_run(run, trust).is_clean)
+        ]
         records = [_record(run) for run in runs[: self.settings.max_runs]]
         if not records:
             return None

@@ -19,6 +19,7 @@ from agentkd.interop import (
 )
 from agentkd.ledger import Ledger
 from agentkd.memory import MemoryStore
+from agentkd.memory.counter import counter_memory
 from agentkd.schema import Correction, Evidence, Memory, Scope, Utility, memory_id
 from agentkd.testing import example_trajectory
 
@@ -175,6 +176,15 @@ def test_what_was_taken_back_elsewhere_is_not_brought_in(
     assert [answer.outcome for answer in report.answers] == ["rejected", "stored"]
     assert status in report.answers[0].reason
     assert [memory.status for memory in ledger.memories.list()] == ["active"]
+
+
+def test_a_counter_memory_speaks_where_it_was_made_alone(
+    tmp_path: Path, store: MemoryStore, ledger: Ledger
+) -> None:
+    counter = counter_memory(lesson(), is_quoted=True)
+    report = admit_imported(read_foreign(pack(tmp_path, lesson("a cart is empty"), counter)), store, ledger)
+    assert [answer.outcome for answer in report.answers] == ["stored", "rejected"]
+    assert not any(memory.counters for memory in ledger.memories.list())
 
 
 def test_what_was_revoked_here_does_not_come_back(tmp_path: Path, store: MemoryStore, ledger: Ledger) -> None:

@@ -51,6 +51,8 @@ def topics(found: list[Memory], **options: object):
         ({"confidence": 0.4}, False),
         ({"privacy": "private"}, False),
         ({"scope": Scope(app="shop", user="alice")}, False),
+        ({"scope": Scope(app="shop", tenant="acme")}, False),
+        ({"scope": Scope(app="shop", agent="clerk")}, False),
         ({"kind": "fact"}, False),
         ({"kind": "case"}, False),
         ({"status": "quarantined"}, False),
@@ -62,6 +64,14 @@ def topics(found: list[Memory], **options: object):
 )
 def test_only_what_proved_itself_and_may_be_shared_is_strong(changes: dict, is_strong: bool) -> None:
     assert bool(strong_memories([lesson("a parcel is late", **changes)])) == is_strong
+
+
+def test_a_tenant_gets_its_own_skills_and_those_of_all() -> None:
+    own, common, other = (
+        lesson("a parcel is late", scope=Scope(tenant=name)) for name in ("acme", "", "beta")
+    )
+    found = strong_memories([own, common, other], scope=Scope(tenant="acme"))
+    assert {memory.id for memory in found} == {own.id, common.id}
 
 
 def test_the_bars_of_strength_are_settings() -> None:
