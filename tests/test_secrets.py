@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,11 @@ def settings(**more: Any) -> dict[str, Any]:
 
 def on_disk(root: Path, secrets: Sequence[SeededSecret]) -> list[str]:
     """Return (format: file) of every secret that a file below a folder holds."""
-    files = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    files: dict[Path, bytes] = {}
+    for path in root.rglob("*"):
+        with suppress(FileNotFoundError):  # an index joined its files meanwhile: what is gone holds nothing
+            if path.is_file():
+                files[path] = path.read_bytes()
     return sorted(
         f"{one.format}: {path.name}" for one in secrets for path, data in files.items()
         if one.secret.encode() in data
