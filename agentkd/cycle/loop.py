@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from agentkd import hookspecs
@@ -28,6 +27,7 @@ from agentkd.cycle.report import make_report, write_report
 from agentkd.cycle.retire import retire_phase
 from agentkd.cycle.schedule import is_due
 from agentkd.cycle.stage import StageResult, distill_stage, objective_needs
+from agentkd.cycle.training import read_beside
 from agentkd.errors import CeilingError, ConfigError
 from agentkd.files import sweep
 from agentkd.plugins import nearest
@@ -168,22 +168,13 @@ def phase_settings(parts: Parts) -> dict[str, Any]:
         "train": [
             settings.train.model_dump(exclude={"candidates"}),  # one more candidate trains no other again
             settings.trainer,
-            _anchor_texts(parts),
+            *read_beside(parts),
         ],
         "evaluate": [*acting, settings.evaluate, settings.evaluator, settings.gate.probes],
         "promote": [settings.gate, settings.revoke.max_rate, settings.revoke.probes],
         "place": [settings.place],
         "retire": [settings.retire],
     }
-
-
-def _anchor_texts(parts: Parts) -> str:
-    """Return a hash of the anchor texts of one's own, which may change under the same name."""
-    from agentkd.hf import file_sha256
-
-    path = parts.settings.train.anchor.path
-    file = Path(path).expanduser()
-    return file_sha256(file) if path and file.is_file() else ""
 
 
 def _check_settings(parts: Parts) -> None:

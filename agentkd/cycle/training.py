@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from agentkd import hf
 from agentkd.cycle.parts import Parts
 from agentkd.cycle.replay import union
 from agentkd.cycle.teach import is_remote, objective_modules, settings_with_folders, teacher_fields
 from agentkd.errors import ConfigError, DataError, NotFoundError
 from agentkd.schema import DatasetCard, TrainJob, TrainPlan
 
-__all__ = ["dataset_to_train", "newest_checkpoint", "plan_training", "train_job"]
+__all__ = ["dataset_to_train", "newest_checkpoint", "plan_training", "read_beside", "train_job"]
+
+
+def read_beside(parts: Parts) -> list[str]:
+    """Return hashes of what a training reads besides rows, base and settings, and may change under its name.
+
+    These are anchors and references of one's own, and a teacher in a folder.
+    """
+    train = parts.settings.train
+    options = [Path(str(each.get("reference", ""))) for each in train.objective.values()]
+    anchors = Path(train.anchor.path).expanduser()
+    files = [anchors, *(path / "adapter_model.safetensors" for path in options if path.is_absolute())]
+    found = [hf.file_sha256(file) for file in files if file.is_file()]
+    return [*found, *([teacher_fields(parts)["teacher_id"]] if train.teacher.startswith("path:") else [])]
 
 
 def train_job(parts: Parts, dataset_id: str, output: str, init: str = "") -> TrainJob:

@@ -114,10 +114,21 @@ class SignalCache:
     """The folder of one teacher, template and `top_k`."""
 
     def __init__(
-        self, root: Path, *, teacher_id: str, template_hash: str, top_k: int, unit: Unit = "token"
+        self,
+        root: Path,
+        *,
+        teacher_id: str,
+        template_hash: str,
+        top_k: int,
+        unit: Unit = "token",
+        arithmetic: str = "",
     ) -> None:
-        """Name the folder below `root`; nothing is read or made yet."""
-        self.folder = root / content_id("signals", FORMAT, teacher_id, template_hash, top_k, unit)
+        """Name the folder below `root`; nothing is read or made yet.
+
+        `arithmetic` tells apart what one teacher says in other numbers (dtype, quantisation).
+        """
+        named = (FORMAT, teacher_id, template_hash, top_k, unit, *([arithmetic] if arithmetic else []))
+        self.folder = root / content_id("signals", *named)
         self.top_k = top_k
         self.unit: Unit = unit
         self._facts = {
@@ -126,6 +137,7 @@ class SignalCache:
             "template": template_hash,
             "top_k": str(top_k),
             "unit": unit,
+            **({"arithmetic": arithmetic} if arithmetic else {}),
         }
 
     def read(self, wanted: Collection[str]) -> dict[str, RowSignals]:

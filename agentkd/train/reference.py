@@ -25,6 +25,7 @@ from agentkd.train.objectives.label_loss import label_losses
 from agentkd.train.packing import Pack
 from agentkd.train.rows import Row, View
 from agentkd.train.shards import read_shard, write_shard
+from agentkd.train.teacher import arithmetic
 
 __all__ = ["References", "prepare_references"]
 
@@ -146,10 +147,11 @@ def prepare_references(
         top_k = int(getattr(objective, "top_k", 0)) if weighted.needs_teacher else 0
         referred = _referred(weighted, rows)
         wanted = str(getattr(objective, "reference", "start"))
+        numbers = [arithmetic(job)] if arithmetic(job) else []
         reference_id, as_reference = _model(job, wanted, body, [row.student for row in referred])
         references = References(
             Path(job.signals or Path(job.dataset) / "signals"),
-            reference_id=content_id("of", job.base_id, template_hash, reference_id),
+            reference_id=content_id("of", job.base_id, template_hash, reference_id, *numbers),
             top_k=top_k,
             teacher_id=f"{job.teacher_id}/{getattr(signals, 'top_k', 0)}" if top_k else "",
         )

@@ -75,6 +75,15 @@ def plan_teacher(
     return plan, dataset
 
 
+def arithmetic(job: TrainJob) -> str:
+    """Return what tells the signals of one model from those of the same model in other numbers."""
+    settings = job.settings
+    is_remote = settings.teacher and not (job.teacher or job.teacher_adapter)
+    if is_remote or (settings.dtype, settings.quantise) == ("auto", "none"):
+        return ""
+    return f"{settings.dtype}/{settings.quantise}"
+
+
 def signal_cache(job: TrainJob, template_hash: str, top_k: int, unit: Unit) -> SignalCache:
     """Return the cache of the job's teacher."""
     return SignalCache(
@@ -83,6 +92,7 @@ def signal_cache(job: TrainJob, template_hash: str, top_k: int, unit: Unit) -> S
         template_hash=template_hash,
         top_k=top_k,
         unit=unit,
+        arithmetic=arithmetic(job),
     )
 
 

@@ -155,10 +155,11 @@ class Learning(Opening):
     ) -> Checkpoint:
         """Train a student on a dataset (the newest by default); a killed training goes on."""
         from agentkd.cycle.stage import checkpoint_name, train_stage
-        from agentkd.cycle.training import dataset_to_train
+        from agentkd.cycle.training import dataset_to_train, read_beside
 
         dataset_id = dataset_to_train(self.parts, dataset_id, replay)
-        key = content_id("trn", dataset_id, self.settings.train, self.parts.student_files.base_id, go_on_from)
+        facts = (self.settings.train, self.parts.student_files.base_id, go_on_from, *read_beside(self.parts))
+        key = content_id("trn", dataset_id, *facts)
         return train_stage(self.parts, dataset_id, checkpoint_name(self.parts, key), go_on_from)
 
     def plan_training(

@@ -15,6 +15,7 @@ from agentkd.cycle.loop import phase_settings
 from agentkd.cycle.stage import StageResult
 from agentkd.errors import PluginError
 from agentkd.schema import Memory, content_id
+from agentkd.testing import tiny_student
 
 
 class Breaks:
@@ -120,6 +121,28 @@ def test_only_the_phases_that_read_a_setting_are_done_again(tmp_path: Path) -> N
     before = keys(train=own)
     texts.write_text('{"text": "two"}')
     assert keys(train=own)["train"] != before["train"]
+    reference = {"objective": {"dpo": {"reference": str(tmp_path)}}}
+    weights = tmp_path / "adapter_model.safetensors"
+    weights.write_bytes(b"one")
+    before = keys(train=reference)
+    weights.write_bytes(b"two")
+    assert keys(train=reference)["train"] != before["train"]
+    teacher = tmp_path / "teacher"
+    named = {**own, "teacher": tiny_student(teacher)}
+    before = keys(train=named)
+    tiny_student(teacher, seed=1)
+    assert keys(train=named)["train"] != before["train"]
+
+
+def test_a_training_is_done_again_where_a_file_that_it_reads_changed(cycled: Path, tmp_path: Path) -> None:
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text('{"text": "What was known before."}')
+    settings = {"train": {"epochs": 1, "anchor": {"weight": 0.5, "path": str(texts)}}}
+    with agentkd.Workspace(cycled, settings=settings) as workspace:
+        first = workspace.train().name
+        assert workspace.train().name == first
+        texts.write_text('{"text": "Something else that was known."}')
+        assert workspace.train().name != first
 
 
 def test_a_snapshot_of_memory_holds_all_that_is_recalled(tmp_path: Path) -> None:

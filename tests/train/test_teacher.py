@@ -16,6 +16,7 @@ from agentkd.schema import DatasetCard, Example, LoraSettings, Message, TrainJob
 from agentkd.train.artefact import inspect_caches
 from agentkd.train.loop import train
 from agentkd.train.reporter import Reporter
+from agentkd.train.teacher import signal_cache
 
 TEXTS = (
     ("Where is the parcel of Ann?", 'the order of {"email": "ann@example.com"}'),
@@ -156,6 +157,16 @@ def test_signals_are_kept_apart_by_teacher_and_unit(
     assert {name: facts.unit for name, facts in found.items()} == {"sibling": "token", "foreigner": "byte"}
     assert found["sibling"].n_rows == found["foreigner"].n_rows == len(TEXTS)
     assert found["foreigner"].n_tokens > found["sibling"].n_tokens, "a smaller vocabulary needs more tokens"
+
+
+def test_signals_are_kept_apart_by_the_numbers_that_they_were_computed_in(job: MakeJob) -> None:
+    kinds = [{"dtype": "float32"}, {"dtype": "bfloat16"}, {"dtype": "auto"}, {"quantise": "nf4"}]
+    made = [job({"forward-kl": {}}, **kind) for kind in kinds]
+    folders = [signal_cache(one, "t", 4, "token").folder for one in made]
+    assert len(set(folders)) == len(kinds)
+    remote = [one.model_copy(update={"settings": one.settings.model_copy(update={"teacher": "openai/x"}),
+                                     "teacher_id": "remote"}) for one in made]  # fmt: skip
+    assert len({signal_cache(one, "t", 4, "token").folder for one in remote}) == 1
 
 
 def test_the_map_of_hidden_states_goes_on_exactly_after_a_stop(job: MakeJob, foreigner: Path) -> None:
