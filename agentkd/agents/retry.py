@@ -6,7 +6,7 @@ candidates: only the next try reads them, and they are kept only where a try suc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -51,6 +51,8 @@ class Retries:
     """Distils the failed tries of one task, oldest first; called from several threads."""
     keep: Callable[[Sequence[Memory]], None]
     """Admits the lessons of tasks that a retry rescued; called once, at the end of the run."""
+    known: Callable[[], Collection[str]] = frozenset
+    """Trajectories that memories rest on: lessons of tasks that an earlier call rescued were kept, or not."""
 
 
 def first_try(attempt: int) -> int:

@@ -202,11 +202,21 @@ class _Chains:
     def keep_lessons(self) -> None:
         """Admit the lessons of the tasks that a retry rescued; the others are forgotten.
 
-        They come in after the run, so that every task of a run meets the same memories.
+        They come in after the run, so that every task of a run meets the same memories. Those of tasks that
+        an earlier call rescued before it was cut off are distilled again.
         """
-        rescued = [key for key, tries in self._tries.items() if tries[-1].success and key in self._lessons]
+        if self._retries is None:
+            return
+        rescued = [key for key, tries in self._tries.items() if len(tries) > 1 and tries[-1].success]
+        if any(key not in self._lessons for key in rescued):
+            known = set(self._retries.known())
+            for key in rescued:
+                failed = self._tries[key][:-1]
+                if key not in self._lessons and known.isdisjoint(each.id for each in failed):
+                    self._lessons[key] = self._retries.lessons(failed)
+        rescued = [key for key in rescued if key in self._lessons]
         memories = [memory for key in rescued for memory in self._lessons[key].memories]
-        if memories and self._retries is not None:
+        if memories:
             self._retries.keep(memories)
 
 

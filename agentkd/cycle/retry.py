@@ -39,7 +39,11 @@ def retries_of(parts: Parts) -> Retries | None:
     def keep(memories: Sequence[Memory]) -> None:
         parts.memory.admit(memories)
 
-    return Retries(parts.settings.run.retries, lambda failed: _lessons(parts, failed), keep)
+    def known() -> set[str]:
+        memories = parts.ledger.memories.list()
+        return {id_ for memory in memories for id_ in memory.evidence.trajectories}
+
+    return Retries(parts.settings.run.retries, lambda failed: _lessons(parts, failed), keep, known)
 
 
 def proven(

@@ -7,6 +7,7 @@ process. The adapter and its optimiser are the same everywhere; rank 0 alone wri
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -56,6 +57,16 @@ class World:
     def most(self, items: Sequence[Item]) -> Sequence[Item]:
         """Return what the process with the most of the work does."""
         return items[0 :: self.size]
+
+    def reseed(self, seed: int, step: int) -> None:
+        """Let what several processes draw in a step (dropout) follow from seed, step and process alone.
+
+        So they draw unlike, and a training that goes on from a save, which holds the state of one process,
+        draws what it would have drawn. One process alone goes on with its own state.
+        """
+        if self.size > 1:
+            digest = hashlib.sha256(f"{seed}/{step}/{self.rank}".encode()).digest()
+            torch.manual_seed(int.from_bytes(digest[:7], "big"))
 
     def wait(self) -> None:
         """Wait until all processes are here."""

@@ -215,6 +215,7 @@ class _Training:
 
     def _timed_step(self, step: int) -> float:
         started, cpu = time.monotonic(), time.process_time()
+        self.world.reseed(self.job.settings.seed, step)
         result = self.stepper.run(step)
         seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu
         done = self.progressed

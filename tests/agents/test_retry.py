@@ -53,13 +53,21 @@ class Desk:
     def __init__(self) -> None:
         self.asked: list[tuple[str, ...]] = []
         self.kept: list[Memory] = []
+        self.seen: set[str] = set()
+        self.dies = False
 
     def lessons(self, failed: Sequence[Trajectory]) -> Lessons:
         self.asked.append(tuple(t.id for t in failed))
         return Lessons("lesson " * len(failed), (memory(KEPT + failed[0].task.id),))
 
     def keep(self, memories: Sequence[Memory]) -> None:
+        if self.dies:
+            raise KeyboardInterrupt
         self.kept.extend(memories)
+        self.seen |= {id_ for failed in self.asked for id_ in failed}
+
+    def known(self) -> set[str]:
+        return self.seen
 
 
 @pytest.fixture
@@ -78,7 +86,7 @@ def work(build: Build, ledger: Ledger, host: PluginHost, desk: Desk) -> Any:
             suite=suite,
             ledger=ledger,
             hooks=host.hooks,
-            retries=Retries(retries, desk.lessons, desk.keep),
+            retries=Retries(retries, desk.lessons, desk.keep, desk.known),
             **options,
         )
 
@@ -131,8 +139,23 @@ def test_a_run_that_was_cut_off_goes_on_between_two_tries(work: Any, ledger: Led
     assert (second.done_before, second.succeeded, second.retried, second.rescued) == (4, 2, 2, 2)
     assert attempts(ledger, "train-1") == [(0, False), (1000, False), (2000, False), (3000, True)]
     assert sorted(map(len, desk.asked)) == [2, 2, 3, 3]
+    desk.asked.clear()
     third = work(learns(after=3), retries=3)
+    assert desk.asked == []  # their lessons are kept
     assert (third.done_before, third.succeeded, third.rescued, third.usage.prompt_tokens) == (4, 2, 2, 0)
+
+
+def test_lessons_of_a_run_that_died_before_it_kept_them_come_in_later(work: Any, desk: Desk) -> None:
+    desk.dies = True
+    with pytest.raises(KeyboardInterrupt):
+        work(learns(after=2))
+    assert desk.kept == []
+    desk.dies = False
+    again = work(learns(after=2))
+    assert (again.done_before, again.rescued) == (4, 2)
+    assert sorted(m.content for m in desk.kept) == [KEPT + "train-1", KEPT + "train-3"]
+    work(learns(after=2))
+    assert len(desk.kept) == 2
 
 
 def test_a_model_that_cannot_be_reached_is_not_asked_again(work: Any, desk: Desk) -> None:

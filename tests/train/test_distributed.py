@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from agentkd.errors import ConfigError
 from agentkd.schema import Example, TrainJob
 from agentkd.train import LoraTrainer, LoraTrainerSettings
+from agentkd.train.distributed import World
 from agentkd.train.loop import train
 from agentkd.train.prepare import build_objectives, check_processes
 from agentkd.train.reporter import Reporter
@@ -70,6 +71,21 @@ def test_two_processes_train_what_one_trains(
     for name, wanted in weights(one).items():
         torch.testing.assert_close(weights(two)[name], wanted, atol=2e-5, rtol=1e-3)
     assert not Path(f"{two.output}.partial").exists()
+
+
+def test_what_is_drawn_in_a_step_follows_from_seed_step_and_process() -> None:
+    def drawn(rank: int, seed: int, step: int, before: int = 0) -> list[float]:
+        torch.manual_seed(before)  # what a process drew until then, or the state that a save gave it
+        World(rank, 2).reseed(seed, step)
+        return torch.rand(4).tolist()
+
+    assert drawn(1, 7, 3) == drawn(1, 7, 3, before=99)
+    assert len({tuple(drawn(*at)) for at in ((0, 7, 3), (1, 7, 3), (1, 7, 4), (1, 8, 3))}) == 4
+    torch.manual_seed(5)
+    wanted = torch.rand(4).tolist()
+    torch.manual_seed(5)
+    World().reseed(7, 3)
+    assert torch.rand(4).tolist() == wanted, "one process goes on with its own state"
 
 
 def test_weights_cannot_be_split_over_one_process(make_job: MakeJob) -> None:
