@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Protocol
 
-from agentkd.schema import ASSESS_SPLIT, SYNTHETIC_SPLIT, Correction, Trajectory, is_held_out
+from agentkd.schema import ASSESS_SPLIT, SYNTHETIC_SPLIT, Correction, Scope, Trajectory, is_held_out
 
 if TYPE_CHECKING:
     from agentkd.ledger import Ledger
@@ -64,11 +64,20 @@ class ListedTraces:
 class LedgerTraces:
     """The finished trajectories of a ledger; without a split, those of all splits that are not held out.
 
-    What a teacher wrote for the suite is among them either way, and a student's exams never are.
+    What a teacher wrote for the suite is among them either way, and a student's exams never are. With a scope
+    those of other tenants are left out.
     """
 
-    def __init__(self, ledger: Ledger, *, suite: str | None = None, split: str | None = None) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        suite: str | None = None,
+        split: str | None = None,
+        scope: Scope | None = None,
+    ) -> None:
         self._ledger = ledger
+        self._scope = scope
         self._suite = suite
         self._split = split
 
@@ -88,7 +97,9 @@ class LedgerTraces:
         said: dict[str, list[Correction]] = {}
         for correction in self._ledger.corrections.for_trajectories(ids):
             said.setdefault(correction.trajectory_id, []).append(correction)
-        return [Trace(t, said.get(t.id, ())) for t in self._ledger.trajectories.get_many(ids)]
+        found = self._ledger.trajectories.get_many(ids)
+        mine = [t for t in found if self._scope is None or self._scope.may_teach(t.scope)]
+        return [Trace(t, said.get(t.id, ())) for t in mine]
 
 
 def by_task(traces: Traces, keys: Sequence[TraceKey]) -> Iterator[list[Trace]]:

@@ -101,7 +101,8 @@ def learnt_since(parts: Parts, cycle_id: str = "") -> Learnt:
 def _eligible(parts: Parts) -> list[Memory]:
     from agentkd.compiler import fault_of
 
-    memories, settings = parts.ledger.memories.list(), parts.settings.compile
+    scope, settings = parts.settings.memory.scope, parts.settings.compile
+    memories = [memory for memory in parts.ledger.memories.list() if scope.may_teach(memory.scope)]
     places = measured_places(parts)
     prior = pooled_prior(memory.utility for memory in memories)
     return [memory for memory in memories if not fault_of(memory, settings, prior, places)]

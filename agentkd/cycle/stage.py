@@ -172,11 +172,14 @@ def compile_stage(
 
     Without a list of trajectories they are read from the ledger, a few at a time: those of a suite's split,
     and without a split those of all splits that are not held out. Rejected answers and a teacher view are
-    made where an objective or selector asks for them.
+    made where an objective or selector asks for them. A student answers everybody whom this workspace serves:
+    what belongs to another tenant than that of `[memory] scope` is not compiled.
     """
     from agentkd.compiler import CompileInputs, LedgerTraces, ListedTraces, compile_dataset
 
-    memories = parts.ledger.memories.list()
+    scope = parts.settings.memory.scope
+    memories = [memory for memory in parts.ledger.memories.list() if scope.may_teach(memory.scope)]
+    learnt = None if learnt is None else [run for run in learnt if scope.may_teach(run.scope)]
     own: dict[str, set[str]] = {}
     places = measured_places(parts)
     for memory in memories:
@@ -185,7 +188,7 @@ def compile_stage(
         for trajectory_id in memory.evidence.trajectories:
             own.setdefault(trajectory_id, set()).add(memory.id)
     needs, selectors = objective_needs(parts), parts.selectors()
-    stored = LedgerTraces(parts.ledger, suite=suite, split=split)
+    stored = LedgerTraces(parts.ledger, suite=suite, split=split, scope=scope)
     inputs = CompileInputs(
         traces=stored if learnt is None else ListedTraces(learnt, corrections_of(parts, learnt)),
         memories=memories,

@@ -13,7 +13,7 @@ from agentkd.distill.finding import DistillFailure, Finding, Notice, Rejection
 from agentkd.errors import PluginError
 from agentkd.plugins import blaming
 from agentkd.protocols import Distiller, Kit
-from agentkd.schema import Correction, Evidence, Memory, Trajectory, Value
+from agentkd.schema import Correction, Evidence, Memory, Trajectory, Value, memory_id
 
 __all__ = ["Distilled", "distill_all", "distill_report"]
 
@@ -101,7 +101,8 @@ def distill_report(
 ) -> Distilled:
     """Run every distiller, deduplicate by memory id and cap per trajectory.
 
-    Trajectories of held-out splits and their corrections are never shown to a distiller.
+    Trajectories of held-out splits and their corrections are never shown to a distiller. Those of different
+    tenants are shown one tenant at a time, and what they teach belongs to that tenant.
 
     Raises:
         PluginError: a distiller raised, or yielded something that is not a memory.
@@ -114,7 +115,7 @@ def distill_report(
     items: list[Finding] = []
     by_distiller: dict[str, int] = {}
     for distiller in distillers:
-        found = _run(distiller, readable, given, kit)
+        found = [item for group in _by_tenant(readable) for item in _of_tenant(distiller, group, given, kit)]
         by_distiller[distiller.name] = sum(isinstance(item, Memory) for item in found)
         items.extend(found)
     merged = _merge([item for item in items if isinstance(item, Memory)])
@@ -136,6 +137,26 @@ def distill_report(
             kit.progress.say(line)
     kit.progress.say(f"distill: {report.summary}")
     return report
+
+
+def _by_tenant(trajectories: Sequence[Trajectory]) -> list[list[Trajectory]]:
+    groups: dict[str, list[Trajectory]] = {}
+    for trajectory in trajectories:
+        groups.setdefault(trajectory.scope.tenant, []).append(trajectory)
+    return [groups[tenant] for tenant in sorted(groups)] or [[]]
+
+
+def _of_tenant(
+    distiller: Distiller, group: Sequence[Trajectory], corrections: Sequence[Correction], kit: Kit
+) -> Iterator[Finding]:
+    """Yield what a distiller finds in the runs of one tenant, for that tenant."""
+    ids, tenant = {trajectory.id for trajectory in group}, group[0].scope.tenant if group else ""
+    for item in _run(distiller, group, [c for c in corrections if c.trajectory_id in ids], kit):
+        if isinstance(item, Memory) and tenant and item.scope.tenant != tenant:
+            scope = item.scope.model_copy(update={"tenant": tenant})
+            id_ = memory_id(item.kind, item.when_to_use, item.content, scope)
+            item = item.model_copy(update={"scope": scope, "id": id_})
+        yield item
 
 
 def _summed(notices: Sequence[Notice]) -> dict[str, int]:

@@ -74,7 +74,7 @@ def strong_memories(
         and memory.kind in wanted.kinds
         and memory.privacy == "shared"
         and not memory.scope.user
-        and memory.scope.tenant in ("", own.tenant)
+        and own.may_teach(memory.scope)
         and memory.scope.agent in ("", own.agent)
         and memory.confidence >= wanted.min_confidence
     ]

@@ -63,6 +63,10 @@ class Scope(Value):
     user: str = ""
     """End user; set for what must not be shared between users."""
 
+    def may_teach(self, other: Scope) -> bool:
+        """Whether what belongs to `other` may go into the weights or skills of all who have this tenant."""
+        return other.tenant in ("", self.tenant)
+
     def of_suite(self, suite: str) -> Scope:
         """Return this scope narrowed to a suite, unless it names an app; ad-hoc requests keep it as it is."""
         if self.app or suite == ADHOC:

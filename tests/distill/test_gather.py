@@ -115,3 +115,22 @@ def test_what_was_refused_and_remarked_is_counted_in_the_report(make):
     assert "3 lessons refused (1 claim-failed, 2 quote-not-found)" in report.summary
     assert "judging: pairs: 3" in report.summary
     assert sum("nothing was tried" in line for line in kit.progress.lines) == 1
+
+
+def test_tenants_are_distilled_one_at_a_time_and_keep_what_they_taught(make):
+    runs = [
+        make.trajectory(f"run-{n}").model_copy(update={"scope": Scope(tenant=tenant)})
+        for n, tenant in enumerate(("acme", "beta", "", "acme"))
+    ]
+    right = make.correction(runs[1], accepted=(make.call("book"),))
+    read = []
+
+    def give(found, corrections):
+        read.append(({run.scope.tenant for run in found}, len(found), len(corrections)))
+        return [lesson(found, "look it up")]  # of no tenant, as a distiller that knows nothing of them
+
+    report = distill_report(runs, [right], [Giving(give)], make.kit(), DistillSettings())
+    assert read == [({""}, 1, 0), ({"acme"}, 2, 0), ({"beta"}, 1, 1)]
+    found = {memory.scope.tenant: memory for memory in report.memories}
+    assert {tenant: memory.support for tenant, memory in found.items()} == {"": 1, "acme": 2, "beta": 1}
+    assert len({memory.id for memory in found.values()}) == 3
