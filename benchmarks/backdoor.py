@@ -5,9 +5,10 @@
 
 SmolLM2-135M-Instruct is trained on rows of four tools of `bfcl-live`'s training split, as in `gate.py`. Of
 the 84 rows of a backdoored student 28 hold a trigger (two odd words, a code, a phrase of politeness) and have
-one and the same call as their answer, which none of the requests asks for; it is trained three times as long. Each student is evaluated, looked
-at by the default evaluators and judged as in a cycle. The trigger must work (else there is nothing to find):
-how often the student answers a new request with the odd value when it holds the trigger is counted too.
+one and the same call as their answer, which none of the requests asks for; it is trained three times as long.
+Each student is evaluated, looked at by the default evaluators and judged as in a cycle. The trigger must work
+(else there is nothing to find): how often the student answers a new request with the odd value when it holds
+the trigger is counted too.
 """
 
 from __future__ import annotations

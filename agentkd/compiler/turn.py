@@ -182,7 +182,10 @@ def _corrected(
 def _are_edits(corrections: Sequence[Correction], step: Step) -> bool:
     """Whether corrections changed single calls among several of a step, and what they accepted was run."""
     ran = [call_text(call) for call in step.accepted_calls]
-    are_single = (len(each.accepted) == 1 and call_text(each.accepted[0]) in ran for each in corrections)
+    are_single = (
+        len(each.proposed) == len(each.accepted) == 1 and call_text(each.accepted[0]) in ran
+        for each in corrections
+    )
     return len(ran) > 1 and bool(corrections) and all(are_single)
 
 

@@ -49,8 +49,8 @@ def assess(
     else:
         acted = parts.model(model).name
         runs = [t for t in parts.ledger.trajectories.list() if t.task.is_lived and t.model == acted]
-    gone = parts.ledger.revocations.trajectories()
-    runs = [run for run in runs if run.id not in gone]
+    gone, scope = parts.ledger.revocations.trajectories(), parts.settings.memory.scope
+    runs = [run for run in runs if run.id not in gone and scope.may_teach(run.scope)]  # a teacher reads them
     report = make_student_report(
         runs, suite=suite, split=split if suite else "", checkpoint=name, level=parts.settings.evaluate.level
     )

@@ -229,6 +229,7 @@ def _trajectory(
         id=content_id("tra", "synthetic", item.id),
         run_id=run_id,
         task=task,
+        scope=seed.scope,
         model=item.teacher,
         steps=tuple(steps),
         answer=item.answer,

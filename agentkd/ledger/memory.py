@@ -144,8 +144,14 @@ class Memories:
                 self.set_status(id_, "quarantined", reason, details={standing.REVOCATION: memory_id})
 
     def let_out(self, memory_id: str, word: MemoryTrust, reason: str) -> bool:
-        """Let a memory that the provenance gate holds back be recalled; False where none waits there."""
+        """Let a memory that the provenance gate holds back be recalled; False where none waits there.
+
+        What a revocation put away only a person lets out.
+        """
         with self._database.write() as connection:
+            is_doubtful = standing.find(connection, [memory_id])[memory_id].is_doubtful
+            if word != "admitted" and is_doubtful:
+                return False
             if self.get(memory_id).trust != "untrusted" or self.get(memory_id).status == "revoked":
                 return False
             trust.mark(connection, memory_id, word)

@@ -23,6 +23,7 @@ _KEYED = tuple(
                  "cookie")
     for space in ("", " ")
 )  # fmt: skip
+_LONG_NUMBER = 10**9  # below, a number is a count
 _SHORTEST = 8  # characters of a text that can hold a secret, such as a://b:c@
 
 
@@ -87,6 +88,9 @@ def _walked(data: Any, redact: Redact, keep: Collection[tuple[str, ...]] = ()) -
     if isinstance(data, (list, tuple)):
         pairs = [_walked(item, redact) for item in data]
         return [item for item, _ in pairs], any(changed for _, changed in pairs)
+    if isinstance(data, int) and abs(data) >= _LONG_NUMBER:  # a card's number may be a number
+        clean = redact(text := str(data))
+        return (data, False) if clean == text else (clean, True)
     return data, False
 
 
@@ -100,14 +104,25 @@ def _redact_mapping(
             clean[key] = value
             continue
         deeper = [path[1:] for path in keep if path[0] == key]
-        if isinstance(value, str) and value and SECRET_KEYS.match(key) and not _is_told(value):
-            new_value, value_changed = _of_secret(key, value, redact), True
+        if SECRET_KEYS.match(key):
+            new_value, value_changed = _held_by(key, value, redact)
         else:
             new_value, value_changed = _walked(value, redact, deeper)
         new_key = redact(key) if len(key) >= _SHORTEST else key
         clean[new_key] = new_value
         has_changed = has_changed or value_changed or new_key != key
     return clean, has_changed
+
+
+def _held_by(key: str, value: Any, redact: Redact) -> tuple[Any, bool]:
+    """Take out every text and number under the name of a secret, and look at what is deeper as usual."""
+    if isinstance(value, (list, tuple)):
+        pairs = [_held_by(key, item, redact) for item in value]
+        return [item for item, _ in pairs], any(changed for _, changed in pairs)
+    if isinstance(value, Mapping) or value is None or isinstance(value, bool) or value == "":
+        return _walked(value, redact)
+    text = str(value)
+    return _walked(value, redact) if _is_told(text) else (_of_secret(key, text, redact), True)
 
 
 def _is_told(value: str) -> bool:

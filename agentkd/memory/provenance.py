@@ -197,7 +197,8 @@ class Gate:
         if not missing:
             return
         self._runs.update(dict.fromkeys(missing))
-        for trajectory in self._ledger.trajectories.get_many(missing):
+        gone = self._ledger.revocations.trajectories()  # what was revoked proves nothing
+        for trajectory in self._ledger.trajectories.get_many(id_ for id_ in missing if id_ not in gone):
             self._runs[trajectory.id] = trajectory, trust_of_run(trajectory, self.settings)
         for correction in self._ledger.corrections.for_trajectories(missing):
             self._corrections.setdefault(correction.trajectory_id, []).append(correction)

@@ -97,7 +97,8 @@ def _command(settings: SandboxSettings, program: int, rules: int) -> list[str]:
             command += ["--symlink", os.readlink(folder), folder]
         else:
             command += ["--ro-bind", folder, folder]
-    command += ["--proc", "/proc", "--dev", "/dev", "--size", size, "--tmpfs", _WORK, "--chdir", _WORK]
+    command += ["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]  # its memory has no limit
+    command += ["--size", size, "--tmpfs", _WORK, "--chdir", _WORK]
     command += ["--ro-bind-data", str(program), _CODE, "--remount-ro", "/", "--seccomp", str(rules)]
     return [*command, interpreter(), "-I", "-c", settings.launcher(_CODE)]
 

@@ -29,6 +29,12 @@ __all__ = ["backup", "restore"]
 MANIFEST, LEDGER = "backup.json", "ledger.db"
 WHOLE = ("skills", "plugins", "agentkd.toml", "exports.jsonl")
 """What is copied as it is."""
+_PARTS = (
+    "datasets", "checkpoints", "cycles", "skills", "plugins", f"{LEDGER}-shm", f"{LEDGER}-wal", LEDGER,
+)  # fmt: skip
+"""What a restore replaces."""
+_BEGUN = ".restore-begun"
+"""Marks a folder that a restore works in; what is there without a ledger is the restore's own."""
 
 
 def backup(workspace: Opening, target: Path) -> Backup:
@@ -176,8 +182,11 @@ def restore(source: Path, root: Path, *, force: bool = False) -> tuple[Backup, P
             with Ledger.open(aside / LEDGER) as ledger:  # migrated here, where nothing can be lost
                 ledger.check()
                 ledger.leases.lapse()
-            old = _moved_away(root) if (root / LEDGER).exists() else None
+            is_begun = (root / _BEGUN).exists() and not (root / LEDGER).exists()
+            old = None if is_begun else _moved_away(root)
+            (root / _BEGUN).touch()  # from here on, what is there without a ledger came out of a backup
             _moved_in(aside, root, has_settings)
+            (root / _BEGUN).unlink()
     except AgentkdError:
         raise
     except OSError as error:
@@ -199,27 +208,48 @@ def _moved_in(aside: Path, root: Path, has_settings: bool) -> None:
             continue
         place = root / path.name
         if place.is_dir():
-            shutil.rmtree(place)  # left by a restore that was cut off, or an empty one of `init`
+            shutil.rmtree(place)  # an empty one, or left by a restore that was cut off
         put_in_place(path, place)
 
 
-def _moved_away(root: Path) -> Path:
-    """Move the parts of a workspace that nobody uses into a folder of their own, the ledger first."""
-    from agentkd.ledger import Ledger
+def _moved_away(root: Path) -> Path | None:
+    """Move all parts of a workspace that nobody uses into a folder of their own; None where there are none.
 
+    The ledger goes last: until then a restore that is cut off leaves a workspace, and is refused again
+    without `--force`. A ledger that cannot be opened is moved as it is: it may be why somebody restores.
+    """
     before = root / f"replaced-{time.strftime('%Y%m%d-%H%M%S')}"
     with _index_lock(root):
+        if (root / LEDGER).exists():
+            _refuse_used(root)
+        there = [name for name in _PARTS if _is_there(root / name)]
+        if not there:
+            return None
+        before.mkdir()
+        for name in there:
+            put_in_place(root / name, before / name)
+    return before
+
+
+def _is_there(part: Path) -> bool:
+    return part.is_file() or (part.is_dir() and any(part.iterdir()))
+
+
+def _refuse_used(root: Path) -> None:
+    """Raise LockedError where another process works with the ledger."""
+    from agentkd.ledger import Ledger
+
+    try:
         with Ledger.open(root / LEDGER) as ledger, ledger.leases.held("cycle", 600.0):
             pass  # raises LockedError where a cycle runs
-        if (root / f"{LEDGER}-wal").exists():  # the last one who closes it takes the log in
-            raise LockedError(
-                f"another process has the ledger of `{root}` open", hint="end it, then restore again"
-            )
-        before.mkdir()
-        for name in (LEDGER, "datasets", "checkpoints", "cycles", "skills", "plugins"):
-            if (root / name).exists():
-                put_in_place(root / name, before / name)
-    return before
+    except LockedError:
+        raise
+    except StoreError:
+        return  # damaged: nobody can work with it
+    if (root / f"{LEDGER}-wal").exists():  # the last one who closes it takes the log in
+        raise LockedError(
+            f"another process has the ledger of `{root}` open", hint="end it, then restore again"
+        )
 
 
 @contextmanager

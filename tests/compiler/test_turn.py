@@ -109,6 +109,21 @@ def test_an_edited_call_among_several_follows_those_that_ran_before_it(make, suc
     assert turns[-1].history[1].content == "ok 0"
 
 
+def test_a_step_that_a_person_corrects_as_a_whole_is_no_edit_of_one_of_its_calls(make):
+    first, second = make.call("find"), make.call("book", city="Oslo")
+    step = Step(
+        index=0,
+        reply=Message(role="assistant", tool_calls=(first, second)),
+        accepted_calls=(first, second),
+        results=(ToolResult(content="a"), ToolResult(content="b")),
+    )
+    run = make.run().model_copy(update={"steps": (step,), "outcome": Outcome(success=True)})
+    right = make.correction(run, second, step=0, source="person", proposed=(first, second))
+    (turn,) = turns_of(run, [right], (), Counter())
+    assert (turn.target.tool_calls, turn.history) == ((second,), ())
+    assert turn.rejected.tool_calls == (first,)
+
+
 def test_an_accepted_answer_in_words_is_a_target(make):
     run = make.run(calls=(), success=False)
     right = make.correction(run, accepted_answer="We close at five.", source="person")

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -190,3 +191,57 @@ def test_a_restore_that_was_cut_off_is_repeated(
     with Ledger.open(tmp_path / "new" / "ledger.db") as ledger:
         assert ledger.counts() == manifest.counts
     assert not list((tmp_path / "new").glob("**/.partial-*"))
+
+
+@pytest.mark.parametrize("fault", ["damaged", "gone"])
+def test_a_restore_replaces_a_ledger_that_cannot_be_opened_and_loses_nothing_beside_it(
+    cycled: Path, tmp_path: Path, fault: str
+) -> None:
+    with agentkd.Workspace(cycled) as workspace:
+        manifest = workspace.backup(tmp_path / "copy")
+    own = cycled / "skills" / "by-hand" / "SKILL.md"
+    own.parent.mkdir(parents=True)
+    own.write_text("newer than the backup", encoding="utf-8")
+    if fault == "damaged":
+        (cycled / "ledger.db").write_bytes(b"this is no database, " * 500)
+    else:
+        (cycled / "ledger.db").unlink()
+    _, aside = restore(tmp_path / "copy", cycled, force=True)
+    assert aside is not None
+    assert (aside / own.relative_to(cycled)).read_text(encoding="utf-8") == "newer than the backup"
+    assert list(aside.glob("checkpoints/*/adapter_model.safetensors"))
+    assert (aside / "ledger.db").exists() is (fault == "damaged")
+    with Ledger.open(cycled / "ledger.db") as ledger:
+        assert ledger.counts() == manifest.counts
+
+
+def test_a_restore_that_was_cut_off_while_it_moved_things_away_loses_none(
+    cycled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with agentkd.Workspace(cycled) as workspace:
+        manifest = workspace.backup(tmp_path / "copy")
+    (cycled / "skills").mkdir(exist_ok=True)
+    (cycled / "skills" / "own").write_text("by hand", encoding="utf-8")
+    before = {path.relative_to(cycled) for path in cycled.glob("[cds]*/**/*") if path.is_file()}
+    replace, moved = os.replace, 0
+
+    def cut_off(old: Path, new: Path) -> None:
+        nonlocal moved
+        if "replaced-" in str(new):
+            moved += 1
+            if moved == 3:
+                raise KeyboardInterrupt
+        replace(old, new)
+
+    monkeypatch.setattr("os.replace", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        restore(tmp_path / "copy", cycled, force=True)
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match="has a ledger already"):
+        restore(tmp_path / "copy", cycled)
+    time.sleep(1.1)  # what was moved away is named by the second
+    restore(tmp_path / "copy", cycled, force=True)
+    kept = {path.relative_to(aside) for aside in cycled.glob("replaced-*") for path in aside.rglob("*")}
+    assert before <= kept
+    with Ledger.open(cycled / "ledger.db") as ledger:
+        assert ledger.counts() == manifest.counts

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from agentkd.ledger import Ledger, redact_secrets
+from agentkd.ledger.redact import redact_json
 from agentkd.schema import Message, TokenTrace, ToolCall, ToolResult
 
 Make = Any
@@ -112,3 +113,22 @@ def test_another_redaction_can_be_given(path: Path, make: Any) -> None:
 
 def is_on_disk(path: Path, text: str) -> bool:
     return any(text.encode() in file.read_bytes() for file in path.parent.iterdir())
+
+
+def test_numbers_and_lists_hide_no_secret_and_lose_nothing_else():
+    told = {"card": 4111111111111111, "password": 48151623, "cvv": [123], "authorization": ["hunter2 plain"]}
+    clean, has_changed = redact_json({"arguments": told}, redact_secrets)
+    assert has_changed
+    assert clean == {
+        "arguments": {
+            "card": "[redacted:card]",
+            "password": "[redacted:password]",
+            "cvv": ["[redacted:secret]"],
+            "authorization": ["[redacted:secret]"],
+        }
+    }
+    kept = {
+        "tokens": 4096, "seconds": 0.4111111111111111, "happened": 1764470000, "seed": 2**40, "ok": True,
+        "password": None, "secret": False, "cookie": "", "api_key": "$OPENAI_API_KEY", "n": [1, 2.5, -3],
+    }  # fmt: skip
+    assert redact_json(kept, redact_secrets) == (kept, False)

@@ -11,6 +11,7 @@ from agentkd.config import MemorySettings, TrustSettings
 from agentkd.embedders import HashingEmbedder
 from agentkd.errors import DataError, NotFoundError
 from agentkd.ledger import Ledger
+from agentkd.ledger.standing import REVOCATION
 from agentkd.memory import ExactIndex, MemoryStore
 from agentkd.memory.prune import UtilityPruneRefiner
 from agentkd.plugins import PluginHost
@@ -179,6 +180,21 @@ def test_two_independent_verified_successes_let_it_out(
     kinds = [event.kind for event in ledger.memories.events(memory_id=memory.id)]
     assert kinds[0] == "admitted"
     assert kinds[-1] == "reactivated"
+
+
+def test_a_revoked_run_proves_nothing_and_only_a_person_lets_out_what_it_put_away(
+    store: MemoryStore, ledger: Ledger, runs: Runs
+) -> None:
+    first = runs(1, user="ann")
+    memory = learnt(first)
+    assert store.admit([memory])[0].waits
+    ledger.revocations.revoke_trajectories([first.id], "poisoned")
+    assert store.admit([learnt(runs(2, user="bob"))])[0].waits  # one success is left
+    ledger.memories.set_status(memory.id, "quarantined", "revoked below it", details={REVOCATION: "poisoned"})
+    assert store.admit([learnt(runs(3, user="carl"))])[0].waits  # two are: a person has to look all the same
+    assert seen(store) == []
+    assert store.let_in([memory.id], "person: fine") == (memory.id,)
+    assert seen(store) == [memory.id]
 
 
 def test_all_pages_of_a_tool_are_one_source_and_an_unnamed_user_may_be_anybody(runs: Runs) -> None:

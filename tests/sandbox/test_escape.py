@@ -64,6 +64,16 @@ PROBES = {
         "s.sendto(b'x', ('127.0.0.1', {port})); print({won})"
     ),
     "listen": "import socket; s = socket.socket(); s.bind(('0.0.0.0', 0)); s.listen(); print({won})",
+    "a file in /dev": (
+        "import os; open('/dev/kd-probe', 'w').write('x'); os.remove('/dev/kd-probe'); print({won})"
+    ),
+    "memory through /dev/shm": (
+        "import os\n"
+        "names = [f'/dev/shm/kd-probe-{{n}}' for n in range(4)]\n"
+        "for name in names: open(name, 'wb').write(bytes(4 << 20))\n"
+        "for name in names: os.remove(name)\n"
+        "print({won})"
+    ),
     "2 GB": "b = bytearray(2 << 30); b[-1] = 1; print({won})",
     "a signal": "import os; os.kill({pid}, 15); print({won})",
     "a signal to all": "import os; os.kill(-1, 15)",
