@@ -63,7 +63,10 @@ class _Clean:
         kind, data = super().dumps_typed(clean)  # type: ignore[misc]
         if clean is not obj:
             with self._lock:
-                self._real[_key(kind, data)] = obj
+                key = _key(kind, data)
+                twin = self._real.get(key, obj)
+                # Two states that differ in their secrets alone: none of them may be read as the other one.
+                self._real[key] = obj if twin is obj or twin == obj else None
                 while len(self._real) > _MOST:
                     self._real.popitem(last=False)
         return kind, data
@@ -84,9 +87,12 @@ class _Clean:
         if isinstance(obj, str):
             clean = self._redact(obj)
             return obj if clean == obj else clean
+        if isinstance(obj, int):
+            clean, has_changed = redact_json(obj, self._redact)
+            return clean if has_changed else obj
         if isinstance(obj, Mapping):
             named, has_changed = redact_json(
-                {k: v for k, v in obj.items() if isinstance(v, str)}, self._redact
+                {k: v for k, v in obj.items() if isinstance(v, (str, int))}, self._redact
             )
             parts = {k: named.get(k, v) if has_changed else self._cleaned(v) for k, v in obj.items()}
             parts = {k: self._cleaned(v) for k, v in parts.items()}

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from agentkd.config import ModelSettings
-from agentkd.errors import BudgetError, ConfigError
+from agentkd.errors import AgentkdError, BudgetError, ConfigError
 from agentkd.protocols import Model
 from agentkd.schema import Message, Reply, ToolSpec, Usage
 
@@ -149,7 +149,7 @@ class Booked:
             return self._call(messages, tools, sampling, purpose)
         limit = sampling.get("max_new_tokens") or self._max_new_tokens
         expected = self.model.estimate(messages, tools, limit)
-        with self._meter.reserve(expected, self.name) as spent:
+        with self._meter.reserve(expected, self.name) as spent, _paid(spent):
             reply = self._call(messages, tools, sampling, purpose)
             spent.append(reply.usage)
         return reply
@@ -162,7 +162,7 @@ class Booked:
         if not isinstance(self.model, Priced):
             return self._booked(lambda: ask(prompt, completion, top_k=top_k), "teacher")
         whole = (Message(role="user", content=prompt + completion),)
-        with self._meter.reserve(self.model.estimate(whole, (), 1), self.name) as spent:
+        with self._meter.reserve(self.model.estimate(whole, (), 1), self.name) as spent, _paid(spent):
             reply = self._booked(lambda: ask(prompt, completion, top_k=top_k), "teacher")
             spent.append(reply.usage)
         return reply
@@ -185,7 +185,8 @@ class Booked:
         try:
             reply = ask()
         except Exception as error:
-            usage = Usage(seconds=time.monotonic() - started)
+            usage = _usage_of(error) or Usage(seconds=time.monotonic() - started)
+            self._meter.book(usage)
             self._ledger.calls.book(
                 purpose, self.name, usage, ok=False, error=str(error), run_id=self._meter.occasion
             )
@@ -193,3 +194,20 @@ class Booked:
         self._ledger.calls.book(purpose, reply.model or self.name, reply.usage, run_id=self._meter.occasion)
         self._meter.book(reply.usage)
         return reply
+
+
+def _usage_of(error: Exception) -> Usage | None:
+    """Return what a call cost that failed all the same, where the model says so."""
+    usage = error.context.get("usage") if isinstance(error, AgentkdError) else None
+    return usage if isinstance(usage, Usage) else None
+
+
+@contextmanager
+def _paid(spent: list[Usage]) -> Iterator[None]:
+    """Put what a failed call cost into the list too."""
+    try:
+        yield
+    except AgentkdError as error:
+        if (usage := _usage_of(error)) is not None:
+            spent.append(usage)
+        raise

@@ -94,6 +94,7 @@ class LiteLLMModel:
                     raise ModelError(
                         f"model `{self.name}` called `{bad.tool}` with arguments that are no JSON, twice",
                         hint="take a model that knows tool calls, or a simpler tool",
+                        usage=spent.model_copy(update={"seconds": time.monotonic() - started}),
                     ) from bad
                 request["messages"] = [*request["messages"], *ask_again(bad)]
             else:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
+import threading
 import time
+from contextlib import suppress
 from typing import Any
 from urllib.parse import SplitResult, urljoin
 
@@ -84,6 +86,7 @@ class _Fetch:
             connection.hurry()
             chunk = response.read1(_CHUNK)
             if not chunk:
+                connection.left()  # cut at the deadline: no whole page
                 break
             data += chunk
         text = data[:most].decode(_charset(kind), "replace")
@@ -99,7 +102,7 @@ class _Connection:
         host, scheme = parts.hostname or "", parts.scheme.lower()
         port = parts.port or _DEFAULT_PORTS[scheme]
         address = resolved(host, port, resolver)
-        self._socket: socket.socket = connector(address, port, self._left())
+        self._socket: socket.socket = connector(address, port, self.left())
         if scheme == "https":
             try:
                 context = ssl.create_default_context()
@@ -109,6 +112,9 @@ class _Connection:
                 raise
         self._http = http.client.HTTPConnection(host, port)
         self._http.sock = self._socket
+        self._timer = threading.Timer(self.left(), self._cut)  # each byte of a head resets a socket's wait
+        self._timer.daemon = True
+        self._timer.start()
 
     def ask(self) -> http.client.HTTPResponse:
         """Send the request and return the head of the answer."""
@@ -121,9 +127,14 @@ class _Connection:
 
     def hurry(self) -> None:
         """Let the next wait end at the deadline; raises TimeoutError where it has passed."""
-        self._socket.settimeout(self._left())
+        self._socket.settimeout(self.left())
 
-    def _left(self) -> float:
+    def _cut(self) -> None:
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def left(self) -> float:
+        """Return the seconds that are left; raises TimeoutError where there are none."""
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError("the page took too long")
@@ -133,6 +144,7 @@ class _Connection:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._timer.cancel()
         self._http.close()
         self._socket.close()
 

@@ -120,3 +120,15 @@ def test_a_poisoned_file_of_a_waiting_run_executes_nothing(here: Path, build: Bu
         )
     assert "evil_module" not in sys.modules
     assert not (here / MARK).exists()
+
+
+def test_states_that_differ_in_a_secret_alone_are_never_read_as_one_another() -> None:
+    serde = open_checkpointer(Path("agents.db")).serde
+    one, two = ([{"pay": number}] for number in ("4111 1111 1111 1111", "5500 0000 0000 0004"))
+    first = serde.dumps_typed(one)
+    assert serde.loads_typed(first) == one
+    second = serde.dumps_typed(two)
+    assert second == first
+    assert "redacted" in str(serde.loads_typed(first))
+    assert "redacted" in str(serde.loads_typed(second))
+    assert b"4111111111111111" not in serde.dumps_typed({"card": 4111111111111111})[1]

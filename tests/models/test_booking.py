@@ -97,6 +97,23 @@ def test_local_models_have_no_ceiling(ledger: Ledger) -> None:
     assert [model.reply(ASK).text for _ in range(2)] == ["a", "b"]
 
 
+def test_a_call_that_failed_after_it_was_paid_counts(ledger: Ledger) -> None:
+    """Such as a model that answers twice with arguments that are no JSON: a suite of them met no ceiling."""
+    cost = Usage(prompt_tokens=50, completion_tokens=20, usd=0.08)
+    model = paid()
+    model._answers = lambda messages, tools: (_ for _ in ()).throw(ModelError("no JSON, twice", usage=cost))
+    meter = Meter(max_usd=0.25)
+    booked = Booked(model, ledger, settings(), meter=meter)
+    for _ in range(2):
+        with pytest.raises(ModelError, match="twice"):
+            booked.reply(ASK)
+    assert (meter.usd, meter.booked_usd, meter.booked_tokens) == (pytest.approx(0.16), 0.16, 140)
+    with pytest.raises(BudgetError, match="may cost"):
+        booked.reply(ASK)
+    spent = ledger.calls.total()
+    assert (spent.failed, spent.usd, spent.prompt_tokens) == (2, 0.16, 100)
+
+
 def test_one_meter_counts_for_all_models_of_a_command(ledger: Ledger) -> None:
     meter = Meter(max_tokens=200)
     first, second = (Booked(paid(), ledger, settings(), meter=meter) for _ in range(2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import socket
 import threading
@@ -85,6 +86,21 @@ class Pages(http.server.BaseHTTPRequestHandler):
                 except OSError:
                     return
                 time.sleep(0.05)
+            return
+        if kind == "drip":  # every byte comes in time, and the head never ends
+            for byte in b"HTTP/1.1 200 OK\r\n" + b"X: " + b"x" * 400:
+                try:
+                    self.wfile.write(bytes([byte]))
+                    self.wfile.flush()
+                except OSError:
+                    return
+                time.sleep(0.05)
+            return
+        if kind == "continue":
+            with contextlib.suppress(OSError):
+                for _ in range(200):
+                    self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                    time.sleep(0.05)
             return
         body = {"large": b"y" * 100_000, "latin": "caf\u00e9".encode("latin-1")}.get(kind, b"a page")
         self.send_response(404 if kind == "missing" else 200)
@@ -175,6 +191,13 @@ def test_size_time_kind_and_status_are_limited(internet: Internet) -> None:
     assert "no text but `image/png`" in read(internet, "http://example.com/image").error
     assert "answered 404" in read(internet, "http://example.com/missing").error
     assert read(internet, "http://example.com/latin").content == "caf\u00e9"
+
+
+@pytest.mark.parametrize("kind", ["drip", "continue"])
+def test_a_head_that_never_ends_is_cut_at_the_deadline(internet: Internet, kind: str) -> None:
+    started = time.monotonic()
+    assert "cannot be read" in read(internet, f"http://example.com/{kind}", seconds=0.5).error
+    assert time.monotonic() - started < 5.0  # by its own pace it would take ten seconds and more
 
 
 def test_hosts_may_be_listed(internet: Internet) -> None:
