@@ -64,7 +64,7 @@ class Serving(Opening):
         known = self.ledger.checkpoints.list()
         if name is None and not known:
             raise NotFoundError("there is no checkpoint to judge", hint="run `agentkd train`")
-        return ask_gate(self.parts, self.parts.checkpoint(name or known[-1].name).name)
+        return ask_gate(self.parts, self.parts.checkpoint(known[-1].name if name is None else name).name)
 
     def promote(self, name: str, *, force: bool = False) -> str:
         """Let a checkpoint serve if the gate agrees, or with `force`. Returns what served before.

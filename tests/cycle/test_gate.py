@@ -12,7 +12,7 @@ import pytest
 import agentkd
 from agentkd.cli.root import run_command_line
 from agentkd.cycle import judge, look_number
-from agentkd.errors import ConfigError, DataError
+from agentkd.errors import ConfigError, DataError, NotFoundError
 from agentkd.hf import registered_files
 from agentkd.ledger import tables as t
 from agentkd.ledger.body import dump
@@ -78,6 +78,7 @@ def test_the_command_judges_as_the_cycle_did_and_promotes_nothing(
     assert (found.flags, found.numbers) == (before.flags, before.numbers)
     assert run_command_line(["-q", "-C", str(cycled), "gate"]) == 1
     assert "would not be promoted (against base)" in capsys.readouterr().out
+    assert run_command_line(["-q", "-C", str(cycled), "gate", ""]) == NotFoundError.exit_code
     with agentkd.Workspace(cycled) as workspace:
         assert not workspace.ledger.checkpoints.history()
 
