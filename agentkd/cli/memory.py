@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -19,9 +19,6 @@ from agentkd.cli.memory_view import print_hits, print_memories, print_memory
 from agentkd.cli.moment import MOMENT
 from agentkd.cli.shared import Group
 from agentkd.errors import NotFoundError
-
-if TYPE_CHECKING:
-    from agentkd.workspace import Workspace
 
 __all__ = ["command"]
 
@@ -76,6 +73,8 @@ def show(invocation: Invocation, memory_id: str, at: datetime | None) -> None:
 @pass_invocation
 def recall(invocation: Invocation, text: str, k: int | None, app: str | None, at: datetime | None) -> None:
     """Show what an agent would recall for TEXT, now or at an earlier time (then by meaning alone)."""
+    from agentkd.cycle.parts import checkpoint_of
+
     with invocation.workspace() as workspace:
         scope, suite = workspace.settings.memory.scope, workspace.settings.cycle.suite
         if app is not None:
@@ -83,16 +82,11 @@ def recall(invocation: Invocation, text: str, k: int | None, app: str | None, at
         elif suite:
             scope = scope.of_suite(suite)
         if at is None:
-            hits = workspace.memory.recall(text, k, scope=scope, checkpoint=_acting(workspace))
+            serving = checkpoint_of(workspace.parts.resolve("actor"))
+            hits = workspace.memory.recall(text, k, scope=scope, checkpoint=serving)
         else:
             hits = workspace.memory.recall_at(text, at, k, scope=scope)
     invocation.show(hits, print_hits)
-
-
-def _acting(workspace: Workspace) -> str:
-    """Return the checkpoint that acts, or `base`: what is retired for it is not recalled."""
-    spec = workspace.parts.resolve(workspace.settings.roles.actor)
-    return spec.removeprefix("agentkd/") if spec.startswith("agentkd/") else "base"
 
 
 @command.command("rebuild")

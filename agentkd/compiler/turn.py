@@ -94,7 +94,7 @@ def turns_of(
         final = _final(by_step.get(step.index, ()))
         edits = [c for c in by_step.get(step.index, ()) if final is not None and c.source == final.source]
         if _are_edits(edits, step):
-            yield from _edited(trajectory, edits, step, history, specs, dropped, is_own_work)
+            yield from _own(trajectory, step, history, specs, dropped, edits=edits, is_success=is_own_work)
         elif final is not None:
             yield from _corrected(trajectory, final, step, history, specs, dropped)
         elif is_own_work:
@@ -189,42 +189,20 @@ def _are_edits(corrections: Sequence[Correction], step: Step) -> bool:
     return len(ran) > 1 and bool(corrections) and all(are_single)
 
 
-def _edited(
-    trajectory: Trajectory,
-    corrections: Sequence[Correction],
-    step: Step,
-    history: tuple[Message, ...],
-    specs: Specs,
-    dropped: Counter[str],
-    is_own_work: bool,
-) -> Iterator[Turn]:
-    """Yield the calls of a step of which a person edited some: each follows those that ran before it."""
-    by_call = {call_text(each.accepted[0]): each for each in sorted(corrections, key=_rank)}
-    for call, result in _executed(step):
-        correction = by_call.get(call_text(call))
-        if correction is not None and _is_offered(call, specs, dropped):
-            target = specs.message(call, "person")
-            yield Turn(
-                trajectory=trajectory, step=step.index, history=history, target=target,
-                rejected=_wrong(correction, None, target, specs), teacher=correction.source,
-                is_correction=True, trajectories=(trajectory.id,), corrections=(correction.id,),
-            )  # fmt: skip
-        elif correction is None and is_own_work and (result is None or result.ok):
-            yield Turn(
-                trajectory=trajectory, step=step.index, history=history,
-                target=specs.message(call, "model"), teacher=trajectory.model,
-                trajectories=(trajectory.id,), recalled=trajectory.recalled,
-            )  # fmt: skip
-        history += _exchange(call, result, specs)
-
-
 def _own(
     trajectory: Trajectory,
     step: Step,
     history: tuple[Message, ...],
     specs: Specs,
     dropped: Counter[str],
+    *,
+    edits: Sequence[Correction] = (),
+    is_success: bool = True,
 ) -> Iterator[Turn]:
+    """Yield what was said in a step: an edited call with what a person made of it, the others as own work.
+
+    Each call follows those that ran before it. Where the run was no success only edited calls are targets.
+    """
     turn = Turn(
         trajectory=trajectory,
         step=step.index,
@@ -240,8 +218,18 @@ def _own(
         elif step.reply.content.strip():
             yield replace(turn, target=Message(role="assistant", content=step.reply.content, origin="model"))
         return
+    by_call = {call_text(each.accepted[0]): each for each in sorted(edits, key=_rank)}
     for call, result in _executed(step):
-        if result is not None and not result.ok:
+        edit = by_call.get(call_text(call))
+        if edit is not None and _is_offered(call, specs, dropped):
+            target = specs.message(call, "person")
+            yield replace(
+                turn, history=history, target=target, rejected=_wrong(edit, None, target, specs),
+                teacher=edit.source, is_correction=True, corrections=(edit.id,), recalled=(),
+            )  # fmt: skip
+        elif edit is not None or not is_success:
+            pass
+        elif result is not None and not result.ok:
             dropped["call that failed on the way"] += 1
         elif _is_offered(call, specs, dropped):
             yield replace(turn, history=history, target=specs.message(call, "model"))

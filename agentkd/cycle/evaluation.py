@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from agentkd.cycle.parts import ROUTED, Parts
+from agentkd.cycle.parts import ROUTED, Parts, checkpoint_of
 from agentkd.cycle.probe import Withholding
 from agentkd.cycle.routing import AdapterRouter
 from agentkd.cycle.stage import run_stage
@@ -114,7 +114,7 @@ def run_key(
     """Return the id of a run: what was cut off goes on under it; other tasks or settings are another run."""
     spec, settings = parts.resolve(model), parts.settings
     is_local = spec in ("base", ROUTED) or spec.startswith("agentkd/")
-    checkpoint = spec.removeprefix("agentkd/") if spec.startswith("agentkd/") else "base"
+    checkpoint = checkpoint_of(spec)
     if spec == ROUTED:
         spec = AdapterRouter(parts).id
     return content_id(

@@ -18,6 +18,7 @@ from agentkd.cycle.evaluation import memory_snapshot
 from agentkd.cycle.parts import Parts
 from agentkd.cycle.stage import StageResult
 from agentkd.errors import CeilingError
+from agentkd.ledger.call import CYCLE
 from agentkd.schema import CycleReport, PhaseReport, Value, content_id
 
 __all__ = ["Plan", "journalled", "open_plan"]
@@ -52,7 +53,7 @@ class Plan(Value):
     @property
     def cycle_id(self) -> str:
         """`cycle-N`."""
-        return f"cycle-{self.number}"
+        return f"{CYCLE}{self.number}"
 
     @property
     def key(self) -> str:

@@ -7,10 +7,10 @@ the requests are asked once more as new ones, with those notes and without; note
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 from agentkd.cycle.parts import Parts
-from agentkd.cycle.probe import AsServed, Serving, TaskKey, key_of, replay
+from agentkd.cycle.probe import AsServed, Serving, TaskKey, by_suite, key_of, replay
 from agentkd.evaluate.statistics import mcnemar_p
 from agentkd.schema import Task, Trajectory, Usage, Value
 
@@ -108,11 +108,8 @@ def _touched(
     parts: Parts, candidate: str, tasks: Sequence[Task], shown: AsServed, stay: Collection[str]
 ) -> list[Task]:
     """Return the requests whose prompts would show a memory that stays: others are answered alike."""
-    by_suite: Mapping[str, list[Task]] = {task.suite: [] for task in tasks}
-    for task in tasks:
-        by_suite[task.suite].append(task)
     found, serving = [], Serving(parts.memory, shown)
-    for suite, group in sorted(by_suite.items()):
+    for suite, group in by_suite(tasks):
         scope = parts.settings.memory.scope.of_suite(suite)
         every = serving.recall_many([task.prompt for task in group], scope=scope, checkpoint=candidate)
         shows = zip(group, every, strict=True)

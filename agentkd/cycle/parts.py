@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from agentkd.models.gguf import ModelFiles
     from agentkd.skills import SkillLibrary
 
-__all__ = ["FOLDERS", "LOCAL_PREFIXES", "ROUTED", "Parts"]
+__all__ = ["FOLDERS", "LOCAL_PREFIXES", "ROUTED", "Parts", "checkpoint_of"]
 
 FOLDERS = ("datasets", "checkpoints", "cycles", "skills", "signals", "index")
 """Folders of a workspace that a cycle writes files to."""
@@ -49,6 +49,11 @@ LOCAL_PREFIXES = ("wheel:", "hf:", "path:")
 ROUTED = "routed"
 """Role of no model of its own: per request one of several students, or the base."""
 BUILT_IN = "agentkd.builtins"
+
+
+def checkpoint_of(spec: str) -> str:
+    """Return the checkpoint behind a resolved model string; `base` where it names another model."""
+    return spec.removeprefix("agentkd/") if spec.startswith("agentkd/") else "base"
 
 
 class Parts:
@@ -359,7 +364,7 @@ class Parts:
 
             router, spec, resolved = AdapterRouter(self), "base", "base"
         unattended: WhenTainted = "allow" if self.settings.agent.when_tainted == "allow" else "refuse"
-        checkpoint = resolved.removeprefix("agentkd/") if resolved.startswith("agentkd/") else "base"
+        checkpoint = checkpoint_of(resolved)
         return Agent(
             name=name,
             model=self.model(spec) if isinstance(spec, str) else spec,

@@ -24,6 +24,7 @@ __all__ = [
     "TaskKey",
     "Withheld",
     "Withholding",
+    "by_suite",
     "key_of",
     "probes_of",
     "replay",
@@ -116,7 +117,7 @@ def replay(
 
     What was replayed under the same conditions is not run again.
     """
-    for name, probes in _by_suite(tasks):
+    for name, probes in by_suite(tasks):
         run_stage(
             parts,
             suite=_Probing(parts.suite(name)),
@@ -142,7 +143,7 @@ def replayed(
     """Return what `replay` has stored under these conditions; runs nothing."""
     return {
         key_of(trajectory.task): trajectory
-        for _, probes in _by_suite(tasks)
+        for _, probes in by_suite(tasks)
         for trajectory in parts.ledger.trajectories.list(
             run_id=_run_id(parts, probes, model, withheld, occasion)
         )
@@ -157,7 +158,8 @@ def _recaller(parts: Parts, withheld: Withheld) -> Recaller | None:
     return Withholding(parts.memory, withheld)
 
 
-def _by_suite(tasks: Iterable[Task]) -> list[tuple[str, list[Task]]]:
+def by_suite(tasks: Iterable[Task]) -> list[tuple[str, list[Task]]]:
+    """Return tasks as probes, each once, by suite and id."""
     groups: dict[str, dict[str, Task]] = {}
     for task in tasks:
         probe = task.model_copy(update={"split": PROBE_SPLIT})

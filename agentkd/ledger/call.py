@@ -16,7 +16,7 @@ from agentkd.schema import Usage, Value, now
 __all__ = ["CYCLE", "Calls", "Spend"]
 
 CYCLE = "cycle-"
-"""Beginning of the `run_id` of calls that a cycle made."""
+"""Beginning of a cycle's id, which its calls are booked under."""
 
 
 class Spend(Value):

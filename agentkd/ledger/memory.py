@@ -149,10 +149,10 @@ class Memories:
         What a revocation put away only a person lets out.
         """
         with self._database.write() as connection:
-            is_doubtful = standing.find(connection, [memory_id])[memory_id].is_doubtful
-            if word != "admitted" and is_doubtful:
+            memory = self.get(memory_id)
+            if memory.trust != "untrusted" or memory.status == "revoked":
                 return False
-            if self.get(memory_id).trust != "untrusted" or self.get(memory_id).status == "revoked":
+            if word != "admitted" and standing.find(connection, [memory_id])[memory_id].is_doubtful:
                 return False
             trust.mark(connection, memory_id, word)
             return self.set_status(memory_id, "active", reason, details={"trust": "untrusted"})

@@ -302,6 +302,8 @@ def test_a_person_admits_what_waits_and_can_take_it_back(
     store.admit([one, two])
     with pytest.raises(NotFoundError):
         store.let_in([one.id, "mem-unknown"], "person: fine")
+    with pytest.raises(NotFoundError, match="mem-unknown"):
+        ledger.memories.let_out("mem-unknown", "corroborated", "proof")
     assert seen(store) == []
     assert store.let_in([one.id, two.id], "person: fine") == (one.id, two.id)
     assert set(seen(store)) == {one.id, two.id}
