@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 
 from agentkd.config import TrustSettings
-from agentkd.schema import ADHOC, Correction, Step, Trajectory, Value
+from agentkd.schema import ADHOC, Correction, Heard, Step, Trajectory, Value
 
 __all__ = [
     "UNNAMED",
@@ -19,6 +19,7 @@ __all__ = [
     "Outside",
     "RunTrust",
     "carried",
+    "heard_after",
     "is_trusted_output",
     "is_vouched",
     "trust_of_run",
@@ -26,6 +27,8 @@ __all__ = [
 
 UNNAMED = "user:"
 """Principal of a request whose user nobody named."""
+HEARD_CHARS = 64_000
+"""Most characters of earlier tool output that a run keeps; of older output it keeps the tool's name."""
 VOUCHING = ("person", "grader")
 """Sources of corrections that answer for what they accept; a judge or a tool gives an opinion."""
 
@@ -34,7 +37,8 @@ class Outside(Value):
     """Untrusted output of a tool."""
 
     step: int
-    """Index of the step that called the tool; what the model says later may repeat it."""
+    """Index of the step that called the tool, -1 for one before the run; what the model says later may
+    repeat it."""
     number: int
     """Position of the result within the step."""
     tool: str
@@ -102,8 +106,40 @@ def trust_of_run(trajectory: Trajectory, settings: TrustSettings) -> RunTrust:
         is_trusted=is_suite
         or (suite == ADHOC and settings.users == "trusted" and not trajectory.imported_from),
         is_verified=trajectory.success and not trajectory.imported_from,
-        outside=tuple(o for step in trajectory.steps for o in _outside(step, is_suite, settings)),
+        outside=(
+            *_before(trajectory.heard, is_suite, settings),
+            *(o for step in trajectory.steps for o in _outside(step, is_suite, settings)),
+        ),
     )
+
+
+def heard_after(*runs: Trajectory, also: Iterable[Heard] = ()) -> tuple[Heard, ...]:
+    """Return what a model has heard of tools that goes on from runs, oldest first, each text once.
+
+    The newest `HEARD_CHARS` characters are kept; of what is older the tool stays known, and so its taint.
+    """
+    heard: dict[Heard, None] = {}
+    for run in runs:
+        told = [
+            Heard(tool=call.name, text=result.error or result.content, trust=result.trust)
+            for step in run.steps
+            for call, result in zip(step.accepted_calls, step.results, strict=False)
+            if result.error or result.content
+        ]
+        heard |= dict.fromkeys((*run.heard, *told))
+    heard |= dict.fromkeys(also)
+    kept: dict[Heard, None] = {}
+    left = HEARD_CHARS
+    for each in reversed(heard):
+        left -= len(each.text)
+        kept[each if left >= 0 else each.model_copy(update={"text": ""})] = None
+    return tuple(reversed(kept))
+
+
+def _before(heard: Sequence[Heard], is_suite: bool, settings: TrustSettings) -> Iterable[Outside]:
+    for number, each in enumerate(heard):
+        if not is_trusted_output(each.tool, each.trust, is_suite, settings):
+            yield Outside(step=-1, number=number, tool=each.tool, text=each.text)
 
 
 def _outside(step: Step, is_suite: bool, settings: TrustSettings) -> Iterable[Outside]:

@@ -13,8 +13,10 @@ from agentkd.agents.event import AgentEvent, Finished, Interrupted, Started
 from agentkd.agents.lane import Lane, Router
 from agentkd.agents.loop import Context, Loop, shows_tools
 from agentkd.agents.recorder import Recorder
+from agentkd.agents.retry import Lessons
 from agentkd.agents.review import AnyDecision, read_decisions
 from agentkd.agents.state import Run, paused, trajectory_of
+from agentkd.agents.taint import foreign_before
 from agentkd.agents.trial import TrialPolicy
 from agentkd.config import AgentSettings, TrustSettings, WhenTainted
 from agentkd.errors import AgentkdError, DataError, NotFoundError
@@ -120,12 +122,18 @@ class Agent:
         run = self._new_run(task, run_id, attempt, thread_id)
         yield from self._stored_at_the_end(run.thread_id, self._start(run))
 
-    def attempt(self, task: Task, *, run_id: str, attempt: int = 0, notes: str = "") -> Trajectory:
+    def attempt(
+        self, task: Task, *, run_id: str, attempt: int = 0, lessons: Lessons | None = None
+    ) -> Trajectory:
         """Do a task without storing its end: for a runner that grades it first.
 
-        `notes` stand before the request: what earlier tries of the task taught.
+        The notes of `lessons` stand before the request: what earlier tries of the task taught.
         """
-        run = self._new_run(task, run_id, attempt, None).model_copy(update={"notes": notes})
+        lessons = lessons or Lessons()
+        tainted = foreign_before(task, lessons.heard, self._loop.trust)
+        run = self._new_run(task, run_id, attempt, None).model_copy(
+            update={"notes": lessons.notes, "heard": lessons.heard, "tainted": tainted}
+        )
         trajectory = _last(self._start(run))
         self._drop_state(run.thread_id)
         return trajectory

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from agentkd.hf import call_text
-from agentkd.schema import NOTES_BEGIN, NOTES_END, RETRY_STRIDE, Memory, Trajectory
+from agentkd.schema import NOTES_BEGIN, NOTES_END, RETRY_STRIDE, Heard, Memory, Trajectory
 
 __all__ = [
     "Lessons",
@@ -39,6 +39,8 @@ class Lessons:
     """Text that the next try reads before its request."""
     memories: tuple[Memory, ...] = ()
     """Candidates among it, to be admitted where the next try succeeds."""
+    heard: tuple[Heard, ...] = ()
+    """What tools said in those tries; the notes may carry it on."""
 
 
 @dataclass(frozen=True)

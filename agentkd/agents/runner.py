@@ -191,13 +191,13 @@ class _Chains:
         last = [self._tries[key].pop() for key in list(self._tries)]
         return [job for trajectory in last if (job := self.add(trajectory)) is not None]
 
-    def notes(self, job: _Try) -> str:
-        """Distil the lessons of the failed tries and return them as notes; nothing for a first try."""
+    def lessons(self, job: _Try) -> Lessons:
+        """Distil the lessons of the failed tries; none for a first try."""
         if not job.failed or self._retries is None:
-            return ""
+            return Lessons()
         lessons = self._retries.lessons(job.failed)
         self._lessons[job.task.id, first_try(job.attempt)] = lessons
-        return lessons.notes
+        return lessons
 
     def keep_lessons(self) -> None:
         """Admit the lessons of the tasks that a retry rescued; the others are forgotten.
@@ -279,8 +279,8 @@ class _Work:
     def _run(self, job: _Try) -> Trajectory:
         if self._before is not None:
             self._before()
-        notes = self._chains.notes(job)
-        return self._agent.attempt(job.task, run_id=self._run_id, attempt=job.attempt, notes=notes)
+        lessons = self._chains.lessons(job)
+        return self._agent.attempt(job.task, run_id=self._run_id, attempt=job.attempt, lessons=lessons)
 
     def _store(self, trajectory: Trajectory) -> Trajectory:
         """Grade and store a trajectory, with its correction in the same transaction."""

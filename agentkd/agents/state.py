@@ -12,6 +12,7 @@ from agentkd.agents.review import Reviewed
 from agentkd.agents.trial import Trial
 from agentkd.schema import (
     Failure,
+    Heard,
     Hit,
     Message,
     Reply,
@@ -51,6 +52,8 @@ class Run(Value):
     """Whose work it is."""
     notes: str = ""
     """What a person or a failed try says about the task; stands before what is recalled."""
+    heard: tuple[Heard, ...] = ()
+    """What tools said in the tries that the notes are about."""
     memory: str = ""
     """What was recalled before the first turn, as text."""
     hits: tuple[Hit, ...] = ()
@@ -124,6 +127,7 @@ def trajectory_of(run: Run) -> Trajectory:
         model=run.model,
         scope=run.scope,
         messages=run.messages,
+        heard=run.heard,
         steps=run.steps,
         answer="" if last is None or last.tool_calls else last.content,
         failure=run.failure,
@@ -152,4 +156,6 @@ def begun_anew(run: Run, reason: str) -> Run:
         route=run.route,
         scope=run.scope,
         notes=join_notes(run.notes, restart_note(reason)),
+        heard=run.heard,
+        tainted=run.tainted if run.heard else "",
     )

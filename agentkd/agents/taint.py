@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 from agentkd.agents.review import Reviewed
 from agentkd.config import TrustSettings
-from agentkd.schema import ADHOC, Hit, Task, ToolCall, ToolResult, ToolSpec
+from agentkd.schema import ADHOC, Heard, Hit, Task, ToolCall, ToolResult, ToolSpec
 from agentkd.trust import is_trusted_output
 
-__all__ = ["foreign_memory", "foreign_output", "has_side_effects", "refused"]
+__all__ = ["foreign_before", "foreign_memory", "foreign_output", "has_side_effects", "refused"]
 
 
 def foreign_output(
@@ -37,6 +37,15 @@ def foreign_output(
             name = each.accepted.name
             if not is_trusted_output(name, declared.get(name, ""), is_suite, trust):
                 return f"output of the tool `{name}`, which is not declared as trusted"
+    return ""
+
+
+def foreign_before(task: Task, heard: Sequence[Heard], trust: TrustSettings) -> str:
+    """Return which untrusted text the lessons of earlier tries may carry on, in words; empty for none."""
+    is_suite = task.suite != ADHOC and task.suite not in trust.outside_suites
+    for each in heard:
+        if not is_trusted_output(each.tool, each.trust, is_suite, trust):
+            return f"lessons of a try that read the untrusted output of the tool `{each.tool}`"
     return ""
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from agentkd.cycle.parts import Parts
 from agentkd.errors import ModelError
 from agentkd.schema import Correction, Hit, Memory, Outcome, Span, Trajectory
+from agentkd.trust import heard_after
 
 if TYPE_CHECKING:
     from agentkd.agents import Lessons, Retries
@@ -74,7 +75,7 @@ def _lessons(parts: Parts, failed: Sequence[Trajectory]) -> Lessons:
     memories = _distilled(parts, blind)
     shown = parts.memory.render([Hit(memory=memory, score=1.0) for memory in memories])
     notes = "\n\n".join(text for text in (shown, note) if text)
-    return Lessons(notes=notes, memories=(*memories, *_warnings(parts, blind)))
+    return Lessons(notes=notes, heard=heard_after(*failed), memories=(*memories, *_warnings(parts, blind)))
 
 
 def _distilled(parts: Parts, blind: Sequence[Trajectory]) -> list[Memory]:

@@ -10,6 +10,7 @@ from agentkd.graph.host import Host, check_host
 from agentkd.graph.notes import hits_of, shown_of, trial_of, withheld_of
 from agentkd.graph.turn import Turn, read_turn
 from agentkd.schema import Outcome, Trajectory
+from agentkd.trust import heard_after
 
 if TYPE_CHECKING:
     pass
@@ -54,7 +55,7 @@ def store_turn(host: Host, turn: Turn | None, grade: Grade | None = None, user: 
     """
     if turn is None or _is_finished(host, turn.trajectory):
         return False
-    trajectory, recorder = turn.trajectory, Recorder(host.ledger, host.hooks)
+    trajectory, recorder = _after_the_last(host, turn.trajectory), Recorder(host.ledger, host.hooks)
     hits, held = (hits_of(host, part(turn.recall)) for part in (shown_of, withheld_of))
     if not trajectory.steps:
         recorder.begin(trajectory)
@@ -77,6 +78,12 @@ def store_turn(host: Host, turn: Turn | None, grade: Grade | None = None, user: 
     outcome = grade(trajectory) if grade is not None else None
     recorder.finish(trajectory.model_copy(update={"outcome": outcome}))
     return True
+
+
+def _after_the_last(host: Host, trajectory: Trajectory) -> Trajectory:
+    """Return a turn with what the turn before it had heard: a summary may stand for its messages now."""
+    last = host.ledger.trajectories.list(run_id=trajectory.run_id, limit=1, latest=True)
+    return trajectory.model_copy(update={"heard": heard_after(*last, also=trajectory.heard)})
 
 
 def user_of(config: Mapping[str, Any]) -> str:

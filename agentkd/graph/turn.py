@@ -21,6 +21,7 @@ from agentkd.graph.notes import Found, Recall, ids_of_turn, shown_of
 from agentkd.schema import (
     Correction,
     Failure,
+    Heard,
     Message,
     Step,
     Task,
@@ -29,6 +30,7 @@ from agentkd.schema import (
     Usage,
     content_id,
 )
+from agentkd.trust import heard_after
 
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage, BaseMessage
@@ -99,6 +101,7 @@ def read_turn(
         run_id=run_id,
         task=Task(id=content_id("adh", prompt), prompt=prompt),
         model=str(last.response_metadata.get("model_name", "")) if last is not None else "",
+        heard=_heard(messages[: len(messages) - len(turn)]),
         messages=tuple(shown.get(id(message)) or message_of(message) for message in turn),
         steps=tuple(steps),
         answer="" if last is None or last.tool_calls else text_of(last),
@@ -106,6 +109,18 @@ def read_turn(
         usage=sum((step.usage for step in steps), Usage(usd=None)),
     )
     return Turn(trajectory, corrections, recall, bool(replies) and len(steps) == len(replies))
+
+
+def _heard(earlier: Sequence[BaseMessage]) -> tuple[Heard, ...]:
+    """Return what tools said in earlier turns: the model has it before its eyes, whoever asks now."""
+    names = {call["id"]: call["name"] for m in earlier for call in getattr(m, "tool_calls", ())}
+    told = []
+    for message in earlier:
+        if message.type == "tool":
+            id_, result = message.tool_call_id, result_of(message)  # type: ignore[attr-defined]
+            text = result.error or result.content
+            told.append(Heard(tool=str(message.name or names.get(id_, "")), text=text))
+    return heard_after(also=[each for each in told if each.text])
 
 
 def _review(

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from agentkd.schema.student import Confidence, Mark, Mistake, MistakeKind, StudentReport
     from agentkd.schema.synthetic import Budget, Origin, Synthetic, Unusable, origin_of
     from agentkd.schema.task import ADHOC, ASSESS_SPLIT, SYNTHETIC_SPLIT, Failure, Outcome, Task, is_held_out
-    from agentkd.schema.trajectory import RETRY_STRIDE, Correction, Step, Trajectory
+    from agentkd.schema.trajectory import RETRY_STRIDE, Correction, Heard, Step, Trajectory
 
 _HOMES = {
     "ADHOC": "task",
@@ -81,6 +81,7 @@ _HOMES = {
     "Evidence": "memory",
     "Example": "example",
     "Failure": "task",
+    "Heard": "trajectory",
     "Hit": "memory",
     "Interval": "interval",
     "Lift": "lift",
@@ -171,6 +172,7 @@ __all__ = [
     "Evidence",
     "Example",
     "Failure",
+    "Heard",
     "Hit",
     "Interval",
     "Lift",

@@ -12,7 +12,7 @@ from agentkd.schema.memory import Scope
 from agentkd.schema.message import Message, TokenTrace, ToolCall, ToolResult, Usage
 from agentkd.schema.task import Failure, Outcome, Task
 
-__all__ = ["RETRY_STRIDE", "Correction", "Step", "Trajectory"]
+__all__ = ["RETRY_STRIDE", "Correction", "Heard", "Step", "Trajectory"]
 
 
 RETRY_STRIDE = 1000
@@ -38,6 +38,17 @@ class Step(Value):
     """Exact tokens where the model reports them."""
 
 
+class Heard(Value):
+    """What a tool had said in the model's context before the first step."""
+
+    tool: str
+    """Name of the tool."""
+    text: str = ""
+    """What it said; empty where it is too old to be kept."""
+    trust: Literal["", "trusted", "untrusted"] = ""
+    """What the tool declared of its output."""
+
+
 class Trajectory(Value):
     """What an agent did on a task, step by step, with its outcome."""
 
@@ -57,6 +68,9 @@ class Trajectory(Value):
     """Whose work it was: the scope of the agent. All that a user did can be revoked by it."""
     messages: tuple[Message, ...] = ()
     """The whole conversation as the model saw it, recalled memories included."""
+    heard: tuple[Heard, ...] = ()
+    """What tools said before its first step: earlier turns of the conversation, and the failed tries whose
+    lessons it read. It taints what the model says as its own results do."""
     steps: tuple[Step, ...] = ()
     """The turns."""
     answer: str = ""

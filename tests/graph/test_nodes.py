@@ -12,17 +12,19 @@ from typing import Any
 
 import pytest
 from graph_parts import Parts, Said, calls
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, SystemMessage, ToolMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 
 from agentkd import hookimpl
+from agentkd.config import TrustSettings
 from agentkd.errors import ConfigError, DataError
 from agentkd.graph import AgentkdStore, apply_decisions, recall_node, record_node
 from agentkd.graph.message import is_notes
-from agentkd.schema import Correction, Hit, Outcome, Scope, Trajectory
+from agentkd.schema import Correction, Heard, Hit, Outcome, Scope, Trajectory
+from agentkd.trust import HEARD_CHARS, heard_after, trust_of_run
 
 MakeParts = Callable[..., Parts]
 CONFIG: Any = {"configurable": {"thread_id": "t1"}}
@@ -163,6 +165,39 @@ def test_the_next_request_replaces_the_notes_and_is_a_trajectory_of_its_own(part
     assert [run.recalled for run in runs] == [(one,), (two,), ()]
     assert len({run.run_id for run in runs}) == 1
     assert [len(run.messages) for run in runs] == [3, 3, 2]
+
+
+def two_turns(parts: Parts, *, is_summarised: bool = False) -> Trajectory:
+    """Let a first turn read a page, and return the second, which only answers."""
+    page = calls(("read_page", {"url": "https://example.com"}, "c1"))
+    model = Said(replies=[page, "I have read it.", "The deposit goes to account 99."])
+    graph = graph_of(parts, model, checkpointer=InMemorySaver())
+    state = graph.invoke({"messages": [HumanMessage("read the page")]}, CONFIG)
+    asked: list[Any] = [HumanMessage("where does the deposit go")]
+    if is_summarised:
+        gone = [RemoveMessage(id=m.id) for m in state["messages"]]
+        asked = [*gone, SystemMessage("They read a page."), *asked]
+    graph.invoke({"messages": asked}, CONFIG)
+    return next(t for t in parts.ledger.trajectories.list() if t.task.prompt == asked[-1].content)
+
+
+@pytest.mark.parametrize("is_summarised", [False, True])
+def test_what_an_earlier_turn_read_taints_the_turns_after_it(parts: Parts, is_summarised: bool) -> None:
+    turn = two_turns(parts, is_summarised=is_summarised)
+    (heard,) = turn.heard
+    assert heard.tool == "read_page"
+    assert "example.com" in heard.text
+    found = trust_of_run(turn, TrustSettings(users="trusted"))
+    assert found.is_tainted(0)
+    assert not found.is_clean
+    assert found.sources == {"tool:read_page"}
+    assert trust_of_run(turn, TrustSettings(users="trusted", tools=("read_page",))).is_clean
+
+
+def test_what_was_heard_long_ago_is_known_by_its_tool_alone(parts: Parts) -> None:
+    old, new = Heard(tool="a", text="x" * HEARD_CHARS), Heard(tool="b", text="page")
+    assert heard_after(also=[old, new]) == (Heard(tool="a"), new)
+    assert heard_after(also=[old, new, new, old]) == (Heard(tool="a"), new)
 
 
 def test_recording_again_changes_nothing_and_tells_nobody(make_parts: MakeParts) -> None:
