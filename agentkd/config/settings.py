@@ -137,8 +137,8 @@ class MemorySettings(Value):
     diversity: float = 0.0
     """Weight in [0, 1] of being unlike what was chosen before (maximal marginal relevance); 0 is off."""
     refill: bool = False
-    """Whether the place of a memory that is retired for what serves may go to another one that the weights
-    hold; what they do not hold may take it in any case."""
+    """Whether the place of a memory that is retired for what serves may go to any other one; what is
+    new to what serves, and facts and the like that never go into weights, may take it in any case."""
     recallers: tuple[str, ...] = ()
     """Components of kind `recaller` that re-rank or rewrite what was found, in order."""
     max_rendered_tokens: int = 0

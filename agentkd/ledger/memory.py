@@ -269,6 +269,15 @@ class Memories:
         with self._database.read() as connection:
             return tuple(event.find(connection, *where, limit=limit))
 
+    def new_to(self, checkpoint: str) -> set[str] | None:
+        """Return the memories that came in, or came back, since the rows of a checkpoint were compiled.
+
+        Facts, private ones and those of one user are among them, of whatever age: no row teaches them. None
+        where neither its rows are known nor anything has happened for its sake.
+        """
+        with self._database.read() as connection:
+            return query.new_to(connection, checkpoint)
+
     def last_seq(self) -> int:
         """Return the number of the newest event; 0 without any."""
         return self._database.glance("SELECT max(seq) FROM memory_events")[0][0] or 0

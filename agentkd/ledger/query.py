@@ -18,7 +18,7 @@ from agentkd.ledger.body import load
 from agentkd.ledger.database import chunks
 from agentkd.schema import Evidence, Memory, MemoryStatus, Utility
 
-__all__ = ["effective", "fetch", "fetch_at", "neighbours", "statuses", "statuses_at"]
+__all__ = ["effective", "fetch", "fetch_at", "neighbours", "new_to", "statuses", "statuses_at"]
 
 _base = t.memory_status.alias("base_status")
 _own = t.memory_status.alias("own_status")
@@ -47,6 +47,29 @@ def statuses(
     """Return the status of those memories that meet all conditions."""
     query = sa.select(t.memories.c.id, effective(checkpoint)).select_from(_joined).where(*conditions)
     return {row[0]: row[1] for row in connection.execute(query)}
+
+
+def new_to(connection: sa.Connection, checkpoint: str) -> set[str] | None:
+    """Return what is new to the weights of a checkpoint, and what never goes into weights.
+
+    New is what came in, or came back, since its rows were compiled; for a checkpoint that is not here, since
+    something first happened to a memory for its sake. None where nothing has. Never taught are facts, what is
+    private, and what only one user wants.
+    """
+    e, c, d = t.memory_events.c, t.checkpoints.c, t.datasets.c
+    rows = sa.select(d.created_at).join(t.checkpoints, c.dataset_id == d.id).where(c.name == checkpoint)
+    first = sa.select(sa.func.min(e.seq)).where(e.checkpoint == checkpoint)
+    compiled_at, first_seq = connection.scalar(rows), connection.scalar(first)
+    if compiled_at is None and first_seq is None:
+        return None
+    since = e.happened_at > compiled_at if compiled_at is not None else e.seq > first_seq
+    gives_status = sa.or_(e.status != "", e.current.is_(True))
+    wanted = sa.select(e.memory_id).where(since, e.checkpoint == "base", gives_status)
+    m = t.memories.c
+    personal = sa.and_(m.kind.in_(("parameter", "preference")), m.user != "")
+    never = sa.or_(m.kind == "fact", m.privacy == "private", personal)
+    untaught = sa.select(m.id).where(m.current.is_(True), never)
+    return {*connection.scalars(wanted), *connection.scalars(untaught)}
 
 
 def fetch(

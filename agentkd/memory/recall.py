@@ -118,7 +118,7 @@ class Search:
     ) -> list[list[Hit]]:
         """Return at most `asked.k` hits per state, best first; `exclude` holds ids per state.
 
-        Where some are retired for the checkpoint, the places of those go to what its weights do not hold.
+        Where some are retired for the checkpoint, their places go to what is new to it or in no weights.
         """
         statuses, has_places = self._statuses, not (self._settings.refill or "retired" in asked.also)
         if has_places and asked.checkpoint != "base":
@@ -135,16 +135,18 @@ class Search:
         exclude: Sequence[Collection[str]],
         before: Sequence[list[Hit]],
     ) -> list[list[Hit]]:
-        """Drop what the weights hold from hits; its places go to what no row has taught, or stay empty.
+        """Drop what the weights hold from hits; its places go to what is new to them, or stay empty.
 
-        The next best memory that the weights hold too was not worth a place before, and is not now.
+        The next best memory of those days was not worth a place before, and is not now: shown beside the
+        weights it can only turn them away from what they learnt. Facts and the like, which never go into
+        weights, take what weights set free.
         """
         kept = [[hit for hit in hits if hit.memory.status != "retired"] for hits in before]
         short = [at for at, hits in enumerate(kept) if len(hits) < len(before[at])]
         if not short:
             return kept
         out = [{*exclude[at], *(hit.memory.id for hit in before[at])} for at in short]
-        news = self._statuses.unheld(asked.checkpoint, asked.seq)
+        news = self._statuses.news(asked.checkpoint, asked.seq)
         for at, hits in zip(short, self._found([states[at] for at in short], asked, out, news), strict=True):
             kept[at] += hits[: len(before[at]) - len(kept[at])]
         return kept

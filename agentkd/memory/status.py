@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Iterable
 from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from agentkd.errors import ConfigError
 from agentkd.schema import MemoryStatus
@@ -25,8 +25,10 @@ INDEXED: tuple[MemoryStatus, ...] = ("active", "compiled", "retired")
 RECALLED: tuple[MemoryStatus, ...] = ("active", "compiled")
 """Statuses that are recalled unless asked otherwise: a compiled memory stays until it is retired."""
 
-_Key = tuple[str, frozenset[str], bool]
-"""A checkpoint, the statuses wanted there, whether what is retired there counts too."""
+_View = Literal["served", "before", "news"]
+_Key = tuple[str, frozenset[str], _View]
+"""A checkpoint, the statuses wanted there, and of which memories: those that are recalled, these and what is
+retired there, or those of them that are new to its weights, or never go into weights."""
 _MOST_CHANGED = 5_000  # memories whose statuses are read one by one
 
 
@@ -37,6 +39,7 @@ class Statuses:
         self._memories = ledger.memories
         self._statuses: dict[str, dict[str, MemoryStatus]] = {}
         self._allowed: dict[_Key, set[str]] = {}
+        self._news: dict[str, set[str]] = {}
         self._seen = 0
         self._lock = threading.Lock()
 
@@ -54,15 +57,15 @@ class Statuses:
                 f"memories of status `{sorted(unknown)[0]}` are never recalled",
                 hint=f"`also` takes {', '.join(INDEXED)}",
             )
-        return self._cached((checkpoint, frozenset({*RECALLED, *also}), False), seq)
+        return self._cached((checkpoint, frozenset({*RECALLED, *also}), "served"), seq)
 
     def before(self, checkpoint: str, also: Collection[MemoryStatus], seq: int) -> AbstractSet[str]:
         """Return what would be allowed if no memory that the base recalls were retired for `checkpoint`."""
-        return self._cached((checkpoint, frozenset({*RECALLED, *also}), True), seq)
+        return self._cached((checkpoint, frozenset({*RECALLED, *also}), "before"), seq)
 
-    def unheld(self, checkpoint: str, seq: int) -> AbstractSet[str]:
-        """Return what is recalled where `checkpoint` serves and no row has taught it."""
-        return self._cached((checkpoint, frozenset({"active"}), False), seq)
+    def news(self, checkpoint: str, seq: int) -> AbstractSet[str]:
+        """Return what is recalled there and is new to the weights of `checkpoint`, or is never taught."""
+        return self._cached((checkpoint, frozenset({"active"}), "news"), seq)
 
     def _cached(self, key: _Key, seq: int) -> AbstractSet[str]:
         checkpoint = key[0]
@@ -71,6 +74,11 @@ class Statuses:
                 self._follow()
             self._read("base")
             self._read(checkpoint)
+            if key[2] == "news" and checkpoint not in self._news:
+                news = self._memories.new_to(checkpoint)
+                if news is None:
+                    return frozenset()
+                self._news[checkpoint] = news
             if key not in self._allowed:
                 self._allowed[key] = {id_ for id_ in self._statuses[checkpoint] if self._fits(id_, *key)}
             return self._allowed[key]
@@ -89,7 +97,11 @@ class Statuses:
         if len(changed) > _MOST_CHANGED:  # cheaper to read all of them anew
             self._statuses.clear()
             self._allowed.clear()
+            self._news.clear()
         else:
+            came = {e.memory_id for e in events if e.checkpoint == "base" and (e.status or e.current)}
+            for known in self._news.values():
+                known |= came
             self._update(changed)
         self._seen = events[-1].seq if events else self._seen
 
@@ -106,6 +118,9 @@ class Statuses:
             for id_ in changed:
                 (allowed.add if self._fits(id_, *key) else allowed.discard)(id_)
 
-    def _fits(self, id_: str, checkpoint: str, wanted: frozenset[str], is_before: bool) -> bool:
+    def _fits(self, id_: str, checkpoint: str, wanted: frozenset[str], view: _View) -> bool:
         own, base = self._statuses[checkpoint].get(id_), self._statuses["base"].get(id_)
-        return base in INDEXED and (own in wanted or (is_before and own == "retired" and base in RECALLED))
+        if view == "news" and id_ not in self._news[checkpoint]:
+            return False
+        was_there = view == "before" and own == "retired" and base in RECALLED
+        return base in INDEXED and (own in wanted or was_there)

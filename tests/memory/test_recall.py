@@ -116,12 +116,13 @@ def test_compiled_stays_and_retired_leaves_for_its_checkpoint_alone(any_store, l
         any_store.recall(state, also=["quarantined"])
 
 
-def test_the_place_of_a_retired_memory_goes_only_to_what_the_weights_do_not_hold(make_store, lesson):
+def test_the_place_of_a_retired_memory_goes_only_to_what_is_new_or_never_taught(make_store, lesson):
     store = make_store(hybrid=False, lift_weight=0.0)
     first, second, third = (
         lesson("book a table" + rest) for rest in ("", " for two", " for my whole family")
     )
-    store.admit([first, second, third])
+    untaught = lesson("book a table for the neighbours of my oldest friend")
+    store.admit([first, second, third, untaught])
     store.set_status(first.id, "retired", "in the weights", checkpoint="student@1")
     for memory in (second, third):
         store.set_status(memory.id, "compiled", "in the weights", checkpoint="student@1")
@@ -129,15 +130,26 @@ def test_the_place_of_a_retired_memory_goes_only_to_what_the_weights_do_not_hold
     def recalled(store, **asked):
         return ids(store.recall("book a table", k=2, checkpoint="student@1", **asked))
 
-    assert recalled(store) == [second.id]  # the third was not among the two best, and is not now
+    assert recalled(store) == [second.id]  # the others were not among the two best, and are not now
     assert recalled(store, also=["retired"]) == [first.id, second.id]
     assert recalled(make_store(hybrid=False, lift_weight=0.0, refill=True)) == [second.id, third.id]
     assert ids(store.recall("book a table", k=2)) == [first.id, second.id]
     news = lesson("book a table near the stairs of my house")
     store.admit([news])
-    assert recalled(store) == [second.id, news.id]  # no row has taught it yet
+    assert recalled(store) == [second.id, news.id]  # no row can have taught it
     store.set_status(news.id, "compiled", "in the weights", checkpoint="student@1")
     assert recalled(store) == [second.id]
+    for apart in (
+        lesson("book a table near the old church of my town", kind="fact"),
+        lesson("book a table near the old mill of my town").model_copy(update={"privacy": "private"}),
+        lesson("book a table near the old lake of my town", kind="preference", scope=Scope(user="ann")),
+    ):
+        store.admit([apart])
+        store.set_status(news.id, "compiled", "in its weights too", checkpoint="student@2")  # it comes after
+        store.set_status(first.id, "retired", "in the weights", checkpoint="student@2")
+        hits = store.recall("book a table", k=2, checkpoint="student@2", scope=Scope(user="ann"))
+        assert ids(hits) == [second.id, apart.id]
+        store.set_status(apart.id, "quarantined", "done with")
 
 
 def test_counter_memories_take_no_place_where_they_are_not_shown(make_store, lesson, ledger):
@@ -172,7 +184,7 @@ def test_statuses_set_in_the_ledger_directly_count_at_once(any_store, lesson, le
 
 def test_one_active_memory_is_found_among_hundreds_of_retired_ones(any_store, lesson, ledger):
     retired = [lesson(f"book a table {i}", tools="book_table") for i in range(300)]
-    last = lesson("book a boat", task="a table on a boat")
+    last = lesson("book a boat", task="a table on a boat", kind="fact")
     any_store.admit([*retired, last])
     with ledger.transaction():
         for memory in retired:

@@ -76,7 +76,7 @@ def test_words_respect_scope_status_exclusion_and_checkpoint(make_store, lesson,
 def test_one_allowed_memory_is_found_by_words_among_hundreds_that_are_not(make_store, lesson, ledger):
     store = make_store(embedder=Blind())
     retired = [lesson(f"E4412 on floor {i}") for i in range(300)]
-    last = lesson("E4412 on the roof, where the wind is strong and the cables are long")
+    last = lesson("E4412 on the roof, where the wind is strong and the cables are long", kind="fact")
     store.admit([*retired, last])
     with ledger.transaction():
         for memory in retired:
@@ -191,7 +191,7 @@ def test_statuses_that_follow_events_are_those_that_are_read_anew(store, lesson,
                 anew = Statuses(ledger)
                 assert followed.allowed(checkpoint, also, seq) == anew.allowed(checkpoint, also, seq)
                 assert followed.before(checkpoint, also, seq) == anew.before(checkpoint, also, seq)
-            assert followed.unheld(checkpoint, seq) == Statuses(ledger).unheld(checkpoint, seq)
+            assert followed.news(checkpoint, seq) == Statuses(ledger).news(checkpoint, seq)
 
 
 def test_fusion_keeps_both_orders_and_scales_them():
