@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from agentkd import hf
 from agentkd.errors import CheckpointError, ConfigError
@@ -65,6 +66,28 @@ def test_an_export_answers_like_the_student(student: tuple[Path, Path], tmp_path
     assert export.parity[0].n_tokens == 8 * 20  # every position, not the completion's alone
     left = {path.name for path in tmp_path.iterdir()}
     assert left == ({"out", "out.export.json"} if shape.startswith("gguf") else {"out"})  # nothing aside
+
+
+def test_an_export_whose_logits_are_all_larger_is_refused(
+    student: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says the same tokens, with other probabilities: agreement alone would let it through."""
+    real = hf.export.load_model
+
+    def scaled(folder: str | Path, dtype: str, device: str) -> Any:
+        model = real(folder, dtype, device)
+        if Path(folder).name == "out":
+            model.lm_head = torch.nn.Sequential(model.lm_head, Doubled())
+        return model
+
+    class Doubled(torch.nn.Module):
+        def forward(self, logits: torch.Tensor) -> torch.Tensor:
+            return 2 * logits
+
+    monkeypatch.setattr(hf.export, "load_model", scaled)
+    with pytest.raises(CheckpointError, match=r"agrees on 1\.0000 .* allowed 0\.25"):
+        hf.export_student("merged", *student, tmp_path / "out", rows())
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("shape", ["merged", "gguf"])

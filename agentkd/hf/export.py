@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from pydantic import Field
 
@@ -49,6 +49,10 @@ BARS_OF_TYPES = {("gguf", "float16"): 0.995, ("gguf", "bfloat16"): 0.995, ("gguf
 """Bars of types with fewer digits. Rounding the merged weights to float16 moves logits by up to 0.03 and with
 that the first of 4 in 3,849 positions (trained SmolLM2-135M): 99.9 % would be a matter of luck."""
 
+FURTHEST = {"float32": 0.25, "float16": 0.5, "bfloat16": 2.0, "q8_0": 4.0}
+"""Largest difference of a logit, or of a log-probability of llama.cpp's, that lets an export through, by the
+type of the weights: some ten times what rounding takes. A wrong scale or a lost cap goes far beyond."""
+
 
 class Export(Value):
     """One export that was let through; written as `export.json` beside its files."""
@@ -77,6 +81,13 @@ class Export(Value):
     """When (UTC)."""
 
 
+class Bars(TypedDict):
+    """What lets an export through; see `Parity`."""
+
+    bar: float
+    furthest: float
+
+
 @dataclass(frozen=True)
 class _Job:
     base: Path
@@ -84,7 +95,7 @@ class _Job:
     out: Path
     dtype: str
     wanted: list[Answers]
-    bar: float
+    bars: Bars
     base_gguf: Path | None
 
 
@@ -133,7 +144,8 @@ def export_student(
             wanted = answers_of(student, asked)
             del student
             bar = BARS_OF_TYPES.get((shape, dtype), BARS[shape])
-            parity = _WRITERS[shape](_Job(base, checked, aside, dtype, wanted, bar, base_gguf))
+            bars = Bars(bar=bar, furthest=FURTHEST[dtype])
+            parity = _WRITERS[shape](_Job(base, checked, aside, dtype, wanted, bars, base_gguf))
         _refuse_unlike(parity, adapter.name, shape)
         return _place(aside, out, shape, dtype, adapter.name, parity, prompts)
     finally:
@@ -169,8 +181,8 @@ def _refuse_unlike(parity: Sequence[Parity], name: str, shape: str) -> None:
         if not found.holds:
             raise CheckpointError(
                 f"the {shape} export of `{name}` answers otherwise than the student: {found.reader} agrees "
-                f"on {found.agreement:.4f} of {found.n_tokens} tokens, needed {found.bar:g} (largest "
-                f"difference of a logit {found.largest:.3g})",
+                f"on {found.agreement:.4f} of {found.n_tokens} tokens, needed {found.bar:g}; the largest "
+                f"difference of a logit is {found.largest:.3g}, allowed {found.furthest or 0:g}",
                 hint="nothing was written; weights of more bits keep more digits (`--dtype float32`)",
                 parity=[one.model_dump() for one in parity],
             )
@@ -217,7 +229,7 @@ def _peft(job: _Job) -> list[Parity]:
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         shutil.copyfile(job.adapter.folder / name, job.out / name)
     model: Any = PeftModel.from_pretrained(load_model(job.base, "float32", "cpu"), str(job.out)).eval()
-    return [compare(job.wanted, model, reader="peft", bar=job.bar)]
+    return [compare(job.wanted, model, reader="peft", **job.bars)]
 
 
 def _merged(job: _Job) -> list[Parity]:
@@ -229,14 +241,14 @@ def _merged(job: _Job) -> list[Parity]:
     model.save_pretrained(str(job.out), safe_serialization=True)
     load_tokenizer(job.base).save_pretrained(str(job.out))
     del model
-    return [compare(job.wanted, load_model(job.out, job.dtype, "cpu"), reader="transformers", bar=job.bar)]
+    return [compare(job.wanted, load_model(job.out, job.dtype, "cpu"), reader="transformers", **job.bars)]
 
 
 def _gguf_adapter(job: _Job) -> list[Parity]:
     """Write the adapter for llama.cpp; read it back, and with llama.cpp beside the base's own file."""
     write_adapter_gguf(job.base, job.adapter, job.out)
     model = merge_from_gguf(job.base, job.adapter, job.out, load_model(job.base, "float32", "cpu"))
-    found = [compare(job.wanted, model, reader="transformers", bar=job.bar)]
+    found = [compare(job.wanted, model, reader="transformers", **job.bars)]
     if found[0].holds and has_llama_cpp():
         whole = job.out.with_name("base.gguf")  # what the student stood on, digit by digit
         write_model(
@@ -248,7 +260,7 @@ def _gguf_adapter(job: _Job) -> list[Parity]:
             name="base",
             base_gguf=job.base_gguf,
         )
-        found += compare_llama_cpp(job.wanted, whole, adapter=job.out, bar=job.bar)
+        found += compare_llama_cpp(job.wanted, whole, adapter=job.out, **job.bars)
     return found
 
 
@@ -260,9 +272,9 @@ def _gguf(job: _Job) -> list[Parity]:
     layout = write_model(
         job.out, job.base, model, tokenizer, dtype=job.dtype, name=name, base_gguf=job.base_gguf
     )
-    found = [compare(job.wanted, read_model(job.out, layout, model), reader="transformers", bar=job.bar)]
+    found = [compare(job.wanted, read_model(job.out, layout, model), reader="transformers", **job.bars)]
     if found[0].holds and has_llama_cpp():
-        found += compare_llama_cpp(job.wanted, job.out, tokenizer=tokenizer, bar=job.bar)
+        found += compare_llama_cpp(job.wanted, job.out, tokenizer=tokenizer, **job.bars)
     return found
 
 

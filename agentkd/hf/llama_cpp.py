@@ -50,6 +50,7 @@ def compare_llama_cpp(
     adapter: Path | None = None,
     tokenizer: PreTrainedTokenizerFast | None = None,
     bar: float,
+    furthest: float | None = None,
 ) -> list[Parity]:
     """Ask llama.cpp with the file `model` (and a GGUF adapter) the same prompts.
 
@@ -76,6 +77,7 @@ def compare_llama_cpp(
             agreement=same / n,
             largest=largest,
             bar=bar,
+            furthest=furthest,
         )
     ]
     return [*found, _compare_tokens(tokenizer, texts, reply["ids"])] if tokenizer else found

@@ -53,11 +53,13 @@ class Parity(Value):
     log-probabilities, and among its 20, where the reader is llama.cpp."""
     bar: float
     """Least agreement that lets an export through."""
+    furthest: float | None = None
+    """Largest difference that lets it through; None where only tokens are compared."""
 
     @property
     def holds(self) -> bool:
-        """Whether the bar is reached."""
-        return self.agreement >= self.bar
+        """Whether both bars are reached: logits that are all too large agree on every token."""
+        return self.agreement >= self.bar and (self.furthest is None or self.largest <= self.furthest)
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,10 @@ def answers_of(model: Any, prompts: Sequence[tuple[int, ...]]) -> list[Answers]:
     return found
 
 
-def compare(wanted: Sequence[Answers], model: Any, *, reader: str, bar: float) -> Parity:
-    """Ask `model` the same prompts and count where its most likely token is the student's."""
+def compare(
+    wanted: Sequence[Answers], model: Any, *, reader: str, bar: float, furthest: float | None = None
+) -> Parity:
+    """Ask `model` the same prompts; count where its most likely token is the student's, and how far it is."""
     import torch
 
     same = n = 0
@@ -107,5 +111,6 @@ def compare(wanted: Sequence[Answers], model: Any, *, reader: str, bar: float) -
             found = logits.gather(-1, answers.top)
             largest = max(largest, float((found - answers.logits).abs().nan_to_num(float("inf")).max()))
     return Parity(
-        reader=reader, n_prompts=len(wanted), n_tokens=n, agreement=same / n, largest=largest, bar=bar
-    )
+        reader=reader, n_prompts=len(wanted), n_tokens=n, agreement=same / n, largest=largest, bar=bar,
+        furthest=furthest,
+    )  # fmt: skip
