@@ -107,6 +107,7 @@ class _Union:
     share: float
     known: frozenset[str] = frozenset()
     _truth: set[Turn] = field(default_factory=set)
+    _displaced: set[Turn] = field(default_factory=set)
 
     def rows(self) -> Iterator[tuple[Example, Split]]:
         """Yield every row once: the newest dataset's, and earlier ones to train on.
@@ -123,28 +124,33 @@ class _Union:
                 seen.add(row.id)
                 if split == "dev":
                     kept_back |= {f"task {row.task_id}", f"group {row.group or row.task_id}"}
-                elif self._is_displaced(row) or not (row.id not in self.known or self._is_drawn(row.id)):
+                elif self._is_displaced(row) or not (row.id not in self.known or self._is_drawn(row)):
                     continue
                 yield row, split
         for card in self.cards[1:]:
             for row in self._read(card, "train"):
                 places = {f"task {row.task_id}", f"group {row.group or row.task_id}"}
-                is_wanted = self._is_drawn(row.id) and not kept_back & places and not self._is_displaced(row)
+                is_wanted = self._is_drawn(row) and not kept_back & places and not self._is_displaced(row)
                 if row.id not in seen and is_wanted:
                     seen.add(row.id)
                     yield row, "train"
 
     def _find_truth(self) -> None:
+        """Find the turns with an accepted answer, and those of them for which there are own words too."""
         for card in self.cards:
             self._truth.update(_turn(row) for row in self._read(card, "train") if is_ground_truth(row))
+        for card in self.cards:
+            self._displaced.update(_turn(row) for row in self._read(card, "train") if self._is_displaced(row))
 
     def _is_displaced(self, row: Example) -> bool:
         """Whether a row holds the student's own words for a turn whose accepted answer is known."""
         return row.kind != "negative" and not is_ground_truth(row) and _turn(row) in self._truth
 
-    def _is_drawn(self, row_id: str) -> bool:
-        """Draw a share of the rows by their ids: the same rows each time."""
-        return int(content_id("row", "replay", row_id)[-8:], 16) < self.share * 16**8
+    def _is_drawn(self, row: Example) -> bool:
+        """Draw a share of the rows by their ids, the same each time; truth stands for what it displaces."""
+        if is_ground_truth(row) and _turn(row) in self._displaced:
+            return True
+        return int(content_id("row", "replay", row.id)[-8:], 16) < self.share * 16**8
 
     def _read(self, card: DatasetCard, split: Split) -> Iterator[Example]:
         from agentkd.compiler import read_examples
