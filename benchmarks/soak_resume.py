@@ -1,7 +1,7 @@
 """kill -9 in the middle of trainings: each must end with the weights of an undisturbed one, bit by bit.
 
-    python benchmarks/soak_resume.py            # 20 trainings, killed at random instants
-    python benchmarks/soak_resume.py --small    # 4
+    python benchmarks/soak_resume.py            # 20 killed at random steps, 10 more in other places
+    python benchmarks/soak_resume.py --small    # 2 and 2
 
 A tiny random student learns from rows with a teacher, so that signals are computed, cached and read again.
 An undisturbed training gives the reference. Then every training is killed once in the place it is drawn for:
@@ -21,7 +21,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -179,8 +179,8 @@ def _wait(training: Training, seen: Callable[[], bool]) -> bool:
     return False
 
 
-def soak(n: int, seed: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Kill `n` trainings; return what happened to each, and the reference."""
+def soak(places: Sequence[str], seed: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Kill a training in each of the places; return what happened to each, and the reference."""
     world = WORK / "resume"
     shutil.rmtree(world, ignore_errors=True)
     world.mkdir(parents=True)
@@ -189,9 +189,9 @@ def soak(n: int, seed: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     expected = finish(calm)
     figures = json.loads((Path(calm.output) / "checkpoint.json").read_text(encoding="utf-8"))["metrics"]
     n_steps = int(figures["steps"])
-    found = []
+    found, n = [], len(places)
     for number in range(n):
-        job, place = make_job(world, f"cut-{number:02d}"), PLACES[number % len(PLACES)]
+        job, place = make_job(world, f"cut-{number:02d}"), places[number]
         step = dice.randrange(1, n_steps - 2)
         where = kill(job, place, step)
         is_same = finish(job) == expected
@@ -207,12 +207,14 @@ def soak(n: int, seed: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 def main() -> int:
     """Soak and publish."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--small", action="store_true", help="4 trainings instead of 20")
+    parser.add_argument("--small", action="store_true", help="4 trainings instead of 30")
     parser.add_argument("--seed", type=int, default=0, help="seed of the instants")
     options = parser.parse_args()
     warnings.simplefilter("ignore", FutureWarning)  # of peft, in every process
-    n = 4 if options.small else 20
-    trainings, reference = soak(n, options.seed)
+    n_steps, n_others = (2, 1) if options.small else (20, 5)
+    places = [PLACES[0]] * n_steps + list(PLACES[1:]) * n_others
+    n = len(places)
+    trainings, reference = soak(places, options.seed)
     killed = [training for training in trainings if training["killed"]]
     same = sum(training["is_same"] for training in killed)
     rows = [
