@@ -153,11 +153,13 @@ def corrections_of(parts: Parts, trajectories: Sequence[Trajectory]) -> dict[str
 
 def objective_needs(parts: Parts) -> frozenset[str]:
     """Return what the configured objectives ask of the rows: see `Objective.requires`."""
-    names = parts.settings.train.objective
-    built = [
-        parts.registry.build("objective", name, {k: v for k, v in options.items() if k != "weight"}, parts)
-        for name, options in names.items()
-    ]
+    registry, built = parts.registry, []
+    for name, options in parts.settings.train.objective.items():
+        rest = {key: value for key, value in options.items() if key != "weight"}
+        objective = registry.build("objective", name, rest, parts)
+        if hasattr(objective, "wrap"):  # around another loss, which may be a plugin's
+            objective.wrap(registry.build("objective", objective.objective, objective.options, parts))
+        built.append(objective)
     return frozenset[str]().union(*(objective.requires for objective in built))
 
 

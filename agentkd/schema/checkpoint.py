@@ -92,7 +92,8 @@ class TrainSettings(Value):
     quantise: Literal["none", "nf4"] = "none"
     """`nf4` keeps the base's weights in 4 bits (QLoRA); needs bitsandbytes and a CUDA device."""
     sharding: Literal["none", "fsdp"] = "none"
-    """`fsdp` splits the base's weights over the processes of torchrun, for bases larger than one device."""
+    """`fsdp` splits the base's weights over the processes of torchrun, so that each has more memory left for
+    activations; each loads the whole base once before it keeps its share."""
     replay_share: float = Field(default=1.0, ge=0.0, le=1.0)
     """Share of the rows of earlier datasets that `agentkd train --replay` and a `stacked` candidate train on
     again, drawn by row id. A `union` takes all of them."""

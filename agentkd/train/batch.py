@@ -24,8 +24,8 @@ __all__ = [
     "Weighted",
 ]
 
-TEACHER = "teacher-top-k"
-_TEACHER_TOKENS = frozenset({TEACHER, "teacher-sorted", "teacher-hidden"})
+TEACHER, TEACHER_HIDDEN = "teacher-top-k", "teacher-hidden"
+_TEACHER_TOKENS = frozenset({TEACHER, "teacher-sorted", TEACHER_HIDDEN})
 KNOWN_NEEDS = _TEACHER_TOKENS | {"teacher-spans", "rejected", "reference"}
 """What an objective's `requires` may hold."""
 

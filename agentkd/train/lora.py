@@ -36,6 +36,7 @@ def add_adapter(model: Any, settings: LoraSettings, *, init_adapter: str, seed: 
     """
     if init_adapter:
         wrapped = hf.attach_adapter(model, init_adapter, NAME)
+        _set_dropout(wrapped, settings.dropout)
     else:
         wrapped = _new_adapter(model, settings, seed)
     wrapped.eval()
@@ -49,6 +50,13 @@ def add_adapter(model: Any, settings: LoraSettings, *, init_adapter: str, seed: 
             module.lora_dropout.train()
             _fuse(module)
     return wrapped
+
+
+def _set_dropout(wrapped: Any, p: float) -> None:
+    """Give an adapter that was read the dropout of this training; its own was the last one's."""
+    for module in wrapped.modules():
+        if hasattr(module, "lora_dropout"):
+            module.lora_dropout[NAME] = torch.nn.Dropout(p) if p else torch.nn.Identity()
 
 
 def _new_adapter(model: Any, settings: LoraSettings, seed: int) -> Any:

@@ -31,6 +31,7 @@ from agentkd.train.planner import Fit, Shape, fit, shape_of
 from agentkd.train.prepare import build_objectives, useful_rows
 from agentkd.train.reporter import Reporter
 from agentkd.train.rows import Dataset, Row, load_dataset
+from agentkd.train.second import beside
 from agentkd.train.teacher import TeacherPlan, plan_teacher, signal_cache, wanted_top_k
 
 __all__ = ["Lesson", "keep_plan", "lesson_of", "plan"]
@@ -117,11 +118,13 @@ def _plan(job: TrainJob, lesson: Lesson, processes: int) -> TrainPlan:
     n_labels = sum(_n_labels(rows[number], has_pairs) for step in steps for number in step)
     views = [view for row in rows for view in (row.student, row.rejected if has_pairs else None) if view]
     signals = signal_bytes(wanted_top_k(lesson.objectives), (row.teacher for row in rows))
+    cached, missing = _signals(job, lesson)
+    others = beside(job, lesson.objectives, shape.n_base, is_missing=bool(missing))
     found = fit(
         job, shape, config, views, steps, packs, device=device, dtype=dtype, n_labels=n_labels,
-        signals=signals,
+        signals=signals, others=others,
     )  # fmt: skip
-    cached, missing = _signals(job, lesson)
+    size = others.teacher / shape.n_base if others.teacher else 1.0
     n_tokens = sum(rows[number].n_tokens for step in steps for number in step)
     return TrainPlan(
         dataset_id=lesson.dataset.card.id,
@@ -137,7 +140,9 @@ def _plan(job: TrainJob, lesson: Lesson, processes: int) -> TrainPlan:
         teacher=(settings.teacher or "base") if wanted_top_k(lesson.objectives) else "",
         signals_cached=cached,
         signals_missing=len(missing),
-        signals_seconds=sum(row.teacher.n_tokens for row in missing if row.teacher) * found.forward_seconds,
+        signals_seconds=sum(row.teacher.n_tokens for row in missing if row.teacher)
+        * found.forward_seconds
+        * size,
         device=device,
         dtype=dtype,
         threads=torch.get_num_threads(),
@@ -213,6 +218,8 @@ def _warnings(job: TrainJob, lesson: Lesson, n_labels: int, n_steps: int) -> tup
         found.append(f"only {n_labels / n_steps:.0f} trained tokens per step: the gradient is noise")
     if not lesson.dataset.dev:
         found.append("no dev rows: nothing shows when the student begins to learn by heart")
+    if any(each.samples for each in lesson.objectives):
+        found.append("the time in which the student answers for itself (`policy`) is not in these figures")
     if settings.epochs > 1 and n_steps < 4:
         found.append(f"only {n_steps} steps: the learning rate has hardly warmed up when it ends")
     repeated = len(lesson.rows) - len({row.student.ids for row in lesson.rows})

@@ -2,8 +2,8 @@
 
 The parts of the peak: this process with its imports (measured), the teacher's signals of all rows, weights,
 adapter with gradient and Adam's two moments (counted), activations of the largest pack (bytes per token from
-`probe`), logits of one chunk. The last two live one after the other and both count, because an allocator
-gives little back in between.
+`probe`), logits of one chunk, what a second model takes beyond what is free while it is there. Activations
+and logits live one after the other and both count, because an allocator gives little back in between.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from agentkd.train.attention import MAX_KEPT
 from agentkd.train.packing import MAX_PAIRS, Pack
 from agentkd.train.probe import LayerCost, head_seconds, probe_layers
 from agentkd.train.rows import View
+from agentkd.train.second import NOBODY, Beside
 
 __all__ = [
     "Fit",
@@ -174,7 +175,7 @@ def resident_mib() -> float:
     except OSError:  # no Linux
         from agentkd.train.record import peak_mib
 
-        return peak_mib()
+        return peak_mib("cpu")
 
 
 def measure_load(steps: Sequence[Sequence[int]], packs: Packs, pack_tokens: int, pack_pairs: int) -> Load:
@@ -202,19 +203,21 @@ def fit(
     dtype: str,
     n_labels: int,
     signals: int = 0,
+    others: Beside = NOBODY,
     imports: float | None = None,
 ) -> Fit:
     """Choose sizes whose predicted peak is within the limit; raises TrainError where nothing fits.
 
     `n_labels` are the trained tokens of the whole job, `signals` the bytes of the teacher's signals (all are
-    held at one time), `imports` the MiB of this process (None: measured).
+    held at one time), `others` the models beside the student, `imports` the MiB of this process (None:
+    measured).
     """
     if imports is None:
         imports = 0.0 if device.startswith("cuda") else resident_mib()
     limit = memory_limit_mib(job, device)
     views = [view for view in views if view.labels]
     held = {"imports": imports, **({"signals": signals / _MIB} if signals else {})}
-    bench = _Bench(job, shape, config, _probed(views), device, dtype, held, limit)
+    bench = _Bench(job, shape, config, _probed(views), device, dtype, held, limit, others)
     wanted = job.settings.gradient_checkpointing
     is_cpu = not device.startswith("cuda")
     first = _CPU_PACK if is_cpu else _GPU_PACK
@@ -294,9 +297,11 @@ class _Bench:
         dtype: str,
         held: Mapping[str, float],
         limit: float,
+        others: Beside,
     ) -> None:
         self._job, self._shape, self._config, self._views = job, shape, config, views
         self._device, self._dtype, self._held, self._limit = device, dtype, held, limit
+        self._others = others
         self._head = head_seconds(shape.width, shape.n_vocabulary, device=device, dtype=dtype)
         self._bytes = torch.finfo(getattr(torch, dtype)).bits // 8
 
@@ -341,11 +346,20 @@ class _Bench:
             "activations": kept * _SLACK / _MIB,
             "logits": (logits + states) / _MIB,
         }
+        parts |= self._other_models(parts["activations"] + parts["logits"])
         per_token = cost.layer_seconds * shape.n_layers + cost.other_seconds
         n_computed, n_labels = load.n_computed + load.n_general, n_labels + load.n_general
         seconds = n_computed * per_token + n_labels * self._head
         forward = per_token * cost.forward_share
         return Fit(tokens, pairs, chunk, recompute, parts, seconds, forward, load, self._limit)
+
+    def _other_models(self, free: float) -> dict[str, float]:
+        """Return the MiB of other models; one that is let go takes what is `free` before the first step."""
+        throughout, at_first = (
+            n * self._bytes / _MIB for n in (self._others.throughout, self._others.at_first)
+        )
+        found = {"teacher": throughout, "models before the first step": max(0.0, at_first - free)}
+        return {name: size for name, size in found.items() if size}
 
     def _scores(self, cost: LayerCost, load: Load) -> float:
         """Return the bytes of a layer's attention scores beyond those of the probe, whose rows are short."""

@@ -45,8 +45,8 @@ class Record:
             kept = [line for line in self.lines() if line["step"] <= step]
             write_whole(self._file, "".join(json.dumps(line) + "\n" for line in kept))
 
-    def figures(self, done: Progressed) -> dict[str, float]:
-        """Return the metrics of a finished training."""
+    def figures(self, done: Progressed, device: str) -> dict[str, float]:
+        """Return the metrics of a training that finished on a device."""
         lines = self.lines()
         losses = [line["loss"] for line in lines if "loss" in line]
         last = losses[-max(1, len(losses) // 10) :]  # one step is a noisy figure
@@ -58,7 +58,7 @@ class Record:
             "label_tokens": float(done.label_tokens),
             "seconds": done.seconds,
             "cpu_seconds": done.cpu_seconds,
-            "peak_memory_mib": peak_mib(),
+            "peak_memory_mib": peak_mib(device),
         }
 
 
@@ -76,9 +76,9 @@ def plan_line(plan: TrainPlan) -> str:
     )
 
 
-def peak_mib() -> float:
-    """Return the most memory that this process held: of the GPU where there is one, else resident."""
-    if torch.cuda.is_available():
+def peak_mib(device: str) -> float:
+    """Return the most memory that this process held: of the GPU where it trains on one, else resident."""
+    if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated() / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

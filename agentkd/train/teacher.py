@@ -65,7 +65,8 @@ def plan_teacher(
     if not wanting or not job.settings.teacher:
         return TeacherPlan(), dataset
     if not (job.teacher or job.teacher_adapter):
-        plan, dataset = _remote(job, dataset, wanted_top_k(wanting))
+        reads_tokens = any(TEACHER in weighted.objective.requires for weighted in wanting)
+        plan, dataset = _remote(job, dataset, wanted_top_k(wanting), reads_tokens=reads_tokens)
     elif not job.teacher or _same_vocabulary(job.base, job.teacher):
         plan, dataset = TeacherPlan(is_own=False), with_own_views(dataset)
     else:
@@ -200,14 +201,27 @@ def _same_vocabulary(first: str, second: str) -> bool:
     return bool(hf.load_tokenizer(first).get_vocab() == hf.load_tokenizer(second).get_vocab())
 
 
-def _remote(job: TrainJob, dataset: Dataset, top_k: int) -> tuple[TeacherPlan, Dataset]:
+def _has_tokens(job: TrainJob, template_hash: str, top_k: int, reads_tokens: bool) -> bool:
+    """Whether a remote teacher's signals are of the student's tokens.
+
+    Before any are fetched (a plan is made first) it is taken to give what the objectives read.
+    """
+    of_tokens, of_bytes = (
+        signal_cache(job, template_hash, top_k, unit).folder.is_dir() for unit in ("token", "byte")
+    )
+    return of_tokens or (reads_tokens and not of_bytes)
+
+
+def _remote(
+    job: TrainJob, dataset: Dataset, top_k: int, *, reads_tokens: bool
+) -> tuple[TeacherPlan, Dataset]:
     if not job.teacher_id:
         raise ConfigError(
             f"teacher `{job.settings.teacher}` is neither on this machine nor are its signals named",
             hint="train through a workspace (`agentkd train`): it fetches what the teacher says first",
         )
     dataset = with_own_views(dataset)
-    if signal_cache(job, dataset.card.template_hash, top_k, "token").folder.is_dir():
+    if _has_tokens(job, dataset.card.template_hash, top_k, reads_tokens):
         return TeacherPlan(is_own=False, is_remote=True), dataset
     stretches = student_stretches(job.base, job.dataset, dataset)
     return TeacherPlan(is_own=False, is_remote=True, unit="byte", stretches=stretches), dataset

@@ -16,10 +16,11 @@ import torch
 
 from agentkd import hf
 from agentkd.errors import CheckpointError, ConfigError, LockedError, TrainError
-from agentkd.schema import Checkpoint, Example, TrainJob
+from agentkd.schema import Checkpoint, Example, LoraSettings, TrainJob
 from agentkd.train import saves
 from agentkd.train.lock import exclusive
 from agentkd.train.loop import learning_rate, train
+from agentkd.train.lora import add_adapter
 from agentkd.train.reporter import Reporter
 
 MakeJob = Callable[..., TrainJob]
@@ -183,6 +184,19 @@ def test_training_goes_on_from_an_adapter(make_job: MakeJob) -> None:
         run(make_job("second"))  # the same but for its start
     start = next(line["loss"] for line in lines_of(second) if "loss" in line)
     assert start < 0.7 * next(line["loss"] for line in lines_of(first) if "loss" in line)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_training_that_goes_on_has_its_own_dropout(make_job: MakeJob, dropout: float) -> None:
+    first = make_job("first", lora=LoraSettings(r=4, alpha=8, dropout=0.1))
+    run(first)
+    model = add_adapter(
+        hf.load_model(first.base, dtype="float32", device="cpu"),
+        LoraSettings(r=4, alpha=8, dropout=dropout), init_adapter=first.output, seed=0,
+    )  # fmt: skip
+    layers = [each for m in model.modules() for each in getattr(m, "lora_dropout", {}).values()]
+    found = {getattr(layer, "p", 0.0) for layer in layers}
+    assert found == {dropout}
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_rows(make_job: MakeJob) -> None:

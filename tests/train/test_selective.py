@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+import agentkd
 from agentkd import hf
+from agentkd.cycle.stage import objective_needs
 from agentkd.errors import ConfigError
 from agentkd.schema import Example, LoraSettings, TrainJob
 from agentkd.testing import FakeKit
@@ -49,6 +51,26 @@ def views(body: Body) -> list[View]:
         views.append(View(ids, tuple(range(len(ids) - 6, len(ids))), weights))
     body.pack_for_training(views)
     return views
+
+
+class Focal:
+    """A plugin's loss that asks for the teacher."""
+
+    name, requires, top_k = "focal", frozenset({"teacher-top-k"}), 4
+
+    def __call__(self, context: Any) -> torch.Tensor:
+        return context.logits.sum() * 0
+
+
+def test_rows_get_the_teacher_view_that_a_wrapped_loss_of_a_plugin_needs(tmp_path: Path) -> None:
+    class Offers:
+        @agentkd.hookimpl
+        def components(self) -> Any:
+            yield agentkd.Component("objective", "focal", "Focal.", lambda settings, kit: Focal())
+
+    settings = {"train": {"objective": {"selective": {"objective": "focal", "reference": "base"}}}}
+    with agentkd.Workspace(tmp_path / "shop", settings=settings, plugins=[Offers()]) as shop:
+        assert "teacher-top-k" in objective_needs(shop.parts)
 
 
 def step(body: Body, views: list[View], weighted: Weighted, chunk: int, max_tokens: int) -> Any:

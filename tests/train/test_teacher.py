@@ -15,7 +15,10 @@ from agentkd.errors import ConfigError
 from agentkd.schema import DatasetCard, Example, LoraSettings, Message, TrainJob, TrainSettings
 from agentkd.train.artefact import inspect_caches
 from agentkd.train.loop import train
+from agentkd.train.plan import lesson_of, plan
 from agentkd.train.reporter import Reporter
+from agentkd.train.rows import load_dataset
+from agentkd.train.second import count_parameters
 from agentkd.train.teacher import signal_cache
 
 TEXTS = (
@@ -45,7 +48,11 @@ def foreigner(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory, student: Path) -> Path:
-    folder = tmp_path_factory.mktemp("dataset")
+    return write_dataset(tmp_path_factory.mktemp("dataset"), student)
+
+
+def write_dataset(folder: Path, student: Path) -> Path:
+    """Write the rows as the student's tokenizer renders them."""
     tokenizer = hf.load_tokenizer(student)
     rows = []
     for number, (question, answer) in enumerate(TEXTS):
@@ -113,6 +120,36 @@ def test_a_model_with_the_same_tokenizer_teaches_every_row(job: MakeJob, sibling
 def test_a_model_with_another_tokenizer_teaches(job: MakeJob, foreigner: Path, name: str) -> None:
     found = losses(job({name: {}}, teacher=str(foreigner), teacher_id="foreigner"))
     assert found[-1] < found[0]
+
+
+@pytest.mark.parametrize("name", ["uld", "alm"])
+def test_a_teacher_may_have_more_tokens_than_the_student(
+    job: MakeJob, foreigner: Path, student: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "rows").mkdir()
+    parts = {"base": str(foreigner), "dataset": str(write_dataset(tmp_path / "rows", foreigner))}
+    wanted = job({name: {}}, teacher=str(student), teacher_id="large").model_copy(update=parts)
+    assert len(hf.load_tokenizer(student)) > len(hf.load_tokenizer(foreigner))
+    found = losses(wanted)
+    assert found[-1] < found[0]
+
+
+@pytest.mark.parametrize(("name", "unit"), [("forward-kl", "token"), ("uld", "byte")])
+def test_the_plan_of_a_remote_teacher_is_made_before_it_is_asked(job: MakeJob, name: str, unit: str) -> None:
+    remote = job({name: {}}, teacher="", teacher_id="gpt-0")
+    lesson = lesson_of(remote, load_dataset(remote.dataset, 4096), Reporter(is_machine=False))
+    assert (lesson.teacher.is_remote, lesson.teacher.unit) == (True, unit)
+    planned = plan(remote, Reporter(is_machine=False))
+    assert planned.signals_missing == len(TEXTS)
+
+
+def test_the_plan_counts_a_teacher_of_its_own(job: MakeJob, foreigner: Path) -> None:
+    def parts(name: str, **teacher: str) -> dict[str, float]:
+        return plan(job({name: {}}, **teacher), Reporter(is_machine=False)).memory_parts
+
+    size, named = count_parameters(str(foreigner)) * 4 / 2**20, {"teacher": str(foreigner), "teacher_id": "f"}
+    assert parts("hidden-mse", **named)["teacher"] == pytest.approx(size, abs=0.1)
+    assert "teacher" not in parts("uld", **named)  # it is let go of
 
 
 def test_tokens_of_another_vocabulary_cannot_be_compared(job: MakeJob, foreigner: Path) -> None:

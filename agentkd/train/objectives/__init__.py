@@ -58,6 +58,10 @@ def _divergences() -> Iterable[Component[Any]]:
         "objective", "reverse-kl", "KL(student || teacher): do nothing that the teacher would not.",
         lambda s, kit: kd.Divergence("reverse-kl", kd.reverse_kl, s.top_k), kd.TopKSettings,
     )  # fmt: skip
+    yield Component(
+        "objective", "top-k-kl", "`forward-kl` by its other name: top k and a bucket for the tail.",
+        lambda s, kit: kd.Divergence("top-k-kl", kd.forward_kl, s.top_k), kd.TopKSettings,
+    )  # fmt: skip
     yield Component("objective", "jsd", "Generalised Jensen-Shannon divergence (GKD).", _jsd, kd.JsdSettings)
     yield Component("objective", "skew-kl", "Skew KL, either way (DistiLLM).", _skew_kl, kd.SkewSettings)
     yield Component(

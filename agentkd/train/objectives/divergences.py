@@ -39,7 +39,7 @@ Formula = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 
 
 class TopKSettings(Value):
-    """Options of `forward-kl` and `reverse-kl`."""
+    """Options of `forward-kl`, `top-k-kl` and `reverse-kl`."""
 
     top_k: int = Field(default=20, ge=1, le=1024)
     """Teacher tokens kept per position; what is left of the probability is one further bucket."""
