@@ -17,7 +17,7 @@ from agentkd.agents.recorder import Recorder
 from agentkd.agents.retry import join_notes
 from agentkd.agents.review import AnyDecision, Restart, Reviewed, correction_of, read_decision, settle
 from agentkd.agents.state import GraphState, Run, begun_anew, trajectory_of
-from agentkd.agents.taint import foreign_memory, foreign_output, has_side_effects, refused
+from agentkd.agents.taint import declared_trust, foreign_memory, foreign_output, has_side_effects, refused
 from agentkd.agents.trial import TrialPolicy
 from agentkd.agents.turn import next_history, recall_state, with_memory
 from agentkd.config import AgentSettings, TrustSettings, WhenTainted
@@ -42,6 +42,11 @@ class Context:
     """Tools on offer."""
     make: Callable[[], Environment]
     """Makes the world anew."""
+
+    @property
+    def declared(self) -> tuple[ToolSpec, ...]:
+        """What a task shows of its tools, and what their world says of them: tasks leave out dangers."""
+        return (*self.tools, *self.environment.tools)
 
     def renew(self) -> None:
         """Leave the world for a fresh one."""
@@ -188,7 +193,7 @@ class Loop:
                 "history": (*run.history, *next_history(run.reply, run.reviewed, results)),
                 "model": run.reply.model or run.model,
                 "tainted": run.tainted
-                or foreign_output(run.task, _context().tools, run.reviewed, results, self.trust),
+                or foreign_output(run.task, _context().declared, run.reviewed, results, self.trust),
             }
         )
         run = run.model_copy(update=self._verdict(run, results))
@@ -255,7 +260,7 @@ class Loop:
 
     def _is_doubtful(self, run: Run, call: ToolCall) -> bool:
         """Whether a call may do harm on behalf of a text that nobody answers for."""
-        return bool(run.tainted) and has_side_effects(call, _context().tools)
+        return bool(run.tainted) and has_side_effects(call, _context().declared)
 
     def _settle(self, run: Run, call: ToolCall, decision: AnyDecision | None) -> Reviewed:
         if decision is None and self.when_tainted == "refuse" and self._is_doubtful(run, call):
@@ -270,8 +275,10 @@ class Loop:
         self.check()
         context = _context()
         result = context.environment.call(reviewed.accepted)
-        declared = next((s.trust for s in context.tools if s.name == reviewed.accepted.name), "")
-        return result if result.trust == declared else result.model_copy(update={"trust": declared})
+        declared = declared_trust(context.declared).get(reviewed.accepted.name, "")
+        if result.trust in (declared, "untrusted"):
+            return result
+        return result.model_copy(update={"trust": declared})
 
     def _verdict(self, run: Run, results: Sequence[ToolResult]) -> dict[str, Any]:
         if not run.reviewed or any(result.ends_task for result in results):

@@ -12,9 +12,17 @@ from collections.abc import Sequence
 from agentkd.agents.review import Reviewed
 from agentkd.config import TrustSettings
 from agentkd.schema import ADHOC, Heard, Hit, Task, ToolCall, ToolResult, ToolSpec
+from agentkd.schema.message import Declared
 from agentkd.trust import is_trusted_output
 
-__all__ = ["foreign_before", "foreign_memory", "foreign_output", "has_side_effects", "refused"]
+__all__ = [
+    "declared_trust",
+    "foreign_before",
+    "foreign_memory",
+    "foreign_output",
+    "has_side_effects",
+    "refused",
+]
 
 
 def foreign_output(
@@ -29,7 +37,7 @@ def foreign_output(
     A tool's output is trusted where `[trust]` or its spec says so; undeclared, that of a suite's tool is and
     any other is not. What a person answered in a tool's place is the person's.
     """
-    declared = {spec.name: spec.trust for spec in tools}
+    declared = declared_trust(tools)
     is_suite = task.suite != ADHOC and task.suite not in trust.outside_suites
     for each, result in zip(reviewed, results, strict=True):
         was_run = each.accepted is not None and each.result is None
@@ -38,6 +46,15 @@ def foreign_output(
             if not is_trusted_output(name, declared.get(name, ""), is_suite, trust):
                 return f"output of the tool `{name}`, which is not declared as trusted"
     return ""
+
+
+def declared_trust(tools: Sequence[ToolSpec]) -> dict[str, Declared]:
+    """Return what specs say of each tool's output; of several with one name, doubt counts first."""
+    found: dict[str, Declared] = {}
+    for spec in tools:
+        if spec.trust == "untrusted" or not found.get(spec.name):
+            found[spec.name] = spec.trust
+    return found
 
 
 def foreign_before(task: Task, heard: Sequence[Heard], trust: TrustSettings) -> str:

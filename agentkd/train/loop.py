@@ -100,7 +100,7 @@ class _Training:
         model = add_adapter(model, settings.lora, init_adapter=self.job.init_adapter, seed=settings.seed)
         body = Body(model)
         rows = [*self.rows, *self.dataset.dev]
-        check_vocabulary(rows, body.n_vocabulary)
+        check_vocabulary(rows, body.n_vocabulary, has_foreign_teacher=self.teacher.unit == "byte")
         views = [view for row in rows for view in (row.student, row.rejected, *self._own(row)) if view]
         with without_dropout(model):
             body.pack_for_training([view for view in views if view.labels])
@@ -241,7 +241,7 @@ class _Training:
 
     def _publish(self) -> Checkpoint:
         if self.world.is_main:
-            metrics = self.record.figures(self.progressed) | predicted(self.plan)
+            metrics = self.record.figures(self.progressed, self.plan.device) | predicted(self.plan)
             finish.publish(self.job, self.dataset.card, self.work, self.body.model, metrics)
         self.world.wait()
         checkpoint = finish.finished(self.job, self.dataset.card)
@@ -273,7 +273,7 @@ class _Training:
                     "label_tokens": result.n_labels,
                     "seconds": round(seconds, 4),
                     "cpu_seconds": round(cpu_seconds, 4),
-                    "rss_mib": round(peak_mib(), 1),
+                    "rss_mib": round(peak_mib(self.plan.device), 1),
                 }
             )
         speed = done.tokens / max(done.seconds, 1e-9)

@@ -140,10 +140,13 @@ def _label_ids(view: View) -> list[int]:
     return [view.ids[t] for t in view.labels]
 
 
-def check_vocabulary(rows: Sequence[Row], n_vocabulary: int) -> None:
-    """Refuse rows with a token that the model has no embedding for; raises DataError that names the row."""
+def check_vocabulary(rows: Sequence[Row], n_vocabulary: int, *, has_foreign_teacher: bool = False) -> None:
+    """Refuse rows with a token that the model has no embedding for; raises DataError that names the row.
+
+    A foreign teacher's views are in the tokens of a vocabulary of its own, which may be larger.
+    """
     for row in rows:
-        for view in (row.student, row.teacher, row.rejected):
+        for view in (row.student, row.rejected, None if has_foreign_teacher else row.teacher):
             strange = [token for token in view.ids if not 0 <= token < n_vocabulary] if view else []
             if strange:
                 raise DataError(
