@@ -44,7 +44,7 @@ class Outside(Value):
     tool: str
     """Name of the tool."""
     text: str
-    """The output."""
+    """The output; empty where it is too old to be kept."""
 
 
 class RunTrust(Value):
@@ -173,14 +173,15 @@ def carried(text: str, outside: Sequence[Outside], trusted: Collection[str]) -> 
     """Return the tool whose untrusted words a text carries on; empty where it carries none.
 
     A text does where it shares five words in a row with the output, or three longer words that stand in
-    nothing trusted: a lesson cannot repeat an instruction, or name its target, with fewer.
+    nothing trusted: a lesson cannot repeat an instruction, or name its target, with fewer. Output that is no
+    longer kept may have held any words.
     """
     said = _words(text)
     known = [_words(each) for each in trusted]
     words, runs = {w for each in known for w in each}, {run for each in known for run in _runs(each)}
     own = set(_runs(said)) - runs
     for found in outside:
-        theirs = _words(found.text)
+        theirs = _words(found.text) if found.text else said
         foreign = {w for w in set(said) & set(theirs) if len(w) >= _LONG} - words
         if len(foreign) >= _FOREIGN or not own.isdisjoint(_runs(theirs)):
             return found.tool

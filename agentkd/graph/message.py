@@ -30,6 +30,7 @@ MARK = "agentkd"
 """Name in `additional_kwargs` under which we keep what must survive with a message."""
 
 _RESULT_CHARS = 400
+_BLOCK_CHARS = 4000  # of blocks that are no text
 _ROLES = {"human": "user", "ai": "assistant", "tool": "tool"}
 _ORIGINS = {"human": "user", "ai": "model", "tool": "tool"}
 
@@ -91,10 +92,15 @@ def call_of(call: Mapping[str, Any]) -> ToolCall:
 
 
 def result_of(message: BaseMessage) -> ToolResult:
-    """Return what the tool said: a result, or why there is none; what was put before it is left out."""
+    """Return what the tool said: a result, or why there is none; what was put before it is left out.
+
+    Pictures and other blocks without text are told as JSON, cut short: a model reads them too.
+    """
     text, n_chars = text_of(message), marks_of(message).get("n_chars")
     if isinstance(n_chars, int):
         text = text[max(len(text) - n_chars, 0) :]
+    if not text and message.content:
+        text = json.dumps(message.content, default=str)[:_BLOCK_CHARS]
     if getattr(message, "status", "success") == "error":
         return ToolResult(error=text or "the tool failed")
     return ToolResult(content=text)
