@@ -56,7 +56,7 @@ def a_graph_of_your_own(shop: agentkd.Workspace) -> None:
     graph = StateGraph(MessagesState)
     graph.add_node("recall", recall_node(shop, namespace=FOR_USER))
     graph.add_node("model", lambda state: {"messages": [model.invoke(state["messages"])]})
-    graph.add_node("record", record_node(shop))
+    graph.add_node("record", record_node(shop, namespace=FOR_USER))
     graph.add_edge(START, "recall")
     graph.add_edge("recall", "model")
     graph.add_edge("model", "record")

@@ -20,7 +20,7 @@ from agentkd.graph.host import Host
 from agentkd.graph.message import MARK, marks_of, text_of, turn_of
 from agentkd.graph.notes import Finder, Recall
 from agentkd.graph.record import Grade, store_turn, user_of
-from agentkd.graph.turn import read_turn
+from agentkd.graph.turn import Turn, read_turn
 from agentkd.schema import Failure, Scope
 
 try:
@@ -72,9 +72,9 @@ class AgentkdMiddleware(AgentMiddleware[Any, Any, Any]):
 
         Args:
             workspace: An `agentkd.Workspace`.
-            namespace: Whose store items are recalled besides the workspace's own lessons; a label such
-                as `{user_id}` is filled from the call's `configurable`.
-            scope: The asker's scope in place of a namespace.
+            namespace: Whose store items are recalled besides the workspace's own lessons, and whose turns
+                are stored; a label such as `{user_id}` is filled from the call's `configurable`.
+            scope: The asker's scope in place of a namespace; its tenant owns what the turns teach.
             k: Most memories per recall; `[memory] k` by default.
             recall: Never, once per request, or before every model call.
             record: Whether turns are stored as trajectories.
@@ -163,7 +163,7 @@ class AgentkdMiddleware(AgentMiddleware[Any, Any, Any]):
     def after_agent(self, state: Any, runtime: Any) -> dict[str, Any] | None:
         """Store the turn."""
         if self._record:
-            store_turn(self._host, self._turn(state), self._grade, user_of(get_config()))
+            self._store(self._turn(state), self._grade)
         return None
 
     async def aafter_agent(self, state: Any, runtime: Any) -> dict[str, Any] | None:
@@ -176,7 +176,7 @@ class AgentkdMiddleware(AgentMiddleware[Any, Any, Any]):
             return request
         return request.override(system_message=_joined(request.system_message, notes))
 
-    def _turn(self, state: Any, failure: Failure | None = None) -> Any:
+    def _turn(self, state: Any, failure: Failure | None = None) -> Turn | None:
         recall = state.get("agentkd_recalled") or {}
         return read_turn(state["messages"], get_config(), recall=recall, is_traced=True, failure=failure)
 
@@ -184,7 +184,11 @@ class AgentkdMiddleware(AgentMiddleware[Any, Any, Any]):
         """Keep the steps before an error; the turn stays open, because it may be gone on with."""
         if self._record:
             failure = Failure(kind=kind, message=f"{type(error).__name__}: {error}")
-            store_turn(self._host, self._turn(state, failure), user=user_of(get_config()))
+            self._store(self._turn(state, failure))
+
+    def _store(self, turn: Turn | None, grade: Grade | None = None) -> None:
+        config = get_config()
+        store_turn(self._host, turn, grade, user_of(config), self._finder.scope(config))
 
 
 def _joined(system: SystemMessage | None, notes: str) -> SystemMessage:

@@ -14,7 +14,7 @@ from typing import Any
 from agentkd.errors import ConfigError, DataError
 from agentkd.schema import Scope, content_id
 
-__all__ = ["Namespace", "scope_of", "space_of"]
+__all__ = ["Asker", "Namespace", "scope_of", "space_of"]
 
 
 def scope_of(namespace: Sequence[str], base: Scope) -> Scope:
@@ -64,6 +64,23 @@ class Namespace:
         filled = "".join(parts)
         _check(filled, self.labels)
         return filled
+
+
+class Asker:
+    """Whose call it is: that of a namespace, which the configuration fills, of a fixed scope, or nobody's."""
+
+    def __init__(self, namespace: Sequence[str] = (), scope: Scope | None = None) -> None:
+        """Name one of the two at most; raises ConfigError for both."""
+        if namespace and scope is not None:
+            raise ConfigError("a call is made for a namespace or for a scope, not for both")
+        self.fixed = scope
+        self._namespace = Namespace(*namespace) if namespace else None
+
+    def scope(self, config: Mapping[str, Any], base: Scope) -> Scope | None:
+        """Return the scope of a call, `base` being the workspace's own; None where none was named."""
+        if self._namespace is None:
+            return self.fixed
+        return scope_of(self._namespace.fill(config), base)
 
 
 def _check(label: str, labels: Sequence[str]) -> None:

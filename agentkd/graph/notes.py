@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from agentkd.agents.trial import Trial, TrialPolicy
-from agentkd.errors import ConfigError
 from agentkd.graph.host import Host, check_host
 from agentkd.graph.message import request_key, situation, text_of, turn_of
-from agentkd.graph.namespace import Namespace, scope_of
+from agentkd.graph.namespace import Asker
 from agentkd.schema import Hit, Scope, Task, content_id, now
 
 if TYPE_CHECKING:
@@ -36,11 +35,8 @@ class Finder:
     ) -> None:
         """Name whose memories are recalled: those of a namespace, of a scope, or of the workspace."""
         check_host(workspace)
-        if namespace and scope is not None:
-            raise ConfigError("memories are recalled for a namespace or for a scope, not for both")
         self.host = workspace
-        self._namespace = Namespace(*namespace) if namespace else None
-        self._scope = scope
+        self._asker = Asker(namespace, scope)
         self._k = k
 
     def find(self, messages: Sequence[BaseMessage], before: Recall, config: Mapping[str, Any]) -> Recall:
@@ -50,7 +46,7 @@ class Finder:
             return before
         self.host.ledger.items.drop_expired(now())
         hits: Sequence[Hit] = self.host.memory.recall(
-            situation(turn), self._k, scope=self._asker(config), exclude=[found["id"] for found in known]
+            situation(turn), self._k, scope=self.scope(config), exclude=[found["id"] for found in known]
         )
         if not hits:
             return before
@@ -69,15 +65,14 @@ class Finder:
         by_step = hits_of(self.host, shown_of(recall))
         return self.host.memory.render([hit for hits in by_step.values() for hit in hits])
 
-    def _asker(self, config: Mapping[str, Any]) -> Scope | None:
-        if self._namespace is None:
-            return self._scope
-        return scope_of(self._namespace.fill(config), self.host.settings.memory.scope)
+    def scope(self, config: Mapping[str, Any]) -> Scope | None:
+        """Return the asker's scope in a call; None is the workspace's own."""
+        return self._asker.scope(config, self.host.settings.memory.scope)
 
     def _policy(self) -> TrialPolicy:
         """Return what decides on trials: the users of a namespace are counted together."""
         settings = self.host.settings
-        scope = settings.memory.scope if self._scope is None else self._scope
+        scope = self._asker.fixed or settings.memory.scope
         return TrialPolicy(self.host.ledger, settings.memory, scope, seed=settings.cycle.seed)
 
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from agentkd.agents.recorder import Recorder
 from agentkd.graph.host import Host, check_host
+from agentkd.graph.namespace import Asker
 from agentkd.graph.notes import hits_of, shown_of, trial_of, withheld_of
 from agentkd.graph.turn import Turn, read_turn
-from agentkd.schema import Outcome, Trajectory
+from agentkd.schema import Outcome, Scope, Trajectory
 from agentkd.trust import heard_after
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Grade", "record_node", "store_turn", "user_of"]
 
@@ -22,7 +20,12 @@ Grade = Callable[[Trajectory], Outcome | None]
 
 
 def record_node(
-    workspace: Host, *, grade: Grade | None = None, messages_key: str = "messages"
+    workspace: Host,
+    *,
+    namespace: Sequence[str] = (),
+    scope: Scope | None = None,
+    grade: Grade | None = None,
+    messages_key: str = "messages",
 ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     """Return a node that stores what happened since the last human request; put it at the end of a turn.
 
@@ -32,26 +35,37 @@ def record_node(
 
     Args:
         workspace: An `agentkd.Workspace`.
+        namespace: Whose turn it is, as in `recall_node`: what it teaches about them stays theirs.
+        scope: The asker's scope in place of a namespace; its tenant owns what the turn teaches.
         grade: Judges a finished trajectory; without one memories gain no utility from it. What it teaches
-            waits for a success of another user, where `user_id` in the graph's config names them.
+            waits for a success of another user, where the scope or `user_id` of the graph's config names one.
         messages_key: Channel of the messages.
     """
     check_host(workspace)
+    asker = Asker(namespace, scope)
 
     def record_turn(state: Mapping[str, Any]) -> dict[str, Any]:
         from langgraph.config import get_config
 
         config = get_config()
-        store_turn(workspace, read_turn(state[messages_key], config), grade, user_of(config))
+        asked = asker.scope(config, workspace.settings.memory.scope)
+        store_turn(workspace, read_turn(state[messages_key], config), grade, user_of(config), asked)
         return {}
 
     return record_turn
 
 
-def store_turn(host: Host, turn: Turn | None, grade: Grade | None = None, user: str = "") -> bool:
+def store_turn(
+    host: Host,
+    turn: Turn | None,
+    grade: Grade | None = None,
+    user: str = "",
+    scope: Scope | None = None,
+) -> bool:
     """Store a turn, with its recalls and corrections, once; False for one that was finished before.
 
     `user` says whose request it was: what different users' verified runs teach corroborates each other.
+    `scope` is that of the asker; without one it is the scope that recall counted for, or the workspace's.
     """
     if turn is None or _is_finished(host, turn.trajectory):
         return False
@@ -60,8 +74,9 @@ def store_turn(host: Host, turn: Turn | None, grade: Grade | None = None, user: 
     if not trajectory.steps:
         recorder.begin(trajectory)
     trial = trial_of(turn.recall)
-    scope = trial.scope if trial is not None else host.settings.memory.scope
-    scope = scope.model_copy(update={"user": user}) if user else scope
+    if scope is None or not scope.user:
+        wide = scope or (trial.scope if trial is not None else host.settings.memory.scope)
+        scope = wide.model_copy(update={"user": user or wide.user})
     trajectory = trajectory.model_copy(update={"scope": scope})
     for step in trajectory.steps:
         so_far = trajectory.model_copy(update={"steps": trajectory.steps[: step.index + 1]})

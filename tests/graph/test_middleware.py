@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.types import Command
 
 from agentkd.graph import AgentkdMiddleware, AgentkdStore
-from agentkd.schema import Outcome, Trajectory
+from agentkd.schema import Outcome, Scope, Trajectory
 
 MakeParts = Callable[..., Parts]
 CONFIG: Any = {"configurable": {"thread_id": "t1"}}
@@ -144,6 +145,16 @@ def test_a_user_is_recalled_its_own_items(parts: Parts) -> None:
     agent.invoke(ask("likes tea"), {"configurable": {"thread_id": "t", "user_id": "ann"}})
     assert "Ann likes" in model.asked[0][0].content
     assert "Bob likes" not in model.asked[0][0].content
+
+
+@pytest.mark.parametrize("is_broken", [False, True], ids=["done", "broken off"])
+def test_a_turn_that_recalled_nothing_belongs_to_its_tenant(parts: Parts, is_broken: bool) -> None:
+    second = calls(("find", {"order": -1}, "b")) if is_broken else "Done."
+    agent, _ = agent_of(parts, [calls(("find", {"order": 1}, "a")), second], scope=Scope(tenant="acme"))
+    with pytest.raises(ValueError, match="no order") if is_broken else contextlib.nullcontext():
+        agent.invoke(ask("hello"), {"configurable": {"thread_id": "t", "user_id": "ann"}})
+    (run,) = parts.ledger.trajectories.unfinished() if is_broken else [only(parts)]
+    assert run.scope == Scope(tenant="acme", user="ann")
 
 
 # Decisions of people

@@ -373,6 +373,23 @@ def test_a_namespace_and_a_scope_are_not_both_taken(parts: Parts) -> None:
         recall_node(parts, namespace=("a",), scope=Scope(user="b"))
 
 
+@pytest.mark.parametrize("lesson", ["", "offer a cup"], ids=["nothing recalled", "recalled"])
+@pytest.mark.parametrize("whose", ["tenant", "namespace"])
+def test_a_turn_belongs_to_its_asker_whatever_it_recalled(parts: Parts, whose: str, lesson: str) -> None:
+    if lesson:
+        parts.learn("customer likes tea", lesson, Scope(tenant="acme") if whose == "tenant" else None)
+    asker: dict[str, Any] = {"scope": Scope(tenant="acme")}
+    if whose == "namespace":
+        asker = {"namespace": ("users", "{user_id}")}
+    graph = graph_of(parts, Said(replies=["Tea?"]), recall=recall_node(parts, **asker), **asker)
+    config: Any = {"configurable": {"thread_id": "t", "user_id": "ann"}}
+    graph.invoke({"messages": [HumanMessage("likes tea")]}, config)
+    run = only(parts)
+    assert bool(run.recalled) is bool(lesson)
+    theirs = Scope(tenant="acme", user="ann") if whose == "tenant" else Scope(user="users.ann")
+    assert run.scope == theirs
+
+
 def test_only_our_own_marks_make_notes_and_a_foreign_system_message_is_kept(parts: Parts) -> None:
     parts.learn("customer asks for tea", "offer the green one")
     model = Said(replies=["Tea?"])
