@@ -10,7 +10,7 @@ import pytest
 
 import agentkd
 from agentkd.errors import ConfigError, DataError, NotFoundError
-from agentkd.schema import ToolCall
+from agentkd.schema import Correction, Scope, ToolCall
 from agentkd.testing import ScriptedModel
 
 SETTINGS: dict[str, Any] = {
@@ -75,6 +75,27 @@ def test_a_run_is_kept_corrected_distilled_and_recalled(tmp_path: Path) -> None:
         assert {run.id, correction.id} <= {node.id for node in down.nodes}
     with agentkd.Workspace(tmp_path, settings=SETTINGS) as again:
         assert again.memory.recall("A customer asks where the parcel is")
+
+
+def test_what_ann_prefers_is_not_recalled_for_bob(tmp_path: Path) -> None:
+    ann, bob = Scope(user="ann"), Scope(user="bob")
+    with agentkd.Workspace(tmp_path, settings=SETTINGS) as shop:
+        agent = shop.agent(tools=[find_order], model=ScriptedModel(["It is on its way."]), scope=ann)
+        run = agent.run("Where is my parcel?")
+        assert run.scope == ann
+        told = {"text": "I prefer to hear the number of the order.", "kind": "preference", "source": "person"}
+        shop.ledger.corrections.add(Correction(id="cor-1", trajectory_id=run.id, **told))
+        shop.distill()
+        found = {
+            user: [hit.memory for hit in shop.memory.recall("Where is my parcel?", scope=user)]
+            for user in (ann, bob)
+        }
+        [hers] = [memory for memory in found[ann] if memory.kind == "preference"]
+        assert (hers.scope, hers.privacy) == (ann, "private")
+        assert {memory.id for memory in found[ann]} - {memory.id for memory in found[bob]} == {hers.id}
+        for user in (ann, bob):
+            later = shop.agent(model=ScriptedModel(["Order A-17."]), scope=user).run("Where is my parcel?")
+            assert (hers.id in later.recalled) is (user == ann)
 
 
 def test_what_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from pydantic import Field
@@ -13,12 +13,13 @@ from agentkd.distill.finding import DistillFailure, Finding, Notice, Rejection
 from agentkd.errors import PluginError
 from agentkd.plugins import blaming
 from agentkd.protocols import Distiller, Kit
-from agentkd.schema import Correction, Evidence, Memory, Trajectory, Value, memory_id
+from agentkd.schema import Correction, Evidence, Memory, Scope, Trajectory, Value, memory_id
 
 __all__ = ["Distilled", "distill_all", "distill_report"]
 
 
 _MAX_SPANS = 32
+_PERSONAL = ("preference", "parameter")  # what holds for whoever asked, and perhaps for nobody else
 _OF_MANY_RUNS = ("strategy", "tool-note")  # one per scenario or tool: no single run gives many of them
 
 
@@ -102,7 +103,8 @@ def distill_report(
     """Run every distiller, deduplicate by memory id and cap per trajectory.
 
     Trajectories of held-out splits and their corrections are never shown to a distiller. Those of different
-    tenants are shown one tenant at a time, and what they teach belongs to that tenant.
+    tenants are shown one tenant at a time, and what they teach belongs to that tenant. A preference
+    or parameter that one user's runs teach is that user's.
 
     Raises:
         PluginError: a distiller raised, or yielded something that is not a memory.
@@ -149,14 +151,23 @@ def _by_tenant(trajectories: Sequence[Trajectory]) -> list[list[Trajectory]]:
 def _of_tenant(
     distiller: Distiller, group: Sequence[Trajectory], corrections: Sequence[Correction], kit: Kit
 ) -> Iterator[Finding]:
-    """Yield what a distiller finds in the runs of one tenant, for that tenant."""
-    ids, tenant = {trajectory.id for trajectory in group}, group[0].scope.tenant if group else ""
-    for item in _run(distiller, group, [c for c in corrections if c.trajectory_id in ids], kit):
-        if isinstance(item, Memory) and tenant and item.scope.tenant != tenant:
-            scope = item.scope.model_copy(update={"tenant": tenant})
-            id_ = memory_id(item.kind, item.when_to_use, item.content, scope)
-            item = item.model_copy(update={"scope": scope, "id": id_})
-        yield item
+    """Yield what a distiller finds in the runs of one tenant, for that tenant and, if personal, its user."""
+    scopes, tenant = {t.id: t.scope for t in group}, group[0].scope.tenant if group else ""
+    for item in _run(distiller, group, [c for c in corrections if c.trajectory_id in scopes], kit):
+        yield _owned(item, scopes, tenant) if isinstance(item, Memory) else item
+
+
+def _owned(memory: Memory, scopes: Mapping[str, Scope], tenant: str) -> Memory:
+    """Return a memory for a tenant; a personal one is that of the only user whose runs it rests on."""
+    changes = {"tenant": tenant} if tenant else {}
+    users = {scopes[id_].user for id_ in memory.evidence.trajectories if id_ in scopes}
+    user = users.pop() if memory.kind in _PERSONAL and len(users) == 1 else ""
+    scope = memory.scope.model_copy(update=changes | ({"user": user} if user else {}))
+    if scope == memory.scope:
+        return memory
+    id_ = memory_id(memory.kind, memory.when_to_use, memory.content, scope)
+    privacy = "private" if user and memory.kind == "preference" else memory.privacy
+    return memory.model_copy(update={"scope": scope, "id": id_, "privacy": privacy})
 
 
 def _summed(notices: Sequence[Notice]) -> dict[str, int]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from agentkd.agents import Agent
     from agentkd.ledger import Ledger
     from agentkd.memory import MemoryStore
-    from agentkd.schema import Backup
+    from agentkd.schema import Backup, Scope
 
 __all__ = ["Opening"]
 
@@ -169,6 +169,7 @@ class Opening:
         instructions: str = "",
         model: str | Model = "actor",
         recall: bool = True,
+        scope: Scope | None = None,
         interrupt_on: Sequence[str] = (),
         checkpointer: Any = None,
     ) -> Agent:
@@ -176,10 +177,12 @@ class Opening:
 
         Args:
             tools: Functions decorated with `@agentkd.tool`, plain typed functions, or Tool objects.
-            name: Name that memories and trajectories carry.
+            name: Name that its error messages print.
             instructions: System instructions; empty takes those of the settings.
             model: Role, model string such as `openai/gpt-5-mini`, or a Model object.
             recall: Whether memories are recalled.
+            scope: Whom it works for, such as `Scope(user="ann")`: whose memories it recalls, and whose its
+                runs are; `[memory] scope` by default.
             interrupt_on: Names of tools whose calls wait for a person. A tool with side effects waits too,
                 once the conversation holds untrusted output (`[agent] when_tainted`).
             checkpointer: Keeps waiting runs over restarts, such as `agents.open_checkpointer(file)`.
@@ -202,6 +205,7 @@ class Opening:
             name=name,
             recaller=self.memory if recall else None,
             recorder=Recorder(self.ledger, self.hooks),
+            scope=scope,
             changes=changes,
             interrupt_on=interrupt_on,
             checkpointer=clean_checkpointer(checkpointer, self.parts.redact),

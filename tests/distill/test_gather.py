@@ -117,6 +117,36 @@ def test_what_was_refused_and_remarked_is_counted_in_the_report(make):
     assert sum("nothing was tried" in line for line in kit.progress.lines) == 1
 
 
+def test_what_one_user_prefers_is_theirs_and_other_lessons_are_everybodys(make):
+    runs = [
+        make.trajectory(name).model_copy(update={"scope": Scope(tenant=tenant, user=user)})
+        for name, tenant, user in (("a", "", "ann"), ("b", "", "bob"), ("c", "acme", "ann"))
+    ]
+
+    def give(found, corrections):
+        for kind in ("preference", "parameter", "insight"):
+            for rests_on in [[run] for run in found] + [found]:
+                text = "of one" if rests_on != found or len(found) == 1 else "of all"
+                yield candidate(
+                    kind, "whenever", text, trajectories=rests_on, scope=Scope(), origin="x", confidence=0.5
+                )
+
+    settings = DistillSettings(max_memories_per_trajectory=20)
+    report = distill_report(runs, [], [Giving(give)], make.kit(), settings)
+    found = {(m.kind, m.content, m.scope.tenant, m.scope.user): m for m in report.memories}
+    theirs = {("of one", "", "ann"), ("of one", "", "bob"), ("of all", "", ""), ("of one", "acme", "ann")}
+    shared = {("of one", "", ""), ("of all", "", ""), ("of one", "acme", "")}
+    assert set(found) == {
+        *(("preference", *of) for of in theirs),
+        *(("parameter", *of) for of in theirs),
+        *(("insight", *of) for of in shared),
+    }
+    assert found["insight", "of one", "", ""].support == 2  # two users corroborate each other
+    assert len({memory.id for memory in report.memories}) == len(found)
+    private = {key for key, memory in found.items() if memory.privacy == "private"}
+    assert private == {("preference", *of) for of in theirs if of[-1]}
+
+
 def test_tenants_are_distilled_one_at_a_time_and_keep_what_they_taught(make):
     runs = [
         make.trajectory(f"run-{n}").model_copy(update={"scope": Scope(tenant=tenant)})
