@@ -19,7 +19,7 @@ from agentkd.agents.review import AnyDecision, Restart, Reviewed, correction_of,
 from agentkd.agents.state import GraphState, Run, begun_anew, trajectory_of
 from agentkd.agents.taint import declared_trust, foreign_memory, foreign_output, has_side_effects, refused
 from agentkd.agents.trial import TrialPolicy
-from agentkd.agents.turn import next_history, recall_state, with_memory
+from agentkd.agents.turn import fitting, next_history, recall_state, with_memory
 from agentkd.config import AgentSettings, TrustSettings, WhenTainted
 from agentkd.errors import AgentkdError, BudgetError, ModelError
 from agentkd.plugins import Hooks
@@ -110,7 +110,7 @@ class Loop:
             recall_state(run), scope=self.scope, checkpoint=self._lane(run).checkpoint, exclude=known
         )
         if hits:
-            hits = self.hooks.ranked(run.task, hits)
+            hits = fitting(self.recaller, self.hooks.ranked(run.task, hits))
         if self.trials is not None and run.trial is not None:
             trial, hits, withheld = self.trials.divide(run.trial, hits, run.trajectory_id)
             run = run.model_copy(update={"trial": trial, "withheld": withheld})

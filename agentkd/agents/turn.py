@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from agentkd.agents.review import Edit, Respond, Reviewed
 from agentkd.agents.state import Run
-from agentkd.schema import Message, Reply, ToolCall, ToolResult
+from agentkd.protocols import Recaller
+from agentkd.schema import Hit, Message, Reply, ToolCall, ToolResult
 
-__all__ = ["call_text", "next_history", "recall_state", "with_memory"]
+__all__ = ["call_text", "fitting", "next_history", "recall_state", "with_memory"]
 
 RESULT_CHARS = 400
 
@@ -58,6 +59,12 @@ def recall_state(run: Run) -> str:
         for call, result in zip(last.accepted_calls, last.results, strict=True)
     ]
     return "\n".join([run.task.prompt, *lines])
+
+
+def fitting(recaller: Recaller, hits: Sequence[Hit]) -> Sequence[Hit]:
+    """Return the hits that a recaller's notes show: what is left out of them was never seen."""
+    chosen: Callable[[Sequence[Hit]], Sequence[Hit]] | None = getattr(recaller, "fitting", None)
+    return hits if chosen is None else chosen(hits)
 
 
 def with_memory(run: Run, text: str) -> Run:

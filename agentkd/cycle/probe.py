@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from agentkd.agents.turn import fitting
 from agentkd.cycle.parts import Parts
 from agentkd.cycle.stage import run_stage
 from agentkd.protocols import Recaller, Suite
@@ -197,6 +198,10 @@ class Withholding:
         """Return the hits as notes."""
         return self._recaller.render(hits)
 
+    def fitting(self, hits: Sequence[Hit]) -> Sequence[Hit]:
+        """Return the hits that the notes show."""
+        return fitting(self._recaller, hits)
+
 
 class Serving:
     """Recalls as it will be where a student serves; see `AsServed`."""
@@ -227,6 +232,10 @@ class Serving:
     def render(self, hits: Sequence[Hit]) -> str:
         """Return the hits as notes."""
         return self._memory.render(hits)
+
+    def fitting(self, hits: Sequence[Hit]) -> Sequence[Hit]:
+        """Return the hits that the notes show."""
+        return self._memory.fitting(hits)
 
 
 class _Probing:

@@ -52,7 +52,9 @@ class Finder:
             return before
         step, prompt = sum(message.type == "ai" for message in turn), text_of(turn[0])
         task = Task(id=content_id("adh", prompt), prompt=prompt)
-        hits = self.host.hooks.ranked(task, hits)
+        hits = self._fitting(before, self.host.hooks.ranked(task, hits))
+        if not hits:
+            return before
         _, trajectory_id = ids_of_turn(messages, config)
         policy = self._policy()
         trial = trial_of(before) or policy.plan(trajectory_id, task)
@@ -62,8 +64,16 @@ class Finder:
 
     def render(self, recall: Recall) -> str:
         """Return the notes of what is shown: data between fixed delimiters; empty for nothing."""
-        by_step = hits_of(self.host, shown_of(recall))
-        return self.host.memory.render([hit for hits in by_step.values() for hit in hits])
+        return self.host.memory.render(self._shown(recall))
+
+    def _shown(self, recall: Recall) -> list[Hit]:
+        return [hit for hits in hits_of(self.host, shown_of(recall)).values() for hit in hits]
+
+    def _fitting(self, before: Recall, hits: Sequence[Hit]) -> list[Hit]:
+        """Return the hits that the notes still have room for: what is left out of them is never seen."""
+        shown = self._shown(before)
+        known = {hit.memory.id for hit in shown}
+        return [h for h in self.host.memory.fitting([*shown, *hits]) if h.memory.id not in known]
 
     def scope(self, config: Mapping[str, Any]) -> Scope | None:
         """Return the asker's scope in a call; None is the workspace's own."""

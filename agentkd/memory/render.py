@@ -13,7 +13,7 @@ from agentkd.hf import call_text
 from agentkd.protocols import Embedder
 from agentkd.schema import NOTES_BEGIN, NOTES_END, Hit, Memory
 
-__all__ = ["BEGIN", "END", "render", "token_counter"]
+__all__ = ["BEGIN", "END", "fitting", "render", "token_counter"]
 
 BEGIN = NOTES_BEGIN
 """First line of every rendered recall."""
@@ -35,18 +35,36 @@ def render(
         max_tokens: Longest text in tokens, delimiters included; 0 sets no such limit.
         count: Counts the tokens of a text; by default four letters are one.
     """
+    kept = [text for _, text in _kept(hits, max_chars, max_tokens, count)]
+    return "\n".join([BEGIN, *reversed(kept), END]) if kept else ""
+
+
+def fitting(
+    hits: Sequence[Hit],
+    max_chars: int,
+    max_tokens: int = 0,
+    count: Callable[[str], int] | None = None,
+) -> list[Hit]:
+    """Return the hits that `render` shows under the same limits, best first."""
+    return [hit for hit, _ in _kept(hits, max_chars, max_tokens, count)]
+
+
+def _kept(
+    hits: Sequence[Hit], max_chars: int, max_tokens: int, count: Callable[[str], int] | None
+) -> list[tuple[Hit, str]]:
+    """Return the hits that fit with their text: one that does not fit leaves its room to the next ones."""
     count = count or _quarter
     left = max_chars - len(BEGIN) - len(END) - 1
     tokens_left = float(max_tokens - count(BEGIN) - count(END)) if max_tokens else math.inf
-    kept: list[str] = []
+    kept: list[tuple[Hit, str]] = []
     for hit in hits:
         text = _line(hit.text) if hit.text else _text(hit.memory)
         tokens = count(text) if max_tokens else 0
         if len(text) + 1 <= left and tokens <= tokens_left:
-            kept.append(text)
+            kept.append((hit, text))
             left -= len(text) + 1
             tokens_left -= tokens
-    return "\n".join([BEGIN, *reversed(kept), END]) if kept else ""
+    return kept
 
 
 def token_counter(embedder: Embedder) -> Callable[[str], int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ from agentkd.memory.lexical import LexicalIndex
 from agentkd.memory.projection import Projection
 from agentkd.memory.recall import Asked, Search, excluded
 from agentkd.memory.recaller import candidates_of, staged
-from agentkd.memory.render import render, token_counter
+from agentkd.memory.render import fitting, render, token_counter
 from agentkd.memory.renewal import Renewal
 from agentkd.memory.settling import Settling
 from agentkd.memory.threshold import Thresholds, thresholds_for
@@ -178,10 +178,15 @@ class MemoryStore:
 
     def render(self, hits: Sequence[Hit]) -> str:
         """Return the hits as notes for a prompt, the most similar last; empty for no hits."""
+        return render(hits, *self._room())
+
+    def fitting(self, hits: Sequence[Hit]) -> list[Hit]:
+        """Return the hits that `render` shows, best first: the others are beyond its limits."""
+        return fitting(hits, *self._room())
+
+    def _room(self) -> tuple[int, int, Callable[[str], int]]:
         settings = self.settings
-        return render(
-            hits, settings.max_rendered_chars, settings.max_rendered_tokens, token_counter(self._embedder)
-        )
+        return settings.max_rendered_chars, settings.max_rendered_tokens, token_counter(self._embedder)
 
     def sync(self) -> int:
         """Bring the index up to the ledger and return the number of events followed."""

@@ -266,7 +266,10 @@ class Refiner(Protocol):
 
 @runtime_checkable
 class Recaller(Protocol):
-    """Finds and renders memories for a state."""
+    """Finds and renders memories for a state.
+
+    An optional method `fitting(hits)` returns those that `render` shows, where it leaves some out.
+    """
 
     def recall(
         self, state: str, k: int | None = None, *, scope: Scope | None = None, checkpoint: str = "base",

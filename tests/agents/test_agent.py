@@ -6,11 +6,13 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from agent_parts import Build, OneCall, Recalls, add, call, memory
 
+import agentkd
 from agentkd import hookimpl
 from agentkd.agents import Acted, Finished, Recalled, Replied, Started
 from agentkd.errors import BudgetError, ModelError, PluginError
@@ -140,6 +142,30 @@ def test_memories_are_recalled_before_every_turn_and_never_twice(build: Build, l
     assert recaller.asked[1]["state"] == '1 + 2 + 3\n{"name": "add", "arguments": {"a": 1, "b": 2}} -> 3'
     assert {r.memory_id for r in ledger.memories.recalls(trajectory_id=run.id)} == {m.id for m in notes}
     assert run.messages[:-1] == model.calls[2].messages
+
+
+def test_a_memory_that_the_notes_have_no_room_for_was_not_shown(tmp_path: Path) -> None:
+    settings = {
+        "memory": {
+            "index": "exact", "embedder": "hashing", "min_score": 0.05, "trial_share": 0.0,
+            "max_rendered_chars": 250,
+        },
+        "plugins": {"auto": False},
+    }  # fmt: skip
+    notes = [memory(f"one tea of number {number}: {'x' * 100}") for number in range(3)]
+    with agentkd.Workspace(tmp_path, settings=settings) as shop:
+        shop.memory.admit([each.model_copy(update={"when_to_use": "one asks for tea"}) for each in notes])
+        assert len(shop.memory.recall("one asks for tea")) == 3
+        model = ScriptedModel([call("add", a=1, b=2), "3"])
+        events = list(shop.agent(tools=[add], model=model).stream("one asks for tea"))
+        [run] = shop.trajectories()
+        seen = ["".join(message.content for message in asked.messages) for asked in model.calls]
+        for step, told in zip(run.steps, seen, strict=True):
+            assert len(step.recalled) == 1
+            assert shop.ledger.memories.get(step.recalled[0]).content in told
+        assert run.steps[0].recalled != run.steps[1].recalled  # what had no room may come later
+        assert [r.memory_id for r in shop.ledger.memories.recalls()] == list(run.recalled)
+        assert [len(event.hits) for event in events if isinstance(event, Recalled)] == [1, 1]
 
 
 def test_recall_can_be_once_or_never(build: Build) -> None:

@@ -152,6 +152,20 @@ def test_recall_at_the_start_happens_once(parts: Parts) -> None:
     assert [len(step.recalled) for step in only(parts).steps] == [1, 0]
 
 
+def test_what_the_notes_have_no_room_for_counts_neither_as_shown_nor_as_withheld(
+    make_parts: MakeParts,
+) -> None:
+    parts = make_parts(max_rendered_chars=250)
+    for number in range(3):
+        parts.learn("customer asks for tea", f"offer number {number}: {'x' * 90}")
+    model = Said(replies=[calls(("find", {"id": 1}, "c1")), "Tea?"])
+    graph_of(parts, model).invoke({"messages": [HumanMessage("customer asks for tea")]}, CONFIG)
+    (shown,) = only(parts).recalled  # the first note fills the message to its end, also for later steps
+    (notes,) = notes_in(model.asked[1])
+    assert parts.ledger.memories.get(shown).content in notes
+    assert [recall.memory_id for recall in parts.ledger.memories.recalls()] == [shown]
+
+
 def test_the_next_request_replaces_the_notes_and_is_a_trajectory_of_its_own(parts: Parts) -> None:
     one = parts.learn("customer asks for tea", "offer the green one")
     two = parts.learn("customer asks for coffee", "offer the black one")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from agentkd.memory import render
-from agentkd.memory.render import BEGIN, END
+from agentkd.memory.render import BEGIN, END, fitting
 from agentkd.schema import Hit, ToolCall
 
 
@@ -60,3 +60,5 @@ def test_the_budget_leaves_out_whole_memories_least_similar_first(lesson):
     kept = [line.split(":")[0] for line in text.splitlines()[1:-1]]
     assert kept == ["When situation 2", "When situation 1", "When situation 0"]
     assert render(hits(*memories), 60) == ""
+    assert [hit.memory for hit in fitting(hits(*memories), 500)] == memories[:3]
+    assert fitting(hits(*memories), 60) == []
