@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["Finder", "Found", "Recall", "hits_of", "ids_of_turn", "shown_of", "trial_of", "withheld_of"]
 
 Found = dict[str, Any]
-"""One recalled memory as plain JSON: `id`, `score`, the `step` that it was found for, and `withheld`."""
+"""One recalled memory as plain JSON: `id`, `score`, the `step` that it was found for, `withheld`, and its
+`text` where a recaller worded it anew."""
 
 Recall = dict[str, Any]
 """What a turn recalled, as plain JSON: `found`, and the `trial` that says what of it is shown."""
@@ -115,7 +116,8 @@ def hits_of(host: Host, found: Sequence[Found]) -> dict[int, list[Hit]]:
     hits: dict[int, list[Hit]] = {}
     for one in found:
         if one["id"] in memories:
-            hit = Hit(memory=memories[one["id"]], score=float(one["score"]))
+            text = str(one.get("text", ""))
+            hit = Hit(memory=memories[one["id"]], score=float(one["score"]), text=text)
             hits.setdefault(int(one["step"]), []).append(hit)
     return hits
 
@@ -123,5 +125,6 @@ def hits_of(host: Host, found: Sequence[Found]) -> dict[int, list[Hit]]:
 def _as_found(hits: Sequence[Hit], step: int, withheld: bool) -> list[Found]:
     return [
         {"id": hit.memory.id, "score": round(hit.score, 6), "step": step, "withheld": withheld}
+        | ({"text": hit.text} if hit.text else {})
         for hit in hits
     ]

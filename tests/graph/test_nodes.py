@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 
+import agentkd
 from agentkd import hookimpl
 from agentkd.config import TrustSettings
 from agentkd.errors import ConfigError, DataError
@@ -164,6 +166,29 @@ def test_what_the_notes_have_no_room_for_counts_neither_as_shown_nor_as_withheld
     (notes,) = notes_in(model.asked[1])
     assert parts.ledger.memories.get(shown).content in notes
     assert [recall.memory_id for recall in parts.ledger.memories.recalls()] == [shown]
+
+
+def test_the_words_of_a_recaller_reach_the_model_in_every_later_step(tmp_path: Path) -> None:
+    said = [{"notes": [{"number": 1, "text": "offer the green one, she is in a hurry"}]}, {"notes": []}]
+    settings = {
+        "memory": {
+            "index": "exact", "embedder": "hashing", "min_score": 0.05, "trial_share": 0.0, "k": 1,
+            "recallers": ["llm-rewrite"],
+        },
+        "roles": {"recaller": "scripted:judge"},
+        "model": {"scripted": {"answers": [json.dumps(each) for each in said]}},
+        "plugins": {"auto": False},
+    }  # fmt: skip
+    with agentkd.Workspace(tmp_path, settings=settings) as shop:
+        parts = Parts(shop.ledger, shop.memory, shop.hooks, shop.settings)
+        parts.learn("customer asks for tea", "offer the green one")
+        parts.learn("customer asks for tea", "offer the black one")
+        model = Said(replies=[calls(("find", {"id": 1}, "c1")), "Tea?"])
+        graph_of(parts, model).invoke({"messages": [HumanMessage("customer asks for tea")]}, CONFIG)
+        first, second = (notes_in(asked)[0].splitlines()[1:-1] for asked in model.asked)
+        assert first == ["offer the green one, she is in a hurry"]
+        assert second[-1] == first[0]
+        assert second[0].startswith("When customer asks for tea: offer the ")
 
 
 def test_the_next_request_replaces_the_notes_and_is_a_trajectory_of_its_own(parts: Parts) -> None:
