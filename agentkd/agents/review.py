@@ -145,17 +145,25 @@ def settle(call: ToolCall, decision: AnyDecision | None) -> Reviewed:
         )
         return Reviewed(proposed=call, accepted=None, result=ToolResult(error=said), decision=decision)
     if isinstance(decision, Respond):
-        result = ToolResult(content=decision.text)
+        result = ToolResult(content=decision.text, trust="trusted")  # a person's words, not the tool's
         return Reviewed(proposed=call, accepted=call, result=result, decision=decision)
     return Reviewed(proposed=call, accepted=call, decision=decision)
 
 
 def correction_of(reviewed: Reviewed, trajectory_id: str, step: int) -> Correction | None:
-    """Return what a decision teaches: an edit corrects parameters or the plan, the others the plan."""
+    """Return what a decision teaches: an edit corrects parameters or the plan, the others the plan.
+
+    Only an edit accepts a call for good: an answer in a tool's place says what the call should have given,
+    so its correction holds the person's words alone, and no training row is made of it.
+    """
     decision, proposed, accepted = reviewed.decision, reviewed.proposed, reviewed.accepted
     if isinstance(decision, (Reject, Restart)):
         text = decision.reason or f"Do not call `{proposed.name}` here."
         kind: Literal["plan", "parameter"] = "plan"
+    elif isinstance(decision, Respond):
+        if not decision.text:
+            return None
+        text, kind, accepted = decision.text, "plan", None
     elif isinstance(decision, Edit) and accepted is not None:
         if (accepted.name, accepted.arguments) == (proposed.name, proposed.arguments):
             return None

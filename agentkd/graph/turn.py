@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from agentkd.agents.review import Edit, Reject, Reviewed, correction_of, settle
+from agentkd.agents.review import AnyDecision, Edit, Reject, Respond, Reviewed, correction_of, settle
 from agentkd.graph.message import (
     call_of,
     marks_of,
@@ -111,15 +111,24 @@ def read_turn(
     return Turn(trajectory, corrections, recall, bool(replies) and len(steps) == len(replies))
 
 
+def _result(answer: BaseMessage, decision: AnyDecision | None) -> ToolResult:
+    """Return what a tool said, or a person in its place."""
+    result = result_of(answer)
+    is_said = isinstance(decision, Respond) and text_of(answer) == decision.text
+    return result.model_copy(update={"trust": "trusted"}) if is_said else result
+
+
 def _heard(earlier: Sequence[BaseMessage]) -> tuple[Heard, ...]:
     """Return what tools said in earlier turns: the model has it before its eyes, whoever asks now."""
     names = {call["id"]: call["name"] for m in earlier for call in getattr(m, "tool_calls", ())}
+    reviews = (Reviewed.model_validate(each) for m in earlier for each in marks_of(m).get("reviewed", ()))
+    decisions = {review.proposed.id: review.decision for review in reviews}
     told = []
     for message in earlier:
         if message.type == "tool":
-            id_, result = message.tool_call_id, result_of(message)  # type: ignore[attr-defined]
-            text = result.error or result.content
-            told.append(Heard(tool=str(message.name or names.get(id_, "")), text=text))
+            id_ = message.tool_call_id  # type: ignore[attr-defined]
+            result, name = _result(message, decisions.get(id_)), str(message.name or names.get(id_, ""))
+            told.append(Heard(tool=name, text=result.error or result.content, trust=result.trust))
     return heard_after(also=[each for each in told if each.text])
 
 
@@ -161,7 +170,7 @@ def _step(
             return None, proposal
         if review.accepted is not None:
             stood.append(review.accepted)
-            results.append(result_of(answer))
+            results.append(_result(answer, review.decision))
     is_edited = any(isinstance(review.decision, Edit) for review in reviewed)
     calls = tuple(review.accepted or review.proposed for review in reviewed)
     return (

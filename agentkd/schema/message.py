@@ -67,7 +67,8 @@ class ToolResult(Value):
     ends_task: bool = False
     """Whether the environment considers the task finished after this call."""
     trust: Declared = ""
-    """What the tool's spec declares; the loop sets it, whatever the tool says of itself."""
+    """What the tool's spec declares; the loop sets it, whatever the tool says of itself. What a person
+    answered in the tool's place is trusted."""
 
     @property
     def ok(self) -> bool:

@@ -80,7 +80,7 @@ def pause(build: Build, worlds: Worlds, script: Any, **options: Any) -> tuple[An
         ),
         ({"type": "reject", "message": "Ask first."}, [], "Ask first."),
         ({"type": "reject"}, [], "Do not call `refund` here."),
-        ({"type": "respond", "message": "paid by hand"}, [], None),
+        ({"type": "respond", "message": "paid by hand"}, [], "paid by hand"),
         ([{"type": "approve"}], [WRONG], None),
         ({"decisions": [{"type": "approve"}]}, [WRONG], None),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,14 @@ from agentkd.agents import (
     Respond,
     open_checkpointer,
 )
+from agentkd.compiler.turn import turns_of
+from agentkd.config import TrustSettings
 from agentkd.errors import DataError, NotFoundError, StoreError
 from agentkd.ledger import Ledger
 from agentkd.models.scripted import ScriptedModel
-from agentkd.schema import Correction, Message, Reply, Usage
+from agentkd.schema import Correction, Message, Outcome, Reply, Usage
 from agentkd.tools import ToolBox
+from agentkd.trust import trust_of_run
 
 WRONG = call("refund", order="A1", euros=100)
 RIGHT = call("refund", order="A1", euros=10)
@@ -143,6 +147,20 @@ def test_a_person_may_answer_in_the_tools_place(build: Build, world: Counting, l
     assert model.calls[1].messages[-1] == Message(
         role="tool", content="paid by hand", name="refund", origin="person"
     )
+    assert trust_of_run(finished, TrustSettings()).outside == ()  # a person said it, and not the tool
+    (correction,) = ledger.corrections.list()
+    assert (correction.source, correction.kind, correction.text) == ("person", "plan", "paid by hand")
+    assert (correction.proposed, correction.accepted, correction.step) == ((WRONG,), (), 0)
+    dropped = Counter[str]()
+    failed = finished.model_copy(update={"outcome": Outcome(success=False)})
+    assert list(turns_of(failed, [correction], (), dropped)) == []  # it answers, and accepts nothing
+
+
+def test_an_empty_answer_in_the_tools_place_teaches_nothing(
+    build: Build, world: Counting, ledger: Ledger
+) -> None:
+    agent, run = pause(build, world)
+    agent.resume(run.thread_id, Respond(text=""))
     assert ledger.corrections.list() == []
 
 

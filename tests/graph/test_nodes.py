@@ -369,8 +369,21 @@ def test_refused_and_answered_calls_are_not_run_and_keep_their_reason(parts: Par
     step = only(parts).steps[0]
     assert [call.name for call in step.accepted_calls] == ["ask", "find"]
     assert [result.content for result in step.results] == ["it broke", "find of {}"]
-    (correction,) = parts.ledger.corrections.for_trajectory(only(parts).id)
-    assert (correction.text, correction.kind, correction.accepted) == ("not without a receipt", "plan", ())
+    corrections = parts.ledger.corrections.for_trajectory(only(parts).id)
+    assert {each.text for each in corrections} == {"not without a receipt", "it broke"}
+    assert {(each.source, each.kind, each.accepted) for each in corrections} == {("person", "plan", ())}
+    assert [found.tool for found in trust_of_run(only(parts), TrustSettings()).outside] == ["find"]
+
+
+def test_what_a_person_answered_is_theirs_in_later_turns_too(parts: Parts) -> None:
+    model = Said(replies=[calls(("ask", {"q": "why"}, "c1")), "I see.", "Bye."])
+    graph = graph_of(parts, model, review=review, checkpointer=InMemorySaver())
+    graph.invoke({"messages": [HumanMessage("ask her")]}, CONFIG)
+    graph.invoke(Command(resume={"type": "respond", "message": "it broke"}), CONFIG)
+    graph.invoke({"messages": [HumanMessage("thank you")]}, CONFIG)
+    last = parts.ledger.trajectories.list()[-1]
+    assert [(each.tool, each.text) for each in last.heard] == [("ask", "it broke")]
+    assert trust_of_run(last, TrustSettings()).outside == ()
 
 
 @pytest.mark.parametrize(
