@@ -1,7 +1,9 @@
 """LangMem and LangGraph stores: items of namespace, key and value, as JSON lines or a list.
 
 LangMem keeps `{"kind": <schema>, "content": <its fields>}` as the value; a bare LangGraph item may hold
-anything. The namespace `("memories", user)`, which LangMem's documentation uses, names a user.
+anything. The namespace `("memories", user)`, which LangMem's documentation uses, names a user; what lies in
+any other one belongs to that namespace alone, as in `agentkd.graph`. Items of our own store go out as they
+were put.
 """
 
 from __future__ import annotations
@@ -87,11 +89,22 @@ def _kind(named: Any) -> str:
 
 
 def _user(namespace: Any) -> str:
-    parts = namespace.split(".") if isinstance(namespace, str) else texts_of(namespace)
-    return parts[1] if len(parts) == 2 and parts[0] == _ROOT else ""
+    """Return whose an item is: nobody's in the root alone, else the user's or that of the dotted path."""
+    parts = namespace.split(".") if isinstance(namespace, str) else _labels(namespace)
+    if parts[:1] == [_ROOT] and len(parts) <= 2:
+        return parts[-1] if len(parts) == 2 else ""
+    return ".".join(parts)
+
+
+def _labels(namespace: Any) -> list[str]:
+    """Return every label as text: to leave one out would open the item to a wider namespace."""
+    labels = namespace if isinstance(namespace, list) else []
+    return [label if isinstance(label, str) else canonical_json(label) for label in labels]
 
 
 def _record(memory: Memory) -> dict[str, Any]:
+    if (item := _item(memory)) is not None:
+        return item
     record: dict[str, Any] = json.loads(json.dumps(kept_of(memory, FORMAT)))
     at = texts_of(record.pop("at", None))
     held = record.get("value")
@@ -102,6 +115,25 @@ def _record(memory: Memory) -> dict[str, Any]:
     if at:
         held[at[-1]] = memory.content
     return record
+
+
+def _item(memory: Memory) -> dict[str, Any] | None:
+    """Return an item of `AgentkdStore` as it was put; None for another memory."""
+    from agentkd.ledger.item import ITEM_ORIGIN
+
+    namespace, key, value = (memory.extras.get(name) for name in ("namespace", "key", "value"))
+    is_item = isinstance(namespace, list) and isinstance(key, str) and isinstance(value, dict)
+    if memory.origin != ITEM_ORIGIN or not is_item or not _says(value, memory.content):
+        return None
+    stamp = memory.created_at.isoformat()
+    return {"namespace": namespace, "key": key, "value": value, "created_at": stamp, "updated_at": stamp}
+
+
+def _says(value: Any, text: str) -> bool:
+    """Whether a value or a part of it is this text, or reads so as JSON."""
+    if not isinstance(value, dict):
+        return bool(value == text)
+    return canonical_json(value) == text or any(_says(part, text) for part in value.values())
 
 
 def _fresh(memory: Memory) -> dict[str, Any]:

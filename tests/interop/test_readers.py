@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 
+import agentkd
 from agentkd.errors import ConfigError, DataError
+from agentkd.graph import AgentkdStore
+from agentkd.graph.namespace import scope_of
 from agentkd.interop import (
     detect,
     dump_ace,
@@ -252,7 +255,57 @@ def test_store_items_of_langmem_and_langgraph_are_read(
         Scope(user="alice"),
         "private",
     )
-    assert second.scope == Scope()
+    assert second.scope == Scope(user="org.x.y")
+
+
+@pytest.mark.parametrize("form", [list, ".".join], ids=["labels", "dotted"])
+@pytest.mark.parametrize(
+    ("namespace", "user"),
+    [
+        (("memories",), ""),
+        (("memories", "ann"), "ann"),
+        (("memories", "ann", "notes"), "memories.ann.notes"),
+        (("users", "ann"), "users.ann"),
+        (("email_assistant", "bob", "collection"), "email_assistant.bob.collection"),
+        (("org",), "org"),
+    ],
+)
+def test_what_lies_in_a_namespace_is_only_for_those_who_ask_with_it(
+    tmp_path: Path, namespace: tuple[str, ...], user: str, form: Any
+) -> None:
+    [memory] = read_langmem(written(tmp_path, "a.json", [{**ITEM, "namespace": form(namespace)}])).memories
+    assert memory.scope == Scope(user=user)
+    assert memory.privacy == ("private" if user else "shared")
+    if form is list and namespace[0] != "memories":
+        assert memory.scope == scope_of(namespace, Scope())
+
+
+def test_a_label_that_is_no_text_never_widens_a_namespace(tmp_path: Path) -> None:
+    items = [{**ITEM, "namespace": ["users", number]} for number in (1, 2)]
+    found = read_langmem(written(tmp_path, "a.json", items)).memories
+    assert [memory.scope.user for memory in found] == ["users.1", "users.2"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"content": "Ann likes tea.", "n": [1, {"x": None}]},
+        {"kind": "Memory", "content": {"memory": "Ann likes tea."}},
+        {"drinks": "tea"},
+    ],
+)
+def test_items_of_our_own_store_go_out_as_they_were_put(tmp_path: Path, value: dict[str, Any]) -> None:
+    settings = {"memory": {"index": "exact", "embedder": "hashing"}, "plugins": {"auto": False}}
+    with agentkd.Workspace(tmp_path / "shop", settings=settings) as shop:
+        AgentkdStore(shop).put(("users", "ann"), "tea", value)
+        [memory] = shop.ledger.memories.list()
+    [line] = dump_langmem([memory]).splitlines()
+    item = json.loads(line)
+    assert (item["namespace"], item["key"], item["value"]) == (["users", "ann"], "tea", value)
+    [back] = read_langmem(written(tmp_path, "a.jsonl", item)).memories
+    assert (back.scope, back.privacy) == (memory.scope, "private")
+    other = memory.model_copy(update={"content": "By hand."})  # no longer what was put
+    assert json.loads(dump_langmem([other]))["value"]["content"]["content"] == "By hand."
 
 
 def test_a_list_of_store_items_reads_as_their_lines_do(tmp_path: Path) -> None:
