@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,8 @@ from agentkd.schema import Hit, Scope, Task, content_id, now
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
+
+    from agentkd.ledger import Ledger
 
 __all__ = ["Finder", "Found", "Recall", "hits_of", "ids_of_turn", "shown_of", "trial_of", "withheld_of"]
 
@@ -39,6 +43,8 @@ class Finder:
         self.host = workspace
         self._asker = Asker(namespace, scope)
         self._k = k
+        self._policy: tuple[Ledger, TrialPolicy] | None = None
+        self._lock = threading.Lock()
 
     def find(self, messages: Sequence[BaseMessage], before: Recall, config: Mapping[str, Any]) -> Recall:
         """Return what is recalled for the present step, beside what was `before`; plugins may rank it."""
@@ -57,7 +63,7 @@ class Finder:
         if not hits:
             return before
         _, trajectory_id = ids_of_turn(messages, config)
-        policy = self._policy()
+        policy = self._trials()
         trial = trial_of(before) or policy.plan(trajectory_id, task)
         trial, shown, withheld = policy.divide(trial, hits, trajectory_id)
         found = [*known, *_as_found(shown, step, False), *_as_found(withheld, step, True)]
@@ -80,11 +86,18 @@ class Finder:
         """Return the asker's scope in a call; None is the workspace's own."""
         return self._asker.scope(config, self.host.settings.memory.scope)
 
-    def _policy(self) -> TrialPolicy:
-        """Return what decides on trials: the users of a namespace are counted together."""
-        settings = self.host.settings
-        scope = self._asker.fixed or settings.memory.scope
-        return TrialPolicy(self.host.ledger, settings.memory, scope, seed=settings.cycle.seed)
+    def _trials(self) -> TrialPolicy:
+        """Return what decides on trials: the users of a namespace are counted together.
+
+        It is made once, so that it says once that recall is off; a workspace opened again gets another one.
+        """
+        ledger, settings = self.host.ledger, self.host.settings
+        with self._lock:
+            if self._policy is None or self._policy[0] is not ledger:
+                scope, say = self._asker.fixed or settings.memory.scope, logging.getLogger(__name__).warning
+                policy = TrialPolicy(ledger, settings.memory, scope, seed=settings.cycle.seed, say=say)
+                self._policy = ledger, policy
+            return self._policy[1]
 
 
 def ids_of_turn(messages: Sequence[BaseMessage], config: Mapping[str, Any]) -> tuple[str, str]:

@@ -21,6 +21,7 @@ from langgraph.types import Command, interrupt
 
 import agentkd
 from agentkd import hookimpl
+from agentkd.agents import scope_text
 from agentkd.config import TrustSettings
 from agentkd.errors import ConfigError, DataError
 from agentkd.graph import AgentkdStore, apply_decisions, recall_node, record_node
@@ -517,3 +518,23 @@ def test_where_all_is_withheld_the_task_counts_for_its_scope(make_parts: MakePar
     graph.invoke({"messages": [HumanMessage("asks for tea")]}, CONFIG)
     counts = parts.ledger.trials.of(Scope(), 100)
     assert (counts.n_shown, counts.n_withheld) == (0, 1)
+
+
+@pytest.mark.parametrize("asker", [{}, {"scope": Scope(tenant="50% off")}], ids=["workspace", "scope"])
+def test_recall_that_is_switched_off_is_logged_once(
+    make_parts: MakeParts, caplog: pytest.LogCaptureFixture, asker: dict[str, Any]
+) -> None:
+    parts = make_parts(trial_share=0.5, trial_all=1.0, trial_tasks=3, trial_level=0.6)
+    parts.learn("customer asks for tea", "offer the green one")
+
+    def grade(run: Trajectory) -> Outcome:
+        return Outcome(success=not run.recalled)
+
+    model = Said(replies=["Tea?"] * 30)
+    graph = graph_of(parts, model, recall=recall_node(parts, **asker), grade=grade)
+    for number in range(30):
+        config: Any = {"configurable": {"thread_id": f"t{number}"}}
+        graph.invoke({"messages": [HumanMessage("customer asks for tea")]}, config)
+    lines = [record.getMessage() for record in caplog.records if record.name.startswith("agentkd.graph")]
+    assert len(lines) == 1
+    assert lines[0].startswith(f"recall is off for {scope_text(asker.get('scope', Scope()))}, but on trials")
