@@ -203,7 +203,7 @@ class LessonDistiller(Finds):
             if replayed.verdict == "holds":
                 confidence, extras = (1.0 + confidence) / 2, {"replayed": True}
             else:
-                yield Notice(distiller=self.name, text=f"a claim was not replayed: {replayed.detail}")
+                yield Notice(distiller=self.name, text=f"replay cannot tell of a claim: {replayed.detail}")
         yield candidate(
             self.kind,
             " ".join(lesson.when_to_use.split()),

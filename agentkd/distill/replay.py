@@ -1,7 +1,8 @@
 """Replays a claim: would this call have been right? The task's own world and grader answer.
 
 The run is built again with the claimed call in the place of the one at the key step; what came before is
-kept, and what came after is tried too. Held-out tasks are never replayed: their grader would tell.
+kept, and what came after is tried too. Where the task needs further steps that the run never took, a
+right call leaves it undone: that refutes nothing. Held-out tasks are never replayed: their grader would tell.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class Replayed(Value):
     """What a replay showed."""
 
     verdict: Literal["holds", "fails", "unknown"]
-    """`unknown` where the claim could not be replayed."""
+    """`unknown` where the claim could not be replayed, or the task goes on after it."""
     detail: str = ""
     """Why."""
 
@@ -28,7 +29,8 @@ class Replayed(Value):
 def replay_claim(trajectory: Trajectory, step: int, call: ToolCall, kit: Kit) -> Replayed:
     """Replay a run with `call` at step `step` (-1: the first one) in its own suite.
 
-    A claim holds where the grader calls the run done, with or without what the run did afterwards.
+    A claim holds where the grader calls the run done, with or without what the run did afterwards. It fails
+    where that is not so and the call itself gives an error or ends the task.
     """
     task = trajectory.task
     if task.is_held_out:
@@ -43,20 +45,26 @@ def replay_claim(trajectory: Trajectory, step: int, call: ToolCall, kit: Kit) ->
     before = [c for s in trajectory.steps[:index] for c in s.accepted_calls]
     after = [c for s in trajectory.steps[index + 1 :] for c in s.accepted_calls]
     plans = [[*before, call], *([[*before, call, *after]] if after else [])]
-    outcome = None
+    is_last, said = False, ""
     for plan in plans:
         try:
-            outcome = replay_calls(trajectory, plan, suite)
+            outcome, results = replay_calls(trajectory, plan, suite)
         except Exception as error:  # the world of the task broke: that says nothing about the claim
             return Replayed(verdict="unknown", detail=f"the replay broke: {type(error).__name__}: {error}")
         if outcome.success:
             return Replayed(verdict="holds", detail=f"task `{task.id}` is done with it")
-    said = outcome.feedback if outcome is not None else ""
-    return Replayed(verdict="fails", detail=f"task `{task.id}` is not done with it. {said}".strip())
+        own = results[len(before)] if len(results) > len(before) else ToolResult()
+        is_last, said = is_last or own.ends_task or not own.ok, outcome.feedback
+    detail = f"task `{task.id}` is not done with it"
+    if not is_last:
+        return Replayed(verdict="unknown", detail=f"{detail}, which may be for want of further steps")
+    return Replayed(verdict="fails", detail=f"{detail}. {said}".strip())
 
 
-def replay_calls(trajectory: Trajectory, calls: Sequence[ToolCall], suite: Suite) -> Outcome:
-    """Make the calls in a fresh world of the task and grade the run that this gives."""
+def replay_calls(
+    trajectory: Trajectory, calls: Sequence[ToolCall], suite: Suite
+) -> tuple[Outcome, tuple[ToolResult, ...]]:
+    """Make the calls in a fresh world of the task; return the grade of this run and what the tools said."""
     environment = suite.environment(trajectory.task)
     steps: list[Step] = []
     try:
@@ -77,7 +85,7 @@ def replay_calls(trajectory: Trajectory, calls: Sequence[ToolCall], suite: Suite
             "failure": None,
         }
     )
-    return suite.grade(made)
+    return suite.grade(made), tuple(step.results[0] for step in steps)
 
 
 def _step(index: int, call: ToolCall, result: ToolResult) -> Step:

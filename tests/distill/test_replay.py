@@ -92,6 +92,8 @@ class TwoCalls:
         def call(self, call):
             from agentkd.schema import ToolResult
 
+            if not call.arguments:
+                return ToolResult(error="find what?")
             return ToolResult(content="ok", ends_task=call.name == "book")
 
         def close(self):
@@ -112,7 +114,9 @@ class TwoCalls:
     ("step", "call", "verdict"),
     [
         (0, ToolCall(name="find", arguments={"city": "Oslo"}), "holds"),  # what came after is kept
-        (0, ToolCall(name="find", arguments={"city": "Rome"}), "fails"),
+        (0, ToolCall(name="find", arguments={"city": "Rome"}), "unknown"),  # wrong, but the task goes on
+        (0, ToolCall(name="find", arguments={}), "fails"),  # the tool refuses it
+        (0, RIGHT, "fails"),  # it ends the task
         (1, RIGHT, "fails"),  # what came before is kept too, and it was wrong
     ],
 )
@@ -120,6 +124,24 @@ def test_a_claim_stands_in_the_place_of_the_key_step(make, step, call, verdict):
     run = make.trajectory(calls=(make.call("find", city="Bergen"), RIGHT), success=False)
     assert replay_claim(run, step, call, make.kit(suites=[TwoCalls()])).verdict == verdict
     assert replay_claim(run, step, call, make.kit(suites=[TwoCalls()])).verdict == verdict  # a fresh world
+
+
+@pytest.mark.parametrize(
+    "later", [(), (ToolCall(name="book", arguments={"people": 9}),)], ids=["none", "wrong"]
+)
+def test_a_right_first_step_is_not_refused_for_the_steps_that_the_run_never_took(make, later):
+    run = make.trajectory(calls=(make.call("find", city="Bergen"), *later), success=False)
+    right = ToolCall(name="find", arguments={"city": "Oslo"})
+    replayed = replay_claim(run, 0, right, make.kit(suites=[TwoCalls()]))
+    assert replayed.verdict == "unknown"
+    assert "further steps" in replayed.detail
+    run = run.model_copy(update={"task": run.task.model_copy(update={"prompt": "Find a table for 2"})})
+    answer = json.loads(claiming({}))
+    answer["lessons"][0]["call"] = {"name": "find", "arguments": {"city": "Oslo"}}
+    kit = make.kit(make.answers(lambda n, m: json.dumps(answer)), suites=[TwoCalls()])
+    report = distill_report([run], [], [build_failure(LessonSettings(), None)], kit, DistillSettings())
+    assert (len(report.memories), report.rejected) == (1, ())
+    assert report.memories[0].extras == {}  # it may stay, but nothing was proven
 
 
 def test_a_world_that_breaks_says_nothing_about_the_claim(make):
