@@ -35,12 +35,11 @@ class Edit(Value):
 
 
 def apply_refiner(refiner: Refiner, kit: Kit, ledger: Ledger) -> list[Edit]:
-    """Let one refiner judge all current memories and carry out its edits in one transaction.
+    """Let one refiner judge all current memories but items of a store, and make its edits in one transaction.
 
     Raises PluginError for an edit that a refiner may not make; then nothing is changed.
     """
-    live = (memory for memory in ledger.memories.list() if memory.status != "revoked")
-    known = {memory.id: memory for memory in live if not memory.counters}
+    known = {memory.id: memory for memory in ledger.memories.list() if _is_given(memory)}
     proposed = list(refiner.refine(tuple(known.values()), kit))
     for edit in proposed:
         _check(refiner.name, edit, known)
@@ -55,6 +54,13 @@ def apply_refiner(refiner: Refiner, kit: Kit, ledger: Ledger) -> list[Edit]:
             if not _is_overruled(edit, taken_back):
                 made += _apply(edit, f"{refiner.name}: {edit.reason}", known, ledger)
     return made
+
+
+def _is_given(memory: Memory) -> bool:
+    """Whether refiners see a memory: a value of a store belongs to its key, a counter to what was revoked."""
+    from agentkd.ledger.item import ITEM_ORIGIN
+
+    return memory.status != "revoked" and memory.origin != ITEM_ORIGIN and not memory.counters
 
 
 def _is_overruled(edit: MemoryEdit, taken_back: Iterable[tuple[str, frozenset[str]]]) -> bool:
