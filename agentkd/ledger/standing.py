@@ -1,8 +1,9 @@
-"""Since when memories have their status, and when evidence last came: what a quarantine's clock reads."""
+"""Since when memories have their status, and when they were last learnt: what the clocks of refiners read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 import sqlalchemy as sa
 
@@ -34,11 +35,33 @@ def find(connection: sa.Connection, ids: Iterable[str]) -> dict[str, Standing]:
             .outerjoin_from(t.memory_status, newest, newest.c.memory_id == s.memory_id)
             .where(s.checkpoint == "base", s.memory_id.in_(batch))
         )
-        doubtful = _doubtful(connection, batch)
+        doubtful, learnt = _doubtful(connection, batch), _learnt_at(connection, batch)
         for row in connection.execute(query).mappings():
-            is_doubtful = row["memory_id"] in doubtful
-            found[row["memory_id"]] = Standing.model_validate({**row, "is_doubtful": is_doubtful})
+            id_ = row["memory_id"]
+            more = {"is_doubtful": id_ in doubtful, "learnt_at": learnt.get(id_)}
+            found[id_] = Standing.model_validate({**row, **more})
     return found
+
+
+def _learnt_at(connection: sa.Connection, ids: Sequence[str]) -> dict[str, datetime]:
+    """Return when memories, or those that they took the place of, last came in or gained evidence.
+
+    A union alone brings nothing new: it is as old as its parts.
+    """
+    m, p, e = t.memories.c, t.memory_parents.c, t.memory_events.c
+    itself = sa.select(m.id.label("memory_id"), m.id.label("part")).where(m.id.in_(ids))
+    line = itself.cte("line", recursive=True)
+    further = sa.select(line.c.memory_id, p.target)
+    line = line.union(further.join_from(line, t.memory_parents, p.source == line.c.part))
+    came_in = (e.kind == "admitted") & ~e.details.contains('"parents"')
+    is_new = e.kind.in_(("corroborated", "merged")) | came_in
+    query = (
+        sa.select(line.c.memory_id, sa.func.max(e.happened_at))
+        .join_from(line, t.memory_events, e.memory_id == line.c.part)
+        .where(is_new)
+        .group_by(line.c.memory_id)
+    )
+    return {row[0]: row[1] for row in connection.execute(query)}
 
 
 def _doubtful(connection: sa.Connection, ids: Iterable[str]) -> set[str]:

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from agentkd.protocols import Kit
-from agentkd.schema import Memory, MemoryEdit, Value, now
+from agentkd.schema import Memory, MemoryEdit, Standing, Value, now
 from agentkd.schema.memory import MemoryKind
 
 __all__ = [
@@ -23,7 +23,7 @@ class TtlSettings(Value):
     """`[refiner.ttl]`."""
 
     days: float = Field(default=90.0, gt=0)
-    """Age at which a memory expires."""
+    """Age at which a memory expires, from when it came in here or last gained evidence."""
     kinds: tuple[MemoryKind, ...] = ("fact",)
     """Kinds that expire; facts age, procedures do not."""
     unused_only: bool = False
@@ -42,13 +42,24 @@ class TtlRefiner:
     def refine(self, memories: Sequence[Memory], kit: Kit) -> Iterator[MemoryEdit]:
         """Yield one edit to `quarantined` per memory."""
         oldest = self._clock() - timedelta(days=self.settings.days)
-        for memory in memories:
-            is_spared = self.settings.unused_only and memory.utility.recalls > 0
-            if memory.status != "active" or memory.kind not in self.settings.kinds or is_spared:
-                continue
-            if memory.created_at < oldest:
-                reason = f"learnt on {memory.created_at:%Y-%m-%d}, over {self.settings.days:g} days ago"
+        judged = [memory for memory in memories if self._can_expire(memory)]
+        standings = kit.standings(memory.id for memory in judged)
+        for memory in judged:
+            learnt_at = _learnt_at(memory, standings.get(memory.id))
+            if learnt_at < oldest:
+                reason = f"last learnt on {learnt_at:%Y-%m-%d}, over {self.settings.days:g} days ago"
                 yield MemoryEdit(ids=(memory.id,), status="quarantined", reason=reason)
+
+    def _can_expire(self, memory: Memory) -> bool:
+        is_spared = self.settings.unused_only and memory.utility.recalls > 0
+        return memory.status == "active" and memory.kind in self.settings.kinds and not is_spared
+
+
+def _learnt_at(memory: Memory, standing: Standing | None) -> datetime:
+    """Return when a memory was last learnt here; what a foreign store says of its age does not count."""
+    if standing is None:
+        return memory.created_at
+    return standing.learnt_at or max(memory.created_at, standing.evidence_at or memory.created_at)
 
 
 def build_ttl(settings: TtlSettings, kit: Any) -> TtlRefiner:

@@ -222,6 +222,8 @@ class Standing(Value):
     """Why, with the name of the refiner that did it."""
     evidence_at: datetime | None = None
     """When another trajectory last supported it (UTC); None where it never happened."""
+    learnt_at: datetime | None = None
+    """When it, or what it took the place of, came in here or last gained evidence (UTC)."""
     is_doubtful: bool = False
     """Whether it was put away because something that it rests on was revoked: no refiner brings it back."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import agentkd
+from agentkd.ledger import tables
 from agentkd.schema import Memory, MemoryKeys, Utility, memory_id, now
 from agentkd.schema import Scope as Where
 
@@ -55,6 +56,10 @@ def test_every_default_refiner_changes_the_pool(tmp_path: Path, pool: dict[str, 
     ids = {name: m.id for name, m in pool.items()}
     with agentkd.Workspace(tmp_path, settings=SETTINGS) as workspace:
         workspace.ledger.memories.admit(list(pool.values()))
+        with workspace.ledger._database.write() as connection:
+            e = tables.memory_events
+            stale = {"happened_at": pool["stale"].created_at}
+            connection.execute(e.update().where(e.c.memory_id == ids["stale"]).values(stale))
         report = workspace.cycle()
         phase = next(p for p in report.phases if p.name == "refine")
         status = workspace.ledger.memories.status_for()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agentkd import Workspace
 from agentkd.errors import DataError
 from agentkd.interop import (
     admit_evidence,
@@ -52,6 +53,18 @@ def lesson(when: str = "a parcel is late", content: str = "offer a refund", **ch
 
 def pack(tmp_path: Path, *memories: Memory, **rest: object) -> Path:
     return write_foreign(memories, tmp_path / "pack.zip", "pack", **rest)  # type: ignore[arg-type]
+
+
+def test_what_is_old_elsewhere_is_new_here(tmp_path: Path) -> None:
+    path = tmp_path / "mem0.json"
+    path.write_text(
+        json.dumps([{"id": "1", "memory": "Pays by invoice", "created_at": "2020-01-01T00:00:00Z"}])
+    )
+    settings = {"memory": {"embedder": "hashing", "index": "exact", "refiners": ["ttl"]}}
+    with Workspace(tmp_path / "ws", settings=settings) as ws:
+        [answer] = admit_imported(read_foreign(path), ws.memory, ws.ledger).answers
+        assert ws.memory.refine(ws.parts.refiners(), ws.parts) == []
+        assert ws.ledger.memories.get(answer.memory_id).created_at.year == 2020
 
 
 def test_every_entry_gets_an_answer_and_copies_are_merged(

@@ -4,10 +4,30 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from agentkd.ledger import tables
 from agentkd.ledger.item import ITEM_ORIGIN
 from agentkd.memory import TtlRefiner, TtlSettings, UtilityPruneRefiner, UtilityPruneSettings
 from agentkd.schema import Utility, now
 from agentkd.testing import FakeKit, FixedClock
+
+
+class _Kit(FakeKit):
+    """A kit whose standings are those of a ledger."""
+
+    def __init__(self, ledger):
+        super().__init__()
+        self._ledger = ledger
+
+    def standings(self, ids):
+        return self._ledger.memories.standings(ids)
+
+
+def _long_ago(ledger, age, kind):
+    """Let all events of a kind have happened earlier."""
+    e = tables.memory_events
+    with ledger._database.write() as connection:
+        values = {"happened_at": now() - age}
+        connection.execute(e.update().where(e.c.kind == kind).values(values))
 
 
 def test_old_facts_expire_and_used_ones_are_spared_when_asked(lesson):
@@ -25,6 +45,32 @@ def test_old_facts_expire_and_used_ones_are_spared_when_asked(lesson):
     assert expired(days=30) == [fact.id, known.id]
     assert expired(days=30, unused_only=True) == [fact.id]
     assert expired(days=30, kinds=("insight",)) == [rule.id]
+
+
+def test_a_fact_that_gained_evidence_is_as_young_as_its_evidence(lesson, store, ledger, happened):
+    clock = FixedClock(now() + timedelta(days=89))
+    seen, unseen = (lesson(name, kind="fact", evidence=(happened(name),)) for name in ("seen", "unseen"))
+    store.admit([seen, unseen])
+    ledger.memories.corroborate(seen.id, lesson("", evidence=(happened("again"),)).evidence)
+    _long_ago(ledger, timedelta(days=80), "admitted")
+
+    def refine():
+        return [
+            (edit.memory_id, edit.status) for edit in store.refine([TtlRefiner(clock=clock)], _Kit(ledger))
+        ]
+
+    assert refine() == [(unseen.id, "quarantined")]
+    clock.tick(timedelta(days=2).total_seconds())
+    assert refine() == [(seen.id, "quarantined")]
+
+
+def test_a_union_is_as_old_as_its_parts(lesson, store, ledger, happened):
+    parts = [lesson(name, name, kind="fact", evidence=(happened(name),)) for name in ("a price", "a cost")]
+    store.admit(parts)
+    _long_ago(ledger, timedelta(days=100), "admitted")
+    union = lesson("a price", "what it costs", kind="fact")
+    ledger.memories.replace([part.id for part in parts], union, "they say the same")
+    assert [edit.memory_id for edit in store.refine([TtlRefiner()], _Kit(ledger))] == [union.id]
 
 
 def test_items_of_a_store_are_not_given_to_refiners(lesson, store, ledger):
