@@ -1,7 +1,7 @@
 """Offer imported memories to a workspace's store, like any other candidates: judged, merged, redacted.
 
 What a foreign store claims is kept where it can be checked or does no harm, and dropped where it could not:
-evidence that this ledger does not hold does not count as support, trials that were made elsewhere measure
+evidence that this ledger does not hold does not count as support, uses and trials of elsewhere measure
 nothing here, and statuses cannot bypass quarantine.
 """
 
@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from agentkd.interop.candidate import IMPORT, counts_of
 from agentkd.interop.evidence import known_corrections
 from agentkd.interop.imported import Imported, Skipped
 from agentkd.memory import Admission
-from agentkd.schema import Evidence, Memory, MemoryStatus, Scope, Value, memory_id
+from agentkd.schema import Evidence, Memory, MemoryStatus, Scope, Utility, Value, memory_id
 
 if TYPE_CHECKING:
     from agentkd.ledger import Ledger
@@ -119,22 +120,29 @@ def _prepared(
             taken_back[i] = Admission(memory_id=memory.id, outcome="rejected", reason=reason)
             continue
         evidence = Evidence() if quarantine else _only(memory.evidence, known)  # a claim, and nobody vouches
-        note = {"format": imported.format, "path": imported.path, "place": place, "support": memory.support}
+        note = {"format": imported.format, "path": imported.path, "place": place, **_claimed(memory)}
         where = _united(memory.scope, base, scope)
         changes = {
             "scope": where,
             "id": memory_id(memory.kind, memory.when_to_use, memory.content, where),
             "evidence": evidence,
             "support": len(evidence.trajectories),
-            "utility": memory.utility.model_copy(update={"held_out": 0, "held_out_wins": 0}),
+            "utility": Utility(),  # what is measured here is compared with what was withheld here
             "status": _status(memory, quarantine),
             "privacy": "private" if where.user else memory.privacy,
-            "extras": {**memory.extras, "import": note},
+            "extras": {**memory.extras, IMPORT: note},
         }
         if memory.parent not in parents:
             changes |= {"parent": "", "version": 1}
         memories.append(memory.model_copy(update=changes))
     return memories, taken_back
+
+
+def _claimed(memory: Memory) -> dict[str, int]:
+    """Return the counts of elsewhere: they are kept for the way back and measure nothing here."""
+    used = counts_of(memory)
+    claimed = {"support": memory.support, "recalls": used.recalls, "wins": used.wins}
+    return {name: n for name, n in claimed.items() if n or name == "support"}
 
 
 def _status(memory: Memory, quarantine: bool) -> MemoryStatus:

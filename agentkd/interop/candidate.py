@@ -11,10 +11,12 @@ from agentkd.schema import Memory, MemoryKeys, Scope, Utility, memory_id, now
 from agentkd.schema.memory import MemoryKind
 
 __all__ = [
+    "IMPORT",
     "KINDS",
     "candidate",
     "clipped",
     "count",
+    "counts_of",
     "kept_of",
     "lesson_fields",
     "moment",
@@ -26,6 +28,9 @@ __all__ = [
 
 KINDS: tuple[str, ...] = get_args(MemoryKind)
 """Kinds that a foreign record may name; any other name falls back to the format's own kind."""
+
+IMPORT = "import"
+"""Key in a memory's extras of what was said of it where it was imported from."""
 
 
 def candidate(
@@ -72,6 +77,18 @@ def kept_of(memory: Memory, format_: str) -> dict[str, Any]:
     """Return what a memory keeps for the way back to a format; empty where it keeps no object there."""
     kept = memory.extras.get(format_)
     return dict(kept) if isinstance(kept, Mapping) else {}
+
+
+def counts_of(memory: Memory) -> Utility:
+    """Return how often a memory was recalled and won, here and where it was imported from."""
+    own, kept = memory.utility, kept_of(memory, IMPORT)
+    recalls = count(kept.get("recalls"))
+    return Utility(
+        recalls=own.recalls + recalls,
+        wins=own.wins + min(count(kept.get("wins")), recalls),
+        held_out=own.held_out,
+        held_out_wins=own.held_out_wins,
+    )
 
 
 def lesson_fields(memory: Memory, *, but: Collection[str] = ()) -> dict[str, Any]:

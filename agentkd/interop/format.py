@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from agentkd.errors import ConfigError, DataError
 from agentkd.interop.ace import BULLET, dump_ace, read_ace
+from agentkd.interop.candidate import counts_of
 from agentkd.interop.imported import Imported
 from agentkd.interop.langmem import dump_langmem, read_langmem
 from agentkd.interop.mem0 import TEXTS, dump_mem0, read_mem0
@@ -82,7 +83,8 @@ def write_foreign(
 ) -> Path:
     """Write memories in a format and return the file or folder; what exists is kept unless `replace`.
 
-    `evidence` goes into a pack only, `description` into a skill only.
+    `evidence` goes into a pack only, `description` into a skill only. Counts of use are those of here and of
+    where a memory was imported from; a pack holds them apart.
     """
     place, format_ = Path(path), format_.lower()
     dump = _format(format_).dump
@@ -91,7 +93,8 @@ def write_foreign(
     if format_ == "pack":
         return write_file(place, dump_pack(memories, evidence), replace=replace)
     if dump is not None:
-        return write_file(place, dump(memories).encode("utf-8", "replace"), replace=replace)
+        counted = [memory.model_copy(update={"utility": counts_of(memory)}) for memory in memories]
+        return write_file(place, dump(counted).encode("utf-8", "replace"), replace=replace)
     if not memories:
         raise DataError("a skill needs at least one memory", hint="nothing was written")
     if place.exists() and not _is_ours(place):

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from agentkd import Workspace
+from agentkd.config import MemorySettings
+from agentkd.embedders import HashingEmbedder
 from agentkd.errors import DataError
 from agentkd.interop import (
     admit_evidence,
@@ -19,10 +21,11 @@ from agentkd.interop import (
     write_foreign,
 )
 from agentkd.ledger import Ledger
-from agentkd.memory import MemoryStore
+from agentkd.memory import ExactIndex, MemoryStore, UtilityPruneRefiner
 from agentkd.memory.counter import counter_memory
+from agentkd.plugins import PluginHost
 from agentkd.schema import Correction, Evidence, Memory, Scope, Utility, memory_id
-from agentkd.testing import example_trajectory
+from agentkd.testing import FakeKit, example_trajectory
 
 SECRET = "sk-" + "a1B2" * 6
 LINES = [
@@ -225,9 +228,43 @@ def test_evidence_has_a_place_in_packs_only(tmp_path: Path) -> None:
         read_evidence(tmp_path / "none.zip")
 
 
-def test_trials_made_elsewhere_measure_nothing_here(
+def test_uses_and_trials_of_elsewhere_measure_nothing_here(
     tmp_path: Path, store: MemoryStore, ledger: Ledger
 ) -> None:
-    claimed = Utility(recalls=90, wins=90, held_out=90, held_out_wins=0)
+    claimed = Utility(recalls=90, wins=80, held_out=90, held_out_wins=0)
     admit_imported(read_foreign(pack(tmp_path, lesson(utility=claimed))), store, ledger)
-    assert ledger.memories.list()[0].utility == Utility(recalls=90, wins=90)
+    (memory,) = ledger.memories.list()
+    assert memory.utility == Utility()
+    assert (memory.extras["import"]["recalls"], memory.extras["import"]["wins"]) == (90, 80)
+
+
+def test_counts_of_a_playbook_harm_nothing_here_and_go_back(
+    tmp_path: Path, store: MemoryStore, ledger: Ledger
+) -> None:
+    text = "## OTHERS\n[oth-00001] helpful=0 harmful=12 :: Ask for the size.\n"
+    path = tmp_path / "playbook.txt"
+    path.write_text(text, encoding="utf-8")
+    admit_imported(read_foreign(path), store, ledger)
+    (memory,) = ledger.memories.list()
+    tried = memory.utility.model_copy(update={"held_out": 3, "held_out_wins": 3})
+    assert list(UtilityPruneRefiner().refine([memory.model_copy(update={"utility": tried})], FakeKit())) == []
+    used = memory.model_copy(update={"utility": Utility(recalls=3, wins=2)})
+    assert write_foreign([memory], tmp_path / "out.txt", "ace").read_text(encoding="utf-8") == text
+    again = write_foreign([used], tmp_path / "used.txt", "ace").read_text(encoding="utf-8")
+    assert "helpful=2 harmful=13" in again
+
+
+@pytest.mark.parametrize("format_", ["reme", "mem0", "langmem", "ace", "pack"])
+def test_counts_survive_two_workspaces(
+    tmp_path: Path, store: MemoryStore, ledger: Ledger, format_: str
+) -> None:
+    start = write_foreign([lesson(utility=Utility(recalls=9, wins=4))], tmp_path / "start", format_)
+    admit_imported(read_foreign(start), store, ledger)
+    between = write_foreign(ledger.memories.list(), tmp_path / "between", format_)
+    with Ledger.open(tmp_path / "other.db") as other:
+        hooks = PluginHost(auto=False).hooks
+        with MemoryStore(other, ExactIndex(), HashingEmbedder(), MemorySettings(), hooks) as second:
+            admit_imported(read_foreign(between), second, other)
+        (memory,) = other.memories.list()
+    (back,) = read_foreign(write_foreign([memory], tmp_path / "end", "reme")).memories
+    assert (back.utility.recalls, back.utility.wins, memory.utility) == (9, 4, Utility())
