@@ -189,6 +189,8 @@ def after_correction(correction: Correction) -> None:
 def admit_memory(memory: Memory) -> bool | None:
     """Veto a candidate memory before it becomes visible to recall.
 
+    It is also asked about the new words of a refiner, before they take the place of a memory.
+
     Example::
 
         @agentkd.hookimpl

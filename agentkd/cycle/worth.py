@@ -30,8 +30,12 @@ def lift_said(parts: Parts, app: str) -> tuple[str, dict[str, Any]]:
 
 
 def edits_said(edits: Iterable[Edit]) -> tuple[str, dict[str, Any]]:
-    """Return what refining changed, as a sentence and as counts by new status."""
-    made = list(edits)
+    """Return what refining changed, as a sentence and as counts by new status; refused edits apart."""
+    proposed = list(edits)
+    made = [edit for edit in proposed if not edit.refusal]
+    refusals = Counter(edit.refusal for edit in proposed if edit.refusal)
     counts = Counter("replaced" if edit.replacement else edit.status for edit in made)
     parts = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
-    return f"{len(made)} edits" + (f": {parts}" if parts else ""), {"edits": len(made), **counts}
+    not_made = "".join(f"; {n} not made: {why}" for why, n in sorted(refusals.items()))
+    figures = {"edits": len(made), **counts, **({"refused": refusals.total()} if refusals else {})}
+    return f"{len(made)} edits" + (f": {parts}" if parts else "") + not_made, figures

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from agentkd import hookspecs
 from agentkd.errors import PluginError
+from agentkd.hooks import Hooks
 from agentkd.memory.status import INDEXED
 from agentkd.protocols import Kit, Refiner
 from agentkd.schema import Memory, MemoryEdit, Value
@@ -20,7 +22,7 @@ EDITABLE = ("active", "quarantined", "retired", "tombstone", "revoked")
 
 
 class Edit(Value):
-    """A change that a refiner made to one memory."""
+    """A change that a refiner made to one memory, or would have made."""
 
     memory_id: str
     """The memory."""
@@ -32,17 +34,21 @@ class Edit(Value):
     """Refiner and figures."""
     replacement: str = ""
     """Id of the memory that took its place; empty for a change of status."""
+    refusal: str = ""
+    """Why the memory that was to take its place was not let in; empty for an edit that was made."""
 
 
-def apply_refiner(refiner: Refiner, kit: Kit, ledger: Ledger) -> list[Edit]:
+def apply_refiner(refiner: Refiner, kit: Kit, ledger: Ledger, hooks: Hooks) -> list[Edit]:
     """Let one refiner judge all current memories but items of a store, and make its edits in one transaction.
 
+    A plugin that refuses candidates may refuse new words, too. Such an edit is not made, and says so.
     Raises PluginError for an edit that a refiner may not make; then nothing is changed.
     """
     known = {memory.id: memory for memory in ledger.memories.list() if _is_given(memory)}
     proposed = list(refiner.refine(tuple(known.values()), kit))
     for edit in proposed:
         _check(refiner.name, edit, known)
+    refusals = [_refusal(edit, known, hooks) for edit in proposed]  # before the ledger is locked
     made: list[Edit] = []
     with ledger.transaction():
         taken_back = [
@@ -50,10 +56,32 @@ def apply_refiner(refiner: Refiner, kit: Kit, ledger: Ledger) -> list[Edit]:
             for who, kind, ids in ledger.memories.overruled()
             if who == refiner.name or kind == "united"  # what `corroborate` merged, `merge` would merge too
         ]
-        for edit in proposed:
-            if not _is_overruled(edit, taken_back):
-                made += _apply(edit, f"{refiner.name}: {edit.reason}", known, ledger)
+        for edit, refusal in zip(proposed, refusals, strict=True):
+            if _is_overruled(edit, taken_back):
+                continue
+            reason = f"{refiner.name}: {edit.reason}"
+            if refusal:
+                made += _unmade(edit, reason, refusal, known)
+            else:
+                made += _apply(edit, reason, known, ledger)
     return made
+
+
+def _refusal(edit: MemoryEdit, known: Mapping[str, Memory], hooks: Hooks) -> str:
+    """Return why plugins do not let a new memory in; empty where they do, and for any other edit."""
+    if edit.replacement is None or edit.replacement.id in known:
+        return ""
+    try:
+        plugins = hooks.refusals(hookspecs.admit_memory, memory=edit.replacement)
+    except PluginError as error:
+        return error.message
+    return f"refused by {', '.join(f'`{name}`' for name in plugins)}" if plugins else ""
+
+
+def _unmade(edit: MemoryEdit, reason: str, refusal: str, known: Mapping[str, Memory]) -> Iterator[Edit]:
+    for id_ in edit.ids:
+        status = known[id_].status
+        yield Edit(memory_id=id_, before=status, status=status, reason=reason, refusal=refusal)
 
 
 def _is_given(memory: Memory) -> bool:

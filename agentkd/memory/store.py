@@ -201,8 +201,13 @@ class MemoryStore:
         return self._projection.rebuild()
 
     def refine(self, refiners: Iterable[Refiner], kit: Kit) -> list[Edit]:
-        """Let refiners judge all current memories one after the other; returns what changed."""
-        edits = [edit for refiner in refiners for edit in apply_refiner(refiner, kit, self._ledger)]
+        """Let refiners judge all current memories, one after the other; returns what they changed.
+
+        What a plugin refused is among it, with its `refusal`.
+        """
+        edits: list[Edit] = []
+        for refiner in refiners:
+            edits += apply_refiner(refiner, kit, self._ledger, self._hooks)
         self._projection.sync(words=False)
         return edits
 

@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from agentkd import hookimpl
+from agentkd.cycle.worth import edits_said
 from agentkd.errors import ConfigError
 from agentkd.memory.redistil import RedistilRefiner, RedistilSettings
 from agentkd.schema import ToolCall, ToolResult
@@ -50,6 +52,33 @@ def test_a_new_version_keeps_the_evidence(store, ledger, strong):
     assert "teacher" in ledger.memories.events(memory_id=weak.id)[-1].reason
     assert runs[0].task.prompt in model.calls[0].messages[-1].content
     assert refined(store, runs)[0] == []  # what the teacher worded is not asked about again
+
+
+class Refuses:
+    @hookimpl
+    def admit_memory(self, memory):
+        if "twice" in memory.content:
+            raise RuntimeError("boom")
+        return False if "once" in memory.content else None
+
+
+@pytest.mark.parametrize(
+    ("lesson_", "why"),
+    [
+        ("Check the time, then use `book_table` once and never again.", "refused by `Refuses`"),
+        ("Check the time, then use `book_table`, never twice.", "Refuses"),
+    ],
+    ids=["a veto", "a broken plugin"],
+)
+def test_plugins_may_refuse_the_words_of_a_teacher(make_store, ledger, strong, lesson_, why):
+    weak, runs = strong
+    [edit], _, _ = refined(make_store(None, Refuses()), runs, answer(runs, lesson=lesson_))
+    assert (edit.memory_id, edit.status, edit.replacement) == (weak.id, "active", "")
+    assert why in edit.refusal
+    assert [memory.id for memory in ledger.memories.list()] == [weak.id]
+    said, figures = edits_said([edit])
+    assert said == f"0 edits; 1 not made: {edit.refusal}"
+    assert figures == {"edits": 0, "refused": 1}
 
 
 @pytest.mark.parametrize(
