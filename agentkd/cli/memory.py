@@ -14,6 +14,7 @@ from agentkd.cli.memory_edit import activate, admit, quarantine, undo
 from agentkd.cli.memory_exchange import export, import_
 from agentkd.cli.memory_history import diff, history
 from agentkd.cli.memory_lift import lift
+from agentkd.cli.memory_refine import refine
 from agentkd.cli.memory_revoke import revoke
 from agentkd.cli.memory_view import print_hits, print_memories, print_memory
 from agentkd.cli.moment import MOMENT
@@ -102,6 +103,7 @@ def rebuild(invocation: Invocation) -> None:
 
 for verb in (history, diff, revoke, quarantine, activate, admit, undo):
     command.add_command(verb)
+command.add_command(refine)
 command.add_command(audit)
 command.add_command(calibrate)
 command.add_command(lift)

@@ -19,7 +19,7 @@ from agentkd.cycle.parts import Parts
 from agentkd.cycle.stage import StageResult
 from agentkd.errors import CeilingError
 from agentkd.ledger.call import CYCLE
-from agentkd.schema import CycleReport, PhaseReport, Value, content_id
+from agentkd.schema import CycleReport, PhaseReport, Value, content_id, now
 
 __all__ = ["Plan", "journalled", "open_plan"]
 
@@ -49,6 +49,8 @@ class Plan(Value):
     """Whether it goes straight to `compile`, from what is clean."""
     switches: int = 0
     """Promotions and roll-backs before it began; only the phase `promote` looks at them."""
+    day: str = ""
+    """Date of its beginning (UTC); only the phase `refine` looks at it, for memories grow old."""
 
     @property
     def cycle_id(self) -> str:
@@ -57,8 +59,12 @@ class Plan(Value):
 
     @property
     def key(self) -> str:
-        """Content hash of what was planned; the number is left out."""
-        return content_id("pln", self.model_dump(exclude={"number", "switches"}))
+        """Content hash of what was planned; number, switches and day are left out."""
+        return content_id("pln", self.model_dump(exclude={"number", "switches", "day"}))
+
+    def key_of(self, phase: str, inputs: Any) -> str:
+        """Return the key of a phase."""
+        return content_id("pha", phase, self.key, inputs)
 
     def is_same_work(self, other: Plan) -> bool:
         """Whether both set out to learn the same; what happened in between does not count."""
@@ -107,6 +113,7 @@ def _make_plan(parts: Parts, number: int, recompile: bool) -> Plan:
         revoked=parts.ledger.revocations.mark(),
         recompile=recompile,
         switches=len(parts.ledger.checkpoints.history()),
+        day=f"{now():%Y-%m-%d}",
     )
 
 
@@ -114,7 +121,7 @@ def journalled(
     parts: Parts, plan: Plan, name: str, inputs: Any, body: Callable[[str], StageResult]
 ) -> PhaseReport:
     """Do a phase once: `body(key)` runs unless the ledger holds a finished phase with the same key."""
-    key = content_id("pha", name, plan.key, inputs)
+    key = plan.key_of(name, inputs)
     found = parts.ledger.cycles.find_phase(key)
     if found is not None and found.status == "done":
         parts.progress.say(f"{name}: already done ({found.summary})")

@@ -83,10 +83,12 @@ def _run_phases(parts: Parts, plan: Plan, phases: list[PhaseReport]) -> CycleRep
             [ran.key, reads["distill"], evidence(parts, plan)],
             lambda _: distill_stage(parts, learnt_from(parts, plan)),
         )
-        refined = do("refine", [distilled.key, reads["refine"]], lambda _: refine_phase(parts))
+        pool = [distilled.key, reads["refine"]]
+        refined = do("refine", [*pool, plan.day] if plan.day else pool, lambda _: refine_phase(parts))
         if not is_due(parts, distilled, plan.cycle_id):
             return _finish(parts, plan, phases, evaluations, None)
-        learnt = refined.key
+        # a day that changed no memory is no reason to compile and train again
+        learnt = refined.key if refined.output["edits"] else plan.key_of("refine", pool)
     if parts.settings.synthesize.synthesizers and not plan.recompile:
         wanted = [learnt, reads["synthesize"]]
         learnt = do("synthesize", wanted, lambda _: synthesize_phase(parts, plan)).key

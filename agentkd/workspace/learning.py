@@ -26,6 +26,7 @@ from agentkd.workspace.opening import Opening
 if TYPE_CHECKING:
     from agentkd.agents import RunSummary
     from agentkd.cycle.schedule import Due
+    from agentkd.memory import Edit
 
 __all__ = ["Learning"]
 
@@ -103,6 +104,17 @@ class Learning(Opening):
             name="distill", key=content_id("pha", "distill", [t.id for t in found]), status="done",
             summary=result.summary, output=result.output, seconds=time.perf_counter() - start,
         )  # fmt: skip
+
+    def refine(self, refiners: Sequence[str] = ()) -> list[Edit]:
+        """Let refiners edit the memories, as a cycle does between distilling and compiling.
+
+        Args:
+            refiners: Components of kind `refiner`, in order; those of the settings by default.
+
+        Returns what they changed; what a plugin refused is among it, with its `refusal`.
+        """
+        chosen = [self.parts.build("refiner", name) for name in refiners] or self.parts.refiners()
+        return self.parts.memory.refine(chosen, self.parts)
 
     def assess(
         self, checkpoint: str = "", *, split: str = "", n: int | None = None, suite: str | None = None

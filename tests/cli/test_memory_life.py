@@ -89,3 +89,18 @@ def test_a_revoked_memory_stays_revoked(cli: Cli, merged: tuple[Path, str, str, 
         assert refused.code == 3
         assert "for good" in refused.err
     assert cli("-C", root, "memory", "show", first, "--json").json["status"] == "revoked"
+
+
+def test_refining_says_what_changed_and_can_be_undone(cli: Cli, shop: Path, tmp_path: Path) -> None:
+    import shutil
+
+    root = tmp_path / "shop"
+    shutil.copytree(shop, root)
+    aged = ("-C", root, "--set", "refiner.ttl.days=1e-9", "--set", 'refiner.ttl.kinds=["case"]')
+    cases = {m["id"] for m in cli("-C", root, "memory", "list", "--kind", "case", "--json").json}
+    edits = cli(*aged, "memory", "refine", "ttl", "--json").json
+    assert {edit["memory_id"] for edit in edits} == cases
+    assert {edit["status"] for edit in edits} == {"quarantined"}
+    assert cli(*aged, "memory", "undo", edits[0]["memory_id"]).code == 0
+    assert "nothing to change" in cli(*aged, "memory", "refine", "ttl").out
+    assert cli("-C", root, "memory", "refine", "nobody").code != 0

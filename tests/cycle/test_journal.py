@@ -14,8 +14,8 @@ from agentkd.cycle.journal import journalled, open_plan
 from agentkd.cycle.loop import phase_settings
 from agentkd.cycle.stage import StageResult
 from agentkd.errors import PluginError
-from agentkd.schema import Memory, content_id
-from agentkd.testing import tiny_student
+from agentkd.schema import Memory, content_id, now
+from agentkd.testing import FixedClock, tiny_student
 
 
 class Breaks:
@@ -48,6 +48,35 @@ def test_a_cut_off_cycle_goes_on_and_redoes_only_what_reads_a_changed_setting(
         assert workspace.ledger.counts()["trajectories"] == n_runs + 4 * 12
         assert report.verdict is not None
         assert "min_tasks" in report.verdict.flags
+
+
+def test_a_cycle_that_spans_midnight_redoes_nothing_and_a_quiet_day_trains_nothing(
+    new_workspace: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, clock = new_workspace("midnight"), FixedClock(now())
+    monkeypatch.setattr("agentkd.cycle.journal.now", clock)
+    settings = {"train": {"epochs": 1}}
+    with (
+        agentkd.Workspace(folder, plugins=[Breaks("train")], settings=settings) as workspace,
+        pytest.raises(PluginError, match="Breaks"),
+    ):
+        workspace.cycle()
+
+    def keys(names: tuple[str, ...]) -> list[str]:
+        with agentkd.Workspace(folder, settings=settings) as workspace:
+            report = workspace.cycle()
+            return [phase.key for phase in report.phases if phase.name in names]
+
+    with agentkd.Workspace(folder, settings=settings) as workspace:
+        done = [phase.key for phase in workspace.ledger.cycles.phases("cycle-1")][1:]
+    clock.tick(86400)
+    resumed = keys(("run", "distill", "refine", "compile", "train"))
+    assert resumed == done
+    quiet = [keys(("distill", "refine", "compile", "train")) for _ in range(2)]
+    clock.tick(86400)
+    quiet.append(keys(("distill", "refine", "compile", "train")))
+    assert quiet[1][1] != quiet[2][1]
+    assert [quiet[1][n] for n in (0, 2, 3)] == [quiet[2][n] for n in (0, 2, 3)]
 
 
 def test_a_cycle_for_another_split_gives_the_unfinished_one_up(new_workspace: Callable[[str], Path]) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 import agentkd
 from agentkd.ledger import tables
-from agentkd.schema import Memory, MemoryKeys, Utility, memory_id, now
+from agentkd.schema import CycleReport, Memory, MemoryKeys, Utility, memory_id, now
 from agentkd.schema import Scope as Where
+from agentkd.testing import FixedClock
 
 SETTINGS = {
     "memory": {"embedder": "hashing", "index": "exact", "hybrid": False, "merge_above": 0.7},
@@ -29,6 +30,18 @@ def memory(when: str, content: str, **changes: object) -> Memory:
         keys=MemoryKeys(situation=when),
         status="active",
     ).model_copy(update=changes)
+
+
+def _backdate(workspace: agentkd.Workspace, memory_id: str, moment: datetime) -> None:
+    """Let all that happened to a memory have happened at an earlier time."""
+    e = tables.memory_events
+    with workspace.ledger._database.write() as connection:
+        where = e.c.memory_id == memory_id
+        connection.execute(e.update().where(where).values({"happened_at": moment}))
+
+
+def _edits(report: CycleReport) -> int:
+    return int(next(phase for phase in report.phases if phase.name == "refine").output["edits"])
 
 
 @pytest.fixture
@@ -56,10 +69,7 @@ def test_every_default_refiner_changes_the_pool(tmp_path: Path, pool: dict[str, 
     ids = {name: m.id for name, m in pool.items()}
     with agentkd.Workspace(tmp_path, settings=SETTINGS) as workspace:
         workspace.ledger.memories.admit(list(pool.values()))
-        with workspace.ledger._database.write() as connection:
-            e = tables.memory_events
-            stale = {"happened_at": pool["stale"].created_at}
-            connection.execute(e.update().where(e.c.memory_id == ids["stale"]).values(stale))
+        _backdate(workspace, ids["stale"], pool["stale"].created_at)
         report = workspace.cycle()
         phase = next(p for p in report.phases if p.name == "refine")
         status = workspace.ledger.memories.status_for()
@@ -88,3 +98,30 @@ def test_redistil_is_a_component_that_a_workspace_can_name(tmp_path: Path) -> No
     settings = {**SETTINGS, "memory": {**SETTINGS["memory"], "refiners": ["redistil"]}}
     with agentkd.Workspace(tmp_path, settings=settings) as workspace:
         assert [refiner.name for refiner in workspace.parts.refiners()] == ["redistil"]
+
+
+def test_memories_grow_old_in_a_quiet_workspace(
+    tmp_path: Path, pool: dict[str, Memory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FixedClock(now())
+    monkeypatch.setattr("agentkd.cycle.journal.now", clock)
+    with agentkd.Workspace(tmp_path, settings=SETTINGS) as workspace:
+        stale = pool["stale"].model_copy(update={"created_at": now()})
+        workspace.ledger.memories.admit([stale])
+        before = workspace.cycle()
+        _backdate(workspace, stale.id, now() - timedelta(days=100))
+        clock.tick(timedelta(days=1).total_seconds())
+        after = workspace.cycle()
+        assert [_edits(report) for report in (before, after)] == [0, 1]
+        assert workspace.ledger.memories.get(stale.id).status == "quarantined"
+
+
+def test_a_workspace_refines_without_a_cycle(tmp_path: Path, pool: dict[str, Memory]) -> None:
+    with agentkd.Workspace(tmp_path, settings=SETTINGS) as workspace:
+        workspace.ledger.memories.admit(list(pool.values()))
+        _backdate(workspace, pool["stale"].id, pool["stale"].created_at)
+        assert [edit.memory_id for edit in workspace.refine(["ttl"])] == [pool["stale"].id]
+        assert {edit.reason.partition(":")[0] for edit in workspace.refine()} == {
+            "utility-prune", "corroborate", "supersede", "merge",
+        }  # fmt: skip
+        assert workspace.refine() == []
