@@ -49,7 +49,7 @@ class RoleSettings(Value):
     distiller: str = ""
     """Model that words lessons; distillers that need none work without it."""
     teacher: str = ""
-    """Model that writes items for the student, where `[synthesize] synthesizers` ask for them."""
+    """Model that writes items for the student (`[synthesize] synthesizers`) and rewords for `redistil`."""
     judge: str = ""
     """Model that judges answers where a suite asks for one."""
     recaller: str = ""

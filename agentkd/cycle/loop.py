@@ -151,7 +151,12 @@ def phase_settings(parts: Parts) -> dict[str, Any]:
             settings.compile.easy_tasks,
         ],
         "distill": [settings.distill, settings.distiller, settings.roles.distiller, settings.memory],
-        "refine": [settings.memory.refiners, settings.memory.trial_level, settings.refiner],
+        "refine": [
+            settings.memory.refiners,
+            settings.memory.trial_level,
+            settings.refiner,
+            *([settings.roles.teacher, settings.roles.distiller] if _redistils(parts) else []),
+        ],
         "synthesize": [
             settings.synthesize,
             settings.synthesizer,
@@ -177,6 +182,11 @@ def phase_settings(parts: Parts) -> dict[str, Any]:
         "place": [settings.place],
         "retire": [settings.retire],
     }
+
+
+def _redistils(parts: Parts) -> bool:
+    """Whether a teacher rewords memories: then it matters which model plays it."""
+    return "redistil" in parts.settings.memory.refiners
 
 
 def _check_settings(parts: Parts) -> None:

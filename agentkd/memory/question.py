@@ -27,9 +27,11 @@ _SLOT = re.compile(r"\{\{(\w+)\}\}")
 
 
 class Asking:
-    """Asks the model of the role `distiller` on behalf of one refiner and collects what went wrong."""
+    """Asks a model on behalf of one refiner and collects what went wrong."""
 
-    def __init__(self, name: str, kit: Kit, prompts: str = "", max_new_tokens: int = 500) -> None:
+    def __init__(
+        self, name: str, kit: Kit, prompts: str = "", max_new_tokens: int = 500, *, model: str = "distiller"
+    ) -> None:
         """Prepare to ask; raises ConfigError where no model plays the role.
 
         Args:
@@ -37,10 +39,11 @@ class Asking:
             kit: Gives the model and the folder of the answers.
             prompts: Folder with own prompt files.
             max_new_tokens: Longest answer.
+            model: Role or model string of the model that is asked.
         """
         self.name = name
         self.failures: list[str] = []
-        self._model: Model = kit.model("distiller")
+        self._model: Model = kit.model(model)
         self._kit = kit
         self._prompts = prompts
         self._max_new_tokens = max_new_tokens

@@ -20,8 +20,10 @@ _MOST_CHARS = 600  # of one call, result or answer
 
 
 class RedistilSettings(Value):
-    """`[refiner.redistil]`; the teacher is the model of the role `distiller`."""
+    """`[refiner.redistil]`."""
 
+    model: str = ""
+    """Teacher: a role or a model string; empty for the role `teacher`, else `distiller`."""
     min_support: int = Field(default=5, ge=1)
     """Distinct runs that must support a lesson before it is worth a teacher's time."""
     below_confidence: float = Field(default=0.9, ge=0.0, le=1.0)
@@ -61,13 +63,14 @@ class RedistilRefiner:
         """What the last run could not use of the model's answers."""
 
     def refine(self, memories: Sequence[Memory], kit: Kit) -> Iterator[MemoryEdit]:
-        """Yield a new version per rewritten lesson; raises ConfigError where no model plays `distiller`."""
+        """Yield a new version per rewritten lesson; raises ConfigError where no model plays the teacher."""
         self.failures = []
         weak = [memory for memory in judged(memories) if self._is_weak(memory)]
         weak.sort(key=lambda memory: (-memory.support, memory.id))
         if not weak:
             return
-        asking = Asking(self.name, kit, self.settings.prompts)
+        teacher = self.settings.model or ("teacher" if kit.settings.roles.teacher else "distiller")
+        asking = Asking(self.name, kit, self.settings.prompts, model=teacher)
         self.failures = asking.failures
         for memory in weak[: self.settings.max_questions]:
             newer = self._rewritten(memory, asking, kit)

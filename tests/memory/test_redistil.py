@@ -7,6 +7,7 @@ import json
 import pytest
 
 from agentkd import hookimpl
+from agentkd.config import Settings
 from agentkd.cycle.worth import edits_said
 from agentkd.errors import ConfigError
 from agentkd.memory.redistil import RedistilRefiner, RedistilSettings
@@ -52,6 +53,23 @@ def test_a_new_version_keeps_the_evidence(store, ledger, strong):
     assert "teacher" in ledger.memories.events(memory_id=weak.id)[-1].reason
     assert runs[0].task.prompt in model.calls[0].messages[-1].content
     assert refined(store, runs)[0] == []  # what the teacher worded is not asked about again
+
+
+@pytest.mark.parametrize(
+    ("roles", "model", "asked"),
+    [
+        ({}, "", "distiller"),
+        ({"teacher": "big", "distiller": "small"}, "", "teacher"),
+        ({"teacher": "big"}, "judge", "judge"),
+    ],
+    ids=["no teacher", "a teacher", "a named model"],
+)
+def test_the_stronger_teacher_is_asked_where_there_is_one(store, strong, roles, model, asked):
+    _, runs = strong
+    models = {role: ScriptedModel([answer(runs)], name=role) for role in ("teacher", "distiller", "judge")}
+    kit = FakeKit(models=models, trajectories=runs, settings=Settings(roles=roles))
+    [edit] = store.refine([RedistilRefiner(RedistilSettings(min_support=2, model=model))], kit)
+    assert f"reworded by {asked} " in edit.reason
 
 
 class Refuses:
