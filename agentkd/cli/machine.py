@@ -11,12 +11,16 @@ import shutil
 import site
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agentkd import __version__
 from agentkd.cli.check import Check
 from agentkd.cli.render import bytes_text
 from agentkd.errors import AgentkdError
 from agentkd.stop import StopFile
+
+if TYPE_CHECKING:
+    from agentkd.config import Settings
 
 __all__ = ["look_at_machine", "look_at_workspace", "suspicious_lines"]
 
@@ -26,6 +30,7 @@ NEEDED = (
 )  # fmt: skip
 EXTRAS = {"train": ("gguf", "llguidance", "peft", "safetensors", "torch", "transformers")}
 MALICIOUS = {"litellm": ("1.82.7", "1.82.8")}
+_SHAPING = {"minilm-onnx": {"model", "tokenizer", "max_tokens"}, "hashing": {"dimensions", "max_words"}}
 MIN_FREE_BYTES = 2_000_000_000
 
 # Known installers write import lines into .pth files; anything else that runs code there is suspicious.
@@ -195,6 +200,7 @@ def look_at_workspace(root: Path) -> Iterator[Check]:
         )
         if settings.ledger or (root / "ledger.db").is_file():
             yield from _ledger(settings.ledger or root / "ledger.db")
+            yield _thresholds(settings.ledger or root / "ledger.db", settings)
     except AgentkdError as error:
         yield Check(area="workspace", name="settings", status="FAIL", detail=error.message, hint=error.hint)
     if stopped := StopFile(root).reason():
@@ -220,6 +226,28 @@ def _ledger(where: str | Path) -> Iterator[Check]:
     else:
         detail = f"free (epoch {last.epoch})" if last else "free, never taken"
         yield Check(area="workspace", name="lease of cycles", status="PASS", detail=detail)
+
+
+def _thresholds(where: str | Path, settings: Settings) -> Check:
+    """Say where the thresholds of similarity come from; no embedder is built, for that may cost a request."""
+    from agentkd.ledger import Ledger
+    from agentkd.memory.threshold import SHIPPED
+
+    name, memory = settings.memory.embedder, settings.memory
+    with Ledger.open(where, read_only=True) as ledger:
+        is_measured = set(ledger.calibrations.fingerprints()) - SHIPPED.keys()
+    is_plain = not settings.options("embedder", name).keys() & _SHAPING.get(name, set())
+    if None not in (memory.min_score, memory.min_words, memory.merge_above):
+        status, detail, hint = "PASS", "set in `[memory]`", ""
+    elif name in _SHAPING and is_plain:
+        status, detail, hint = "PASS", f"shipped for `{name}`, unless calibrated here", ""
+    elif is_measured:
+        status, detail, hint = "PASS", "calibrated here", ""
+    else:
+        detail = f"generic: nobody has measured what counts as similar for `{name}` with these options"
+        status, hint = "MISSING", "`agentkd memory calibrate` measures it on your memories"
+    check = {"area": "workspace", "name": "thresholds", "status": status, "detail": detail, "hint": hint}
+    return Check.model_validate(check)
 
 
 def _lock(path: Path) -> Check:

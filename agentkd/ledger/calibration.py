@@ -62,6 +62,13 @@ class Calibrations:
             ).scalar_one_or_none()
         return None if body is None else load(Calibration, body)
 
+    def fingerprints(self) -> tuple[str, ...]:
+        """Return the fingerprints of the embedders that were measured, sorted."""
+        c = ledger_meta.c
+        query = sa.select(c.key).where(c.key.startswith(_PREFIX, autoescape=True)).order_by(c.key)
+        with self._database.read() as connection:
+            return tuple(key.removeprefix(_PREFIX) for key in connection.execute(query).scalars())
+
     def put(self, calibration: Calibration) -> None:
         """Keep a calibration in the place of the former one of its fingerprint."""
         row = {"key": f"{_PREFIX}{calibration.fingerprint}", "value": dump(calibration)}

@@ -8,6 +8,7 @@ import pytest
 
 from agentkd.cli import proof
 from agentkd.cli.machine import look_at_workspace, suspicious_lines
+from agentkd.ledger import Calibration, Ledger
 from agentkd.protocols import SilentProgress
 
 from .conftest import Cli
@@ -97,3 +98,25 @@ def test_only_pth_lines_that_run_unknown_code_are_suspicious(tmp_path: Path) -> 
         (tmp_path / name).unlink()
     (tmp_path / "litellm_init.pth").write_text("import base64; exec(base64.b64decode('cHJpbnQ='))\n")
     assert [path.name for path, _ in suspicious_lines(tmp_path)] == ["litellm_init.pth"]
+
+
+def test_thresholds_that_nobody_measured_are_said_to_be_generic(tmp_path: Path) -> None:
+    (tmp_path / "agentkd.toml").write_text(
+        '[memory]\nembedder = "hashing"\n[embedder.hashing]\ndimensions = 64\n'
+    )
+
+    def found() -> tuple[str, str, str]:
+        check = {check.name: check for check in look_at_workspace(tmp_path)}["thresholds"]
+        return check.status, check.detail.partition(":")[0], check.hint
+
+    with Ledger.open(tmp_path / "ledger.db") as ledger:
+        status, detail, hint = found()
+        assert (status, detail) == ("MISSING", "generic")
+        assert "agentkd memory calibrate" in hint
+        own = Calibration(
+            fingerprint="emb-a", min_score=0.6, min_words=0.9, related_above=0.7, merge_above=0.97
+        )
+        ledger.calibrations.put(own)
+        assert found()[:2] == ("PASS", "calibrated here")
+    (tmp_path / "agentkd.toml").write_text('[memory]\nembedder = "hashing"\n')
+    assert found()[:2] == ("PASS", "shipped for `hashing`, unless calibrated here")

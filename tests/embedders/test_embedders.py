@@ -24,6 +24,7 @@ from agentkd.embedders import (
 from agentkd.embedders.minilm import build as build_minilm
 from agentkd.embedders.remote import build as build_remote
 from agentkd.errors import ConfigError, ModelError
+from agentkd.memory.threshold import SHIPPED
 from agentkd.models.source import default_cache_dir, fetch, list_cached
 from agentkd.testing import FakeKit, check_embedder
 
@@ -151,6 +152,7 @@ def test_minilm_keeps_the_promise(minilm, minilm_sources, tmp_path):
     assert isinstance(bare, MiniLmEmbedder)
     check_embedder(bare, tolerance=0.02)
     assert (minilm.dimensions, minilm.fingerprint) == (384, bare.fingerprint)
+    assert SHIPPED[minilm.fingerprint].source == "shipped"
 
 
 def test_minilm_knows_meaning(minilm):

@@ -128,3 +128,10 @@ def test_the_command_measures_keeps_and_forgets(tmp_path, learnt):
     run("memory", "calibrate", "--reset")
     with agentkd.Workspace(tmp_path) as workspace:
         assert workspace.parts.thresholds() == before
+
+
+def test_thresholds_ship_for_the_embedders_that_come_along(ledger):
+    found = thresholds_for(HashingEmbedder().fingerprint, MemorySettings(), ledger)
+    assert (found.source, found.min_score, found.merge_above) == ("shipped", 0.10, 0.804)
+    other = HashingEmbedder(HashingSettings(dimensions=64)).fingerprint
+    assert thresholds_for(other, MemorySettings(), ledger) == Thresholds()
