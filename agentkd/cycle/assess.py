@@ -10,6 +10,7 @@ from agentkd.cycle.parts import Parts
 from agentkd.cycle.stage import run_stage, tools_of
 from agentkd.errors import ConfigError, DataError
 from agentkd.schema import ASSESS_SPLIT, StudentReport, Task, Trajectory, is_held_out
+from agentkd.trust import trust_of_run
 
 __all__ = ["Exam", "assess"]
 
@@ -22,15 +23,25 @@ class Exam:
     """Figures and mistakes; it is in the ledger."""
     runs: Sequence[Trajectory]
     """The graded runs, with the tools of their tasks."""
+    n_untrusted: int = 0
+    """Graded runs that no teacher may see, because untrusted words came in."""
 
 
 def assess(
-    parts: Parts, *, suite: str, split: str = "", n: int | None = None, seed: int = 0, checkpoint: str = ""
+    parts: Parts,
+    *,
+    suite: str,
+    split: str = "",
+    n: int | None = None,
+    seed: int = 0,
+    checkpoint: str = "",
+    is_for_teacher: bool = False,
 ) -> Exam:
     """Let the student do tasks of a training split and report how it does; what was run before is read.
 
     Without a suite the report is made of its graded runs that the ledger holds. `checkpoint` is what
-    serves by default. Raises ConfigError for a held-out split.
+    serves by default. What a teacher writes after a run becomes rows: for one, runs that untrusted words
+    came into are left out while `[trust] gate` is on. Raises ConfigError for a held-out split.
     """
     from agentkd.evaluate import make_student_report
 
@@ -51,13 +62,17 @@ def assess(
         runs = [t for t in parts.ledger.trajectories.list() if t.task.is_lived and t.model == acted]
     gone, scope = parts.ledger.revocations.trajectories(), parts.settings.memory.scope
     runs = [run for run in runs if run.id not in gone and scope.may_teach(run.scope)]  # a teacher reads them
+    n_graded = sum(run.outcome is not None for run in runs)
+    if is_for_teacher and parts.settings.trust.gate:
+        runs = [run for run in runs if trust_of_run(run, parts.settings.trust).is_clean]
     report = make_student_report(
         runs, suite=suite, split=split if suite else "", checkpoint=name, level=parts.settings.evaluate.level
     )
     if not parts.ledger.teaching.add_report(report):  # the same exam was sat before
         report = parts.ledger.teaching.report(report.id)
     find = tools_of(parts)
-    return Exam(report, [_with_tools(run, find(run.task)) for run in runs if run.outcome is not None])
+    graded = [_with_tools(run, find(run.task)) for run in runs if run.outcome is not None]
+    return Exam(report, graded, n_graded - len(graded))
 
 
 def _sit(parts: Parts, suite: str, split: str, n: int | None, seed: int, model: str) -> list[Trajectory]:

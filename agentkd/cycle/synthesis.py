@@ -59,7 +59,10 @@ def synthesize_stage(
             "no synthesizer is set", hint='set `[synthesize] synthesizers = ["tailored"]`', key="synthesize"
         )
     built = [cast(Synthesizer, parts.build("synthesizer", name)) for name in names]
-    exam = assess(parts, suite=suite, split=settings.split, n=settings.n, seed=parts.settings.cycle.seed)
+    exam = assess(
+        parts, suite=suite, split=settings.split, n=settings.n, seed=parts.settings.cycle.seed,
+        is_for_teacher=True,
+    )  # fmt: skip
     teacher = _teacher(parts, is_dry)
     written = _write(parts, built, teacher, exam, n_items or settings.max_items, is_dry)
     if is_dry:
@@ -152,10 +155,22 @@ def _expected(exam: Exam, teacher: Any, written: _Written, names: Sequence[str])
     return StageResult(
         f"student does {exam.report.success.value:.3f} of {exam.report.n} tasks; {', '.join(names)} "
         f"would ask `{teacher.name}` at most {teacher.n_asked} questions"
-        + (f"; stopped: {written.stopped}" if written.stopped else ""),
-        {"report": exam.report.id, "questions": teacher.n_asked, "known": len(written.items)},
+        + (f"; stopped: {written.stopped}" if written.stopped else "")
+        + _unseen(exam),
+        {
+            "report": exam.report.id,
+            "questions": teacher.n_asked,
+            "known": len(written.items),
+            "untrusted": exam.n_untrusted,
+        },
         _usage(teacher),
     )
+
+
+def _unseen(exam: Exam) -> str:
+    """Say how many runs the teacher was not shown."""
+    n = exam.n_untrusted
+    return f"; {n} runs are no seeds: untrusted words came into them" if n else ""
 
 
 def _result(exam: Exam, teacher: Any, written: _Written, vetted: Vetted, n_new: int) -> StageResult:
@@ -168,7 +183,7 @@ def _result(exam: Exam, teacher: Any, written: _Written, vetted: Vetted, n_new: 
     stopped = f"; stopped: {written.stopped}" if written.stopped else ""
     return StageResult(
         f"student does {exam.report.success.value:.3f} of {exam.report.n} tasks; `{teacher.name}`: "
-        f"{wrote}{refused}{lost}{stopped}",
+        f"{wrote}{refused}{lost}{stopped}{_unseen(exam)}",
         {
             "report": exam.report.id,
             "teacher": teacher.name,
@@ -178,6 +193,7 @@ def _result(exam: Exam, teacher: Any, written: _Written, vetted: Vetted, n_new: 
             "asked": dict(written.asked),
             "kept": kept,
             "refused": dict(vetted.refused),
+            "untrusted": exam.n_untrusted,
             "unusable": len(written.unusable),
             "failures": [u.model_dump(mode="json") for u in written.unusable[:_MOST_FAILURES]],
             "stopped": written.stopped,

@@ -26,6 +26,7 @@ from agentkd.schema import (
     content_id,
     is_held_out,
 )
+from agentkd.trust import heard_after
 
 __all__ = ["Vetted", "vet"]
 
@@ -198,7 +199,10 @@ def _replayed(
 def _trajectory(
     item: Synthetic, seed: Trajectory, checked: Checked, results: Sequence[ToolResult], run_id: str
 ) -> Trajectory:
-    """Return an item as a trajectory that the compiler reads like any other."""
+    """Return an item as a trajectory that the compiler reads like any other.
+
+    It has heard all that its seed's run heard, and it is a claim where that run was one.
+    """
     task = Task(
         id=item.id,
         suite=seed.task.suite,
@@ -231,8 +235,10 @@ def _trajectory(
         task=task,
         scope=seed.scope,
         model=item.teacher,
+        heard=heard_after(seed),
         steps=tuple(steps),
         answer=item.answer,
         outcome=Outcome(success=True, reward=1.0, grader=f"checked by {checked}"),
+        imported_from=seed.imported_from,
         extras=origin.extras(),
     )
