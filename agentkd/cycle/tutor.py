@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from agentkd.cycle.teach import is_remote
 from agentkd.errors import ConfigError, DataError
 from agentkd.files import aside_folder, put_in_place
 from agentkd.schema import DatasetCard, Example, Reply, TrainJob, content_id, now
+from agentkd.trust import trust_of_run
 
 if TYPE_CHECKING:
     from agentkd.train.remote import Said, Vocabulary
@@ -30,8 +31,9 @@ def taught_job(parts: Parts, job: TrainJob) -> TrainJob:
     """Return the job with all that its remote teacher says on disk; any other job as it is.
 
     A `text-completion-...` teacher scores the targets. A chat model answers in its own words: the job gets a
-    new dataset with them, which the ledger knows. Raises ConfigError where an objective asks for
-    log-probabilities and the provider sends none.
+    new dataset with them, which the ledger knows. Rows whose runs untrusted words came into keep their
+    targets: somebody answers for those, and for nothing that a model says after reading the same. Raises
+    ConfigError where an objective asks for log-probabilities and the provider sends none.
     """
     teacher = job.settings.teacher
     if not is_remote(teacher):
@@ -83,18 +85,21 @@ class _Tutor:
         from agentkd.train.view import read_examples
 
         examples = [e for e in read_examples(self.job.dataset) if e.weight and any(e.student.weights)]
+        vouched = _vouched(self.parts, examples)
         model: Any = self.parts.model(self.job.settings.teacher)
         sampling: dict[str, Any] = {"temperature": 0.0, "purpose": "teacher"}
         if self.top_k:
             sampling["top_log_probs"] = min(self.top_k, _MOST_TOP)
-        wanted = {e.id: partial(model.reply, e.teacher_view or e.student_view, **sampling) for e in examples}
+        asked = [e for e in examples if e.id not in vouched]
+        wanted = {e.id: partial(model.reply, e.teacher_view or e.student_view, **sampling) for e in asked}
         answers = self._ask("answer", wanted)
-        if self.top_k:
+        if self.top_k and wanted:
             self._refuse_silence(answers.values())
-        job, origin = self._retell(examples, answers)
+        job, origin = self._retell(examples, answers, vouched)
         if self.top_k:
             rows = self._rows(job.dataset)
-            said = {key: answers[origin[row.id]] for key, (row, _) in rows.items()}
+            origins = {key: origin[row.id] for key, (row, _) in rows.items()}
+            said = {key: answers[id_] for key, id_ in origins.items() if id_ in answers}
             texts = {key: one.text for key, one in said.items()}
             self._store(job, rows, said, texts, Vocabulary(job.base))
         return job
@@ -159,18 +164,22 @@ class _Tutor:
         }  # fmt: skip
         if made:
             cache.write(made)
-        silent = sum(not len(row.ends) for row in made.values())
+        silent = sum(not len(row.ends) for key, row in made.items() if key in answers)
         if silent:
             self.parts.progress.say(f"{silent} rows: the teacher's tokens cannot be laid over the target")
 
     def _retell(
-        self, examples: Sequence[Example], answers: Mapping[str, Said]
+        self, examples: Sequence[Example], answers: Mapping[str, Said], vouched: Collection[str]
     ) -> tuple[TrainJob, dict[str, str]]:
         """Write and register a dataset of the teacher's words; return its job and each row's origin."""
         from agentkd.train.remote import retold
 
         teacher, settings = self.job.settings.teacher, self.job.settings
-        pairs = retold(examples, answers, self.job.base, teacher, settings.max_tokens_per_row)
+        pairs = retold(examples, answers, self.job.base, teacher, settings.max_tokens_per_row, kept=vouched)
+        if vouched:
+            self.parts.progress.say(
+                f"{len(vouched)} rows keep their targets: untrusted words came into their runs"
+            )
         if left_out := len(examples) - len(pairs):
             self.parts.progress.say(
                 f"{left_out} rows are left out: their answers are cut off, too long or cannot be rendered"
@@ -196,6 +205,19 @@ class _Tutor:
         if new.id not in {known.id for known in self.parts.ledger.datasets.list()}:
             self.parts.ledger.datasets.add(new, rows)
         return self.job.model_copy(update={"dataset": str(folder)}), {row.id: key for key, row in pairs}
+
+
+def _vouched(parts: Parts, examples: Sequence[Example]) -> frozenset[str]:
+    """Return the rows that untrusted words came into; they are here because somebody vouched for the target.
+
+    A run that the ledger does not hold counts as such a one.
+    """
+    trust = parts.settings.trust
+    if not trust.gate:
+        return frozenset()
+    named = dict.fromkeys(id_ for example in examples for id_ in example.provenance.trajectories)
+    clean = {run.id for run in parts.trajectories(named) if trust_of_run(run, trust).is_clean}
+    return frozenset(e.id for e in examples if not clean.issuperset(e.provenance.trajectories))
 
 
 def _untold(job: TrainJob) -> TrainJob:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -211,15 +211,24 @@ def _byte_ends(said: Said, n_bytes: int, text: str) -> list[int]:
 
 
 def retold(
-    examples: Sequence[Example], answers: Mapping[str, Said], base: str | Path, teacher: str, max_tokens: int
+    examples: Sequence[Example],
+    answers: Mapping[str, Said],
+    base: str | Path,
+    teacher: str,
+    max_tokens: int,
+    kept: Collection[str] = (),
 ) -> list[tuple[str, Example]]:
     """Return the rows with the teacher's own words as targets, each behind the id that it had.
 
     Left out are rows whose answer was cut off, is empty, too long or cannot be rendered for the student.
+    Those in `kept` stay as they are.
     """
     tokenizer = hf.load_tokenizer(base)
     made = []
     for example in examples:
+        if example.id in kept:
+            made.append((example.id, example))
+            continue
         said = answers.get(example.id)
         if said is None or said.is_cut:
             continue
