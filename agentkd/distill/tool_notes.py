@@ -12,6 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from agentkd.config import TrustSettings
 from agentkd.distill.ask import Asker, AskSettings, Finds, Refusal, read_json
 from agentkd.distill.candidate import candidate
 from agentkd.distill.evidence import Words, span_of
@@ -24,6 +25,7 @@ from agentkd.errors import ModelError
 from agentkd.hf import call_text
 from agentkd.protocols import Kit, Model
 from agentkd.schema import Correction, Memory, Span, Trajectory
+from agentkd.trust import trust_of_run
 
 __all__ = ["ToolNotesDistiller", "ToolNotesSettings", "build_tool_notes"]
 
@@ -64,7 +66,7 @@ class ToolNotesDistiller(Finds):
         self, trajectories: Sequence[Trajectory], corrections: Sequence[Correction], kit: Kit
     ) -> Iterator[Finding]:
         """Yield a note per tool that was called often enough and of which there is something to say."""
-        noted = [(stats, facts) for stats in self._stats(trajectories) if (facts := self._facts(stats))]
+        noted = self._noted(trajectories, kit.settings.trust)
         if not noted:
             return
         use = self.settings.use_model
@@ -92,11 +94,23 @@ class ToolNotesDistiller(Finds):
                 text, spans = said.guideline.strip(), [span]
         yield self._note(stats, text, spans, kit)
 
-    def _stats(self, trajectories: Sequence[Trajectory]) -> list[ToolStats]:
-        found = []
-        for suite in sorted({t.task.suite for t in trajectories}):
-            found.extend(gather_stats([t for t in trajectories if t.task.suite == suite]))
-        return [stats for stats in found if stats.n_calls >= self.settings.min_calls]
+    def _noted(
+        self, trajectories: Sequence[Trajectory], trust: TrustSettings
+    ) -> list[tuple[ToolStats, list[str]]]:
+        """Return what is worth a note, once per suite and tool.
+
+        A note names only some of the runs that were counted, and the provenance gate judges those. So runs
+        that untrusted words came into are never counted together with others: where these show nothing,
+        they give a note of their own, which waits.
+        """
+        found: dict[tuple[str, str], tuple[ToolStats, list[str]]] = {}
+        for group in _by_trust(trajectories, trust):
+            for suite in {t.task.suite for t in group}:
+                for stats in gather_stats([t for t in group if t.task.suite == suite]):
+                    is_enough = stats.n_calls >= self.settings.min_calls
+                    if is_enough and (facts := self._facts(stats)):
+                        found.setdefault((suite, stats.tool), (stats, facts))
+        return [found[key] for key in sorted(found)]
 
     def _facts(self, stats: ToolStats) -> list[str]:
         """Return what is worth knowing of a tool, as sentences; nothing where it just works."""
@@ -156,6 +170,16 @@ class ToolNotesDistiller(Finds):
                 "mended": stats.n_mended,
             },
         )
+
+
+def _by_trust(trajectories: Sequence[Trajectory], trust: TrustSettings) -> list[list[Trajectory]]:
+    """Return clean runs and then the others, one group where the gate is off."""
+    if not trust.gate:
+        return [list(trajectories)]
+    groups: dict[bool, list[Trajectory]] = {True: [], False: []}
+    for run in trajectories:
+        groups[trust_of_run(run, trust).is_clean].append(run)
+    return [groups[True], groups[False]]
 
 
 def _whole_lines(text: str, limit: int) -> str:
