@@ -297,6 +297,7 @@ def _card(tally: Tally, compilation: _Compilation, selectors: Iterable[str]) -> 
         teacher=teacher,
         template_hash=template,
         settings=settings,
+        created_at=compilation.inputs.read_at,
     )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agentkd.compiler.source import Traces
 from agentkd.config import TrustSettings
 from agentkd.protocols import Views
-from agentkd.schema import Hit, Memory, Place, Task, ToolSpec, Trajectory
+from agentkd.schema import Hit, Memory, Place, Task, ToolSpec, Trajectory, now
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,3 +59,5 @@ class CompileInputs:
     """Whose words may be compiled."""
     students: frozenset[str] = frozenset()
     """Names under which the present student acts: its graded runs say what is easy and what is hard."""
+    read_at: datetime = field(default_factory=now)
+    """When the memories were read (UTC): what comes in later is new to whoever learns the rows."""

@@ -22,6 +22,7 @@ from agentkd.schema import (
     Task,
     ToolSpec,
     Trajectory,
+    now,
     origin_of,
     place_of,
 )
@@ -179,7 +180,7 @@ def compile_stage(
     """
     from agentkd.compiler import CompileInputs, LedgerTraces, ListedTraces, compile_dataset
 
-    scope = parts.settings.memory.scope
+    scope, read_at = parts.settings.memory.scope, now()
     memories = [memory for memory in parts.ledger.memories.list() if scope.may_teach(memory.scope)]
     learnt = None if learnt is None else [run for run in learnt if scope.may_teach(run.scope)]
     own: dict[str, set[str]] = {}
@@ -209,6 +210,7 @@ def compile_stage(
         bases=frozenset({parts.settings.roles.student}),
         places=places,
         trust=parts.settings.trust,
+        read_at=read_at,
     )
     return compile_dataset(
         inputs,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from agentkd.cycle.parts import Parts
 from agentkd.cycle.teach import is_remote
 from agentkd.errors import ConfigError, DataError
 from agentkd.files import aside_folder, put_in_place
-from agentkd.schema import DatasetCard, Example, Reply, TrainJob, content_id, now
+from agentkd.schema import DatasetCard, Example, Reply, TrainJob, content_id
 from agentkd.trust import trust_of_run
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ __all__ = ["SCORES_TEXT", "taught_job"]
 SCORES_TEXT = "text-completion-"
 """LiteLLM strings that begin so name a server of text completions, which can score a given text."""
 _MOST_TOP = 20  # what providers send at most
+_LATER = timedelta(microseconds=1)  # listed behind what it was made from, and no newer: its rows are as old
 
 
 def taught_job(parts: Parts, job: TrainJob) -> TrainJob:
@@ -195,7 +197,7 @@ class _Tutor:
                 "n_train": len(rows),
                 "n_label_tokens": sum(sum(map(bool, row.student.weights)) for row in rows),
                 "n_tokens": sum(len(row.student.ids) for row in rows),
-                "created_at": now(),
+                "created_at": card.created_at + _LATER,
                 "settings": {**card.settings, "taught_by": teacher, "made_from": card.id},
             }
         )

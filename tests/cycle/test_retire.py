@@ -9,7 +9,7 @@ from pathlib import Path
 import agentkd
 from agentkd.cycle.probe import PROBE_SPLIT, AsServed, Serving
 from agentkd.cycle.retire import retire_phase
-from agentkd.schema import Scope
+from agentkd.schema import Checkpoint, Example, Memory, Scope, memory_id
 
 from .desk import COLOURS, N_TRAIN, NEVER, SETTINGS, WITH_MEMORY, Plugin
 
@@ -164,3 +164,33 @@ def test_a_retirement_that_is_done_again_after_a_kill_comes_to_the_same_end(
         assert once["as_whole"] > 0
         for name in ("certificates", "together", "as_whole", "retired", "compiled", "tokens_after"):
             assert again[name] == once[name]
+
+
+def test_what_comes_in_while_rows_are_compiled_is_new_to_their_student(cycled: Path) -> None:
+    class Busy:
+        """A person who admits a memory while the first row is written."""
+
+        late: tuple[str, ...] = ()
+
+        @agentkd.hookimpl
+        def admit_example(self, example: Example) -> None:
+            if not self.late:
+                self.late = tuple(a.memory_id for a in workspace.memory.admit([LATE]))
+
+    busy = Busy()
+    with agentkd.Workspace(cycled, settings={"compile": {"dev_share": 0.4}}, plugins=[busy]) as workspace:
+        card = workspace.compile("jsonl")
+        base = workspace.parts.student_files
+        student = Checkpoint(
+            name="student@9-late", base=base.source, base_id=base.base_id, dataset_id=card.id
+        )
+        workspace.ledger.checkpoints.add(student)
+        assert busy.late
+        assert set(busy.late) <= (workspace.ledger.memories.new_to(student.name) or set())
+
+
+LATE = Memory(
+    id=memory_id("insight", "the office moves", "Ask for the new address.", Scope(app="jsonl")),
+    kind="insight", when_to_use="the office moves", content="Ask for the new address.",
+    scope=Scope(app="jsonl"),
+)  # fmt: skip

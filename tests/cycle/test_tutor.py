@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,7 @@ def test_a_chat_model_with_other_tokens_answers_and_its_words_are_learnt(
     teacher = serve(hf.tiny_model(tmp_path / "foreign", seed=3, n_vocabulary=280, width=32))
     with opened(teacher.url, "openai/tiny", {"alm": {}, "uld": {}}) as workspace:
         before = {card.id for card in workspace.datasets()}
+        compiled_at = workspace.datasets()[-1].created_at
         checkpoint = workspace.train()
         assert checkpoint.dataset_id not in before
         folder = workspace.root / "datasets" / checkpoint.dataset_id
@@ -215,7 +217,10 @@ def test_a_chat_model_with_other_tokens_answers_and_its_words_are_learnt(
         first = terms(workspace, checkpoint.name)[0]
         assert min(first["alm"], first["uld"]) > 0
         asked = len(teacher.requests)
-        assert workspace.datasets()[-1].id == checkpoint.dataset_id
+        newest = workspace.datasets()[-1]
+        assert newest.id == checkpoint.dataset_id
+        age = newest.created_at - compiled_at
+        assert age < timedelta(seconds=0.001), "what came in since is new to its weights"
         assert Path(job_of(workspace).dataset) == folder, "the teacher is never asked about its own words"
         assert len(teacher.requests) == asked
 
