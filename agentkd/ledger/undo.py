@@ -55,7 +55,7 @@ def _last_edit(connection: sa.Connection, memory_id: str) -> MemoryEvent | None:
     events = event.find(connection, t.memory_events.c.memory_id == memory_id)
     undone = {seq for e in events if e.kind == "undone" for seq in e.details.get("undoes", ())}
     for e in reversed(events):
-        is_status = e.kind in STATUS_KINDS and e.status != ""
+        is_status = e.kind in STATUS_KINDS and e.status != "" and not e.details.get("inherited")
         is_edit = e.kind in ("superseded", "united") or (e.kind == "admitted" and "parents" in e.details)
         if e.seq not in undone and (is_status or is_edit):
             return e

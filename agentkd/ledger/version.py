@@ -66,9 +66,22 @@ def supersede(
         details["made"] = True
         version = new.model_copy(update={"version": old["version"] + 1, "parent": old_id})
         said = admit(connection, [version], redact, {})[0]
+        if said.outcome == "stored" and _is_rewording(load(Memory, old["body"]), new):
+            _inherit_statuses(connection, new.id, [old_id], "as the version before it")
     if said.outcome != "rejected":
         _close(connection, old_id, new.id, reason, details)
     return said
+
+
+def _is_rewording(old: Memory, new: Memory) -> bool:
+    """Whether a new version says the same as the old one: who learnt that one needs neither.
+
+    It does with the same calls in the same situation, or where a teacher reworded it, which keeps every name
+    and every `never`. What else changed is another lesson: the weights hold the old one.
+    """
+    is_reworded = "reworded_by" in new.extras and "reworded_by" not in old.extras
+    is_same_case = bool(new.calls) and new.when_to_use == old.when_to_use
+    return new.kind == old.kind and new.calls == old.calls and (is_same_case or is_reworded)
 
 
 def _bring_back(connection: sa.Connection, row: sa.RowMapping, memory: Memory) -> Admission:
@@ -158,7 +171,7 @@ def _unite(connection: sa.Connection, parts: Rows, union: Memory, redact: Redact
     )
     details = {"parents": sorted(parts), "counters": counters}
     store(connection, [whole], redact, {}, details, f"as the union of {len(parts)} memories: {reason}")
-    _inherit_statuses(connection, union.id, list(parts))
+    _inherit_statuses(connection, union.id, list(parts), "as all its parts")
     return answer(union, "stored", "")
 
 
@@ -214,8 +227,11 @@ def _united_evidence(pieces: Iterable[Evidence], rows: Iterable[sa.RowMapping]) 
     return united, min(len(united.trajectories) + max(bare, 0), most) if parts else len(united.trajectories)
 
 
-def _inherit_statuses(connection: sa.Connection, union_id: str, parts: Sequence[str]) -> None:
-    """Give the union the status that all its parts share where a checkpoint serves."""
+def _inherit_statuses(connection: sa.Connection, union_id: str, parts: Sequence[str], why: str) -> None:
+    """Give a memory the status that all those before it share where a checkpoint serves.
+
+    The events say so: they are a part of the edit that made it, and no edits that an undo takes back.
+    """
     s = t.memory_status
     query = sa.select(s).where(s.c.memory_id.in_(parts), s.c.checkpoint != "base")
     shared: dict[str, list[sa.RowMapping]] = {}
@@ -226,4 +242,5 @@ def _inherit_statuses(connection: sa.Connection, union_id: str, parts: Sequence[
         if len(rows) == len(parts) and {row["status"] for row in rows} == {status}:
             connection.execute(s.insert(), [{**rows[0], "memory_id": union_id}])
             kind = event.kind_of_status(status, "active")
-            event.append(connection, union_id, kind, "as all its parts", checkpoint, status=status)
+            details = {"inherited": True}
+            event.append(connection, union_id, kind, why, checkpoint, status=status, details=details)

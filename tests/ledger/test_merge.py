@@ -252,3 +252,33 @@ def test_an_outcome_that_comes_after_a_merge_counts_for_the_union_and_once_after
     late, own = int(makes_new), seen.memories.get(keeper.id).utility
     assert own == Utility(recalls=6, wins=5)  # what the union was recalled for is the keeper's
     assert seen.memories.get(other.id).utility == Utility(recalls=3 + late, wins=late, held_out=1)
+
+
+def test_a_rewording_is_in_the_weights_that_hold_what_it_says_again(seen: Ledger, make: Make) -> None:
+    old = make.memory("ask for the e-mail", "trj-1")
+    seen.memories.admit([old])
+    for status, checkpoint in (("retired", "student@1"), ("compiled", "student@2")):
+        seen.memories.set_status(old.id, status, "in the weights", checkpoint=checkpoint)
+    new = make.memory("ask for the mail address", "trj-1", extras={"reworded_by": "teacher"})
+    seen.memories.supersede(old.id, new, "redistil: reworded")
+    for status, checkpoint in (("retired", "student@1"), ("compiled", "student@2")):
+        assert seen.memories.status_for(checkpoint)[new.id] == status
+    assert seen.memories.status_for("base")[new.id] == old.status
+    seen.memories.undo(new.id, "it read better before")
+    assert current(seen) == {old.id}
+    assert seen.memories.status_for("student@1") == {old.id: "retired"}
+
+    other = make.memory("ask for the telephone", "trj-1")
+    seen.memories.supersede(old.id, other, "by a person")
+    assert seen.memories.status_for("student@1")[other.id] == old.status, "the weights hold another lesson"
+
+
+def test_an_undo_takes_a_merge_back_and_not_the_status_that_came_with_it(
+    seen: Ledger, make: Make, parts: list[Any]
+) -> None:
+    for part in parts:
+        seen.memories.set_status(part.id, "retired", "in the weights", checkpoint="student@1")
+    union = merged(seen, parts, make.memory("ask for the e-mail address first"))
+    assert seen.memories.status_for("student@1")[union.id] == "retired"
+    seen.memories.undo(union.id, "they differ")
+    assert current(seen) == {part.id for part in parts}

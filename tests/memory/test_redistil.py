@@ -55,6 +55,15 @@ def test_a_new_version_keeps_the_evidence(store, ledger, strong):
     assert refined(store, runs)[0] == []  # what the teacher worded is not asked about again
 
 
+def test_a_new_wording_of_what_the_weights_hold_is_not_recalled(store, ledger, strong):
+    weak, runs = strong
+    store.set_status(weak.id, "retired", "in the weights", checkpoint="student@1")
+    [edit] = refined(store, runs, answer(runs))[0]
+    ask = "a guest asks for a table"
+    assert [hit.memory.id for hit in store.recall(ask, checkpoint="base")] == [edit.replacement]
+    assert store.recall(ask, checkpoint="student@1") == []
+
+
 @pytest.mark.parametrize(
     ("roles", "model", "asked"),
     [
