@@ -121,7 +121,7 @@ def heard_after(*runs: Trajectory, also: Iterable[Heard] = ()) -> tuple[Heard, .
     heard: dict[Heard, None] = {}
     for run in runs:
         told = [
-            Heard(tool=call.name, text=result.error or result.content, trust=result.trust)
+            Heard(tool=call.name, text=result.error or result.content, trust=result.trust, trajectory=run.id)
             for step in run.steps
             for call, result in zip(step.accepted_calls, step.results, strict=False)
             if result.error or result.content

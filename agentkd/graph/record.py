@@ -69,15 +69,15 @@ def store_turn(
     """
     if turn is None or _is_finished(host, turn.trajectory):
         return False
-    trajectory, recorder = _after_the_last(host, turn.trajectory), Recorder(host.ledger, host.hooks)
+    trajectory, recorder = turn.trajectory, Recorder(host.ledger, host.hooks)
     hits, held = (hits_of(host, part(turn.recall)) for part in (shown_of, withheld_of))
-    if not trajectory.steps:
-        recorder.begin(trajectory)
     trial = trial_of(turn.recall)
     if scope is None or not scope.user:
         wide = scope or (trial.scope if trial is not None else host.settings.memory.scope)
         scope = wide.model_copy(update={"user": user or wide.user})
-    trajectory = trajectory.model_copy(update={"scope": scope})
+    trajectory = _after_the_last(host, trajectory.model_copy(update={"scope": scope}))
+    if not trajectory.steps:
+        recorder.begin(trajectory)
     for step in trajectory.steps:
         so_far = trajectory.model_copy(update={"steps": trajectory.steps[: step.index + 1]})
         recorder.step(
@@ -96,9 +96,19 @@ def store_turn(
 
 
 def _after_the_last(host: Host, trajectory: Trajectory) -> Trajectory:
-    """Return a turn with what the turn before it had heard: a summary may stand for its messages now."""
-    last = host.ledger.trajectories.list(run_id=trajectory.run_id, limit=1, latest=True)
-    return trajectory.model_copy(update={"heard": heard_after(*last, also=trajectory.heard)})
+    """Return a turn with what the turns before it had heard: a summary may stand for their messages now.
+
+    Nothing comes over from another tenant's thread of the same name, and of what was revoked the tool alone.
+    """
+    known, run_id = host.ledger.trajectories, trajectory.run_id
+    earlier = [*known.list(run_id=run_id, limit=1, latest=True), *known.unfinished(run_id)]
+    own = [t for t in earlier if t.id != trajectory.id and t.scope.tenant == trajectory.scope.tenant]
+    gone = host.ledger.revocations.trajectories() if own else {}
+    heard = [
+        each.model_copy(update={"text": ""}) if each.trajectory in gone else each
+        for each in heard_after(*own, also=trajectory.heard)
+    ]
+    return trajectory.model_copy(update={"heard": heard_after(also=heard)})
 
 
 def user_of(config: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from agentkd.graph.message import (
     marks_of,
     message_of,
     recall_of,
+    request_key,
     result_of,
     text_of,
     turn_of,
@@ -86,11 +87,13 @@ def read_turn(
     steps: list[Step] = []
     corrections: dict[int, list[Correction]] = {}
     shown: dict[int, Message] = {}
+    unseen: set[str] = set()
     for reply in replies:
         reviewed = [_review(call, reply, answers, is_traced) for call in reply.tool_calls]
         step, message = _step(len(steps), reply, reviewed, answers, shown_of(recall))
         if step is None:
             break
+        unseen |= {r.proposed.id for r in reviewed if r.accepted is None and r.decision is None}
         found = [correction_of(r, id_, step.index) for r in reviewed]
         corrections[step.index] = [correction for correction in found if correction is not None]
         steps.append(step)
@@ -101,7 +104,7 @@ def read_turn(
         run_id=run_id,
         task=Task(id=content_id("adh", prompt), prompt=prompt),
         model=str(last.response_metadata.get("model_name", "")) if last is not None else "",
-        heard=_heard(messages[: len(messages) - len(turn)]),
+        heard=_heard(messages, len(messages) - len(turn), run_id, unseen),
         messages=tuple(shown.get(id(message)) or message_of(message) for message in turn),
         steps=tuple(steps),
         answer="" if last is None or last.tool_calls else text_of(last),
@@ -118,17 +121,31 @@ def _result(answer: BaseMessage, decision: AnyDecision | None) -> ToolResult:
     return result.model_copy(update={"trust": "trusted"}) if is_said else result
 
 
-def _heard(earlier: Sequence[BaseMessage]) -> tuple[Heard, ...]:
-    """Return what tools said in earlier turns: the model has it before its eyes, whoever asks now."""
-    names = {call["id"]: call["name"] for m in earlier for call in getattr(m, "tool_calls", ())}
-    reviews = (Reviewed.model_validate(each) for m in earlier for each in marks_of(m).get("reviewed", ()))
+def _heard(
+    messages: Sequence[BaseMessage], start: int, run_id: str, unseen: Collection[str]
+) -> tuple[Heard, ...]:
+    """Return what tools said that is in no step: the model has it before its eyes, whoever asks now.
+
+    That is the output of the turns before message `start`, and of calls of this turn that are `unseen`: what
+    ran in their place is not known, and a tool may say so of itself.
+    """
+    names = {call["id"]: call["name"] for m in messages for call in getattr(m, "tool_calls", ())}
+    reviews = (Reviewed.model_validate(each) for m in messages for each in marks_of(m).get("reviewed", ()))
     decisions = {review.proposed.id: review.decision for review in reviews}
-    told = []
-    for message in earlier:
-        if message.type == "tool":
-            id_ = message.tool_call_id  # type: ignore[attr-defined]
-            result, name = _result(message, decisions.get(id_)), str(message.name or names.get(id_, ""))
-            told.append(Heard(tool=name, text=result.error or result.content, trust=result.trust))
+    told, id_ = [], ""
+    for at, message in enumerate(messages):
+        if message.type == "human":
+            id_ = content_id("tra", run_id, request_key(messages[: at + 1]))
+        if message.type != "tool":
+            continue
+        call_id = str(message.tool_call_id)  # type: ignore[attr-defined]
+        if at < start or call_id in unseen:
+            result, name = (
+                _result(message, decisions.get(call_id)),
+                str(message.name or names.get(call_id, "")),
+            )
+            text = result.error or result.content
+            told.append(Heard(tool=name, text=text, trust=result.trust, trajectory=id_ if at < start else ""))
     return heard_after(also=[each for each in told if each.text])
 
 

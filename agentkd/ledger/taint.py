@@ -79,7 +79,9 @@ class Revocations:
             found = dict.fromkeys(connection.execute(query).scalars(), "rests on a revoked memory")
             memories = set(connection.execute(_revoked_memories()).scalars())
             written = _written_from(connection, memories, gone)
+            heard = _heard_from(connection, gone)
         found |= dict.fromkeys(written, "a teacher wrote it from what was revoked")
+        found |= dict.fromkeys(heard, "its model had heard what was revoked")
         return found | dict.fromkeys(gone, "its trajectory was revoked")
 
     def rows(self, dataset_id: str) -> frozenset[str]:
@@ -98,12 +100,15 @@ class Revocations:
         return content_id("rvk", memories, trajectories) if memories or trajectories else ""
 
     def reach(self, trajectories: Iterable[str]) -> Reach:
-        """Say which memories rest on these trajectories, and which of them on nothing else."""
+        """Say which memories rest on these trajectories, and which of them on nothing else.
+
+        One that rests on a run whose model had heard them rests on more than them.
+        """
         given, link = set(trajectories), t.memory_trajectories.c
         touched: set[str] = set()
         evidence: dict[str, set[str]] = {}
         with self._database.read() as connection:
-            for batch in chunks(given):
+            for batch in chunks(given | _heard_from(connection, given)):
                 touched |= set(
                     connection.execute(sa.select(link.source).where(link.target.in_(batch))).scalars()
                 )
@@ -161,7 +166,7 @@ def taint(
     origins, runs = set(memories), set(trajectories)
     for batch in chunks(origins):
         rows |= _linked(connection, t.row_memories, batch)
-    for batch in chunks(runs | _written_from(connection, origins, runs)):
+    for batch in chunks(runs | _written_from(connection, origins, runs) | _heard_from(connection, runs)):
         rows |= _linked(connection, t.row_trajectories, batch)
         about = sa.select(t.corrections.c.id).where(t.corrections.c.trajectory_id.in_(batch))
         rows |= _linked(connection, t.row_corrections, about)
@@ -210,6 +215,20 @@ def _written_from(
             table, front = t.synthetic_seeds, near - found
             found |= near
     return found
+
+
+def _heard_from(connection: sa.Connection, trajectories: Collection[str]) -> set[str]:
+    """Return the trajectories whose model had heard tools of these: a later turn, or a try after them."""
+    gone, c = set(trajectories), t.trajectories.c
+    if not gone:
+        return set()
+    heard = sa.func.json_extract(c.body, "$.heard")
+    query = sa.select(c.id, heard).where(c.body.contains('"heard":[{', autoescape=True))
+    return {
+        id_
+        for id_, told in connection.execute(query)
+        if any(each.get("trajectory") in gone for each in json.loads(told))
+    }
 
 
 def _linked(connection: sa.Connection, table: sa.Table, targets: list[str] | sa.Select[Any]) -> set[Row]:

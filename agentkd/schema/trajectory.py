@@ -47,6 +47,8 @@ class Heard(Value):
     """What it said; empty where it is too old to be kept."""
     trust: Literal["", "trusted", "untrusted"] = ""
     """What the tool declared of its output."""
+    trajectory: str = ""
+    """Trajectory in which it said so: what is revoked of it reaches those who heard it."""
 
 
 class Trajectory(Value):
