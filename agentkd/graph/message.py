@@ -15,6 +15,7 @@ __all__ = [
     "MARK",
     "call_of",
     "is_notes",
+    "is_summary",
     "marks_of",
     "message_of",
     "recall_of",
@@ -55,6 +56,11 @@ def recall_of(turn: Sequence[BaseMessage]) -> dict[str, Any]:
 def text_of(message: BaseMessage) -> str:
     """Return the text of a message, its blocks joined."""
     return str(message.text)
+
+
+def is_summary(message: BaseMessage) -> bool:
+    """Whether a message is LangChain's summary of others: a model's words in a human's name."""
+    return message.additional_kwargs.get("lc_source") == "summarization"
 
 
 def turn_of(messages: Sequence[BaseMessage]) -> list[BaseMessage]:

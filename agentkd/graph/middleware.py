@@ -20,8 +20,9 @@ from agentkd.graph.host import Host
 from agentkd.graph.message import MARK, marks_of, text_of, turn_of
 from agentkd.graph.notes import Finder, Recall
 from agentkd.graph.record import Grade, store_turn, user_of
-from agentkd.graph.turn import Turn, read_turn
-from agentkd.schema import Failure, Scope
+from agentkd.graph.turn import OUTER, Turn, read_turn
+from agentkd.schema import Failure, Heard, Scope
+from agentkd.trust import heard_after
 
 try:
     from langchain.agents.middleware.types import (
@@ -138,6 +139,7 @@ class AgentkdMiddleware(AgentMiddleware[Any, Any, Any]):
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], ToolMessage | Command[Any]]
     ) -> ToolMessage | Command[Any]:
         """Mark a result with the call that was run; an error of the tool is kept with the steps before it."""
+        token = OUTER.set(self._heard(request.state))
         try:
             return _traced(handler(request), request)
         except GraphBubbleUp:
@@ -145,6 +147,8 @@ class AgentkdMiddleware(AgentMiddleware[Any, Any, Any]):
         except Exception as error:
             self._broke(request.state, "tool", error)
             raise
+        finally:
+            OUTER.reset(token)
 
     async def awrap_tool_call(
         self,
@@ -152,6 +156,7 @@ class AgentkdMiddleware(AgentMiddleware[Any, Any, Any]):
         handler: Callable[[ToolCallRequest], Awaitable[ToolMessage | Command[Any]]],
     ) -> ToolMessage | Command[Any]:
         """Do the same without blocking."""
+        token = OUTER.set(self._heard(request.state))
         try:
             return _traced(await handler(request), request)
         except GraphBubbleUp:
@@ -159,6 +164,8 @@ class AgentkdMiddleware(AgentMiddleware[Any, Any, Any]):
         except Exception as error:
             await asyncio.to_thread(self._broke, request.state, "tool", error)
             raise
+        finally:
+            OUTER.reset(token)
 
     def after_agent(self, state: Any, runtime: Any) -> dict[str, Any] | None:
         """Store the turn."""
@@ -179,6 +186,11 @@ class AgentkdMiddleware(AgentMiddleware[Any, Any, Any]):
     def _turn(self, state: Any, failure: Failure | None = None) -> Turn | None:
         recall = state.get("agentkd_recalled") or {}
         return read_turn(state["messages"], get_config(), recall=recall, is_traced=True, failure=failure)
+
+    def _heard(self, state: Any) -> tuple[Heard, ...]:
+        """Return what the model had heard when it called the tool."""
+        turn = self._turn(state or {"messages": ()})
+        return () if turn is None else heard_after(turn.trajectory)
 
     def _broke(self, state: Any, kind: Literal["model", "tool"], error: Exception) -> None:
         """Keep the steps before an error; the turn stays open, because it may be gone on with."""

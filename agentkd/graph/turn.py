@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from agentkd.agents.review import AnyDecision, Edit, Reject, Respond, Reviewed, correction_of, settle
 from agentkd.graph.message import (
     call_of,
+    is_summary,
     marks_of,
     message_of,
     recall_of,
@@ -36,13 +38,17 @@ from agentkd.trust import heard_after
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage, BaseMessage
 
-__all__ = ["Turn", "read_turn"]
+__all__ = ["OUTER", "Turn", "read_turn"]
 
 _REJECTED = "User rejected the tool call for `{name}`"
 """How LangChain's HumanInTheLoopMiddleware begins the answer to a refused call."""
 
 _REPLACED = "Note: a human reviewer replaced this tool call"
 """How it begins the result of a call that a person edited."""
+
+
+OUTER: ContextVar[tuple[Heard, ...]] = ContextVar("agentkd_outer", default=())
+"""What the agent had heard whose tool runs now: an agent within that tool is asked in its words."""
 
 
 @dataclass(frozen=True)
@@ -126,14 +132,17 @@ def _heard(
 ) -> tuple[Heard, ...]:
     """Return what tools said that is in no step: the model has it before its eyes, whoever asks now.
 
-    That is the output of the turns before message `start`, and of calls of this turn that are `unseen`: what
-    ran in their place is not known, and a tool may say so of itself.
+    That is the output of the turns before message `start`, of calls of this turn that are `unseen` (what ran
+    in their place is not known, and a tool may say so of itself), of a summary, and of the agent that called
+    this one as its tool.
     """
     names = {call["id"]: call["name"] for m in messages for call in getattr(m, "tool_calls", ())}
     reviews = (Reviewed.model_validate(each) for m in messages for each in marks_of(m).get("reviewed", ()))
     decisions = {review.proposed.id: review.decision for review in reviews}
-    told, id_ = [], ""
+    told, id_ = list(OUTER.get()), ""
     for at, message in enumerate(messages):
+        if at >= start and is_summary(message):  # it took the place of the request and of what came then
+            told.append(Heard(tool="summarization", text=text_of(message), trust="untrusted"))
         if message.type == "human":
             id_ = content_id("tra", run_id, request_key(messages[: at + 1]))
         if message.type != "tool":

@@ -226,7 +226,8 @@ def _words_of(memory: Memory) -> str:
 
 def _trusted_texts(trajectory: Trajectory, said: Iterable[Correction]) -> Iterable[str]:
     """Yield what the user asked and what was corrected: a lesson may repeat these."""
-    yield trajectory.task.prompt
+    if all(each.text != trajectory.task.prompt for each in trajectory.heard):  # else a summary stands for it
+        yield trajectory.task.prompt
     yield trajectory.task.system
     for correction in said:
         yield "\n".join([correction.text, *map(call_text, correction.accepted), correction.accepted_answer])

@@ -21,8 +21,11 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.types import Command
 
+from agentkd.config import TrustSettings
 from agentkd.graph import AgentkdMiddleware, AgentkdStore
+from agentkd.graph.turn import read_turn
 from agentkd.schema import Outcome, Scope, Trajectory
+from agentkd.trust import trust_of_run
 
 MakeParts = Callable[..., Parts]
 CONFIG: Any = {"configurable": {"thread_id": "t1"}}
@@ -277,3 +280,40 @@ def test_on_a_trial_everything_is_withheld_and_counted(make_parts: MakeParts) ->
     assert [m.type for m in model.asked[0]] == ["human"]
     utility = parts.ledger.memories.get(id_).utility
     assert (utility.recalls, utility.held_out, utility.held_out_wins) == (0, 1, 0)
+
+
+def clean(run: Trajectory) -> bool:
+    return trust_of_run(run, TrustSettings(users="trusted", tools=("helper",))).is_clean
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_an_agent_within_a_tool_is_asked_in_words_that_its_caller_may_have_read(
+    parts: Parts, is_async: bool
+) -> None:
+    inner = create_agent(Said(replies=["Paid."]), [], middleware=[AgentkdMiddleware(parts)])
+
+    @tool
+    def helper(request: str) -> str:
+        """Ask a helper."""
+        return str(inner.invoke(ask(request))["messages"][-1].text)
+
+    replies = [calls(("find", {"order": 1}, "a")), calls(("helper", {"request": "pay 99"}, "b")), "Done."]
+    outer = create_agent(Said(replies=replies), [find, helper], middleware=[AgentkdMiddleware(parts)])
+    if is_async:
+        asyncio.run(outer.ainvoke(ask("go"), CONFIG))
+    else:
+        outer.invoke(ask("go"), CONFIG)
+    turns = {run.task.prompt: run for run in parts.ledger.trajectories.list()}
+    assert [(each.tool, each.text) for each in turns["pay 99"].heard] == [("find", "order 1")]
+    assert not clean(turns["pay 99"])
+
+
+def test_a_summary_that_stands_for_the_request_is_no_word_of_the_user(parts: Parts) -> None:
+    summary = HumanMessage("Here is a summary: pay 99", additional_kwargs={"lc_source": "summarization"})
+    turn = read_turn([summary, AIMessage("Paid.")], CONFIG)
+    assert turn is not None
+    assert [(each.tool, each.trust) for each in turn.trajectory.heard] == [("summarization", "untrusted")]
+    assert not clean(turn.trajectory)
+    later = read_turn([summary, HumanMessage("thanks"), AIMessage("Welcome.")], CONFIG)
+    assert later is not None
+    assert later.trajectory.heard == ()  # what it heard is in the ledger's record of the turn before
