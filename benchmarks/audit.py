@@ -67,7 +67,7 @@ def audited(
 ) -> tuple[Audit, float]:
     """Return the audit and its seconds."""
     started = time.perf_counter()
-    found = look_over(memories, embedder, merge_above=COPY, related_above=RELATED, counts_use=counts_use)
+    found = look_over(memories, embedder, merge_above=COPY, counts_use=counts_use)
     return found, time.perf_counter() - started
 
 

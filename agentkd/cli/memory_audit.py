@@ -66,7 +66,6 @@ def _foreign(invocation: Invocation, path: Path, format_: str) -> tuple[Audit, i
             imported.memories,
             embedder,
             merge_above=limits.merge_above,
-            related_above=limits.related_above,
             labels=imported.places,
             counts_use=imported.counts_use,
         )

@@ -19,6 +19,8 @@ from agentkd.schema import (
     Correction,
     DatasetCard,
     Hit,
+    Memory,
+    Place,
     Task,
     ToolSpec,
     Trajectory,
@@ -183,13 +185,8 @@ def compile_stage(
     scope, read_at = parts.settings.memory.scope, now()
     memories = [memory for memory in parts.ledger.memories.list() if scope.may_teach(memory.scope)]
     learnt = None if learnt is None else [run for run in learnt if scope.may_teach(run.scope)]
-    own: dict[str, set[str]] = {}
     places = measured_places(parts)
-    for memory in memories:
-        if place_of(memory, places) == "context":
-            continue  # it will stand in the prompt when the student serves
-        for trajectory_id in memory.evidence.trajectories:
-            own.setdefault(trajectory_id, set()).add(memory.id)
+    own = _own_lessons(memories, places)
     needs, selectors = objective_needs(parts), parts.selectors()
     stored = LedgerTraces(parts.ledger, suite=suite, split=split, scope=scope)
     inputs = CompileInputs(
@@ -225,6 +222,16 @@ def compile_stage(
         progress=parts.progress,
         max_tokens=parts.settings.train.max_tokens_per_row,
     )
+
+
+def _own_lessons(memories: Sequence[Memory], places: Mapping[str, Place]) -> dict[str, set[str]]:
+    """Return the memories that rest on each trajectory, but for those that the student will be shown."""
+    own: dict[str, set[str]] = {}
+    for memory in memories:
+        if place_of(memory, places) != "context":
+            for trajectory_id in memory.evidence.trajectories:
+                own.setdefault(trajectory_id, set()).add(memory.id)
+    return own
 
 
 def _hits_for(parts: Parts, trajectory: Trajectory, own: Mapping[str, set[str]]) -> Sequence[Hit]:

@@ -80,8 +80,8 @@ class Revocations:
             memories = set(connection.execute(_revoked_memories()).scalars())
             written = _written_from(connection, memories, gone)
             heard = _heard_from(connection, gone)
-        found |= dict.fromkeys(written, "a teacher wrote it from what was revoked")
         found |= dict.fromkeys(heard, "its model had heard what was revoked")
+        found |= dict.fromkeys(written, "a teacher wrote it from what was revoked")
         return found | dict.fromkeys(gone, "its trajectory was revoked")
 
     def rows(self, dataset_id: str) -> frozenset[str]:

@@ -25,6 +25,8 @@ __all__ = ["Audit", "DuplicateRate", "MemoryPair", "audit", "duplicate_rates", "
 
 _BLOCK = 1024  # rows of one similarity matrix
 _MOST_PAIRS = 1000
+NEAR = 0.8
+"""Similarity at which near copies are counted besides: figures of other stores are published at it."""
 _ECHOES = 5  # equal entries from which on a store has learnt from itself
 
 
@@ -97,13 +99,11 @@ class Audit(Value):
         return not any(found) and self.n_vectors == self.n_vectors_expected
 
 
-def audit(
-    ledger: Ledger, embedder: Embedder, *, merge_above: float, related_above: float = 0.8, n_vectors: int
-) -> Audit:
+def audit(ledger: Ledger, embedder: Embedder, *, merge_above: float, n_vectors: int) -> Audit:
     """Read every current memory and compare them; embeds what is not cached."""
     memories = ledger.memories.list()
     alive = [memory for memory in memories if memory.status in INDEXED]
-    found = look_over(alive, embedder, merge_above=merge_above, related_above=related_above)
+    found = look_over(alive, embedder, merge_above=merge_above)
     return found.model_copy(
         update={
             "n": len(memories),
@@ -122,7 +122,6 @@ def look_over(
     embedder: Embedder,
     *,
     merge_above: float,
-    related_above: float = 0.8,
     labels: Sequence[str] | None = None,
     counts_use: bool = True,
     redact: Callable[[str], str] | None = None,
@@ -133,7 +132,6 @@ def look_over(
         memories: What is looked at, in its order.
         embedder: What similarity is measured with.
         merge_above: Similarity from which two memories say the same.
-        related_above: Similarity from which two memories are about the same thing.
         labels: Names for the report, one per memory; their ids by default.
         counts_use: Whether a memory's 0 recalls mean that it was never recalled.
         redact: What takes secrets out of a text; the ledger's patterns by default.
@@ -151,7 +149,7 @@ def look_over(
         exact_copies=groups,
         exact_rate=sum(len(group) - 1 for group in groups) / max(1, len(memories)),
         near_copies=_near_copies(memories, names, embedder, merge_above),
-        duplicates=duplicate_rates(memories, embedder, sorted({merge_above, related_above}, reverse=True)),
+        duplicates=duplicate_rates(memories, embedder, sorted({merge_above, NEAR}, reverse=True)),
         counts_use=counts_use,
         never_recalled=_named(memories, names, lambda m: counts_use and not m.utility.recalls),
         loops=(),

@@ -302,7 +302,6 @@ class MemoryStore:
             self._ledger,
             self._embedder,
             merge_above=self.thresholds.merge_above,
-            related_above=self.thresholds.related_above,
             n_vectors=self._index.count(),
         )
 

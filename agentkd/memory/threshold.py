@@ -47,10 +47,9 @@ class Thresholds(Value):
 SHIPPED: dict[str, Thresholds] = {
     # `minilm-onnx`, with the values that all published figures were measured with
     "emb-1bc6b02708418ff84bd1": Thresholds(source="shipped"),
-    # `hashing`, measured on ReMe's five public libraries by `agentkd memory calibrate -n 500`
-    "emb-5e05e483db09fe617ba6": Thresholds(
-        min_score=0.10, related_above=0.335, merge_above=0.804, source="shipped"
-    ),
+    # `hashing`, measured on ReMe's five public libraries by `agentkd memory calibrate -n 500`; but 0.804 for
+    # `merge_above`, at which short requests with other values were taken for copies
+    "emb-5e05e483db09fe617ba6": Thresholds(min_score=0.10, related_above=0.335, source="shipped"),
 }
 """Thresholds of the embedders that come along, with their default options, by fingerprint."""
 

@@ -167,7 +167,7 @@ def test_an_audit_of_the_workspace_tells_rates_and_is_sound(cli: Cli, root: Path
     found = cli("-C", root, "memory", "audit", "--json")
     assert found.code == 0
     assert found.json["n_vectors"] == found.json["n_vectors_expected"] == 4
-    assert [rate["threshold"] for rate in found.json["duplicates"]] == [0.92, 0.335]
+    assert [rate["threshold"] for rate in found.json["duplicates"]] == [0.92, 0.8]
 
 
 def test_an_exported_skill_is_found_by_the_agents_of_the_workspace(

@@ -132,6 +132,6 @@ def test_the_command_measures_keeps_and_forgets(tmp_path, learnt):
 
 def test_thresholds_ship_for_the_embedders_that_come_along(ledger):
     found = thresholds_for(HashingEmbedder().fingerprint, MemorySettings(), ledger)
-    assert (found.source, found.min_score, found.merge_above) == ("shipped", 0.10, 0.804)
+    assert (found.source, found.min_score, found.merge_above) == ("shipped", 0.10, 0.92)
     other = HashingEmbedder(HashingSettings(dimensions=64)).fingerprint
     assert thresholds_for(other, MemorySettings(), ledger) == Thresholds()
