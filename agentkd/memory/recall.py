@@ -281,15 +281,23 @@ class Search:
         allowed: Collection[str],
         exclude: Collection[str],
     ) -> dict[str, float]:
-        """Return the BM25 of at most `depth` allowed memories, searching wider until there are `k`."""
+        """Return the BM25 of at most `depth` allowed memories, wider until the `k` best are certain.
+
+        Of equals at the end of what was found some are missing, and it is chance which: none of them counts.
+        """
         if self._words is None:
             return {}
         size = depth + len(exclude)
         while True:
             found = self._words.search(state, size, partitions)
-            fit = [hit for hit in found if hit.memory_id in allowed and hit.memory_id not in exclude]
+            least = found[-1].score if len(found) >= size else 0.0
+            fit = [
+                (-round(hit.score, 6), hit.memory_id)
+                for hit in found
+                if hit.score > least and hit.memory_id in allowed and hit.memory_id not in exclude
+            ]
             if len(fit) >= k or len(found) < size:
-                return {hit.memory_id: hit.score for hit in fit[:depth]}
+                return {id_: -score for score, id_ in sorted(fit)[:depth]}
             size *= _WIDER
 
     def _nearest(

@@ -194,6 +194,36 @@ def test_statuses_that_follow_events_are_those_that_are_read_anew(store, lesson,
             assert followed.news(checkpoint, seq) == Statuses(ledger).news(checkpoint, seq)
 
 
+def test_equals_are_found_alike_in_whatever_order_they_came(tmp_path, lesson):
+    """Requests that differ in one word have equal scores, and more of them than a search looks at."""
+    colours = [
+        "red",
+        "blue",
+        "green",
+        "black",
+        "white",
+        "amber",
+        "pink",
+        "grey",
+        "gold",
+        "teal",
+        "lime",
+        "navy",
+    ]
+    memories = [lesson(f"stamp the {colour} form", f"{colour} {n}") for n in range(3) for colour in colours]
+    found = set()
+    for seed in range(3):
+        random.Random(seed).shuffle(memories)
+        with Ledger.open(tmp_path / f"{seed}.db") as ledger:
+            hooks, settings = PluginHost(auto=False).hooks, MemorySettings(min_score=0.05, merge_above=0.999)
+            words = tmp_path / f"words-{seed}"
+            store = MemoryStore(ledger, ExactIndex(), HashingEmbedder(), settings, hooks, words=words)
+            for at in range(0, len(memories), 5):
+                store.admit(memories[at : at + 5])
+            found.add(tuple(tuple(ids(store.recall(f"stamp the {colour} form", 4))) for colour in colours))
+    assert len(found) == 1
+
+
 def test_fusion_keeps_both_orders_and_scales_them():
     assert [id_ for id_, _ in fuse({"a": 0.9, "b": 0.5, "c": 0.1}, {}, weight=0.8)] == ["a", "b", "c"]
     fused = dict(fuse({"a": 0.9, "b": 0.1}, {"b": 3.0, "c": 1.5}, weight=0.8))
