@@ -69,17 +69,24 @@ class LexicalIndex:
         return self._open().identity
 
     def change(self, rows: Iterable[tuple[str, str, str]], gone: Iterable[str] = ()) -> None:
-        """Insert or replace memories given as (memory id, partition, text), and remove others; at once."""
+        """Insert or replace memories given as (memory id, partition, text), and remove others; at once.
+
+        What says the same as before is left alone: what is replaced counts in the statistics of words until
+        its segment is merged, and two indexes over the same memories would rank near equals differently.
+        """
         batch, lost = list(rows), list(gone)
         if not batch and not lost:
             return
         with self._guard, _translated():
             opened = self._open()
-            for memory_id in (*lost, *(row[0] for row in batch)):
+            said = {memory_id: [_MARKER, *opened.words(text)] for memory_id, _, text in batch}
+            new = [row for row in batch if not opened.holds(row[0], row[1], said[row[0]])]
+            for memory_id in (*lost, *(row[0] for row in new)):
                 opened.remove(memory_id)
-            for memory_id, partition, text in batch:
-                opened.put(memory_id, [_MARKER, *opened.words(text)], partition)
-            opened.publish()
+            for memory_id, partition, _ in new:
+                opened.put(memory_id, said[memory_id], partition)
+            if lost or new:
+                opened.publish()
 
     def search(self, text: str, k: int, partitions: Sequence[str]) -> list[WordHit]:
         """Return at most `k` memories of these partitions that share words with a text, best first."""
@@ -177,6 +184,18 @@ class _Opened:
         plain = unicodedata.normalize("NFKC", text).encode("utf-8", "replace").decode()
         found: list[str] = self._analyzer.analyze(_parted(plain))
         return found
+
+    def holds(self, memory_id: str, partition: str, said: Sequence[str]) -> bool:
+        """Whether a memory is there with these words, in this partition."""
+        searcher, first = self.index.searcher(), f"{partition}:{said[0]}"
+        if not searcher.doc_freq("memory", memory_id) or not searcher.doc_freq("words", first):
+            return False
+        both = [
+            (self._tantivy.Occur.Must, self._tantivy.Query.term_query(self._schema, field, value))
+            for field, value in (("memory", memory_id), ("words", first))
+        ]
+        found = searcher.search(self._tantivy.Query.boolean_query(both), 1, count=False).hits
+        return any(searcher.doc(at)["said"][0].decode() == " ".join(said) for _, at in found)
 
     def remove(self, memory_id: str) -> None:
         self._writing().delete_documents_by_term("memory", memory_id)

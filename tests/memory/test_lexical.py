@@ -48,6 +48,17 @@ def test_the_last_text_of_a_memory_counts_and_a_removed_one_is_gone(index):
     assert ids(index.search("plums", 5, ["p"])) == ["a"]
 
 
+def test_what_is_stored_again_as_it_was_moves_no_score(index):
+    rows = [("a", "p", "stamp the gold form"), ("b", "p", "stamp the form again and again, in navy blue")]
+    index.change(rows)
+    before = index.search("stamp the pink form", 2, ["p"])
+    for _ in range(5):
+        index.change(rows[1:])
+    assert index.search("stamp the pink form", 2, ["p"]) == before
+    index.change([("a", "q", "stamp the gold form")])  # elsewhere it is another document
+    assert ids(index.search("stamp", 2, ["q"])) == ["a"]
+
+
 def test_no_query_reaches_into_another_partition(index):
     index.change([("mine", "p1", "secret plan"), ("other", "p2", "secret plan p1:secret")])
     assert ids(index.search("secret plan", 9, ["p1"])) == ["mine"]
