@@ -27,8 +27,9 @@ from agentkd.memory.lock import IndexLock
 
 __all__ = ["LexicalIndex", "WordHit"]
 
-_VERSION = "2"  # of fields and analysis: another one makes a new index
+_VERSION = "3"  # of fields and analysis: another one makes a new index
 _HEAP = 15_000_000  # bytes of the writer's buffer
+_FEW = 512  # memories up to which the index is written anew where one was replaced or removed
 _LONGEST = 40  # letters; longer words are keys and hashes
 _MOST_TERMS = 48  # of one query: the rarest words of a long state
 _MOST_POSTINGS = 50_000  # documents that its words are looked up in, summed: the commonest words only rank
@@ -87,6 +88,7 @@ class LexicalIndex:
                 opened.put(memory_id, said[memory_id], partition)
             if lost or new:
                 opened.publish()
+                opened.settle()
 
     def search(self, text: str, k: int, partitions: Sequence[str]) -> list[WordHit]:
         """Return at most `k` memories of these partitions that share words with a text, best first."""
@@ -167,6 +169,7 @@ class _Opened:
         builder.add_text_field("memory", stored=True, tokenizer_name="raw", index_option="basic")
         builder.add_text_field("words", tokenizer_name="whitespace", index_option="freq")
         builder.add_bytes_field("said", stored=True, indexed=False)
+        builder.add_bytes_field("partition", stored=True, indexed=False)
         self._schema = builder.build()
         self._analyzer = (
             tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.simple())
@@ -206,11 +209,33 @@ class _Opened:
         said = list(words)
         document.add_text("words", " ".join(f"{partition}:{word}" for word in said))
         document.add_bytes("said", " ".join(said).encode())
+        document.add_bytes("partition", partition.encode())
         self._writing().add_document(document)
 
     def publish(self) -> None:
         self._writing().commit()
         self.index.reload()
+
+    def settle(self) -> None:
+        """Write a small index anew where something was taken out of it.
+
+        What is gone counts in tantivy's statistics until its segment is merged. Among few memories that moves
+        scores by more than equals differ, and each process would rank by the history of its own index.
+        """
+        searcher = self.index.searcher()
+        n = searcher.num_docs
+        if n > _FEW:
+            return
+        every = searcher.search(self._tantivy.Query.all_query(), max(1, n), count=False).hits
+        documents = [searcher.doc(at) for _, at in every]
+        partitions = {document["partition"][0] for document in documents}
+        if sum(searcher.doc_freq("words", f"{p.decode()}:{_MARKER}") for p in partitions) == n:
+            return
+        self._writing().delete_all_documents()
+        for document in documents:
+            said, partition = document["said"][0].decode().split(" "), document["partition"][0].decode()
+            self.put(document["memory"][0], said, partition)
+        self.publish()
 
     def search(self, words: Sequence[str], k: int, partitions: Sequence[str]) -> list[WordHit]:
         searcher = self.index.searcher()

@@ -59,6 +59,17 @@ def test_what_is_stored_again_as_it_was_moves_no_score(index):
     assert ids(index.search("stamp", 2, ["q"])) == ["a"]
 
 
+def test_scores_do_not_tell_what_else_was_there_once(index):
+    rows = [(f"m{i}", "p" if i % 2 else "q", "stamp the form " + "again " * i) for i in range(8)]
+    index.change(rows)
+    fresh = index.search("stamp the form", 8, ["p", "q"])
+    index.change([(f"x{i}", "p", "stamp " * 30) for i in range(5)])
+    index.change([("m3", "p", "something else")], gone=[f"x{i}" for i in range(5)])
+    index.change([rows[3]])
+    assert index.search("stamp the form", 8, ["p", "q"]) == fresh
+    assert index.count() == 8
+
+
 def test_no_query_reaches_into_another_partition(index):
     index.change([("mine", "p1", "secret plan"), ("other", "p2", "secret plan p1:secret")])
     assert ids(index.search("secret plan", 9, ["p1"])) == ["mine"]
