@@ -82,12 +82,14 @@ class LexicalIndex:
             opened = self._open()
             said = {memory_id: [_MARKER, *opened.words(text)] for memory_id, _, text in batch}
             new = [row for row in batch if not opened.holds(row[0], row[1], said[row[0]])]
+            is_replacing = any(opened.knows(id_) for id_ in (*lost, *(row[0] for row in new)))
             for memory_id in (*lost, *(row[0] for row in new)):
                 opened.remove(memory_id)
             for memory_id, partition, _ in new:
                 opened.put(memory_id, said[memory_id], partition)
             if lost or new:
                 opened.publish()
+            if is_replacing:
                 opened.settle()
 
     def search(self, text: str, k: int, partitions: Sequence[str]) -> list[WordHit]:
@@ -188,10 +190,14 @@ class _Opened:
         found: list[str] = self._analyzer.analyze(_parted(plain))
         return found
 
+    def knows(self, memory_id: str) -> bool:
+        """Whether a memory is or was there."""
+        return bool(self.index.searcher().doc_freq("memory", memory_id))
+
     def holds(self, memory_id: str, partition: str, said: Sequence[str]) -> bool:
         """Whether a memory is there with these words, in this partition."""
         searcher, first = self.index.searcher(), f"{partition}:{said[0]}"
-        if not searcher.doc_freq("memory", memory_id) or not searcher.doc_freq("words", first):
+        if not self.knows(memory_id) or not searcher.doc_freq("words", first):
             return False
         both = [
             (self._tantivy.Occur.Must, self._tantivy.Query.term_query(self._schema, field, value))
