@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 
 from agentkd.config import TrustSettings
-from agentkd.schema import ADHOC, Correction, Heard, Step, Trajectory, Value
+from agentkd.schema import ADHOC, Correction, Heard, Step, Task, Trajectory, Value
 
 __all__ = [
     "UNNAMED",
@@ -20,6 +20,7 @@ __all__ = [
     "RunTrust",
     "carried",
     "heard_after",
+    "is_of_suite",
     "is_trusted_output",
     "is_vouched",
     "trust_of_run",
@@ -96,7 +97,7 @@ class RunTrust(Value):
 def trust_of_run(trajectory: Trajectory, settings: TrustSettings) -> RunTrust:
     """Say whose words a run holds."""
     suite = trajectory.task.suite
-    is_suite = suite != ADHOC and not trajectory.imported_from and suite not in settings.outside_suites
+    is_suite = is_of_suite(trajectory.task, settings) and not trajectory.imported_from
     if trajectory.imported_from:
         principal = f"import:{trajectory.imported_from}"
     else:
@@ -147,6 +148,11 @@ def _outside(step: Step, is_suite: bool, settings: TrustSettings) -> Iterable[Ou
         text = result.error or result.content
         if text and not is_trusted_output(call.name, result.trust, is_suite, settings):
             yield Outside(step=step.index, number=number, tool=call.name, text=text)
+
+
+def is_of_suite(task: Task, settings: TrustSettings) -> bool:
+    """Whether a task is one of a suite whose requests and tools count as trusted."""
+    return task.suite != ADHOC and task.suite not in settings.outside_suites
 
 
 def is_trusted_output(tool: str, declared: str, is_suite: bool, settings: TrustSettings) -> bool:

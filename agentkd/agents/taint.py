@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 from agentkd.agents.review import Reviewed
 from agentkd.config import TrustSettings
-from agentkd.schema import ADHOC, Heard, Hit, Task, ToolCall, ToolResult, ToolSpec
+from agentkd.schema import Heard, Hit, Task, ToolCall, ToolResult, ToolSpec
 from agentkd.schema.message import Declared
-from agentkd.trust import is_trusted_output
+from agentkd.trust import is_of_suite, is_trusted_output
 
 __all__ = [
     "declared_trust",
@@ -38,7 +38,7 @@ def foreign_output(
     any other is not. What a person answered in a tool's place is the person's.
     """
     declared = declared_trust(tools)
-    is_suite = task.suite != ADHOC and task.suite not in trust.outside_suites
+    is_suite = is_of_suite(task, trust)
     for each, result in zip(reviewed, results, strict=True):
         was_run = each.accepted is not None and each.result is None
         if was_run and each.accepted is not None and (result.content or result.error):
@@ -59,7 +59,7 @@ def declared_trust(tools: Sequence[ToolSpec]) -> dict[str, Declared]:
 
 def foreign_before(task: Task, heard: Sequence[Heard], trust: TrustSettings) -> str:
     """Return which untrusted text the lessons of earlier tries may carry on, in words; empty for none."""
-    is_suite = task.suite != ADHOC and task.suite not in trust.outside_suites
+    is_suite = is_of_suite(task, trust)
     for each in heard:
         if not is_trusted_output(each.tool, each.trust, is_suite, trust):
             return f"lessons of a try that read the untrusted output of the tool `{each.tool}`"

@@ -137,10 +137,14 @@ class _Union:
 
     def _find_truth(self) -> None:
         """Find the turns with an accepted answer, and those of them for which there are own words too."""
+        own: set[Turn] = set()
         for card in self.cards:
-            self._truth.update(_turn(row) for row in self._read(card, "train") if is_ground_truth(row))
-        for card in self.cards:
-            self._displaced.update(_turn(row) for row in self._read(card, "train") if self._is_displaced(row))
+            for row in self._read(card, "train"):
+                if is_ground_truth(row):
+                    self._truth.add(_turn(row))
+                elif row.kind != "negative":
+                    own.add(_turn(row))
+        self._displaced.update(self._truth & own)
 
     def _is_displaced(self, row: Example) -> bool:
         """Whether a row holds the student's own words for a turn whose accepted answer is known."""

@@ -67,8 +67,8 @@ class ToolResult(Value):
     ends_task: bool = False
     """Whether the environment considers the task finished after this call."""
     trust: Declared = ""
-    """What the tool's spec declares; the loop sets it, whatever the tool says of itself. What a person
-    answered in the tool's place is trusted."""
+    """What the tool's spec declares; the loop sets it, and believes a tool that calls its own output
+    untrusted. What a person answered in the tool's place is trusted."""
 
     @property
     def ok(self) -> bool:

@@ -39,7 +39,7 @@ class Step(Value):
 
 
 class Heard(Value):
-    """What a tool had said in the model's context before the first step."""
+    """What a tool had said in the model's context, and no step holds."""
 
     tool: str
     """Name of the tool."""
@@ -71,8 +71,8 @@ class Trajectory(Value):
     messages: tuple[Message, ...] = ()
     """The whole conversation as the model saw it, recalled memories included."""
     heard: tuple[Heard, ...] = ()
-    """What tools said before its first step: earlier turns of the conversation, and the failed tries whose
-    lessons it read. It taints what the model says as its own results do."""
+    """What tools said that is in no step: in earlier turns of the conversation, in the failed tries whose
+    lessons it read, to the agent that called this one. It taints what the model says as results do."""
     steps: tuple[Step, ...] = ()
     """The turns."""
     answer: str = ""
