@@ -38,8 +38,9 @@ class TrialPolicy:
     """Decides what each run of a scope is shown; safe to use from several threads.
 
     Recall is switched off where the scope's lift is negative with certainty `[memory] trial_level`, over
-    its newest `trial_window` tasks and with `trial_tasks` of either sort at least. Then the roles are
-    reversed: the share of trials sees memories, so that recall comes back by itself when it helps again.
+    its newest `trial_window` tasks and with `trial_tasks` of either sort at least: at once, even in the
+    middle of a run, for it is a brake. Then the roles are reversed: the share of trials sees
+    memories, so that recall comes back by itself when it helps again.
     Where nobody grades the tasks of a scope, a trial would measure nothing, so there are none.
     """
 

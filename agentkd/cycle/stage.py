@@ -82,7 +82,7 @@ def run_stage(
         model,
         suite.environment,
         name=label,
-        recaller=(recaller or parts.memory) if uses_memory else None,
+        recaller=(recaller or parts.memory.before_run(run_id)) if uses_memory else None,
         recorder=Recorder(parts.ledger, parts.hooks),
         scope=parts.settings.memory.scope.of_suite(suite.name),
         changes={} if uses_memory else {"recall": "off"},

@@ -18,7 +18,7 @@ from agentkd.ledger.recall import Recall
 from agentkd.ledger.recent import Recent
 from agentkd.ledger.redact import Redact
 from agentkd.ledger.taint import taint
-from agentkd.schema import Evidence, Hit, Memory, MemoryStatus, Scope, Standing, now
+from agentkd.schema import Evidence, Hit, Memory, MemoryStatus, Scope, Standing, Utility, now
 from agentkd.schema.memory import MemoryTrust
 
 __all__ = ["Memories"]
@@ -277,6 +277,11 @@ class Memories:
         """
         with self._database.read() as connection:
             return query.new_to(connection, checkpoint)
+
+    def utilities_before(self, run_id: str) -> dict[str, Utility]:
+        """Return the counters of all memories that were ever withheld, as they were before a run's tasks."""
+        with self._database.read() as connection:
+            return recall.utilities_before(connection, run_id)
 
     def last_seq(self) -> int:
         """Return the number of the newest event; 0 without any."""

@@ -13,7 +13,7 @@ from agentkd.ledger import tables as t
 from agentkd.ledger.database import Database, chunks, insert_many, insert_once
 from agentkd.schema import Hit, Lift, Scope, Utility, Value, lift_of
 
-__all__ = ["Arm", "Recall", "ScopeCounts", "Trials", "find", "record", "settle"]
+__all__ = ["Arm", "Recall", "ScopeCounts", "Trials", "find", "record", "settle", "utilities_before"]
 
 Arm = Literal["shown", "one", "withheld"]
 """What a task saw of what was recalled for it: all, all but one memory, or nothing."""
@@ -78,27 +78,58 @@ def settle(connection: sa.Connection, trajectory_id: str, success: bool | None) 
     Lift compares like with like: a memory counts as seen where nothing was withheld, and as withheld where
     it alone was. On trials, the memories beside it do not count, nor does any where all were withheld.
     """
-    c = t.recalls.c
-    rows = connection.execute(
-        sa.select(c.memory_id, sa.func.min(sa.case((c.withheld, 1), else_=0)), sa.func.max(_as_number(c.win)))
-        .where(c.trajectory_id == trajectory_id)
-        .group_by(c.memory_id)
-    ).all()
-    arm = connection.execute(
-        sa.select(t.trials.c.arm).where(t.trials.c.trajectory_id == trajectory_id)
-    ).scalar_one_or_none()
-    if arm in ("one", "withheld"):
-        rows = [row for row in rows if arm == "one" and row[1]]
     changes: dict[str, Counts] = {}
-    for memory_id, withheld, win in rows:
-        before = _counts(bool(withheld), None if win is None else bool(win))
-        after = _counts(bool(withheld), success)
+    for memory_id, withheld, win in _compared(connection, t.recalls.c.trajectory_id == trajectory_id):
+        before, after = _counts(withheld, win), _counts(withheld, success)
         delta = (after[0] - before[0], after[1] - before[1], after[2] - before[2], after[3] - before[3])
         if any(delta):
             changes[memory_id] = delta
     _add(connection, changes)
     for table in (t.recalls, t.trials):
         connection.execute(table.update().where(table.c.trajectory_id == trajectory_id).values(win=success))
+
+
+def utilities_before(connection: sa.Connection, run_id: str) -> dict[str, Utility]:
+    """Return the counters of all memories that were ever withheld, less what tasks of one run added."""
+    own: dict[str, Counts] = {}
+    of_run = t.recalls.c.trajectory_id.in_(
+        sa.select(t.trajectories.c.id).where(t.trajectories.c.run_id == run_id)
+    )
+    for memory_id, withheld, win in _compared(connection, of_run):
+        own[memory_id] = _sum(own.get(memory_id), _counts(withheld, win))
+    for memory_id, union in _unions(connection, list(own)):
+        own[union] = _sum(own.get(union), own[memory_id])
+    m = t.memories.c
+    query = sa.select(m.id, m.recalls, m.wins, m.held_out, m.held_out_wins).where(m.held_out > 0)
+    found: dict[str, Utility] = {}
+    for id_, *counts in connection.execute(query):
+        names = ("recalls", "wins", "held_out", "held_out_wins")
+        left = (n - o for n, o in zip(counts, own.get(id_, (0, 0, 0, 0)), strict=True))
+        found[id_] = Utility(**dict(zip(names, left, strict=True)))
+    return found
+
+
+def _compared(
+    connection: sa.Connection, *where: sa.ColumnElement[bool]
+) -> list[tuple[str, bool, bool | None]]:
+    """Return (memory, withheld, win) per trajectory and memory that the trial of its task compares."""
+    c, arm = t.recalls.c, t.trials.c.arm
+    query = (
+        sa.select(
+            c.memory_id,
+            sa.func.min(sa.case((c.withheld, 1), else_=0)),
+            sa.func.max(_as_number(c.win)),
+            sa.func.max(arm),
+        )
+        .outerjoin_from(t.recalls, t.trials, t.trials.c.trajectory_id == c.trajectory_id)
+        .where(*where)
+        .group_by(c.trajectory_id, c.memory_id)
+    )
+    return [
+        (memory_id, bool(withheld), None if win is None else bool(win))
+        for memory_id, withheld, win, told in connection.execute(query)
+        if told not in ("one", "withheld") or (told == "one" and withheld)
+    ]
 
 
 class ScopeCounts(Value):
@@ -192,6 +223,11 @@ def _counts(withheld: bool, win: bool | None) -> Counts:
     if win is None:
         return (0, 0, 0, 0)
     return (0, 0, 1, int(win)) if withheld else (1, int(win), 0, 0)
+
+
+def _sum(one: Counts | None, other: Counts) -> Counts:
+    a, b = one or (0, 0, 0, 0), other
+    return (a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3])
 
 
 def _add(connection: sa.Connection, changes: Mapping[str, Counts]) -> None:

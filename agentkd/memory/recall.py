@@ -7,7 +7,7 @@ whose status for the serving checkpoint allows it are returned, whatever the ind
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
@@ -61,6 +61,13 @@ class Asked:
     """What is similar enough."""
     places: int = 0
     """Hits that are shown in the end, where later stages choose among `k`: sources share these; 0 for `k`."""
+    utilities: Mapping[str, Utility] | None = None
+    """Counters to rank by, of what was ever withheld; None for those of now."""
+
+    def lift(self, memory: Memory) -> float:
+        """Return the lift that ranking adds; 0 before the memory was ever withheld."""
+        utility = memory.utility if self.utilities is None else self.utilities.get(memory.id, Utility())
+        return mean_lift(utility) if utility.held_out else 0.0
 
 
 @dataclass
@@ -254,7 +261,7 @@ class Search:
         ):
             return
         if score >= thresholds.min_score or pool.words.get(memory.id, 0.0) >= thresholds.min_words:
-            bonus = 1.0 if memory.counters else self._settings.lift_weight * _lift(memory.utility)
+            bonus = 1.0 if memory.counters else self._settings.lift_weight * asked.lift(memory)
             pool.by_source[source] += 1
             pool.hits.append((relevance + bonus, Hit(memory=memory, score=score, key=key)))
 
@@ -348,11 +355,6 @@ def _top(merged: Best, depth: int, allowed: Collection[str], exclude: Collection
 def _is_uncertain(best: Best, k: int, unseen: float) -> bool:
     """Whether one of the `k` best may not have been returned yet; `best` is in order."""
     return len(best) < k or list(best.values())[k - 1][0] <= unseen
-
-
-def _lift(utility: Utility) -> float:
-    """Return the lift that ranking adds; 0 before the memory was ever withheld."""
-    return mean_lift(utility) if utility.held_out else 0.0
 
 
 def excluded(states: Sequence[str], exclude: Iterable[Iterable[str]] | None) -> list[frozenset[str]]:

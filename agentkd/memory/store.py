@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +18,7 @@ from agentkd.memory.counter import with_counters_first
 from agentkd.memory.edit import Edit, apply_refiner
 from agentkd.memory.lexical import LexicalIndex
 from agentkd.memory.projection import Projection
+from agentkd.memory.ranked import RankedBefore
 from agentkd.memory.recall import Asked, Search, excluded
 from agentkd.memory.recaller import candidates_of, staged
 from agentkd.memory.render import fitting, render, token_counter
@@ -26,7 +27,7 @@ from agentkd.memory.settling import Settling
 from agentkd.memory.threshold import Thresholds, thresholds_for
 from agentkd.plugins import Hooks
 from agentkd.protocols import Embedder, Index, Kit, Progress, RecallStage, Refiner, SilentProgress
-from agentkd.schema import Hit, Memory, MemoryStatus, Scope
+from agentkd.schema import Hit, Memory, MemoryStatus, Scope, Utility
 
 if TYPE_CHECKING:
     from agentkd.ledger import Ledger
@@ -148,8 +149,12 @@ class MemoryStore:
         checkpoint: str = "base",
         exclude: Iterable[Iterable[str]] | None = None,
         also: Collection[MemoryStatus] = (),
+        utilities: Mapping[str, Utility] | None = None,
     ) -> list[list[Hit]]:
-        """Recall for many states at one time; `exclude` holds one collection of ids per state."""
+        """Recall for many states at one time; `exclude` holds one collection of ids per state.
+
+        `utilities` are counters to rank by in the place of those of now.
+        """
         seq = self._ledger.memories.last_seq()
         if seq > self._projection.seen:
             self._projection.sync()
@@ -163,6 +168,7 @@ class MemoryStore:
             seq=seq,
             thresholds=self.thresholds,
             places=most,
+            utilities=utilities,
         )
         found = self._search.find(states, asked, excluded(states, exclude))
         return [
@@ -175,6 +181,13 @@ class MemoryStore:
         against = [hit for hit in hits if hit.memory.counters]
         others = [hit for hit in hits if not hit.memory.counters]
         return [*against, *staged(self._stages, state, others, self._kit)]
+
+    def before_run(self, run_id: str) -> RankedBefore:
+        """Return a recaller that ranks by the lifts of before a run, whatever its tasks teach of them.
+
+        So all tasks of a run meet the same ranking: in any order, by any number of workers, after a kill.
+        """
+        return RankedBefore(self, self._ledger.memories.utilities_before(run_id))
 
     def render(self, hits: Sequence[Hit]) -> str:
         """Return the hits as notes for a prompt, the most similar last; empty for no hits."""

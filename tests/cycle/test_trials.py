@@ -72,6 +72,10 @@ def workspace(tmp_path: Path, lines: Lines) -> Iterator[agentkd.Workspace]:
 
 @pytest.fixture
 def planted(workspace: agentkd.Workspace) -> dict[str, Memory]:
+    return plant(workspace)
+
+
+def plant(workspace: agentkd.Workspace) -> dict[str, Memory]:
     """Plant one memory of every effect per topic; returns them by id."""
     made = {}
     for topic in TOPICS:
@@ -126,6 +130,32 @@ def test_what_harms_leaves_what_idles_leaves_and_what_helps_stays(
     assert held >= len(planted) - 1
     recalled = {id_ for t in go(workspace, EFFECTS, 12, "later") for id_ in t.recalled}
     assert not recalled & {id_ for id_, memory in planted.items() if memory.content.endswith("harms")}
+
+
+def test_all_tasks_of_a_run_meet_the_same_ranking(tmp_path: Path) -> None:
+    settings = {**SETTINGS, "memory": {**SETTINGS["memory"], "lift_weight": 1.0}}
+    suite = suite_of(160)
+    with agentkd.Workspace(tmp_path / "shop", settings=settings) as workspace:
+        plant(workspace)
+        go(workspace, EFFECTS, 24, "first")
+
+        def ranking(run_id: str) -> tuple[str, ...]:
+            found = workspace.memory.before_run(run_id).recall(TOPICS[0], 3, scope=APP)
+            return tuple(hit.memory.id for hit in found)
+
+        class Watched(Actor):
+            def __call__(self, messages: Sequence[Message], tools: Any) -> str:
+                during.append(ranking("second"))
+                return super().__call__(messages, tools)
+
+        before, during = ranking("second"), list[tuple[str, ...]]()
+        turned = {name: -effect for name, effect in EFFECTS.items()}  # what helped harms now
+        run_stage(
+            workspace.parts, suite=suite, tasks=suite.tasks("train"), run_id="second",
+            model=ScriptedModel(Watched(turned)), uses_memory=True, label="run",
+        )  # fmt: skip
+        assert set(during) == {before}
+        assert ranking("third") != before
 
 
 def test_recall_goes_off_where_it_harms_and_everybody_says_so(

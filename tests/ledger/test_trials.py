@@ -27,8 +27,11 @@ def task(ledger: Ledger, make: Make) -> Any:
         *,
         success: bool | None,
         scope: Scope = SHOP,
+        run: str = "",
     ) -> str:
         trajectory = make.trajectory(number, success=success)
+        if run:
+            trajectory = trajectory.model_copy(update={"run_id": run})
         ledger.trajectories.begin(trajectory)
         hits = [make.hit(memory) for memory in (*shown, *withheld)]
         ledger.memories.record_recall(trajectory.id, 0, hits, {memory.id for memory in withheld})
@@ -58,6 +61,29 @@ def test_a_memory_is_compared_on_tasks_that_differ_in_nothing_else(
     task(5, "shown", [one, other], success=True)
     assert utility(ledger, one) == Utility(recalls=1, wins=1, held_out=1, held_out_wins=1)
     assert utility(ledger, other) == Utility(recalls=1, wins=1)
+
+
+def test_counters_of_before_a_run_leave_its_own_tasks_out(ledger: Ledger, make: Make, task: Any) -> None:
+    one, other, third = (make.memory(name) for name in ("one", "other", "third"))
+    ledger.memories.admit([one, other, third])
+    task(1, "one", [other], [one], success=True, run="before")
+    task(2, "shown", [one, other], success=False, run="before")
+    before = ledger.memories.utilities_before("now")
+    assert before == {one.id: Utility(recalls=1, held_out=1, held_out_wins=1)}  # it alone was ever withheld
+    task(3, "shown", [one, other], success=True, run="now")
+    task(4, "one", [one], [other], success=True, run="now")
+    task(5, "withheld", [], [one, other], success=True, run="now")
+    task(6, "one", [other], [one], success=None, run="now")
+    now = ledger.memories.utilities_before("now")
+    assert now[one.id] == before[one.id]
+    assert now[other.id] == Utility(recalls=1)  # of run `before`; it was withheld in this run alone
+    assert ledger.memories.utilities_before("later")[one.id] == utility(ledger, one)
+    union = make.memory("both")
+    ledger.memories.replace([one.id, other.id], union, "one lesson")
+    task(7, "one", [third], [union], success=True, run="now")
+    assert ledger.memories.utilities_before("now")[union.id] == Utility(
+        recalls=2, held_out=1, held_out_wins=1
+    )
 
 
 def test_a_scope_is_counted_by_what_its_tasks_saw(ledger: Ledger, make: Make, task: Any) -> None:
