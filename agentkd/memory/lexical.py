@@ -72,10 +72,12 @@ class LexicalIndex:
     def change(self, rows: Iterable[tuple[str, str, str]], gone: Iterable[str] = ()) -> None:
         """Insert or replace memories given as (memory id, partition, text), and remove others; at once.
 
+        What is among both stays, with its new text.
         What says the same as before is left alone: what is replaced counts in the statistics of words until
         its segment is merged, and two indexes over the same memories would rank near equals differently.
         """
-        batch, lost = list(rows), list(gone)
+        batch = list(rows)
+        lost = [*{*gone} - {memory_id for memory_id, _, _ in batch}]
         if not batch and not lost:
             return
         with self._guard, _translated():

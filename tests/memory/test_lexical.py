@@ -48,6 +48,15 @@ def test_the_last_text_of_a_memory_counts_and_a_removed_one_is_gone(index):
     assert ids(index.search("plums", 5, ["p"])) == ["a"]
 
 
+def test_what_is_to_leave_first_and_comes_again_as_it_was_stays(index):
+    rows = [("a", "p", "red apples"), ("b", "p", "green pears")]
+    index.change(rows)
+    for _ in range(2):
+        index.change(rows[:1], gone=["a", "b"])
+        assert index.stored() == {"a"}
+        assert ids(index.search("red apples green pears", 5, ["p"])) == ["a"]
+
+
 def test_what_is_stored_again_as_it_was_moves_no_score(index):
     rows = [("a", "p", "stamp the gold form"), ("b", "p", "stamp the form again and again, in navy blue")]
     index.change(rows)

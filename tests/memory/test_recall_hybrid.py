@@ -118,6 +118,30 @@ def test_the_words_come_back_from_the_ledger_when_their_folder_is_lost(tmp_path,
             shutil.rmtree(tmp_path / "words")
 
 
+def test_what_was_merged_and_parted_is_found_by_words_by_the_next_process_too(tmp_path, lesson):
+    hooks = PluginHost(auto=False).hooks
+    one, other = lesson("code E4412", "a"), lesson("code E4412 again", "b")
+    union = lesson("codes E4412 and E4413", "c")
+
+    def opened(ledger):
+        return MemoryStore(ledger, ExactIndex(), Blind(), MemorySettings(), hooks, words=tmp_path / "words")
+
+    with Ledger.open(tmp_path / "l.db") as ledger, opened(ledger) as store:
+        store.admit([one, other])
+        ledger.memories.replace([one.id, other.id], union, "one lesson")
+        assert ids(store.recall("E4413")) == [union.id]
+    for _ in range(2):  # it follows the last events once more
+        with Ledger.open(tmp_path / "l.db") as ledger, opened(ledger) as store:
+            assert store.check(deep=True).agrees
+            assert ids(store.recall("E4413")) == [union.id]
+    with Ledger.open(tmp_path / "l.db") as ledger, opened(ledger) as store:
+        store.undo(union.id, "they differ")
+        assert {*ids(store.recall("E4412"))} == {one.id, other.id}
+    with Ledger.open(tmp_path / "l.db") as ledger, opened(ledger) as store:
+        assert store.check(deep=True).agrees
+        assert {*ids(store.recall("E4412"))} == {one.id, other.id}
+
+
 class Watched(SilentProgress):
     """Notes which bars were shown."""
 
