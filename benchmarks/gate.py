@@ -36,9 +36,11 @@ from gate_train import FOLDER, SETTINGS, audited, cell_key, evaluation_of, learn
 from gate_trials import (
     N_LOOKS,
     N_TRIALS,
+    NOT_BETTER,
     disguises,
     leaks_found,
     minhash_found,
+    paired_flags,
     patient_share,
     promoted_share,
 )
@@ -99,12 +101,17 @@ def judged(candidate: Candidate, cell: dict[str, Any], again: bool = False) -> F
 
 
 def finding_of(candidate: Candidate, home: Path) -> Finding | None:
-    """Return what was found of a candidate under the same settings, on this machine or on another."""
+    """Return what was found of a candidate under the same settings, on this machine or on another.
+
+    The gate's paired tests are asked anew of what was counted; the other checks stand as they were found.
+    """
     file = home / f"{candidate.name}.json"
     facts = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if facts.get("key") != judge_key():
         return None
-    return Finding(**{**facts, "flags": tuple(facts["flags"])})
+    others = [flag for flag in facts["flags"] if not flag.startswith(NOT_BETTER)]
+    flags = (*(flag for rival in ARMS[:2] for flag in paired_flags(facts["numbers"], rival)), *others)
+    return Finding(**{**facts, "flags": flags, "promote": not flags})
 
 
 def keep(candidate: Candidate, finding: Finding, home: Path) -> None:

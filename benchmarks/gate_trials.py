@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -16,9 +16,19 @@ from agentkd.evaluate.statistics import wilson
 from agentkd.plugins import PluginHost
 from agentkd.schema import ArmResult, Evaluation, TaskResult
 
-__all__ = ["disguises", "leaks_found", "minhash_found", "patient_share", "promoted_share"]
+__all__ = [
+    "NOT_BETTER",
+    "arm_of",
+    "disguises",
+    "leaks_found",
+    "minhash_found",
+    "paired_flags",
+    "patient_share",
+    "promoted_share",
+]
 
 N_TRIALS, N_LOOKS = 200, 10
+NOT_BETTER = "not_better_than:"
 
 
 def promoted_share(
@@ -62,7 +72,7 @@ def _trial(dice: np.random.Generator, skill: Any, gain: float) -> Evaluation:
     """Draw one evaluation: base and memory do a fifth as well, student and what serves are independent."""
     shifted = _shifted(skill, gain)
     arms = [
-        _arm(name, dice.random(len(p)) < p)
+        arm_of(name, dice.random(len(p)) < p)
         for name, p in (
             ("base", skill / 5), ("base + memory", skill / 5), ("serving", skill), ("student", shifted),
         )
@@ -79,9 +89,24 @@ def _shifted(skill: Any, gain: float) -> Any:
     return np.clip(skill + gain * room / room.mean(), 0, 1)
 
 
-def _arm(name: str, right: Any) -> ArmResult:
+def arm_of(name: str, right: Sequence[bool]) -> ArmResult:
+    """Return an arm with these successes."""
     results = tuple(TaskResult(task_id=str(n), success=bool(one)) for n, one in enumerate(right))
-    return ArmResult(name=name, n=len(right), success=wilson(int(right.sum()), len(right)), results=results)
+    return ArmResult(name=name, n=len(right), success=wilson(int(sum(right)), len(right)), results=results)
+
+
+def paired_flags(numbers: Mapping[str, float], rival: str) -> list[str]:
+    """Return the gate's flags of the paired test against a rival, by the counts of a verdict."""
+    n, wins, losses = (int(numbers[name]) for name in ("n", f"wins:{rival}", f"losses:{rival}"))
+    ours = [True] * wins + [False] * (n - wins)
+    theirs = [False] * (n - losses) + [True] * losses
+    evaluation = make_evaluation(
+        suite="s", split="holdout", arms=[arm_of(rival, theirs), arm_of("student", ours)], checkpoint="x",
+        settings=EvaluateSettings(),
+    )  # fmt: skip
+    settings = GateSettings(against=(rival,))
+    verdict = gate(evaluation, settings, "base", PluginHost(auto=False).hooks, Evidence())
+    return [flag for flag in verdict.flags if flag == f"{NOT_BETTER}{rival}"]
 
 
 def disguises() -> dict[str, Callable[[str, random.Random], str]]:

@@ -246,7 +246,7 @@ class GateSettings(Value):
     margin: float = 0.0
     """The lower bound of the paired gain over what serves must be above this."""
     alpha: float = 0.05
-    """Level of the exact McNemar test."""
+    """Level of the one-sided exact McNemar test: the chance that a candidate that is no better passes it."""
     against: tuple[str, ...] = ("base", "base + memory")
     """Arms that the candidate must beat, besides what serves now."""
     min_tasks: int = 20

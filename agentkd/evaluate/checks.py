@@ -10,7 +10,7 @@ from agentkd.evaluate.evidence import Evidence
 from agentkd.evaluate.paired import compare
 from agentkd.evaluate.power import spent_alpha
 from agentkd.evaluate.soundness import is_clean, soundness_checks
-from agentkd.evaluate.statistics import paired_bootstrap
+from agentkd.evaluate.statistics import paired_bootstrap, superiority_p
 from agentkd.schema import Evaluation, Paired
 
 __all__ = ["BASE", "CANDIDATE", "SERVING", "all_checks"]
@@ -64,12 +64,16 @@ def _pair(evaluation: Evaluation, rival: str) -> Paired | None:
 
 
 def _beats(pair: Paired | None, rival: str, settings: GateSettings, alpha: float, look: int) -> Check:
-    """Check that the gain's lower bound is above the margin and the exact McNemar test below its level."""
+    """Check that the gain's lower bound is above the margin and the exact McNemar test below its level.
+
+    The test is one-sided, for one side alone promotes: `alpha` is the chance that no better one passes it.
+    """
     if pair is None:
         return Check(f"missing:{rival}", False, f"There is no comparison with `{rival}`.")
     gain = pair.difference
     is_clear = gain.low > settings.margin
-    is_significant = pair.wins > pair.losses and pair.p_value < alpha
+    p_value = superiority_p(pair.wins, pair.losses)
+    is_significant = pair.wins > pair.losses and p_value < alpha
     passed = is_clear and is_significant
     verdict = "Better than" if passed else "Not shown to be better than"
     spent = f", look {look}" if settings.spend_alpha else ""
@@ -78,13 +82,13 @@ def _beats(pair: Paired | None, rival: str, settings: GateSettings, alpha: float
         passed,
         f"{verdict} `{rival}`: gain {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] on {pair.n} "
         f"tasks (lower bound {'above' if is_clear else 'not above'} {settings.margin:g}), "
-        f"{pair.wins} won, {pair.losses} lost, McNemar p = {pair.p_value:.2g} "
-        f"({'below' if pair.p_value < alpha else 'not below'} {alpha:.2g}{spent}).",
+        f"{pair.wins} won, {pair.losses} lost, one-sided McNemar p = {p_value:.2g} "
+        f"({'below' if p_value < alpha else 'not below'} {alpha:.2g}{spent}).",
         {
             f"gain:{rival}": gain.value,
             f"low:{rival}": gain.low,
             f"high:{rival}": gain.high,
-            f"p:{rival}": pair.p_value,
+            f"p:{rival}": p_value,
             f"wins:{rival}": float(pair.wins),
             f"losses:{rival}": float(pair.losses),
             "alpha": alpha,

@@ -24,8 +24,8 @@ def gate(
 ) -> Verdict:
     """Decide on the candidate: better than every rival, nothing lost, and no plugin's veto.
 
-    Better means both: the lower bound of the paired gain is above `margin`, and the exact McNemar test
-    is below its level in the candidate's favour. Rivals are the arms in `against` and what serves now.
+    Better means both: the lower bound of the paired gain is above `margin`, and the one-sided exact
+    McNemar test is below its level. Rivals are the arms in `against` and what serves now.
 
     Args:
         evaluation: All arms on the split that decides, without contaminated tasks; the candidate is the

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from agentkd.errors import ConfigError
-from agentkd.evaluate.statistics import mcnemar_p
+from agentkd.evaluate.statistics import superiority_p
 
 __all__ = ["MOST_TASKS", "power_of", "spent_alpha", "tasks_needed"]
 
@@ -38,7 +38,7 @@ def power_of(n: int, win: float, loss: float, alpha: float) -> float:
         n: Paired tasks.
         win: Share of tasks that only the candidate does.
         loss: Share of tasks that only its rival does.
-        alpha: Level of the two-sided test.
+        alpha: Level of the one-sided test.
     """
     _check(win, loss)
     differ = win + loss
@@ -103,8 +103,8 @@ def _wins_needed(pairs: int, alpha: float, least: int = 0) -> int:
 
 
 def _p_value(pairs: int, wins: int) -> float:
-    """Return the two-sided p-value of so many wins: to the last digit where a digit may decide."""
-    return mcnemar_p(wins, pairs - wins) if pairs <= _EXACT else 2 * _upper_tail(pairs, wins, 0.5)
+    """Return the one-sided p-value of so many wins: to the last digit where a digit may decide."""
+    return superiority_p(wins, pairs - wins) if pairs <= _EXACT else _upper_tail(pairs, wins, 0.5)
 
 
 def _upper_tail(n: int, k: int, p: float) -> float:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["mcnemar_p", "paired_bootstrap", "wilson"]
+__all__ = ["mcnemar_p", "paired_bootstrap", "superiority_p", "wilson"]
 
 _RESAMPLED_CELLS = 4_000_000
 
@@ -84,11 +84,22 @@ def mcnemar_p(wins: int, losses: int) -> float:
 
     Source: Q. McNemar, Psychometrika 12 (1947); exact binomial form.
     """
-    n, k = wins + losses, min(wins, losses)
-    if n == 0:
-        return 1.0
-    term, tail = 1, 1  # exact integers: binomial coefficients C(n, 0) ... C(n, k)
+    return min(1.0, 2 * _tail(wins + losses, min(wins, losses)))
+
+
+def superiority_p(wins: int, losses: int) -> float:
+    """Return the one-sided p-value of the exact McNemar test: the chance of at least so many wins.
+
+    The level of this test is the chance that an arm that is no better passes for a better one; the
+    two-sided test spends half of its level on arms that are worse.
+    """
+    return _tail(wins + losses, losses)
+
+
+def _tail(n: int, k: int) -> float:
+    """Return P(X <= k) of `n` tosses of a fair coin, in exact integers."""
+    term, tail = 1, 1  # binomial coefficients C(n, 0) ... C(n, k)
     for i in range(1, k + 1):
         term = term * (n - i + 1) // i
         tail += term
-    return float(min(1.0, 2 * tail / 2**n))
+    return float(tail / 2**n)

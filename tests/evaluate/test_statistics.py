@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentkd.evaluate.statistics import mcnemar_p, paired_bootstrap, wilson
+from agentkd.evaluate.statistics import mcnemar_p, paired_bootstrap, superiority_p, wilson
 
 scores = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
 
@@ -65,6 +65,14 @@ def test_mcnemar_counts_the_coin_tosses_at_least_as_uneven(wins, losses):
     if n <= 11:
         assert mcnemar_p(wins, losses) == pytest.approx(uneven / 2**n)
     assert mcnemar_p(wins, losses) == mcnemar_p(losses, wins)
+
+
+def test_superiority_is_the_chance_of_at_least_so_many_wins():
+    assert superiority_p(0, 0) == superiority_p(0, 7) == 1.0
+    assert superiority_p(6, 0) == pytest.approx(1 / 64)
+    assert superiority_p(9, 1) == pytest.approx(11 / 1024)
+    assert superiority_p(1, 9) == pytest.approx(1 - 1 / 1024)
+    assert superiority_p(12, 3) == pytest.approx(mcnemar_p(12, 3) / 2)
 
 
 def test_mcnemar_holds_on_ten_thousand_pairs():
