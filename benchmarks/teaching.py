@@ -4,21 +4,28 @@
     python benchmarks/teaching.py --small        # one seed, two rounds, measured on a part of `train`
     python benchmarks/teaching.py --publish      # publish the cells that are there
 
-SmolLM2-135M-Instruct learns real requests of bfcl-live. A seed cuts the training split by near-duplicate
-group: `train` (ground truth, in every round), `exam` (assessments) and a pool that only the teacher knows. In
-each round the phase `synthesize` assesses the student, asks the teacher for items and checks them, and the
-student goes on training from its adapter on the ground truth and the new items.
+SmolLM2-135M-Instruct learns real requests of bfcl-live, which has 26 tools. A seed cuts the training split by
+near-duplicate group: `train` (ground truth, of one half of the tools alone), `exam` (assessments) and a pool
+that only the teacher knows, both of all tools. So something is missing: a student that is trained on the
+ground truth has never seen half of what it will be asked for, as happens where traces cover a part of the
+work. From there both arms start. In each of three rounds the phase `synthesize` assesses the student, asks
+the teacher for items and checks them, and the student goes on training from its adapter on the ground truth
+and the new items.
 
 The teacher is a script, and an honest one: it may only hand out items of its pool, real requests with their
 accepted calls, which a real teacher would have to write; it knows neither the exam nor the holdout. Asked for
 `tailored` items it reads the prompt (the wrong answer and the accepted one, chosen by the student report) and
-picks unused items near the mistake; asked for `random` ones it draws from the same pool. Both arms get as
-many items, trainings and steps. So the figures say what choosing by the report is worth, not how well a
-model writes. Exam and holdout are drawn from groups of three requests at most, the pool holds the large
-groups too: part of what the report tells is what will be asked.
+picks unused items near the mistake; asked for `random` ones it draws unused items from the same pool. Both
+arms get as many items, trainings and steps. So the figures say what choosing by the report is worth, not how
+well a model writes.
 
 Final figures: `holdout`, read once per arm at the end; settings were chosen on `check`, a part of `train`.
 Finished arms lie in `results/cells/teaching`: any machine goes on from there.
+
+Until November 2026 the ground truth was a dozen requests of any tools, of which the student could do nothing:
+every item was as good as another one, and the figures said so (0.183 against 0.163, +0.020 [-0.041, 0.080],
+n = 300). The control was weaker than it should have been, too: it trained on the items of its first round
+three times.
 """
 
 from __future__ import annotations
@@ -51,6 +58,7 @@ from agentkd.schema import Synthetic, Task, ToolCall, Trajectory, content_id
 from agentkd.synthesize import fault_of
 
 SUITE, ARMS = "bfcl-fold", ("tailored", "random")
+GROUND = "student@0-ground"
 
 
 @dataclass(frozen=True)
@@ -59,14 +67,14 @@ class Plan:
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     rounds: int = 3
-    n_ground: int = 12
+    n_ground: int = 48
     n_exam: int = 48
     n_items: int = 24
-    n_final: int = 60
+    n_final: int = 120
     final: str = "holdout"
 
 
-SMALL = Plan(seeds=(100,), rounds=2, n_exam=32, n_final=40, final="check")
+SMALL = Plan(seeds=(100,), rounds=2, n_ground=24, n_exam=24, n_final=40, final="check")
 TRAIN = {"epochs": 2, "learning_rate": 1e-3, "tokens_per_step": 256, "anchor": {"weight": 0.0}}
 
 
@@ -80,18 +88,31 @@ class Fold:
         groups: dict[str, list[Task]] = defaultdict(list)
         for task in suite.tasks("train"):
             groups[task.group or task.id].append(task)
-        order = sorted(groups)
-        random.Random(f"teaching-{seed}").shuffle(order)
+        tool = {name: self._tool(group[0]) for name, group in groups.items()}
+        tools, order = sorted({*tool.values()}), sorted(groups)
+        dice = random.Random(f"teaching-{seed}")
+        self.known = frozenset(dice.sample(tools, len(tools) // 2))
+        dice.shuffle(order)
         self._splits: dict[str, list[Task]] = {"exam": [], "train": [], "check": []}
         sizes = {"exam": plan.n_exam, "train": plan.n_ground}
         if plan.final == "check":
             sizes["check"] = plan.n_final
         self.pool: list[Task] = []
         for name in order:
-            wanting = [s for s, n in sizes.items() if len(self._splits[s]) + len(groups[name]) <= n]
+            wanting = [
+                split
+                for split, n in sizes.items()
+                if len(self._splits[split]) + len(groups[name]) <= n
+                and (split != "train" or tool[name] in self.known)
+            ]
             target = self._splits[wanting[0]] if wanting and len(groups[name]) <= 3 else self.pool
             target.extend(groups[name])
         self._splits["holdout"] = list(suite.tasks("holdout"))
+
+    def _tool(self, task: Task) -> str:
+        """Return the tool that a request asks for."""
+        asked = Trajectory(id="asked", run_id="pool", task=task)
+        return str(self._suite.grade(asked).expected[0].name)
 
     def splits(self) -> Mapping[str, int]:
         """Return the number of tasks per split; the pool is none of them."""
@@ -204,13 +225,17 @@ class Bench:
         return agentkd.Workspace(root, settings=settings, plugins=[Plugin()])
 
     def ground(self) -> None:
-        """Run the ground truth and sit the base's exam once; both arms copy what that gave."""
+        """Train a student on the ground truth and let it sit its exam, once; both arms copy that."""
         with self.workspace("ground") as workspace:
             suite = workspace.parts.suite(SUITE)
             run_stage(
                 workspace.parts, suite=suite, tasks=suite.tasks("train"), run_id="ground", model="base",
                 uses_memory=False, label="ground", has_trials=False,
             )  # fmt: skip
+            parts = workspace.parts
+            card = compile_stage(parts, suite=SUITE, split="train")
+            train_stage(parts, card.id, GROUND)
+            parts.ledger.checkpoints.promote(GROUND, force=True)
             workspace.assess()
 
     def cell(self, arm: str) -> Cell:
@@ -228,7 +253,7 @@ class Bench:
         used = time.process_time() + children_cpu_seconds()
         cell = Cell(self.seed, arm, key, [], [], [], [], [], 0.0, {}, 0.0)
         with self.workspace(arm) as workspace:
-            name = ""
+            name = GROUND
             for number in range(1, self.plan.rounds + 1):
                 name = self._round(workspace, cell, number, name)
             suite = workspace.parts.suite(SUITE)
@@ -245,20 +270,23 @@ class Bench:
     def _round(self, workspace: agentkd.Workspace, cell: Cell, number: int, before: str) -> str:
         """Assess, let the teacher write, compile and train on; return the new checkpoint.
 
-        What serves is assessed. The random arm needs no exam of its own: nothing of it is promoted, and
-        its seeds come from the base's exam, which the control ignores.
+        What serves is assessed. The random arm needs no exam of its own, for it ignores what the exam says:
+        nothing of it is promoted, and it is asked on about the first exam. What was asked before is answered
+        from the log.
         """
         parts = workspace.parts
-        made = synthesize_stage(parts, suite=SUITE)
+        is_tailored = cell.arm == "tailored"
+        n_asked = self.plan.n_items * (1 if is_tailored else number)
+        made = synthesize_stage(parts, suite=SUITE, n_items=n_asked)
         report = parts.ledger.teaching.report(made.output["report"])
         cell.exams.append(report.success.value)
-        cell.items.append(len(made.output["items"]))
+        cell.items.append(int(made.output["new"]))
         cell.teacher_tokens += made.usage["prompt_tokens"] + made.usage["completion_tokens"]
         card = compile_stage(parts, suite=SUITE, split="train")
         cell.rows.append(card.n_train)
         name = f"student@{number}-{card.id[-8:]}"
         train_stage(parts, card.id, name, before)
-        if cell.arm == "tailored":
+        if is_tailored:
             parts.ledger.checkpoints.promote(name, force=True)
         written = workspace.trajectories(split="synthetic")
         cell.tools = dict(Counter(t.steps[0].accepted_calls[0].name for t in written))

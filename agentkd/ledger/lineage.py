@@ -1,7 +1,8 @@
 """Lineage both ways: checkpoint -> dataset -> row -> memory -> trajectory or correction, and back.
 
 A trajectory that a teacher wrote leads on to its seeds, to the memories that were shown and to the student
-report that it answers. What lies outside of the ledger (exports, skills, signals) is handed in as links.
+report that it answers; one whose model had heard tools of another run, to that run. What lies outside of the
+ledger (exports, skills, signals) is handed in as links.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sqlalchemy as sa
 from agentkd.errors import NotFoundError
 from agentkd.ledger import tables as t
 from agentkd.ledger.database import Database, chunks
+from agentkd.ledger.taint import heard_pairs
 from agentkd.schema import Value
 
 __all__ = ["Lineage", "LineageGraph", "LineageNode", "Link", "NodeKind"]
@@ -140,6 +142,9 @@ class Lineage:
             here, there = (made, source) if down else (source, made)
             links.setdefault(here, []).append(there)
         with self._database.read() as connection:
+            for pair in heard_pairs(connection):
+                hearer, heard = (LineageNode(kind="trajectory", id=one) for one in pair)
+                links.setdefault(hearer if down else heard, []).append(heard if down else hearer)
             kind = _kind_of(connection, id_, beyond)
             later = _later_edges(connection, at) if at is not None else frozenset()
             seen: dict[NodeKind, set[str]] = {name: set() for name in get_args(NodeKind)}

@@ -19,7 +19,7 @@ from agentkd.ledger.body import load
 from agentkd.ledger.database import Database, chunks, insert_many, known
 from agentkd.schema import Scope, Trajectory, Value, content_id, now
 
-__all__ = ["Reach", "Revocations", "is_tainted", "taint"]
+__all__ = ["Reach", "Revocations", "heard_pairs", "is_tainted", "taint"]
 
 Row = tuple[str, str]
 """Ids of a dataset and of one of its examples."""
@@ -219,16 +219,19 @@ def _written_from(
 
 def _heard_from(connection: sa.Connection, trajectories: Collection[str]) -> set[str]:
     """Return the trajectories whose model had heard tools of these: a later turn, or a try after them."""
-    gone, c = set(trajectories), t.trajectories.c
-    if not gone:
-        return set()
+    gone = set(trajectories)
+    return {id_ for id_, source in heard_pairs(connection) if source in gone} if gone else set()
+
+
+def heard_pairs(connection: sa.Connection) -> set[tuple[str, str]]:
+    """Return the (trajectory, earlier trajectory) pairs of those whose model had heard tools of another."""
+    c = t.trajectories.c
     heard = sa.func.json_extract(c.body, "$.heard")
     query = sa.select(c.id, heard).where(c.body.contains('"heard":[{', autoescape=True))
-    return {
-        id_
-        for id_, told in connection.execute(query)
-        if any(each.get("trajectory") in gone for each in json.loads(told))
-    }
+    pairs = (
+        (id_, each.get("trajectory")) for id_, told in connection.execute(query) for each in json.loads(told)
+    )
+    return {(id_, source) for id_, source in pairs if source and source != id_}
 
 
 def _linked(connection: sa.Connection, table: sa.Table, targets: list[str] | sa.Select[Any]) -> set[Row]:
