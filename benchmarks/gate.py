@@ -166,6 +166,13 @@ def rows_of_candidates(found: Judged, n_good: int, bad: Mapping[str, int]) -> li
     rows.append(Row(title, float(sum(wrong)), "0 of all planned", not any(wrong) and is_whole))
     title = f"share promoted of {len(right)} good candidates ({n_good} planned)"
     rows.append(Row(title, share, ">= 0.9 of all planned", share >= 0.9 and is_whole))
+    half = GateSettings().alpha / 2  # what the gate asked for until November 2026, by a two-sided test
+    passing = [
+        one.promote and not any(paired_flags(one.numbers, rival, alpha=half) for rival in ARMS[:2])
+        for candidate, one in found.items()
+        if candidate.kind == GOOD
+    ]
+    rows.append(Row("the same at half the level, as of a two-sided test", fmean(passing) if passing else 0.0))
     return rows
 
 

@@ -95,7 +95,7 @@ def arm_of(name: str, right: Sequence[bool]) -> ArmResult:
     return ArmResult(name=name, n=len(right), success=wilson(int(sum(right)), len(right)), results=results)
 
 
-def paired_flags(numbers: Mapping[str, float], rival: str) -> list[str]:
+def paired_flags(numbers: Mapping[str, float], rival: str, **changes: float) -> list[str]:
     """Return the gate's flags of the paired test against a rival, by the counts of a verdict."""
     n, wins, losses = (int(numbers[name]) for name in ("n", f"wins:{rival}", f"losses:{rival}"))
     ours = [True] * wins + [False] * (n - wins)
@@ -104,7 +104,7 @@ def paired_flags(numbers: Mapping[str, float], rival: str) -> list[str]:
         suite="s", split="holdout", arms=[arm_of(rival, theirs), arm_of("student", ours)], checkpoint="x",
         settings=EvaluateSettings(),
     )  # fmt: skip
-    settings = GateSettings(against=(rival,))
+    settings = GateSettings(against=(rival,), **changes)
     verdict = gate(evaluation, settings, "base", PluginHost(auto=False).hooks, Evidence())
     return [flag for flag in verdict.flags if flag == f"{NOT_BETTER}{rival}"]
 
