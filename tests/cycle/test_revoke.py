@@ -11,6 +11,7 @@ import pytest
 
 import agentkd
 from agentkd.config import Settings
+from agentkd.cycle.journal import open_plan
 from agentkd.cycle.training import train_job
 from agentkd.cycle.unlearnt import compare_behaviour, old_behaviour, shows, with_check
 from agentkd.errors import ConfigError, DataError, NotFoundError
@@ -175,6 +176,25 @@ def test_recompiling_trains_from_base_without_it_and_asks_whether_it_is_gone(des
     assert desk.ledger.revocations.rows(new.dataset_id) == frozenset()
     assert len(desk.ledger.datasets.rows(new.dataset_id)) == N_TRAIN - 1
     assert desk.recompute().differing == ()
+
+
+def test_a_recompiling_cycle_that_was_stopped_goes_on_with_whoever_calls_next(
+    desk: agentkd.Workspace,
+) -> None:
+    desk.revoke(case(desk), reason="the form is gone")
+    first = desk.cycle(recompile=True, asked=lambda: "a test")
+    assert (first.number, first.stopped != "") == (2, True)
+    assert desk.when_due().reason == "cycle-2 was cut off and goes on"
+    second = desk.cycle_if_due(asked=lambda: "a test" if len(desk.datasets()) > 1 else "")
+    assert second is not None
+    assert (second.number, [phase.name for phase in second.phases]) == (2, ["compile"])
+    assert open_plan(desk.parts).recompile
+
+
+def test_who_asks_to_recompile_gets_no_ordinary_cycle(desk: agentkd.Workspace) -> None:
+    assert desk.cycle(asked=lambda: "a test").number == 2
+    plan = open_plan(desk.parts, recompile=True)
+    assert (plan.number, plan.recompile) == (3, True)
 
 
 def test_the_old_behaviour_is_read_from_the_rows_that_taught_it(desk: agentkd.Workspace) -> None:
