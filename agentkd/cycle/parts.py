@@ -314,13 +314,15 @@ class Parts:
         """Return the prompt builder that agents and the compile step share."""
         from agentkd.agents import PromptBuilder
 
-        return PromptBuilder(self.agent_settings(**changes), skills=self.skills().cards)
+        library = self.skills()
+        return PromptBuilder(self.agent_settings(**changes), skills=lambda: library.cards)
 
     def skills(self) -> SkillLibrary:
-        """Return the skills in the workspace's folder and those that plugins offer."""
+        """Return the skills in the workspace's folder and of plugins; what was revoked closes some."""
         from agentkd.skills import SkillLibrary, find_skills, skill_dirs
 
-        return SkillLibrary(find_skills(skill_dirs(self.hooks, [self.root / "skills"])))
+        found = find_skills(skill_dirs(self.hooks, [self.root / "skills"]))
+        return SkillLibrary(found, lambda ids: self.ledger.revocations.withdrawn(ids))
 
     def agent_settings(self, **changes: Any) -> AgentSettings:
         """Return the loop's settings with some fields changed."""
