@@ -84,6 +84,24 @@ def test_the_policy_may_roll_back_at_once(desk: agentkd.Workspace) -> None:
     assert desk.parts.resolve("student") == "base"
 
 
+@pytest.mark.parametrize("model", ["student", "actor"])
+def test_an_agent_that_is_held_follows_what_serves(desk: agentkd.Workspace, model: str) -> None:
+    student = desk.report().checkpoint
+    agent = desk.agent(model=model, recall=False)
+    assert agent.run(BLUE).model.endswith(f"@{student}")
+    desk.rollback()
+    assert agent.run(BLUE).model == desk.model("base").name
+    desk.promote(student, force=True)
+    assert agent.run(BLUE).model.endswith(f"@{student}")
+    pinned = desk.agent(model=f"agentkd/{student}", recall=False)
+    desk.parts.settings = Settings.model_validate(
+        {**desk.settings.model_dump(), "revoke": {"serving": "rollback"}}
+    )
+    desk.revoke(case(desk), reason="wrong")
+    assert agent.run(BLUE).model == desk.model("base").name
+    assert pinned.run(BLUE).model.endswith(f"@{student}")  # it was asked for by its name
+
+
 def test_a_skill_that_teaches_what_was_revoked_is_closed_at_once(desk: agentkd.Workspace) -> None:
     memories = desk.ledger.memories
     one, other, part, *_ = memories.list(kinds=["case"])
