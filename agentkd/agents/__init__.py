@@ -18,7 +18,7 @@ from agentkd.agents.event import (
     Restarted,
     Started,
 )
-from agentkd.agents.lane import Router
+from agentkd.agents.lane import Router, Serving
 from agentkd.agents.prompt import PromptBuilder, tool_line
 from agentkd.agents.recorder import Recorder
 from agentkd.agents.retry import Lessons, Retries, retry_note, unrescued
@@ -50,6 +50,7 @@ __all__ = [
     "Retries",
     "Router",
     "RunSummary",
+    "Serving",
     "Started",
     "Trial",
     "TrialPolicy",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from agentkd import hookspecs
 from agentkd.agents.checkpointer import memory_checkpointer, strict
 from agentkd.agents.event import AgentEvent, Finished, Interrupted, Started
-from agentkd.agents.lane import Lane, Router
+from agentkd.agents.lane import Lane, Router, Serving
 from agentkd.agents.loop import Context, Loop, shows_tools
 from agentkd.agents.recorder import Recorder
 from agentkd.agents.retry import Lessons
@@ -38,6 +38,8 @@ Decided = AnyDecision | Mapping[str, Any] | Sequence[AnyDecision | Mapping[str, 
 class Agent:
     """Runs tasks; safe to use from several threads. The graph is compiled once, on first use."""
 
+    _compiled: CompiledStateGraph[Any, Any, Any, Any] | None
+
     def __init__(
         self,
         name: str,
@@ -57,6 +59,7 @@ class Agent:
         interrupt_on: Collection[str] = (),
         trials: TrialPolicy | None = None,
         router: Router | None = None,
+        serving: Serving | None = None,
         check: Callable[[], None] = lambda: None,
         when_tainted: WhenTainted = "refuse",
         trust: TrustSettings | None = None,
@@ -80,6 +83,7 @@ class Agent:
             interrupt_on: Names of tools whose calls always wait for a person.
             trials: Decides which tasks have memories withheld to measure them; None shows all to all.
             router: Chooses a student per request; `model` is the base that stands in for them.
+            serving: Says for every run which student serves; `model` did when the agent was made.
             check: Called before every model and tool call; what it raises ends the run.
             when_tainted: What becomes of a call with side effects once the conversation holds untrusted
                 output of a tool or an untrusted memory: a person is asked, it is refused, or it is run.
@@ -90,21 +94,20 @@ class Agent:
         self.recorder = recorder or Recorder(None, self.hooks)
         self._environment, self._checkpointer = environment, checkpointer
         self._loop = Loop(
-            lane=Lane(model, checkpoint, shows_tools(self.settings, model, model_is_student)), router=router,
-            views=views, settings=self.settings, recaller=recaller, recorder=self.recorder, hooks=self.hooks,
-            scope=scope, interrupt_on=frozenset(interrupt_on), approve=approve, trials=trials, check=check,
-            when_tainted=when_tainted, trust=trust or TrustSettings(),
+            lane=Lane(model, checkpoint, shows_tools(self.settings, model, model_is_student)), views=views,
+            router=router, serving=serving, settings=self.settings, recaller=recaller, recorder=self.recorder,
+            hooks=self.hooks, scope=scope, interrupt_on=frozenset(interrupt_on), approve=approve,
+            trials=trials, check=check, when_tainted=when_tainted, trust=trust or TrustSettings(),
         )  # fmt: skip
-        self._compiled: CompiledStateGraph[Any, Any, Any, Any] | None = None
-        self._open, self._lock = dict[str, Environment](), threading.Lock()
+        self._compiled, self._open, self._lock = None, dict[str, Environment](), threading.Lock()
 
     def run(
         self, task: Task | str, *, run_id: str | None = None, attempt: int = 0, thread_id: str | None = None
     ) -> Trajectory:
         """Do a task and store what happened; a call that waits for a person gives a `PausedRun`.
 
-        With a checkpointer, a `thread_id` whose run was killed goes on from its last finished node; the
-        world of the task is made anew then.
+        With a checkpointer, a `thread_id` whose run was killed goes on from its last finished node, with
+        the student that it began with; the world of the task is made anew then.
         Raises BudgetError where a ceiling is met; another error of the model is a failure of the run.
         """
         return _last(self.stream(task, run_id=run_id, attempt=attempt, thread_id=thread_id))
@@ -209,19 +212,20 @@ class Agent:
             task = Task(id=content_id("adh", task), prompt=task)
         run_id = run_id or (content_id("run", thread_id) if thread_id else sortable_id("run"))
         trajectory_id = content_id("tra", run_id, task.id, attempt)
-        router = self._loop.router
+        router, serving = self._loop.router, self._loop.serving
         route = None if router is None else router.choose(task.prompt)
-        model = self.model if router is None or route is None else router.model(route.checkpoint)
-        return Run(
+        serves = serving.checkpoint() if serving is not None else ""
+        run = Run(
             trajectory_id=trajectory_id,
             run_id=run_id,
             attempt=attempt,
             thread_id=thread_id or trajectory_id,
             task=task,
-            model=model.name,
             route=route,
+            checkpoint=serves if route is None else route.checkpoint,
             scope=self._loop.scope or Scope(),
         )
+        return run.model_copy(update={"model": self._loop.lane_of(run).model.name})
 
     def _start(self, run: Run) -> Iterator[AgentEvent]:
         refused = self.hooks.refusals(hookspecs.before_run, task=run.task, model=run.model)

@@ -1,4 +1,4 @@
-"""Lanes: who acts in a run, where requests are shared out among several students."""
+"""Lanes: who acts in a run, where that may be another one in the next."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 from agentkd.protocols import Model
 from agentkd.schema import Route
 
-__all__ = ["Lane", "Router"]
+__all__ = ["Lane", "Router", "Serving"]
 
 
 @dataclass(frozen=True)
@@ -31,3 +31,13 @@ class Router(Protocol):
 
     def model(self, checkpoint: str) -> Model:
         """Return the model of a student that `choose` names."""
+
+
+class Serving(Protocol):
+    """Knows which student serves: a promotion, a roll-back or a revocation may change it between two runs."""
+
+    def checkpoint(self) -> str:
+        """Return what serves now: a checkpoint's name, or `base`."""
+
+    def model(self, checkpoint: str) -> Model:
+        """Return the model of a checkpoint that `checkpoint` named, at present or before."""

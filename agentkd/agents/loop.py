@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentkd.agents.checkpointer import require_strict_reader
 from agentkd.agents.event import Acted, Recalled, RecallOff, Replied, Restarted
-from agentkd.agents.lane import Lane, Router
+from agentkd.agents.lane import Lane, Router, Serving
 from agentkd.agents.recorder import Recorder
 from agentkd.agents.retry import join_notes
 from agentkd.agents.review import AnyDecision, Restart, Reviewed, correction_of, read_decision, settle
@@ -69,6 +69,7 @@ class Loop:
     approve: Callable[[ToolCall], bool] | None
     trials: TrialPolicy | None = None
     router: Router | None = None
+    serving: Serving | None = None
     check: Callable[[], None] = lambda: None
     when_tainted: WhenTainted = "refuse"
     trust: TrustSettings = field(default_factory=TrustSettings)
@@ -107,7 +108,7 @@ class Loop:
         if run.trial is not None:
             known |= set(run.trial.held)
         hits: Sequence[Hit] = self.recaller.recall(
-            recall_state(run), scope=self.scope, checkpoint=self._lane(run).checkpoint, exclude=known
+            recall_state(run), scope=self.scope, checkpoint=self.lane_of(run).checkpoint, exclude=known
         )
         if hits:
             hits = fitting(self.recaller, self.hooks.ranked(run.task, hits))
@@ -137,7 +138,7 @@ class Loop:
         tools = _context().tools
         choice = "required" if self.settings.force_tool_call else "auto"
         try:
-            reply = self._lane(run).model.reply(
+            reply = self.lane_of(run).model.reply(
                 self._prompt(run, tools), tools, tool_choice=choice if tools else "none", purpose="run"
             )
         except BudgetError:
@@ -221,15 +222,16 @@ class Loop:
             tools=tools,
             history=run.history,
             memory=join_notes(run.notes, run.memory),
-            tool_docs=self._lane(run).shows_tools,
+            tool_docs=self.lane_of(run).shows_tools,
         )
 
-    def _lane(self, run: Run) -> Lane:
-        """Return who acts in a run: the agent's own model, or the student that its router chose."""
-        if self.router is None or run.route is None:
+    def lane_of(self, run: Run) -> Lane:
+        """Return who acts in a run: the agent's own model, or the student that it began with."""
+        models = self.router or self.serving
+        name = run.checkpoint or ("" if run.route is None else run.route.checkpoint)  # of an older state
+        if models is None or not name:
             return self.lane
-        name = run.route.checkpoint
-        model = self.router.model(name)
+        model = models.model(name)
         return Lane(model, name, shows_tools(self.settings, model, name != "base"))
 
     def _begin_anew(self, run: Run, decision: Restart) -> Run:

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,12 +40,13 @@ class SkillNote(Protocol):
 class PromptBuilder:
     """Implements `agentkd.protocols.Views`."""
 
-    def __init__(self, settings: AgentSettings, skills: Sequence[SkillNote] = ()) -> None:
+    def __init__(self, settings: AgentSettings, skills: Callable[[], Sequence[SkillNote]] = tuple) -> None:
+        """Put a builder together; `skills` is asked for every prompt, for a skill may be closed."""
         self._instructions = settings.instructions.strip() or _built_in(
             "call" if settings.force_tool_call else "answer"
         )
         self._is_brief = settings.tool_detail == "brief"
-        self._skills = "\n".join(f"- {skill.name}: {skill.description}" for skill in skills)
+        self._skills = skills
 
     def prompt(
         self,
@@ -62,8 +63,9 @@ class PromptBuilder:
         is offered.
         """
         parts = [self._instructions]
-        if self._skills and any(tool.name == READ_SKILL for tool in tools):
-            parts.append(f"Skills, opened with `{READ_SKILL}`:\n{self._skills}")
+        if any(tool.name == READ_SKILL for tool in tools) and (skills := self._skills()):
+            listed = "\n".join(f"- {skill.name}: {skill.description}" for skill in skills)
+            parts.append(f"Skills, opened with `{READ_SKILL}`:\n{listed}")
         if tool_docs and tools:
             line = brief_line if self._is_brief else tool_line
             parts.append("Tools:\n" + "\n".join(line(tool) for tool in tools))

@@ -48,6 +48,8 @@ class Run(Value):
     """Model that acts."""
     route: Route | None = None
     """Which student acts and why; None where there is no choice."""
+    checkpoint: str = ""
+    """What it began with and goes on with, whatever serves since; empty where the agent has one model."""
     scope: Scope = Scope()
     """Whose work it is."""
     notes: str = ""
@@ -154,6 +156,7 @@ def begun_anew(run: Run, reason: str) -> Run:
         task=run.task,
         model=run.model,
         route=run.route,
+        checkpoint=run.checkpoint,
         scope=run.scope,
         notes=join_notes(run.notes, restart_note(reason)),
         heard=run.heard,

@@ -33,11 +33,11 @@ def command() -> None:
 def list_(invocation: Invocation) -> int:
     """List the skills that agents of this workspace may open.
 
-    Exit code 1 where a skill teaches a memory that was taken back since: export the skills anew.
+    Exit code 1 where a skill teaches a memory that was taken back since: export the skills anew. What
+    teaches a revoked memory is listed too, but no agent opens it.
     """
     with invocation.workspace() as workspace:
-        library = workspace.parts.skills()
-        rows = [_row(library.get(card.name), card.description, workspace) for card in library.cards]
+        rows = [_row(skill, workspace) for skill in workspace.parts.skills().skills]
     invocation.show(rows, _print_rows)
     stale = [row["name"] for row in rows if row["taken_back"]]
     if stale:
@@ -111,13 +111,14 @@ def export(
     return int(not topics)
 
 
-def _row(skill: Skill, description: str, workspace: Workspace) -> dict[str, Any]:
-    from agentkd.interop import memory_ids_of
+def _row(skill: Skill, workspace: Workspace) -> dict[str, Any]:
+    from agentkd.skills import memory_ids_of
 
     ids = memory_ids_of(skill)
     found = workspace.ledger.memories.get_many(ids)
     taken_back = [memory.id for memory in found if memory.status in _TAKEN_BACK]
-    return {"name": skill.name, "description": description, "n_memories": len(ids), "taken_back": taken_back}
+    row = {"name": skill.name, "description": skill.description, "n_memories": len(ids)}
+    return {**row, "taken_back": taken_back}
 
 
 def _print_rows(rows: list[dict[str, Any]], console: Console) -> None:

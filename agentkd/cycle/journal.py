@@ -66,24 +66,28 @@ class Plan(Value):
         """Return the key of a phase."""
         return content_id("pha", phase, self.key, inputs)
 
-    def is_same_work(self, other: Plan) -> bool:
-        """Whether both set out to learn the same; what happened in between does not count."""
-        mine, theirs = self.model_dump(), other.model_dump()
-        return all(
-            mine[name] == theirs[name]
-            for name in ("suite", "split", "n", "seed", "base_id", "revoked", "recompile")
-        )
+    def is_work_of(self, call: Plan) -> bool:
+        """Whether it set out to learn what a call asks for; what happened in between does not count.
+
+        One that recompiles does for a call that does not ask for it too: what a schedule calls never asks.
+        """
+        mine, asked = self.model_dump(), call.model_dump()
+        names = ("suite", "split", "n", "seed", "base_id", "revoked")
+        return all(mine[name] == asked[name] for name in names) and self.recompile >= call.recompile
 
 
 def open_plan(parts: Parts, *, recompile: bool = False) -> Plan:
-    """Return the plan of the cycle that was cut off if it set out for the same, else freeze a new one."""
+    """Return the plan of the cycle that was cut off if it set out for the same, else freeze a new one.
+
+    A cycle that recompiles is gone on with whether or not `recompile` is asked for again.
+    """
     cycles = parts.ledger.cycles
     fresh = _make_plan(parts, cycles.next_number(), recompile)
     unfinished = cycles.unfinished()
     if unfinished is not None:
         plans = [p for p in cycles.phases(unfinished.id) if p.name == "plan"]
         plan = Plan.model_validate(plans[0].output) if plans else None
-        if plan is not None and plan.is_same_work(fresh):
+        if plan is not None and plan.is_work_of(fresh):
             parts.progress.say(f"going on with {plan.cycle_id}")
             return plan
         parts.progress.say(f"{unfinished.id} was cut off under other settings: it is not gone on with")

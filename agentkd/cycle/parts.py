@@ -257,24 +257,26 @@ class Parts:
             )
         return None
 
+    def role_model(self, spec: str) -> str:
+        """Return what `[roles]` names for a role, and any other text as it is; ConfigError for none."""
+        if spec not in ("actor", "distiller", "judge", "recaller", "teacher"):
+            return spec
+        named: str = getattr(self.settings.roles, spec)
+        if not named:
+            hint = f"set `[roles] {spec}` in agentkd.toml"
+            raise ConfigError(f"no model plays the role `{spec}`", hint=hint, role=spec)
+        return named
+
     def resolve(self, spec: str) -> str:
         """Return the model string behind a role: `base`, `agentkd/<checkpoint>`, a source or a provider's.
 
         Raises ConfigError where the role is not filled.
         """
-        roles = self.settings.roles
-        if spec in ("actor", "distiller", "judge", "recaller", "teacher"):
-            role, spec = spec, getattr(roles, spec)
-            if not spec:
-                raise ConfigError(
-                    f"no model plays the role `{role}`",
-                    hint=f"set `[roles] {role}` in agentkd.toml",
-                    role=role,
-                )
-        if spec == "student":
+        named = self.role_model(spec)
+        if named == "student":
             serving = self.serving()
             return f"agentkd/{serving.name}" if serving else "base"
-        return spec
+        return named
 
     def model(self, role: str) -> Model:
         """Return the model of a role of `[roles]` or of a model string."""
@@ -314,13 +316,15 @@ class Parts:
         """Return the prompt builder that agents and the compile step share."""
         from agentkd.agents import PromptBuilder
 
-        return PromptBuilder(self.agent_settings(**changes), skills=self.skills().cards)
+        library = self.skills()
+        return PromptBuilder(self.agent_settings(**changes), skills=lambda: library.cards)
 
     def skills(self) -> SkillLibrary:
-        """Return the skills in the workspace's folder and those that plugins offer."""
+        """Return the skills in the workspace's folder and of plugins; what was revoked closes some."""
         from agentkd.skills import SkillLibrary, find_skills, skill_dirs
 
-        return SkillLibrary(find_skills(skill_dirs(self.hooks, [self.root / "skills"])))
+        found = find_skills(skill_dirs(self.hooks, [self.root / "skills"]))
+        return SkillLibrary(found, lambda ids: self.ledger.revocations.withdrawn(ids))
 
     def agent_settings(self, **changes: Any) -> AgentSettings:
         """Return the loop's settings with some fields changed."""
@@ -342,13 +346,14 @@ class Parts:
         has_grader: bool = False,
         when_tainted: WhenTainted | None = None,
     ) -> Agent:
-        """Build an agent over a model, a role or a model string.
+        """Build an agent over a model, a role or a model string; `student` is what serves as a run begins.
 
         Without trials it always sees its memories; without a grader trials begin once a task was graded.
         `when_tainted` may let it ask a person; by default it does what `[agent] when_tainted` says where
         nobody can be asked.
         """
         from agentkd.agents import Agent, TrialPolicy
+        from agentkd.cycle.routing import who_acts
 
         scope = scope or self.settings.memory.scope
         policy = None
@@ -357,17 +362,11 @@ class Parts:
             policy = TrialPolicy(
                 self.ledger, self.settings.memory, scope, seed=seed, say=say, waits=not has_grader
             )
-        resolved = self.resolve(spec) if isinstance(spec, str) else ""
-        router = None
-        if resolved == ROUTED:
-            from agentkd.cycle.routing import AdapterRouter
-
-            router, spec, resolved = AdapterRouter(self), "base", "base"
+        acting = who_acts(self, spec)
         unattended: WhenTainted = "allow" if self.settings.agent.when_tainted == "allow" else "refuse"
-        checkpoint = checkpoint_of(resolved)
         return Agent(
             name=name,
-            model=self.model(spec) if isinstance(spec, str) else spec,
+            model=acting.model,
             environment=environment,
             views=self.views(**(changes or {})),
             settings=self.agent_settings(**(changes or {})),
@@ -375,12 +374,13 @@ class Parts:
             recorder=recorder,
             hooks=self.hooks,
             scope=scope,
-            model_is_student=checkpoint != "base",
-            checkpoint=checkpoint,
+            model_is_student=acting.checkpoint != "base",
+            checkpoint=acting.checkpoint,
             interrupt_on=interrupt_on,
             checkpointer=checkpointer,
             trials=policy,
-            router=router,
+            router=acting.router,
+            serving=acting.serving,
             check=self.stop.check,
             when_tainted=when_tainted or unattended,
             trust=self.settings.trust,

@@ -14,7 +14,8 @@ from agentkd import hookspecs
 from agentkd.cycle.parts import Parts
 from agentkd.errors import ConfigError
 from agentkd.ledger.standing import REVOCATION
-from agentkd.schema import Memory, Scope, Value
+from agentkd.schema import Checkpoint, Memory, Scope, Value
+from agentkd.skills import SkillLibrary
 
 __all__ = ["Revocation", "mask_checkpoint", "revoke"]
 
@@ -42,12 +43,14 @@ class Revocation(Value):
     """What was made from it, by kind: see `agentkd lineage`."""
     to_look_at: tuple[str, ...] = ()
     """Ids of memories that were learnt from runs that were shown a revoked one; they stay as they are."""
+    skills: tuple[str, ...] = ()
+    """Names of the skills that are closed to agents, for they teach what was revoked."""
     serving_before: str = "base"
     """What served."""
     serving: str = "base"
     """What serves now."""
     said: str = ""
-    """What serves and why, in a sentence."""
+    """What serves and why, and which skills are closed, in a sentence."""
 
 
 def revoke(
@@ -82,7 +85,7 @@ def revoke(
     runs = tuple(dict.fromkeys(trajectories))
     if not named and not runs and scope is None:
         raise ConfigError("nothing is named to be revoked", hint="give ids, or a scope such as `--user ann`")
-    ledger = parts.ledger
+    ledger, library = parts.ledger, parts.skills()  # a broken skill is told before anything is taken back
     before = ledger.checkpoints.serving()
     with ledger.transaction():
         of_scope: tuple[str, ...] = ()
@@ -109,7 +112,7 @@ def revoke(
     parts.memory.sync()
     if before is not None and serving != before.name:
         parts.hooks.ask(hookspecs.after_promote, checkpoint=serving, previous=before.name)
-    return _told(parts, reason, revoked, doubtful, taken, counters, before.name if before else "base")
+    return _told(parts, library, reason, revoked, doubtful, taken, counters, before)
 
 
 def mask_checkpoint(parts: Parts, checkpoint: str) -> int:
@@ -158,18 +161,20 @@ def _switched(parts: Parts, reason: str) -> str:
 
 def _told(
     parts: Parts,
+    library: SkillLibrary,
     reason: str,
     revoked: tuple[str, ...],
     doubtful: tuple[str, ...],
     taken: tuple[str, ...],
     counters: Sequence[str],
-    before: str,
+    before: Checkpoint | None,
 ) -> Revocation:
     revocations, checkpoints = parts.ledger.revocations, parts.ledger.checkpoints
     tainted = revocations.datasets()
     serving = checkpoints.serving()
-    now = serving.name if serving else "base"
+    then, now = (each.name if each else "base" for each in (before, serving))
     is_tainted = serving is not None and serving.status == "tainted"
+    closed = tuple(library.closed)
     return Revocation(
         reason=reason,
         memories=revoked,
@@ -180,9 +185,10 @@ def _told(
         datasets=tuple(sorted(tainted)),
         checkpoints=tuple(c.name for c in checkpoints.list("tainted")),
         to_look_at=revocations.learnt_beside(revoked),
-        serving_before=before,
+        skills=closed,
+        serving_before=then,
         serving=now,
-        said=_policy_said(before, now, is_tainted),
+        said=_policy_said(then, now, is_tainted) + _skills_said(closed),
     )
 
 
@@ -196,3 +202,10 @@ def _policy_said(before: str, now: str, is_tainted: bool) -> str:
     if now != before:
         return f'`{before}` was tainted and taken back ([revoke] serving = "rollback"); `{now}` serves now'
     return f"`{now}` serves on: it was not made from what was revoked"
+
+
+def _skills_said(closed: Sequence[str]) -> str:
+    if not closed:
+        return ""
+    named = ", ".join(f"`{name}`" for name in closed)
+    return f"; closed to agents: {named} (`agentkd skills export --prune` writes what is left anew)"

@@ -1,4 +1,4 @@
-"""Routing: each request goes to the student whose training rows are near, or to the base with its memories.
+"""Who acts: what serves, or per request the student whose training rows are near, or the base with memories.
 
 A student's keys are the requests of the rows that it was trained on and the keys of the memories under them.
 What counts as near is calibrated per student: its rows, each against the rows of other tasks, must mostly be
@@ -8,14 +8,14 @@ shares, Youden's index).
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agentkd.cycle.parts import Parts
+from agentkd.cycle.parts import ROUTED, Parts, checkpoint_of
 from agentkd.cycle.replay import ancestor_datasets
 from agentkd.errors import CheckpointError, ConfigError
 from agentkd.protocols import Model
@@ -24,7 +24,7 @@ from agentkd.schema import Checkpoint, Route, content_id
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["AdapterRouter", "routable"]
+__all__ = ["Acting", "AdapterRouter", "ServingStudent", "routable", "who_acts"]
 
 _QUANTILE = 0.1
 """Share of its own rows that a student may lose to the base where nothing else is known."""
@@ -57,6 +57,46 @@ def routable(parts: Parts) -> list[Checkpoint]:
     return found
 
 
+class ServingStudent:
+    """What serves, asked anew for every run: `agentkd.agents.Serving`."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def checkpoint(self) -> str:
+        """Return what serves now: a checkpoint's name, or `base`."""
+        return checkpoint_of(self._parts.resolve("student"))
+
+    def model(self, checkpoint: str) -> Model:
+        """Return the model of a checkpoint, or the base; all of them share one set of weights."""
+        return self._parts.model("base" if checkpoint == "base" else f"agentkd/{checkpoint}")
+
+
+@dataclass(frozen=True)
+class Acting:
+    """Who acts in the runs of an agent."""
+
+    model: Model
+    """The one model, or what stands in where each run asks anew."""
+    checkpoint: str = "base"
+    """Checkpoint behind it."""
+    router: AdapterRouter | None = None
+    """Chooses a student per request."""
+    serving: ServingStudent | None = None
+    """Says per run which student serves."""
+
+
+def who_acts(parts: Parts, spec: str | Model) -> Acting:
+    """Return who acts behind a model, a role or a model string; behind `student` it may change run by run."""
+    if not isinstance(spec, str):
+        return Acting(spec)
+    named, resolved = parts.role_model(spec), parts.resolve(spec)
+    if resolved == ROUTED:
+        return Acting(parts.model("base"), router=AdapterRouter(parts))
+    serving = ServingStudent(parts) if named == "student" else None
+    return Acting(parts.model(resolved), checkpoint_of(resolved), serving=serving)
+
+
 @dataclass(frozen=True)
 class _Student:
     """One student's keys, and how near a request must be to one of them."""
@@ -74,33 +114,41 @@ class _Student:
 
 
 class AdapterRouter:
-    """Chooses a student per request: `agentkd.agents.Router`. Keys are read and embedded on first use."""
+    """Chooses a student per request: `agentkd.agents.Router`; safe to use from several threads.
+
+    Keys are read and embedded on first use, and anew once other students may be chosen.
+    """
 
     def __init__(self, parts: Parts) -> None:
+        """Raise at once what `routable` would raise at the first request."""
         self._parts = parts
-        self._names = [checkpoint.name for checkpoint in routable(parts)]
+        self._lock = threading.Lock()
+        self._known: tuple[tuple[str, ...], list[_Student]] = (), []
+        routable(parts)
 
     @property
     def id(self) -> str:
         """Content hash of all that decides a choice, and of what each student no longer recalls."""
         settings, memories = self._parts.settings.models.routing, self._parts.ledger.memories
+        names = self.names
         retired = {
             name: sorted(id_ for id_, status in memories.status_for(name).items() if status == "retired")
-            for name in self._names
+            for name in names
         }
-        return content_id("rtr", self._names, settings, self._parts.embedder().fingerprint, retired)
+        return content_id("rtr", list(names), settings, self._parts.embedder().fingerprint, retired)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The students, the newest promotion first."""
-        return tuple(self._names)
+        """The students of this moment, the newest promotion first: none that was taken back or tainted."""
+        return tuple(checkpoint.name for checkpoint in routable(self._parts))
 
     def choose(self, text: str) -> Route:
         """Return the student with the nearest key that is near enough; the newest one at a tie."""
-        if not self._students:
+        students = self._students()
+        if not students:
             return Route()
         (vector,) = self._parts.embedder().embed([text])
-        found = [(*student.nearest(vector), student) for student in self._students]
+        found = [(*student.nearest(vector), student) for student in students]
         fit = [each for each in found if each[0] >= each[2].threshold]
         score, key, student = max(fit or found, key=lambda each: each[0])
         return Route(
@@ -115,10 +163,13 @@ class AdapterRouter:
         """Return the model of a student, or the base; all of them share one set of weights."""
         return self._parts.model("base" if checkpoint == "base" else f"agentkd/{checkpoint}")
 
-    @cached_property
     def _students(self) -> list[_Student]:
-        keyed = {name: list(_keys(self._parts, name)) for name in self._names}
-        return [self._student(name, keyed) for name in self._names if keyed[name]]
+        names = self.names
+        with self._lock:
+            if self._known[0] != names:
+                keyed = {name: list(_keys(self._parts, name)) for name in names}
+                self._known = names, [self._student(name, keyed) for name in names if keyed[name]]
+            return self._known[1]
 
     def _student(self, name: str, keyed: dict[str, list[tuple[str, str]]]) -> _Student:
         keys = [key for key, _ in keyed[name]]

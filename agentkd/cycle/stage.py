@@ -73,13 +73,14 @@ def run_stage(
     """Run an agent over tasks; finished tasks of the same `run_id` are not run again.
 
     Without trials, as for an arm of an evaluation, every task is tried once and sees what is recalled for it:
-    by `recaller` where one is given, else by the workspace's memories.
+    by `recaller` where one is given, else by the workspace's memories. What serves at the beginning acts in
+    all tasks, as the `run_id` says.
     """
     from agentkd.agents import Recorder, run_tasks
 
     held_out = any(task.is_held_out for task in tasks)
     agent = parts.agent(
-        model,
+        parts.resolve(model),
         suite.environment,
         name=label,
         recaller=(recaller or parts.memory.before_run(run_id)) if uses_memory else None,

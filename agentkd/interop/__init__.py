@@ -17,7 +17,7 @@ from agentkd.interop.mem0 import dump_mem0, read_mem0
 from agentkd.interop.openai_trace import read_openai_traces
 from agentkd.interop.pack import Evidences, dump_pack, read_evidence, read_pack
 from agentkd.interop.reme import dump_reme, read_reme
-from agentkd.interop.skill import memories_as_skill, memory_ids_of, read_skills
+from agentkd.interop.skill import memories_as_skill, read_skills
 from agentkd.interop.topic import Strength, Topic, export_skills, strong_memories, topics_of
 
 __all__ = [
@@ -39,7 +39,6 @@ __all__ = [
     "evidence_of",
     "export_skills",
     "memories_as_skill",
-    "memory_ids_of",
     "preview",
     "read_ace",
     "read_evidence",

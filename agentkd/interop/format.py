@@ -18,11 +18,11 @@ from agentkd.interop.mem0 import TEXTS, dump_mem0, read_mem0
 from agentkd.interop.output import write_file
 from agentkd.interop.pack import Evidences, dump_pack, read_pack
 from agentkd.interop.reme import dump_reme, read_reme
-from agentkd.interop.skill import MADE_HERE, memories_as_skill, read_skills
+from agentkd.interop.skill import memories_as_skill, read_skills
 from agentkd.interop.source import read_text
 from agentkd.plugins import nearest
 from agentkd.schema import Memory
-from agentkd.skills import read_skill_file, write_skill
+from agentkd.skills import MADE_HERE, read_skill_file, write_skill
 
 __all__ = ["FORMATS", "Format", "detect", "read_foreign", "write_foreign"]
 

@@ -15,13 +15,11 @@ from agentkd.interop.candidate import KINDS, candidate
 from agentkd.interop.imported import Imported
 from agentkd.interop.source import Record, RecordError, clean, gather
 from agentkd.schema import Memory, Scope
-from agentkd.skills import Skill, read_skill_file
+from agentkd.skills import MADE_HERE, Skill, read_skill_file
 
-__all__ = ["MADE_HERE", "memories_as_skill", "memory_ids_of", "read_skills"]
+__all__ = ["memories_as_skill", "read_skills"]
 
 FORMAT = "skill"
-MADE_HERE = "agentkd-memories"
-"""Key of the metadata with the ids of the memories that a skill was made of."""
 _KINDS, _APP = "agentkd-kinds", "agentkd-app"
 _WHEN, _DO, _MORE = "- Situation: ", "  Do: ", "  "
 _INTRO = "What earlier tasks taught, one lesson per point. Take the points whose situation is yours."
@@ -55,11 +53,6 @@ def memories_as_skill(memories: Sequence[Memory], folder: Path, description: str
         metadata[_APP] = app
     body = "\n\n".join([f"# {title or folder.name}", _INTRO, "\n".join(points)])
     return Skill(name=folder.name, description=description, path=folder, metadata=metadata, body=body)
-
-
-def memory_ids_of(skill: Skill) -> tuple[str, ...]:
-    """Return the ids of the memories that a skill was made of; none for one written by hand."""
-    return tuple(skill.metadata.get(MADE_HERE, "").split())
 
 
 def _point(memory: Memory) -> str:

@@ -13,12 +13,12 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from agentkd.errors import ConfigError
-from agentkd.interop.skill import MADE_HERE, memories_as_skill, memory_ids_of
+from agentkd.interop.skill import memories_as_skill
 from agentkd.memory.cluster import clusters
 from agentkd.memory.lift import lifts_of, rank_of
 from agentkd.protocols import Embedder
 from agentkd.schema import Memory, Scope, Value, content_id
-from agentkd.skills import Skill, find_skills, read_skill_file, write_skill
+from agentkd.skills import MADE_HERE, Skill, find_skills, memory_ids_of, read_skill_file, write_skill
 
 __all__ = ["Strength", "Topic", "export_skills", "strong_memories", "topics_of"]
 

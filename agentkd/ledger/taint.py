@@ -14,6 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from agentkd.errors import NotFoundError
+from agentkd.ledger import standing, undo
 from agentkd.ledger import tables as t
 from agentkd.ledger.body import load
 from agentkd.ledger.database import Database, chunks, insert_many, known
@@ -83,6 +84,25 @@ class Revocations:
         found |= dict.fromkeys(heard, "its model had heard what was revoked")
         found |= dict.fromkeys(written, "a teacher wrote it from what was revoked")
         return found | dict.fromkeys(gone, "its trajectory was revoked")
+
+    def withdrawn(self, ids: Iterable[str]) -> frozenset[str]:
+        """Return those of these memories that a revocation took out of use.
+
+        It, or what took its place, was revoked, waits for a person because of a revocation, or is no longer
+        there because a part of it was revoked.
+        """
+        found: set[str] = set()
+        with self._database.read() as connection:
+            gone = set(connection.execute(_revoked_memories()).scalars())
+            made = undo.descendants(connection, gone)
+            for batch in chunks(dict.fromkeys(ids)):
+                line = _line(connection, batch)
+                known = standing.find(connection, {heir for _, heir, _ in line})
+                for id_, heir, is_current in line:
+                    is_apart = heir in made and not is_current
+                    if heir in gone or is_apart or known[heir].is_doubtful:
+                        found.add(id_)
+        return frozenset(found)
 
     def rows(self, dataset_id: str) -> frozenset[str]:
         """Return the ids of a dataset's tainted examples."""
@@ -199,6 +219,18 @@ def is_tainted(connection: sa.Connection, dataset_id: str, parent: str | None) -
 def _revoked_memories() -> sa.Select[Any]:
     s = t.memory_status.c
     return sa.select(s.memory_id).where(s.checkpoint == "base", s.status == "revoked")
+
+
+def _line(connection: sa.Connection, ids: Iterable[str]) -> list[tuple[str, str, bool]]:
+    """Return every memory with itself and each that took its place, and whether that one is current."""
+    m = t.memories.c
+    line = (
+        sa.select(m.id.label("source"), m.id.label("heir")).where(m.id.in_(ids)).cte("line", recursive=True)
+    )
+    further = sa.select(line.c.source, m.successor).join_from(line, t.memories, m.id == line.c.heir)
+    line = line.union(further.where(m.successor.is_not(None)))
+    query = sa.select(line.c.source, m.id, m.current).join_from(line, t.memories, m.id == line.c.heir)
+    return [(row[0], row[1], row[2]) for row in connection.execute(query)]
 
 
 def _written_from(

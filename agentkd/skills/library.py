@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from agentkd import hookspecs
@@ -11,9 +11,11 @@ from agentkd.plugins import Hooks, nearest
 from agentkd.schema import Value
 from agentkd.skills.parse import MAX_FILE_BYTES, Skill, read_skill_file
 
-__all__ = ["SkillCard", "SkillLibrary", "find_skills", "skill_dirs"]
+__all__ = ["MADE_HERE", "SkillCard", "SkillLibrary", "find_skills", "memory_ids_of", "skill_dirs"]
 
 BRIEF_CHARS = 200
+MADE_HERE = "agentkd-memories"
+"""Key of the metadata with the ids of the memories that a skill was made of."""
 
 
 class SkillCard(Value):
@@ -54,29 +56,52 @@ def find_skills(dirs: Iterable[Path]) -> list[Skill]:
     return [found[name] for name in sorted(found)]
 
 
-class SkillLibrary:
-    """A set of skills that an agent may open."""
+def memory_ids_of(skill: Skill) -> tuple[str, ...]:
+    """Return the ids of the memories that a skill was made of; none for one written by hand."""
+    return tuple(skill.metadata.get(MADE_HERE, "").split())
 
-    def __init__(self, skills: Sequence[Skill]) -> None:
+
+class SkillLibrary:
+    """A set of skills that an agent may open, but for those that teach what was taken back since."""
+
+    def __init__(
+        self,
+        skills: Sequence[Skill],
+        taken_back: Callable[[Collection[str]], Collection[str]] = lambda ids: (),
+    ) -> None:
+        """Put a library together; `taken_back` says, whenever it is asked, which of some memories were."""
+        self.skills = tuple(skills)
+        """All skills, closed ones included."""
         self._skills = {skill.name: skill for skill in skills}
+        self._taken_back = taken_back
+
+    @property
+    def closed(self) -> list[str]:
+        """Return the names of the skills that teach what was taken back: no agent sees or opens them."""
+        made = {name: ids for name, skill in self._skills.items() if (ids := memory_ids_of(skill))}
+        gone = set(self._taken_back({id_ for ids in made.values() for id_ in ids})) if made else set()
+        return [name for name, ids in made.items() if not gone.isdisjoint(ids)]
 
     @property
     def names(self) -> list[str]:
-        """Return the names in their order."""
-        return list(self._skills)
+        """Return the names of the open skills in their order."""
+        closed = self.closed
+        return [name for name in self._skills if name not in closed]
 
     @property
     def cards(self) -> list[SkillCard]:
-        """Return one short card per skill."""
+        """Return one short card per open skill."""
         return [
-            SkillCard(name=skill.name, description=_brief(skill.description))
-            for skill in self._skills.values()
+            SkillCard(name=name, description=_brief(self._skills[name].description)) for name in self.names
         ]
 
     def get(self, name: str) -> Skill:
-        """Return a skill; raises NotFoundError with the nearest name."""
+        """Return a skill; raises NotFoundError for a closed one, and with the nearest name for no name."""
+        names = self.names
         if name not in self._skills:
-            raise NotFoundError(f"no skill is called `{name}`", hint=nearest(name, self._skills))
+            raise NotFoundError(f"no skill is called `{name}`", hint=nearest(name, names))
+        if name not in names:
+            raise NotFoundError(f"skill `{name}` is closed: something that it teaches was taken back")
         return self._skills[name]
 
     def read(self, name: str, file: str = "SKILL.md") -> str:

@@ -234,7 +234,7 @@ class Learning(Opening):
         Args:
             rounds: Cycles in a row.
             recompile: Whether the first begins with `compile`: a new student from the base on what was not
-                revoked.
+                revoked. One that was cut off goes on with that unasked.
             max_seconds: Wall time.
             max_tokens: Tokens that models read and write.
             max_usd: Money.

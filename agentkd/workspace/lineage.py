@@ -40,8 +40,7 @@ def _exports(parts: Parts) -> Iterator[Link]:
 
 
 def _skills(parts: Parts) -> Iterator[Link]:
-    from agentkd.interop import memory_ids_of
-    from agentkd.skills import find_skills
+    from agentkd.skills import find_skills, memory_ids_of
 
     for skill in find_skills([parts.root / "skills"]):
         for memory_id in memory_ids_of(skill):

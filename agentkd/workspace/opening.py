@@ -179,7 +179,8 @@ class Opening:
             tools: Functions decorated with `@agentkd.tool`, plain typed functions, or Tool objects.
             name: Name that its error messages print.
             instructions: System instructions; empty takes those of the settings.
-            model: Role, model string such as `openai/gpt-5-mini`, or a Model object.
+            model: Role, model string such as `openai/gpt-5-mini`, or a Model object. Where it is `student`,
+                every run begins with what serves then, and goes on with that.
             recall: Whether memories are recalled.
             scope: Whom it works for, such as `Scope(user="ann")`: whose memories it recalls, and whose its
                 runs are; `[memory] scope` by default.

@@ -6,7 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from agentkd.errors import ModelError, StoreError
+from agentkd.config import CycleSettings
+from agentkd.errors import ModelError, StoreError, of_the_disk
 
 if TYPE_CHECKING:
     from agentkd.schema import CycleReport
@@ -28,7 +29,8 @@ def watch(
 
     The workspace is closed while nothing is due, so that an application may use it. A cycle under way when
     `stop` is set stops between two items and stays open. Where another process holds the workspace, or a
-    model or the disk gives way, it is tried again at the next look; other errors end the watch.
+    model or the disk gives way, be it while opening or looking, it is tried again after the last pause;
+    other errors end the watch.
 
     Args:
         open_workspace: Opens it anew for every look, with the settings as they are then.
@@ -39,22 +41,24 @@ def watch(
         ceilings: `max_seconds`, `max_tokens`, `max_usd` of each cycle.
     """
     n_cycles, said = 0, ""
+    pause = CycleSettings().poll_seconds if every is None else every
     while not stop.is_set():
         report = None
-        with open_workspace() as workspace:
-            pause = workspace.settings.cycle.poll_seconds if every is None else every
-            due = workspace.when_due()
-            line = f"{'due' if due.is_due else 'not due'}: {due.reason}"
-            if due.is_due:
-                try:
+        try:
+            with open_workspace() as workspace:
+                if every is None:
+                    pause = workspace.settings.cycle.poll_seconds
+                due = workspace.when_due()
+                line = f"{'due' if due.is_due else 'not due'}: {due.reason}"
+                if due.is_due:
                     say(line)
                     report = workspace.cycle_if_due(
                         asked=lambda: "the watch ends" if stop.is_set() else "", **ceilings
                     )
                     if report is None:
                         line = "not due: another process ran the cycle"
-                except (StoreError, ModelError) as error:  # a lock, a full disk, a network: may pass
-                    line = f"not now: {error.message}"
+        except (OSError, ModelError) as error:
+            line = f"not now: {_passing(error).message}"
         if report is not None:
             n_cycles += 1
             after(report)
@@ -64,3 +68,13 @@ def watch(
         if report is None or report.stopped or report.verdict is None:
             stop.wait(pause)
     return n_cycles
+
+
+def _passing(error: OSError | ModelError) -> StoreError | ModelError:
+    """Return what may be over at the next look: a lock, a full disk, a network; raises anything else."""
+    if isinstance(error, StoreError | ModelError):
+        return error
+    disk = of_the_disk(error)
+    if disk is None:
+        raise error
+    return disk

@@ -57,7 +57,7 @@ def test_own_instructions_replace_the_built_in_ones() -> None:
 
 def test_skills_are_listed_where_they_can_be_opened() -> None:
     builder = PromptBuilder(
-        AgentSettings(instructions="Go."), [SkillCard(name="tea", description="Make tea.")]
+        AgentSettings(instructions="Go."), lambda: [SkillCard(name="tea", description="Make tea.")]
     )
     task = Task(id="t", prompt="?")
     shown = builder.prompt(task, tools=[ToolSpec(name="read_skill")], tool_docs=False)[0].content

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agent_parts import Build, add, call, refund
+from agent_parts import Build, Recalls, add, call, refund
 
 from agentkd.agents import (
     Approve,
@@ -223,6 +223,44 @@ def test_a_paused_run_survives_a_restart(
     assert ledger.trajectories.get(run.id) == finished
     assert second.conn.execute("select count(*) from checkpoints").fetchone() == (0,)
     second.conn.close()
+
+
+class Serves:
+    """Two students, of which one serves at a time."""
+
+    def __init__(self, now: str, answers: dict[str, list[Any]]) -> None:
+        self.now = now
+        self.models = {name: ScriptedModel(said, name=f"tiny@{name}") for name, said in answers.items()}
+
+    def checkpoint(self) -> str:
+        return self.now
+
+    def model(self, checkpoint: str) -> ScriptedModel:
+        return self.models[checkpoint]
+
+
+def test_a_held_agent_asks_per_run_what_serves_and_a_waiting_run_keeps_its_own(
+    build: Build, world: Counting, tmp_path: Path
+) -> None:
+    saver = open_checkpointer(tmp_path / "agents.db")
+    options: dict[str, Any] = {
+        "world": lambda task: world, "interrupt_on": ["refund"], "checkpointer": saver,
+    }  # fmt: skip
+    serves = Serves("student@1", {"student@1": [WRONG], "student@2": ["no"]})
+    agent = build(["the first"], serving=serves, **options)
+    waiting = agent.run("Refund A1")
+    assert isinstance(waiting, PausedRun)
+    serves.now = "student@2"
+    other = agent.run("Refund B2")
+    assert (other.model, other.answer) == ("tiny@student@2", "no")
+    later = Serves("base", {"student@1": ["done"], "student@2": [], "base": ["of the base"]})
+    recalls = Recalls([])
+    restarted = build(["the first"], serving=later, recaller=recalls, **options)
+    finished = restarted.resume(waiting.thread_id, Approve())
+    assert (finished.model, finished.answer) == ("tiny@student@1", "done")
+    assert restarted.run("Refund C3").answer == "of the base"
+    assert [asked["checkpoint"] for asked in recalls.asked] == ["student@1", "base"]
+    saver.conn.close()
 
 
 def test_a_killed_run_goes_on_where_it_was(build: Build, world: Counting, tmp_path: Path) -> None:

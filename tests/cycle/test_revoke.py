@@ -11,9 +11,11 @@ import pytest
 
 import agentkd
 from agentkd.config import Settings
+from agentkd.cycle.journal import open_plan
 from agentkd.cycle.training import train_job
 from agentkd.cycle.unlearnt import compare_behaviour, old_behaviour, shows, with_check
 from agentkd.errors import ConfigError, DataError, NotFoundError
+from agentkd.interop import memories_as_skill
 from agentkd.memory import UtilityPruneRefiner
 from agentkd.protocols import Kit
 from agentkd.schema import (
@@ -28,6 +30,8 @@ from agentkd.schema import (
     Trajectory,
     Verdict,
 )
+from agentkd.skills import write_skill
+from agentkd.tools import ToolBox, read_skill
 
 from .desk import N_TRAIN
 
@@ -78,6 +82,76 @@ def test_the_policy_may_roll_back_at_once(desk: agentkd.Workspace) -> None:
     assert done.serving == "base"
     assert "taken back" in done.said
     assert desk.parts.resolve("student") == "base"
+
+
+@pytest.mark.parametrize("model", ["student", "actor"])
+def test_an_agent_that_is_held_follows_what_serves(desk: agentkd.Workspace, model: str) -> None:
+    student = desk.report().checkpoint
+    agent = desk.agent(model=model, recall=False)
+    assert agent.run(BLUE).model.endswith(f"@{student}")
+    desk.rollback()
+    assert agent.run(BLUE).model == desk.model("base").name
+    desk.promote(student, force=True)
+    assert agent.run(BLUE).model.endswith(f"@{student}")
+    pinned = desk.agent(model=f"agentkd/{student}", recall=False)
+    desk.parts.settings = Settings.model_validate(
+        {**desk.settings.model_dump(), "revoke": {"serving": "rollback"}}
+    )
+    desk.revoke(case(desk), reason="wrong")
+    assert agent.run(BLUE).model == desk.model("base").name
+    assert pinned.run(BLUE).model.endswith(f"@{student}")  # it was asked for by its name
+
+
+def test_a_skill_that_teaches_what_was_revoked_is_closed_at_once(desk: agentkd.Workspace) -> None:
+    memories = desk.ledger.memories
+    one, other, part, *_ = memories.list(kinds=["case"])
+    for name, memory in {"one": one, "other": other, "part": part}.items():
+        write_skill(memories_as_skill([memory], desk.root / "skills" / name, f"Open it for {name}."))
+    library = desk.parts.skills()
+    tool, views = read_skill(library), desk.parts.views()  # those of an agent that is held
+
+    def listed() -> list[str]:
+        prompt = views.prompt(Task(id="t", prompt="?"), tools=[tool.spec])[0].content
+        return [name for name in ("one", "other", "part") if f"Open it for {name}." in prompt]
+
+    def opened(name: str) -> str:
+        result = ToolBox([tool]).call(ToolCall(name="read_skill", arguments={"name": name}))
+        return result.content or result.error
+
+    assert listed() == ["one", "other", "part"]
+    taught = one.content.splitlines()[-1]
+    assert taught in opened("one")
+    done = desk.revoke(one.id, reason="wrong")
+    assert done.skills == ("one",)
+    assert "closed to agents: `one` (`agentkd skills export --prune`" in done.said
+    assert listed() == ["other", "part"]
+    assert "is closed" in opened("one")
+    assert taught not in opened("one")
+    assert desk.parts.skills().names == ["other", "part"]
+    run = next(t.id for t in desk.trajectories(split="train") if t.id not in other.evidence.trajectories)
+    memories.corroborate(other.id, Evidence(trajectories=(run,)))
+    assert desk.revoke(other.evidence.trajectories[0], reason="asked for").quarantined == (other.id,)
+    assert listed() == ["part"]
+    memories.activate(other.id, "a person read it")
+    assert listed() == ["other", "part"]
+
+
+def test_a_skill_of_a_union_is_closed_with_each_of_its_parts(desk: agentkd.Workspace) -> None:
+    first, second, third, *_ = desk.ledger.memories.list(kinds=["case"])
+    joined = first.model_copy(update={"id": "mem-joined", "content": "Stamp it."})
+
+    class Joins:
+        name = "joins"
+
+        def refine(self, known: Sequence[Memory], kit: Kit) -> list[MemoryEdit]:
+            return [MemoryEdit(ids=(first.id, second.id), replacement=joined, reason="alike")]
+
+    desk.memory.refine([Joins()], desk.parts)
+    (union,) = [memory for memory in desk.ledger.memories.list() if memory.content == "Stamp it."]
+    for name, memory in {"union": union, "part": second, "third": third}.items():
+        write_skill(memories_as_skill([memory], desk.root / "skills" / name, f"Open it for {name}."))
+    assert desk.revoke(first.id, reason="wrong").skills == ("union",)
+    assert desk.parts.skills().names == ["part", "third"]
 
 
 def test_a_trajectory_takes_its_memories_along_and_is_never_learnt_from_again(
@@ -177,6 +251,25 @@ def test_recompiling_trains_from_base_without_it_and_asks_whether_it_is_gone(des
     assert desk.recompute().differing == ()
 
 
+def test_a_recompiling_cycle_that_was_stopped_goes_on_with_whoever_calls_next(
+    desk: agentkd.Workspace,
+) -> None:
+    desk.revoke(case(desk), reason="the form is gone")
+    first = desk.cycle(recompile=True, asked=lambda: "a test")
+    assert (first.number, first.stopped != "") == (2, True)
+    assert desk.when_due().reason == "cycle-2 was cut off and goes on"
+    second = desk.cycle_if_due(asked=lambda: "a test" if len(desk.datasets()) > 1 else "")
+    assert second is not None
+    assert (second.number, [phase.name for phase in second.phases]) == (2, ["compile"])
+    assert open_plan(desk.parts).recompile
+
+
+def test_who_asks_to_recompile_gets_no_ordinary_cycle(desk: agentkd.Workspace) -> None:
+    assert desk.cycle(asked=lambda: "a test").number == 2
+    plan = open_plan(desk.parts, recompile=True)
+    assert (plan.number, plan.recompile) == (3, True)
+
+
 def test_the_old_behaviour_is_read_from_the_rows_that_taught_it(desk: agentkd.Workspace) -> None:
     assert old_behaviour(desk.parts) == ([], {})
     desk.revoke(case(desk), reason="the form is gone")
@@ -187,8 +280,6 @@ def test_the_old_behaviour_is_read_from_the_rows_that_taught_it(desk: agentkd.Wo
 
 def test_lineage_reaches_skills_exports_and_signals(desk: agentkd.Workspace) -> None:
     from agentkd.hf import Export
-    from agentkd.interop.skill import memories_as_skill
-    from agentkd.skills.write import write_skill
     from agentkd.train.artefact import RowSignals, SignalCache, row_key
     from agentkd.train.rows import load_dataset
 

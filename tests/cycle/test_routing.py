@@ -87,6 +87,22 @@ def test_a_routed_student_is_shown_what_is_not_in_its_weights(shared: tuple[Path
         assert AdapterRouter(workspace.parts).names == (names["weather"],)
 
 
+def test_a_held_agent_no_longer_routes_to_what_was_taken_back(shared: tuple[Path, dict[str, str]]) -> None:
+    folder, names = shared
+    with agentkd.Workspace(folder, settings=ROUTED) as workspace:
+        agent = workspace.agent(recall=False)
+        asked = "What is the {} of Minsk?"
+        acting = [agent.run(asked.format(topic)).extras["route"]["checkpoint"] for topic in names]
+        assert acting == list(names.values())
+        workspace.rollback()
+        mayor = agent.run(asked.format("mayor"))
+        assert names["mayor"] not in mayor.extras["route"]["scores"]
+        workspace.ledger.checkpoints.set_status(names["weather"], "tainted")
+        weather = agent.run(asked.format("weather"))
+        assert weather.extras["route"]["checkpoint"] == "base"
+        assert weather.model == workspace.model("base").name
+
+
 def test_the_command_says_which_student_and_why(
     shared: tuple[Path, dict[str, str]], capsys: pytest.CaptureFixture[str]
 ) -> None:

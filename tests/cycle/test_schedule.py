@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import subprocess
@@ -18,7 +19,7 @@ import agentkd
 from agentkd.cli.root import run_command_line
 from agentkd.cycle.ceiling import Ceiling
 from agentkd.cycle.schedule import _spent
-from agentkd.errors import CeilingError, LockedError
+from agentkd.errors import CeilingError, ConfigError, LockedError, ModelError, StoreError
 from agentkd.hf import file_sha256
 from agentkd.ledger import Ledger
 from agentkd.protocols import SilentProgress
@@ -307,6 +308,34 @@ def test_a_watch_tries_again_where_another_process_runs_a_cycle(cycled: Path) ->
         watch(lambda: agentkd.Workspace(cycled, plugins=[Always()]), stop=stop, say=say, every=0.01)
     assert said[0].startswith("due: ")
     assert "is held by process" in said[1]
+
+
+def test_a_watch_outlives_what_fails_while_it_opens_looks_or_runs(cycled: Path) -> None:
+    said: list[str] = []
+    stop = threading.Event()
+    full = OSError(errno.ENOSPC, "No space left on device")
+    faults: list[Exception] = [StoreError("the ledger is away"), full, ModelError("nobody answers")]
+
+    class Fails:
+        @agentkd.hookimpl
+        def is_compile_due(self) -> bool:
+            raise StoreError("the disk is away")
+
+    def open_workspace() -> agentkd.Workspace:
+        if faults:
+            raise faults.pop(0)
+        return agentkd.Workspace(cycled, plugins=[Fails()])
+
+    def say(line: str) -> None:
+        said.append(line)
+        if line.endswith("the disk is away"):
+            stop.set()
+
+    assert watch(open_workspace, stop=stop, say=say, every=0.01) == 0
+    assert said[:3] == [f"not now: {why}" for why in ("the ledger is away", "disk full", "nobody answers")]
+    faults.append(ConfigError("no such setting"))
+    with pytest.raises(ConfigError):
+        watch(open_workspace, stop=threading.Event(), say=say, every=0.01)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
