@@ -10,14 +10,20 @@ from typing import cast
 from agentkd.cycle.evaluation import arm_of, arm_run_id, with_facts
 from agentkd.cycle.judge import trained_rows
 from agentkd.cycle.parts import Parts
+from agentkd.files import write_whole
 from agentkd.protocols import Comparison, Evaluator
-from agentkd.schema import Evaluation, Example, Trajectory
+from agentkd.schema import Diagnosis, Evaluation, Example, Trajectory, content_id
 
 __all__ = ["comparison_of", "diagnosed"]
 
 
 def diagnosed(
-    parts: Parts, serving: str, evaluation: Evaluation, names: Sequence[str] | None = None
+    parts: Parts,
+    serving: str,
+    evaluation: Evaluation,
+    names: Sequence[str] | None = None,
+    *,
+    kept: tuple[Path, str] | None = None,
 ) -> Evaluation:
     """Return an evaluation with what the evaluators say about its candidate; itself where none is asked.
 
@@ -26,6 +32,8 @@ def diagnosed(
         serving: What serves now: `base` or a checkpoint.
         evaluation: All arms on the split that decides.
         names: Components of kind `evaluator`, asked in order; None takes `[evaluate] evaluators`.
+        kept: Folder where each diagnosis is kept as soon as it is made, and the key of what is judged: one
+            who was stopped between two evaluators goes on behind the last one.
     """
     wanted = parts.settings.evaluate.evaluators if names is None else names
     if not evaluation.checkpoint or not wanted:
@@ -34,8 +42,15 @@ def diagnosed(
     comparison = comparison_of(parts, serving, evaluation)
     found = []
     for evaluator in evaluators:
+        file = kept[0] / f"{content_id('dia', kept[1], evaluator.name)}.json" if kept is not None else None
+        if file is not None and file.is_file():
+            found.append(Diagnosis.model_validate_json(file.read_bytes()))
+            continue
+        parts.ceiling.begin()
         parts.progress.say(f"evaluator {evaluator.name} ...")
         found.append(evaluator.evaluate(comparison, parts))
+        if file is not None:
+            write_whole(file, found[-1].model_dump_json())
     return evaluation.model_copy(update={"diagnoses": tuple(found)})
 
 

@@ -39,7 +39,7 @@ def judge(
         evaluation: All arms on the split that decides, with what the evaluators found.
         earlier: Candidate and what serves on the tasks of earlier cycles (`probe_earlier`).
         n_candidates: Candidates of the same cycle, which share the gate's level (Bonferroni).
-        before: Number of a cycle: looks of it and of later ones do not count.
+        before: Number of a cycle: what came of it and of later ones does not count.
     """
     from agentkd.evaluate import Evidence, find_hacking, gate, read_course, without_tasks
 
@@ -51,7 +51,7 @@ def judge(
         contamination=found,
         anchors=_anchors(parts, candidate),
         earlier=tuple(earlier),
-        transfer=kept_cells(parts, transfer_cells(parts, candidate, [clean, *earlier], before)),
+        transfer=kept_cells(parts, transfer_cells(parts, candidate, [clean, *earlier], before), before),
         dev_losses=tuple(loss for _, loss in course.golden),
         hacking=find_hacking(course) if course.proxy else None,
         rows=_row_audit(parts, candidate),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from agentkd import hookspecs
+from agentkd.cycle.asking import asking_kit, kept_folder
 from agentkd.cycle.candidate import Source, dataset_of
 from agentkd.cycle.diagnose import diagnosed
 from agentkd.cycle.evaluation import evaluate_stage
@@ -105,7 +106,7 @@ def evidence(parts: Parts, plan: Plan) -> str:
 
 def refine_phase(parts: Parts) -> StageResult:
     """Let the refiners edit the memories."""
-    return StageResult(*edits_said(parts.memory.refine(parts.refiners(), parts)))
+    return StageResult(*edits_said(parts.memory.refine(parts.refiners(), asking_kit(parts))))
 
 
 def synthesize_phase(parts: Parts, plan: Plan) -> StageResult:
@@ -142,7 +143,7 @@ def train_phase(parts: Parts, key: str, source: Source) -> StageResult:
     )
 
 
-def evaluate_phase(parts: Parts, plan: Plan, _key: str, candidate: str) -> StageResult:
+def evaluate_phase(parts: Parts, plan: Plan, key: str, candidate: str) -> StageResult:
     """Run all arms on the held-out splits and the candidate on earlier cycles' tasks; ask the evaluators."""
     settings = parts.settings.evaluate
     if not plan.suite:
@@ -156,7 +157,9 @@ def evaluate_phase(parts: Parts, plan: Plan, _key: str, candidate: str) -> Stage
         )
         for split in (settings.split, *settings.also)
     ]  # fmt: skip
-    evaluations[0] = diagnosed(parts, plan.serving, evaluations[0])
+    evaluations[0] = diagnosed(
+        parts, plan.serving, evaluations[0], kept=(kept_folder(parts, plan.cycle_id), key)
+    )
     earlier = probe_earlier(
         parts, candidate, plan.serving, suite=suite.name, splits=(settings.split,), seed=plan.seed
     )

@@ -11,8 +11,10 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from agentkd.cycle.asking import asking_kit
 from agentkd.cycle.parts import Parts
 from agentkd.errors import ModelError
+from agentkd.protocols import Kit
 from agentkd.schema import Correction, Hit, Memory, Outcome, Span, Trajectory
 from agentkd.trust import heard_after
 
@@ -37,6 +39,8 @@ def retries_of(parts: Parts) -> Retries | None:
     if not parts.settings.run.retries:
         return None
 
+    kit = asking_kit(parts)
+
     def keep(memories: Sequence[Memory]) -> None:
         parts.memory.admit(memories)
 
@@ -44,7 +48,7 @@ def retries_of(parts: Parts) -> Retries | None:
         memories = parts.ledger.memories.list()
         return {id_ for memory in memories for id_ in memory.evidence.trajectories}
 
-    return Retries(parts.settings.run.retries, lambda failed: _lessons(parts, failed), keep, known)
+    return Retries(parts.settings.run.retries, lambda failed: _lessons(parts, failed, kit), keep, known)
 
 
 def proven(
@@ -66,19 +70,19 @@ def proven(
     ]
 
 
-def _lessons(parts: Parts, failed: Sequence[Trajectory]) -> Lessons:
+def _lessons(parts: Parts, failed: Sequence[Trajectory], kit: Kit) -> Lessons:
     """Distil failed tries into notes for the next one and into candidates."""
     from agentkd.agents import Lessons, retry_note
 
     blind = [_without_answer(trajectory) for trajectory in failed]
     note = retry_note(blind, lambda trajectory: trajectory.outcome.feedback if trajectory.outcome else "")
-    memories = _distilled(parts, blind)
+    memories = _distilled(parts, blind, kit)
     shown = parts.memory.render([Hit(memory=memory, score=1.0) for memory in memories])
     notes = "\n\n".join(text for text in (shown, note) if text)
     return Lessons(notes=notes, heard=heard_after(*failed), memories=(*memories, *_warnings(parts, blind)))
 
 
-def _distilled(parts: Parts, blind: Sequence[Trajectory]) -> list[Memory]:
+def _distilled(parts: Parts, blind: Sequence[Trajectory], kit: Kit) -> list[Memory]:
     """Return the lessons of the distillers; a `case` is an answer and no lesson."""
     from agentkd.distill import distill_report
 
@@ -89,7 +93,7 @@ def _distilled(parts: Parts, blind: Sequence[Trajectory]) -> list[Memory]:
     ]
     distillers = [distiller for distiller in parts.distillers() if distiller.name != "case"]
     try:
-        distilled = distill_report(blind, words, distillers, parts, parts.settings.distill)
+        distilled = distill_report(blind, words, distillers, kit, parts.settings.distill)
     except ModelError:  # the grader's words and the tools' errors still make a note
         return []
     return [memory for memory in distilled.memories if memory.kind != "case"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agentkd.cycle.asking import asking_kit
 from agentkd.cycle.parts import ROUTED, Parts
 from agentkd.cycle.placed import measured_places
 from agentkd.cycle.retry import proven, retries_of
@@ -117,7 +118,8 @@ def distill_stage(parts: Parts, trajectories: Sequence[Trajectory]) -> StageResu
     trajectories = [t for t in trajectories if t.task.is_lived and t.id not in gone]
     corrections = corrections_of(parts, trajectories)
     flat = [c for group in corrections.values() for c in group]
-    distilled = distill_report(trajectories, flat, parts.distillers(), parts, parts.settings.distill)
+    kit = asking_kit(parts)
+    distilled = distill_report(trajectories, flat, parts.distillers(), kit, parts.settings.distill)
     candidates = proven(distilled.memories, trajectories, flat)
     admissions = parts.memory.admit(candidates)
     counts: dict[str, int] = {}

@@ -43,7 +43,8 @@ def synthesize_stage(
     """Assess the student, let the teacher write, check every item and store what passed.
 
     Answers are on disk before they are used, and items are facts by their content: a killed phase goes on
-    and pays for nothing twice. A ceiling on tokens or money ends the writing, and what is there is kept.
+    and pays for nothing twice, as one that a ceiling of the cycle stopped between two questions. A ceiling of
+    `[synthesize]` or `[models]` ends the writing, and what is there is kept.
 
     Args:
         parts: The workspace.
@@ -79,7 +80,9 @@ def _teacher(parts: Parts, is_dry: bool) -> Any:
 
     file = parts.root / "synthetic" / "answers.jsonl"
     limit = parts.settings.synthesize.max_tokens
-    return Remembered(parts.model("teacher"), file, max_tokens=limit, is_dry=is_dry)
+    return Remembered(
+        parts.model("teacher"), file, max_tokens=limit, is_dry=is_dry, check=parts.ceiling.begin
+    )
 
 
 def _write(

@@ -39,17 +39,18 @@ def transfer_cells(
     return tuple(cell for cell in cells if cell is not None)
 
 
-def kept_cells(parts: Parts, cells: Iterable[TransferCell]) -> tuple[TransferCell, ...]:
-    """Return the cells of what is still to be kept: of no checkpoint that was rolled back or tainted."""
-    withdrawn = _withdrawn(parts)
-    gone = {report.number for report in parts.ledger.cycles.list("done") if report.checkpoint in withdrawn}
+def kept_cells(
+    parts: Parts, cells: Iterable[TransferCell], before: int | None = None
+) -> tuple[TransferCell, ...]:
+    """Return the cells of what is still to be kept: of no checkpoint that was rolled back or tainted.
+
+    `before` is the number of a cycle: what came after its decision does not count.
+    """
+    reports = parts.ledger.cycles.list("done")
+    decided = [p.started_at for r in reports if r.number == before for p in r.phases if p.name == "promote"]
+    withdrawn = parts.ledger.checkpoints.withdrawn(decided[0] if decided else None)
+    gone = {report.number for report in reports if report.checkpoint in withdrawn}
     return tuple(cell for cell in cells if cell.cycle not in gone)
-
-
-def _withdrawn(parts: Parts) -> frozenset[str]:
-    last = {event.name: event.action for event in parts.ledger.checkpoints.history()}
-    tainted = (c.name for c in parts.ledger.checkpoints.list("tainted"))
-    return frozenset([*tainted, *(name for name, action in last.items() if action == "rollback")])
 
 
 def transfer_matrix(

@@ -10,6 +10,7 @@ from typing import Literal
 
 from agentkd.compiler.synthetic import SEED_TASK
 from agentkd.cycle.parts import Parts
+from agentkd.errors import CeilingError
 from agentkd.hf import call_text
 from agentkd.protocols import Suite
 from agentkd.schema import (
@@ -149,6 +150,8 @@ def _tried(
     try:
         results = _made(suite, seed.task, calls) if calls else ()
         outcome = suite.grade(_replayed(seed, calls, results, item.proof_answer)) if has_proof else None
+    except CeilingError:
+        raise
     except Exception as error:  # the world of the seed's task broke: that proves nothing
         return "schema", (), f"its answer cannot be tried: {type(error).__name__}" if has_proof else ""
     if outcome is not None:

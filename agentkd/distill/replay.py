@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from agentkd.errors import AgentkdError
+from agentkd.errors import AgentkdError, CeilingError
 from agentkd.protocols import Kit, Suite
 from agentkd.schema import ADHOC, Message, Outcome, Step, ToolCall, ToolResult, Trajectory, Value, content_id
 
@@ -49,6 +49,8 @@ def replay_claim(trajectory: Trajectory, step: int, call: ToolCall, kit: Kit) ->
     for plan in plans:
         try:
             outcome, results = replay_calls(trajectory, plan, suite)
+        except CeilingError:
+            raise
         except Exception as error:  # the world of the task broke: that says nothing about the claim
             return Replayed(verdict="unknown", detail=f"the replay broke: {type(error).__name__}: {error}")
         if outcome.success:

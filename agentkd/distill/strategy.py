@@ -22,7 +22,7 @@ from agentkd.distill.prompt import fill, load_prompt
 from agentkd.distill.rehearsal import rehearse
 from agentkd.distill.revision import by_trajectory
 from agentkd.distill.source import shorten, transcript
-from agentkd.errors import AgentkdError, BudgetError, ConfigError, ModelError
+from agentkd.errors import AgentkdError, BudgetError, CeilingError, ConfigError, ModelError
 from agentkd.protocols import Embedder, Kit, Model, Suite
 from agentkd.schema import ADHOC, Correction, Memory, Message, Span, Trajectory
 
@@ -188,7 +188,7 @@ class StrategyDistiller(Finds):
         try:
             with ThreadPoolExecutor(self.settings.workers) as pool:
                 made = list(pool.map(lambda job: run(*job), jobs))
-        except BudgetError:
+        except (BudgetError, CeilingError):
             raise
         except AgentkdError as error:
             return f"the trial broke: {error.message}"

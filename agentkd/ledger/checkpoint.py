@@ -13,7 +13,7 @@ from agentkd.errors import CheckpointError, DataError, NotFoundError
 from agentkd.ledger import tables as t
 from agentkd.ledger.body import dump, load
 from agentkd.ledger.database import Database, insert_once
-from agentkd.ledger.taint import is_tainted
+from agentkd.ledger.taint import is_tainted, tainted_after
 from agentkd.schema import Checkpoint, Value, now
 
 __all__ = ["Checkpoints", "ServingEvent"]
@@ -107,6 +107,17 @@ class Checkpoints:
         with self._database.read() as connection:
             stack = _stack(connection, t.serving.c.happened_at <= at)
         return stack[-1] if stack else BASE
+
+    def withdrawn(self, at: datetime | None = None) -> frozenset[str]:
+        """Return what was rolled back and not promoted again, or tainted: at a time, by default now."""
+        s, c = t.serving.c, t.checkpoints.c
+        past = [s.happened_at <= at] if at is not None else []
+        with self._database.read() as connection:
+            events = connection.execute(sa.select(s.name, s.action).where(*past).order_by(s.seq))
+            last = {row.name: row.action for row in events}
+            gone = set(connection.execute(sa.select(c.name).where(c.status == "tainted")).scalars())
+            gone -= tainted_after(connection, at) if at is not None else set()
+        return frozenset(gone | {name for name, action in last.items() if action == "rollback"})
 
     def promote(self, name: str, reason: str = "", *, force: bool = False) -> bool:
         """Let a checkpoint serve; False when it does already. A tainted one raises CheckpointError."""

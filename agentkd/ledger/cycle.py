@@ -100,6 +100,14 @@ class Cycles:
             body = connection.execute(query).scalar_one_or_none()
         return None if body is None else load(PhaseReport, body)
 
+    def all_done(self, name: str) -> tuple[PhaseReport, ...]:
+        """Return the reports of all phases of this name that are done, in any cycle, the newest first."""
+        c = t.phases.c
+        where = (c.name == name, c.status == "done")
+        query = sa.select(c.body).where(*where).order_by(c.started_at.desc(), c.key)
+        with self._database.read() as connection:
+            return tuple(load(PhaseReport, body) for body in connection.execute(query).scalars())
+
     def phases_since(self, since: datetime) -> tuple[PhaseReport, ...]:
         """Return the phases of all cycles that began at or after a time, oldest first."""
         c = t.phases.c

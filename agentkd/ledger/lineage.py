@@ -12,13 +12,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import datetime
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import sqlalchemy as sa
 
 from agentkd.errors import NotFoundError
 from agentkd.ledger import tables as t
-from agentkd.ledger.database import Database, chunks
+from agentkd.ledger.database import CHUNK, Database, chunks
 from agentkd.ledger.taint import heard_pairs
 from agentkd.schema import Value
 
@@ -69,13 +69,26 @@ class LineageGraph(Value):
         return tuple(node.id for node in self.nodes if node.kind == kind)
 
 
+Key = tuple[str, ...]  # what a thing is found by: its id; of a row its dataset's id and its example's
+Pair = tuple[Key, Key]  # (made, made from)
+
+
 class _Edge(NamedTuple):
     """Where the ledger says that one thing was made from another."""
 
     made: NodeKind
     source: NodeKind
-    made_column: sa.Column[str]
-    source_column: sa.Column[str]
+    made_columns: tuple[sa.Column[str], ...]
+    source_columns: tuple[sa.Column[str], ...]
+
+
+def _edge(made: NodeKind, source: NodeKind, made_column: Any, source_column: Any) -> _Edge:
+    return _Edge(made, source, (made_column,), (source_column,))
+
+
+def _row_edge(source: NodeKind, table: sa.Table) -> _Edge:
+    """Return what a row was made from: a row that recurs in a later dataset may rest on more there."""
+    return _Edge("row", source, (table.c.dataset_id, table.c.source), (table.c.target,))
 
 
 _NODES: dict[NodeKind, sa.Column[str]] = {
@@ -89,21 +102,23 @@ _NODES: dict[NodeKind, sa.Column[str]] = {
     "report": t.student_reports.c.id,
 }
 
+_ROWS = t.dataset_rows.c
+
 _EDGES = (
-    _Edge("evaluation", "checkpoint", t.evaluations.c.id, t.evaluations.c.checkpoint),
-    _Edge("checkpoint", "checkpoint", t.checkpoints.c.name, t.checkpoints.c.parent),
-    _Edge("checkpoint", "dataset", t.checkpoints.c.name, t.checkpoints.c.dataset_id),
-    _Edge("dataset", "row", t.dataset_rows.c.dataset_id, t.dataset_rows.c.example_id),
-    _Edge("row", "memory", t.row_memories.c.source, t.row_memories.c.target),
-    _Edge("row", "trajectory", t.row_trajectories.c.source, t.row_trajectories.c.target),
-    _Edge("row", "correction", t.row_corrections.c.source, t.row_corrections.c.target),
-    _Edge("memory", "memory", t.memory_parents.c.source, t.memory_parents.c.target),
-    _Edge("memory", "trajectory", t.memory_trajectories.c.source, t.memory_trajectories.c.target),
-    _Edge("memory", "correction", t.memory_corrections.c.source, t.memory_corrections.c.target),
-    _Edge("correction", "trajectory", t.corrections.c.id, t.corrections.c.trajectory_id),
-    _Edge("trajectory", "trajectory", t.synthetic_seeds.c.source, t.synthetic_seeds.c.target),
-    _Edge("trajectory", "memory", t.synthetic_memories.c.source, t.synthetic_memories.c.target),
-    _Edge("trajectory", "report", t.synthetic_reports.c.source, t.synthetic_reports.c.target),
+    _edge("evaluation", "checkpoint", t.evaluations.c.id, t.evaluations.c.checkpoint),
+    _edge("checkpoint", "checkpoint", t.checkpoints.c.name, t.checkpoints.c.parent),
+    _edge("checkpoint", "dataset", t.checkpoints.c.name, t.checkpoints.c.dataset_id),
+    _Edge("dataset", "row", (_ROWS.dataset_id,), (_ROWS.dataset_id, _ROWS.example_id)),
+    _row_edge("memory", t.row_memories),
+    _row_edge("trajectory", t.row_trajectories),
+    _row_edge("correction", t.row_corrections),
+    _edge("memory", "memory", t.memory_parents.c.source, t.memory_parents.c.target),
+    _edge("memory", "trajectory", t.memory_trajectories.c.source, t.memory_trajectories.c.target),
+    _edge("memory", "correction", t.memory_corrections.c.source, t.memory_corrections.c.target),
+    _edge("correction", "trajectory", t.corrections.c.id, t.corrections.c.trajectory_id),
+    _edge("trajectory", "trajectory", t.synthetic_seeds.c.source, t.synthetic_seeds.c.target),
+    _edge("trajectory", "memory", t.synthetic_memories.c.source, t.synthetic_memories.c.target),
+    _edge("trajectory", "report", t.synthetic_reports.c.source, t.synthetic_reports.c.target),
 )
 
 
@@ -134,27 +149,27 @@ class Lineage:
         return self.down(id_, at=at).counts()
 
     def _walk(self, id_: str, outside: Iterable[Link], at: datetime | None, *, down: bool) -> LineageGraph:
-        edges: set[tuple[str, str]] = set()
-        links: dict[LineageNode, list[LineageNode]] = {}
-        beyond: set[LineageNode] = set()
-        for made, source in outside:
-            beyond |= {made, source}
-            here, there = (made, source) if down else (source, made)
-            links.setdefault(here, []).append(there)
+        edges: set[Pair] = set()
+        links, beyond = list(outside), set[LineageNode]()
+        for link in links:
+            beyond |= {link.made, link.source}
         with self._database.read() as connection:
-            for pair in heard_pairs(connection):
-                hearer, heard = (LineageNode(kind="trajectory", id=one) for one in pair)
-                links.setdefault(hearer if down else heard, []).append(heard if down else hearer)
+            heard = heard_pairs(connection)
+            links += [Link(*(LineageNode(kind="trajectory", id=one) for one in pair)) for pair in heard]
             kind = _kind_of(connection, id_, beyond)
             later = _later_edges(connection, at) if at is not None else frozenset()
-            seen: dict[NodeKind, set[str]] = {name: set() for name in get_args(NodeKind)}
-            front: dict[NodeKind, set[str]] = {kind: {id_}}
+            seen: dict[NodeKind, set[Key]] = {name: set() for name in get_args(NodeKind)}
+            root: list[Key] = _copies(connection, [id_])[id_] if kind == "row" else [(id_,)]
+            front = {kind: set(root)}
+            steps = _linked(connection, links, down=down)
             while front:
-                for name, ids in front.items():
-                    seen[name] |= ids
-                front = _step(connection, front, seen, edges, links, later, down=down)
-        nodes = sorted((LineageNode(kind=k, id=i) for k, ids in seen.items() for i in ids), key=_order)
-        return LineageGraph(root=id_, kind=kind, nodes=tuple(nodes), edges=tuple(sorted(edges)))
+                for name, keys in front.items():
+                    seen[name] |= keys
+                front = _step(connection, front, seen, edges, steps, later, down=down)
+        found = {(name, key[-1]) for name, keys in seen.items() for key in keys}
+        nodes = sorted((LineageNode(kind=name, id=one) for name, one in found), key=_order)
+        printed = {(made[-1], source[-1]) for made, source in edges}
+        return LineageGraph(root=id_, kind=kind, nodes=tuple(nodes), edges=tuple(sorted(printed)))
 
 
 def _order(node: LineageNode) -> tuple[int, str]:
@@ -173,24 +188,51 @@ def _kind_of(connection: sa.Connection, id_: str, outside: Iterable[LineageNode]
     )
 
 
+def _copies(connection: sa.Connection, examples: Iterable[str]) -> dict[str, list[Key]]:
+    """Return the rows of all datasets by example; an example that no dataset holds is a row of none."""
+    found: dict[str, list[Key]] = {}
+    for batch in chunks(wanted := dict.fromkeys(examples)):
+        query = sa.select(_ROWS.dataset_id, _ROWS.example_id).where(_ROWS.example_id.in_(batch))
+        for dataset_id, example_id in connection.execute(query):
+            found.setdefault(example_id, []).append((dataset_id, example_id))
+    return {id_: found.get(id_, [("", id_)]) for id_ in wanted}
+
+
+def _linked(
+    connection: sa.Connection, links: Iterable[Link], *, down: bool
+) -> dict[tuple[NodeKind, Key], list[tuple[NodeKind, Key]]]:
+    """Return where links lead; one that names an example holds for the row of every dataset."""
+    copies = _copies(connection, [node.id for link in links for node in link if node.kind == "row"])
+
+    def keys(node: LineageNode) -> list[Key]:
+        return copies[node.id] if node.kind == "row" else [(node.id,)]
+
+    found: dict[tuple[NodeKind, Key], list[tuple[NodeKind, Key]]] = {}
+    for made, source in dict.fromkeys(links):
+        here, there = (made, source) if down else (source, made)
+        for key in keys(here):
+            found.setdefault((here.kind, key), []).extend((there.kind, other) for other in keys(there))
+    return found
+
+
 def _step(
     connection: sa.Connection,
-    front: dict[NodeKind, set[str]],
-    seen: dict[NodeKind, set[str]],
-    edges: set[tuple[str, str]],
-    links: Mapping[LineageNode, Sequence[LineageNode]],
-    later: AbstractSet[tuple[str, str]],
+    front: Mapping[NodeKind, set[Key]],
+    seen: Mapping[NodeKind, set[Key]],
+    edges: set[Pair],
+    links: Mapping[tuple[NodeKind, Key], Sequence[tuple[NodeKind, Key]]],
+    later: AbstractSet[Pair],
     *,
     down: bool,
-) -> dict[NodeKind, set[str]]:
-    """Follow every edge that leaves the front; add to `edges` and return the nodes not seen before."""
-    beyond: dict[NodeKind, set[str]] = {}
-    for kind, ids in front.items() if links else ():
-        for id_ in ids:
-            for node in links.get(LineageNode(kind=kind, id=id_), ()):
-                edges.add((id_, node.id) if down else (node.id, id_))
-                if node.id not in seen[node.kind]:
-                    beyond.setdefault(node.kind, set()).add(node.id)
+) -> dict[NodeKind, set[Key]]:
+    """Follow every edge that leaves the front; add to `edges` and return what was not seen before."""
+    beyond: dict[NodeKind, set[Key]] = {}
+    for kind, keys in front.items() if links else ():
+        for key in keys:
+            for there, other in links.get((kind, key), ()):
+                edges.add((key, other) if down else (other, key))
+                if other not in seen[there]:
+                    beyond.setdefault(there, set()).add(other)
     for edge in _EDGES:
         here, there = (edge.made, edge.source) if down else (edge.source, edge.made)
         pairs = _pairs(connection, edge, front.get(here, ()), down=down) - later
@@ -201,10 +243,10 @@ def _step(
     return beyond
 
 
-def _later_edges(connection: sa.Connection, at: datetime) -> AbstractSet[tuple[str, str]]:
+def _later_edges(connection: sa.Connection, at: datetime) -> AbstractSet[Pair]:
     """Return the (memory, made from) pairs that came to memories after a time, as their events tell."""
     e = t.memory_events.c
-    found: set[tuple[str, str]] = set()
+    found: set[Pair] = set()
     query = sa.select(e.memory_id, e.details).where(e.happened_at > at, e.details != "")
     for memory_id, details in connection.execute(query):
         told = json.loads(details)
@@ -214,17 +256,18 @@ def _later_edges(connection: sa.Connection, at: datetime) -> AbstractSet[tuple[s
             *evidence.get("trajectories", ()),
             *evidence.get("corrections", ()),
         ]
-        found.update((memory_id, source) for source in sources)
+        found.update(((memory_id,), (source,)) for source in sources)
     return found
 
 
-def _pairs(connection: sa.Connection, edge: _Edge, ids: Iterable[str], *, down: bool) -> set[tuple[str, str]]:
-    """Return the (made, made from) pairs of one kind of edge that touch these ids."""
-    key = edge.made_column if down else edge.source_column
-    found: set[tuple[str, str]] = set()
-    for batch in chunks(ids):
-        query = sa.select(edge.made_column, edge.source_column).where(
-            key.in_(batch), edge.made_column.is_not(None), edge.source_column.is_not(None)
-        )
-        found.update((made, source) for made, source in connection.execute(query.distinct()))
+def _pairs(connection: sa.Connection, edge: _Edge, keys: Iterable[Key], *, down: bool) -> set[Pair]:
+    """Return the (made, made from) pairs of one kind of edge that touch these."""
+    columns = (*edge.made_columns, *edge.source_columns)
+    near, n = edge.made_columns if down else edge.source_columns, len(edge.made_columns)
+    there = [column.is_not(None) for column in columns]
+    found: set[Pair] = set()
+    for batch in chunks(keys, CHUNK // len(near)):
+        touched = sa.tuple_(*near).in_(batch) if len(near) > 1 else near[0].in_([key[0] for key in batch])
+        for row in connection.execute(sa.select(*columns).where(touched, *there).distinct()):
+            found.add((tuple(row[:n]), tuple(row[n:])))
     return found

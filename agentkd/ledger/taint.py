@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,7 +21,7 @@ from agentkd.ledger.body import load
 from agentkd.ledger.database import Database, chunks, insert_many, known
 from agentkd.schema import Scope, Trajectory, Value, content_id, now
 
-__all__ = ["Reach", "Revocations", "heard_pairs", "is_tainted", "taint"]
+__all__ = ["Reach", "Revocations", "heard_pairs", "is_tainted", "taint", "tainted_after"]
 
 Row = tuple[str, str]
 """Ids of a dataset and of one of its examples."""
@@ -214,6 +215,27 @@ def is_tainted(connection: sa.Connection, dataset_id: str, parent: str | None) -
     if parent and connection.execute(sa.select(c.status).where(c.name == parent)).scalar() == "tainted":
         return True
     return bool(_tainted_rows(connection, dataset_id))
+
+
+def tainted_after(connection: sa.Connection, at: datetime) -> set[str]:
+    """Return the checkpoints whose every mark came after a time: their own rows' and their ancestors'.
+
+    One without a mark came in tainted, or somebody said so: that is taken to have been so always.
+    """
+    marked, c = t.tainted_rows.c, t.checkpoints.c
+    query = sa.select(marked.dataset_id, sa.func.min(marked.happened_at)).group_by(marked.dataset_id)
+    first = {row[0]: row[1] for row in connection.execute(query)}
+    every = connection.execute(sa.select(c.name, c.dataset_id, c.parent))
+    lines = {row.name: (row.dataset_id, row.parent) for row in every}
+    found: set[str] = set()
+    for name in lines:
+        marks, link = [], name
+        while link in lines:
+            dataset_id, link = lines[link]
+            marks += [first[dataset_id]] if dataset_id in first else []
+        if marks and min(marks) > at:
+            found.add(name)
+    return found
 
 
 def _revoked_memories() -> sa.Select[Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,13 @@ class Remembered:
     """Asks a model what the log does not know; safe to call from several threads."""
 
     def __init__(
-        self, model: Model, file: Path, *, max_tokens: int | None = None, is_dry: bool = False
+        self,
+        model: Model,
+        file: Path,
+        *,
+        max_tokens: int | None = None,
+        is_dry: bool = False,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         """Read the log; a line that a kill cut off is dropped.
 
@@ -44,6 +50,7 @@ class Remembered:
             file: The log, one JSON object a line.
             max_tokens: Tokens that the replies may take, known ones included; checked before each call.
             is_dry: Whether nobody is asked: an unknown question costs its estimate and raises ModelError.
+            check: Called before each question that the log does not know; may raise, such as CeilingError.
         """
         self.name = model.name
         self.spent = Usage(usd=0.0)
@@ -56,6 +63,7 @@ class Remembered:
         self._file = file
         self._max_tokens = max_tokens
         self._is_dry = is_dry
+        self._check = check
         self._tokens = 0
         self._n_in_flight = 0
         self._lock = threading.Lock()
@@ -84,6 +92,7 @@ class Remembered:
                 self._note(expected)
                 raise ModelError(f"`{self.name}` was not asked: this is a dry run")
             used = Usage(usd=0.0)
+            self._check()
             try:
                 reply = self._model.reply(messages, tools, **sampling)
                 used = reply.usage
@@ -93,6 +102,12 @@ class Remembered:
             return reply
         finally:
             self._settle(expected, used)
+
+    def __getattr__(self, name: str) -> Any:
+        """What else the model can do is not remembered."""
+        if name == "_model":  # not made yet
+            raise AttributeError(name)
+        return getattr(self._model, name)
 
     def _estimate(
         self, messages: Sequence[Message], tools: Sequence[ToolSpec], sampling: dict[str, Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -131,6 +132,37 @@ def test_the_next_compile_and_retire_follow_what_was_decided(cycled: Path, place
         if not is_compiled:
             assert card.n_train < workspace.datasets()[0].n_train
             assert card.ineligible[chosen[0]].startswith("placed ")
+
+
+def test_each_memory_stays_where_it_was_last_measured(calm: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(calm, tmp_path / "placed"))
+    with agentkd.Workspace(folder) as workspace:
+        first = workspace.ledger.cycles.newest_phase("place")
+        assert first is not None
+
+        def decide(key: str, *placements: Placement, **output: object) -> None:
+            told = [each.model_dump(mode="json") for each in placements]
+            report = first.model_copy(
+                update={
+                    "key": key,
+                    "output": {**first.output, "is_followed": True, "placements": told, **output},
+                    "started_at": agentkd.schema.now(),
+                }
+            )
+            workspace.ledger.cycles.phase_done(report, f"cycle-{key}")
+
+        def placed(place: Place, *memories: str, is_measured: bool = True) -> Placement:
+            return Placement(cluster="x", memories=memories, n=40, place=place, is_measured=is_measured)
+
+        decide("2", placed("context", "mem-1", "mem-2"), placed("both", "mem-3"))
+        decide("3", placed("weights", "mem-2"), placed("weights", "mem-3", is_measured=False))
+        decide("4", placed("neither", "mem-1"), base_id="another")
+        decide("5")  # nothing was recalled
+        assert measured_places(workspace.parts) == {"mem-1": "context", "mem-2": "weights", "mem-3": "both"}
+        decide("6", placed("weights", "mem-1"), is_followed=False)
+        assert measured_places(workspace.parts) == {}
+        decide("7")
+        assert measured_places(workspace.parts)["mem-1"] == "context"
 
 
 @pytest.mark.parametrize("split", ["train", "holdout"])

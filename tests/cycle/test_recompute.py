@@ -10,6 +10,7 @@ import pytest
 
 import agentkd
 from agentkd.cli import main
+from agentkd.cycle.transfer import kept_cells
 from agentkd.schema import Outcome, Trajectory
 
 
@@ -39,6 +40,18 @@ def test_later_work_does_not_change_what_was_so(desk: agentkd.Workspace) -> None
     )
     desk.rollback()
     assert desk.recompute().differing == ()
+
+
+def test_a_cycle_and_a_roll_back_afterwards_change_no_earlier_report(desk: agentkd.Workspace) -> None:
+    second = desk.cycle()
+    assert second.verdict is not None
+    assert "transfer:cycle-1" in second.verdict.numbers
+    assert desk.recompute(1).differing == ()
+    desk.rollback()
+    assert desk.recompute(2).differing == ()
+    first = desk.report(1).checkpoint
+    assert desk.ledger.checkpoints.withdrawn() == {first}
+    assert kept_cells(desk.parts, second.transfer[-1].cells) == second.transfer[-1].cells[1:]  # from now on
 
 
 def test_a_changed_outcome_is_seen_in_arms_comparisons_and_verdict(desk: agentkd.Workspace) -> None:

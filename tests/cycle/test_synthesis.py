@@ -294,6 +294,27 @@ def test_a_ceiling_ends_the_writing_and_keeps_what_is_there(new_workspace: Calla
     assert report.usage["prompt_tokens"] + report.usage["completion_tokens"] <= 1500
 
 
+def test_a_cycle_stops_between_two_questions_and_pays_for_none_twice(taught: Path) -> None:
+    settings = {"synthesize": {"synthesizers": ["tailored"]}, "cycle": {"min_new_memories": 1}}
+    shutil.rmtree(taught / "synthetic")  # what was asked before this cycle
+    whole = Teacher()
+    with opened(Path(shutil.copytree(taught, taught.with_name("whole"))), whole, **settings) as workspace:
+        workspace.synthesize()
+    teacher = Teacher()
+    with opened(taught, teacher, **settings) as workspace:
+        first = workspace.cycle(asked=lambda: "a test" if teacher.n else "")
+        assert first.stopped == "stopped in `synthesize`: asked to stop (a test)"
+        assert 0 < teacher.n < whole.n
+
+        def after_it() -> str:
+            done = {p.name for p in workspace.ledger.cycles.phases("cycle-1") if p.status == "done"}
+            return "a test" if "synthesize" in done else ""
+
+        assert workspace.cycle(asked=after_it).stopped.startswith("stopped after `synthesize`")
+    questions = [str(call) for call in teacher.model.calls]
+    assert len(questions) == len(set(questions))
+
+
 def test_of_near_copies_among_the_items_one_is_kept(taught: Path) -> None:
     words = "quick brown dogs and lazy red foxes run over green hills far away from the old stone bridge near"
     said = [{"request": f"{words} {city}", "calls": [call("time", city)]} for city in ("Bonn", "Kiel")]

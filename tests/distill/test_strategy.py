@@ -6,7 +6,7 @@ import pytest
 
 from agentkd.config import DistillSettings
 from agentkd.distill import StrategyDistiller, StrategySettings, distill_report
-from agentkd.errors import BudgetError, ConfigError, ModelError
+from agentkd.errors import BudgetError, CeilingError, ConfigError, ModelError
 from agentkd.models.scripted import ScriptedModel
 from agentkd.schema import ToolCall, ToolSpec
 from agentkd.testing import FakeSuite
@@ -131,11 +131,10 @@ def test_what_cannot_be_tried_is_not_kept_and_it_is_said(make, suite, runs):
     assert "the trial broke: KeyError" in report.rejected[0].detail
 
 
-def test_a_met_ceiling_stops_the_trial(make, suite, runs):
-    with pytest.raises(BudgetError):
-        distilled(
-            make, runs, lambda n, m: answer(), ScriptedModel([BudgetError("no money")], repeat=True), [suite]
-        )
+@pytest.mark.parametrize("error", [BudgetError("no money"), CeilingError("stopped")])
+def test_a_met_ceiling_stops_the_trial(make, suite, runs, error):
+    with pytest.raises(type(error)):
+        distilled(make, runs, lambda n, m: answer(), ScriptedModel([error], repeat=True), [suite])
 
 
 def test_it_says_clearly_that_it_needs_a_model(make, suite, runs):

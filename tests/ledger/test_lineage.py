@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from agentkd.errors import NotFoundError
-from agentkd.ledger import Ledger
+from agentkd.ledger import Ledger, LineageNode, Link
 from agentkd.schema import Heard
 
 Make = Any
@@ -59,6 +59,34 @@ def test_a_run_whose_model_heard_another_one_rests_on_it(ledger: Ledger, make: M
     assert ("trj-7", "trj-1") in ledger.lineage.up("trj-1").edges
     assert set(ledger.lineage.down("trj-7").ids("trajectory")) == {"trj-7", "trj-1"}
     assert "trj-7" not in {node.id for node in ledger.lineage.up(memory.id).nodes}
+
+
+def test_a_row_that_recurs_with_more_evidence_lends_none_of_it_to_earlier_datasets(
+    ledger: Ledger, make: Make
+) -> None:
+    memory = make.whole_loop(ledger)
+    ledger.trajectories.finish(make.trajectory(3))
+    again = make.example(1, memories=(memory.id,), trajectories=("trj-2", "trj-3"), corrections=("cor-1",))
+    ledger.datasets.add(make.card("ds-2"), [again])
+    ledger.checkpoints.add(make.checkpoint(2, "ds-2"))
+    newer = "student@2-00000002"
+    assert ledger.lineage.down(STUDENT).ids("trajectory") == ("trj-1", "trj-2")
+    assert ledger.lineage.down(newer).ids("trajectory") == ("trj-1", "trj-2", "trj-3")
+    assert ledger.lineage.up("trj-3").ids("checkpoint") == (newer,)
+    assert ledger.lineage.up("trj-2").ids("checkpoint") == (STUDENT, newer)
+    assert ledger.lineage.up("trj-2").ids("row") == ("ex-1",)
+
+
+def test_an_example_is_the_row_of_every_dataset_that_holds_it(ledger: Ledger, make: Make) -> None:
+    memory = make.whole_loop(ledger)
+    ledger.datasets.add(make.card("ds-2"), [make.example(1, memories=(memory.id,))])
+    assert ledger.lineage.up("ex-1").ids("dataset") == ("ds-1", "ds-2")
+    signals = Link(LineageNode(kind="signals", id="sig"), LineageNode(kind="row", id="ex-1"))
+    graph = ledger.lineage.down("sig", [signals])
+    assert ("sig", "ex-1") in graph.edges
+    assert graph.ids("row") == ("ex-1",)
+    assert graph.ids("correction") == ("cor-1",)
+    assert ledger.lineage.up(memory.id, [signals]).ids("signals") == ("sig",)
 
 
 def test_an_unknown_id_is_said(ledger: Ledger) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from agentkd.errors import NotFoundError
 from agentkd.ledger import Ledger
-from agentkd.schema import Scope
+from agentkd.schema import Scope, now
 
 Make = Any
 
@@ -28,6 +28,25 @@ def test_a_revoked_memory_taints_rows_and_all_that_went_on_from_them(ledger: Led
     assert ledger.revocations.mark()
     ledger.checkpoints.add(make.checkpoint(3, parent=make.checkpoint(2).name))  # its training ended later
     assert status_of(ledger)["student@3"] == "tainted"
+
+
+def test_what_was_withdrawn_at_a_time_is_told_by_what_had_happened_then(ledger: Ledger, make: Make) -> None:
+    memory, first, second = make.whole_loop(ledger), "student@1-00000001", "student@2-00000002"
+    ledger.checkpoints.add(make.checkpoint(2, parent=first))
+    ledger.datasets.add(make.card("ds-3"), [make.example(3)])
+    ledger.checkpoints.add(make.checkpoint(3, "ds-3"))
+    ledger.checkpoints.promote("student@3-00000003")
+    start = now()
+    ledger.checkpoints.rollback()
+    rolled_back = now()
+    ledger.memories.set_status(memory.id, "revoked", "wrong")
+    assert ledger.checkpoints.withdrawn(start) == frozenset()
+    assert ledger.checkpoints.withdrawn(rolled_back) == {"student@3-00000003"}
+    assert ledger.checkpoints.withdrawn() == {first, second, "student@3-00000003"}
+    ledger.checkpoints.promote("student@3-00000003")
+    assert ledger.checkpoints.withdrawn() == {first, second}
+    ledger.checkpoints.add(make.checkpoint(4))  # comes in tainted, by a mark of before
+    assert "student@4-00000004" in ledger.checkpoints.withdrawn(now())
 
 
 def test_a_part_of_a_merge_taints_the_rows_of_the_union_although_the_merge_is_undone(

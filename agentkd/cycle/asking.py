@@ -1,0 +1,59 @@
+"""What the phases of a cycle ask models, such as a distiller's: an answer is on disk before it is used.
+
+A ceiling, or somebody who asks to stop, is heard before each question: what was answered is kept, and the
+same command goes on without paying for it again.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from agentkd.cycle.parts import ROUTED, Parts
+from agentkd.ledger.call import CYCLE
+from agentkd.protocols import Kit, Model
+from agentkd.schema import content_id
+
+if TYPE_CHECKING:
+    from agentkd.models.remembered import Remembered
+
+__all__ = ["asking_kit", "kept_folder"]
+
+_ACTING = ("actor", "student", "base", ROUTED)  # what they do is a run, and a run is an item as a whole
+
+
+def asking_kit(parts: Parts) -> Kit:
+    """Return the kit of components that ask models; outside a cycle the parts as they are."""
+    return cast(Kit, _Asking(parts)) if parts.meter.occasion.startswith(CYCLE) else parts
+
+
+def kept_folder(parts: Parts, cycle_id: str) -> Path:
+    """Return the folder of a cycle, where its phases keep what they have before they are done."""
+    folder = parts.root / "cycles" / f"{int(cycle_id.removeprefix(CYCLE)):04d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+class _Asking:
+    """The parts, but for models: each remembers what this cycle asked it."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._models: dict[str, Remembered] = {}
+        self._lock = threading.Lock()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._parts, name)
+
+    def model(self, role: str) -> Model:
+        from agentkd.models.remembered import Remembered
+
+        if role in _ACTING or role.startswith("agentkd/"):
+            return self._parts.model(role)
+        with self._lock:
+            if role not in self._models:
+                parts, model = self._parts, self._parts.model(role)
+                file = kept_folder(parts, parts.meter.occasion) / f"{content_id('ask', role)}.jsonl"
+                self._models[role] = Remembered(model, file, check=parts.ceiling.begin)
+            return self._models[role]
