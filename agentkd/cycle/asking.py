@@ -7,18 +7,19 @@ same command goes on without paying for it again.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from agentkd.cycle.parts import ROUTED, Parts
 from agentkd.ledger.call import CYCLE
 from agentkd.protocols import Kit, Model
-from agentkd.schema import content_id
+from agentkd.schema import Reply, content_id
 
 if TYPE_CHECKING:
     from agentkd.models.remembered import Remembered
 
-__all__ = ["asking_kit", "kept_folder"]
+__all__ = ["asking_kit", "clean_reply", "kept_folder"]
 
 _ACTING = ("actor", "student", "base", ROUTED)  # what they do is a run, and a run is an item as a whole
 
@@ -33,6 +34,17 @@ def kept_folder(parts: Parts, cycle_id: str) -> Path:
     folder = parts.root / "cycles" / f"{int(cycle_id.removeprefix(CYCLE)):04d}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def clean_reply(parts: Parts) -> Callable[[Reply], Reply]:
+    """Return what takes secrets out of a reply before it is on disk."""
+    from agentkd.ledger.redact import redact_json
+
+    def clean(reply: Reply) -> Reply:
+        said, has_changed = redact_json(reply.model_dump(mode="json"), parts.redact)
+        return Reply.model_validate({**said, "tokens": None}) if has_changed else reply
+
+    return clean
 
 
 class _Asking:
@@ -55,5 +67,7 @@ class _Asking:
             if role not in self._models:
                 parts, model = self._parts, self._parts.model(role)
                 file = kept_folder(parts, parts.meter.occasion) / f"{content_id('ask', role)}.jsonl"
-                self._models[role] = Remembered(model, file, check=parts.ceiling.begin)
+                self._models[role] = Remembered(
+                    model, file, check=parts.ceiling.begin, clean=clean_reply(parts)
+                )
             return self._models[role]

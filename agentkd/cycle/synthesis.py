@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from agentkd.cycle.asking import clean_reply
 from agentkd.cycle.assess import Exam, assess
 from agentkd.cycle.parts import Parts
 from agentkd.cycle.stage import StageResult
@@ -81,8 +82,9 @@ def _teacher(parts: Parts, is_dry: bool) -> Any:
     file = parts.root / "synthetic" / "answers.jsonl"
     limit = parts.settings.synthesize.max_tokens
     return Remembered(
-        parts.model("teacher"), file, max_tokens=limit, is_dry=is_dry, check=parts.ceiling.begin
-    )
+        parts.model("teacher"), file, max_tokens=limit, is_dry=is_dry, check=parts.ceiling.begin,
+        clean=clean_reply(parts),
+    )  # fmt: skip
 
 
 def _write(

@@ -42,6 +42,7 @@ class Remembered:
         max_tokens: int | None = None,
         is_dry: bool = False,
         check: Callable[[], None] = lambda: None,
+        clean: Callable[[Reply], Reply] = lambda reply: reply,
     ) -> None:
         """Read the log; a line that a kill cut off is dropped.
 
@@ -51,6 +52,7 @@ class Remembered:
             max_tokens: Tokens that the replies may take, known ones included; checked before each call.
             is_dry: Whether nobody is asked: an unknown question costs its estimate and raises ModelError.
             check: Called before each question that the log does not know; may raise, such as CeilingError.
+            clean: Takes out of a reply what must not reach the disk; it is given out as it is kept.
         """
         self.name = model.name
         self.spent = Usage(usd=0.0)
@@ -64,6 +66,7 @@ class Remembered:
         self._max_tokens = max_tokens
         self._is_dry = is_dry
         self._check = check
+        self._clean = clean
         self._tokens = 0
         self._n_in_flight = 0
         self._lock = threading.Lock()
@@ -94,7 +97,7 @@ class Remembered:
             used = Usage(usd=0.0)
             self._check()
             try:
-                reply = self._model.reply(messages, tools, **sampling)
+                reply = self._clean(self._model.reply(messages, tools, **sampling))
                 used = reply.usage
                 self._write(key, reply)
             finally:

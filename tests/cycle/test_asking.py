@@ -131,6 +131,26 @@ def test_a_ceiling_is_heard_between_two_questions_and_none_is_paid_for_twice(
     assert report.counts["memories"] == N_RUNS
 
 
+def test_no_secret_of_an_answer_is_on_disk(
+    new_workspace: Callable[[str], Path], oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, key = new_workspace("leaky"), "ghp_" + "Zq7" * 12
+    plain = oracle.reply
+
+    def leaky(messages: Sequence[Message], tools: Sequence[Any] = (), **sampling: Any) -> Reply:
+        reply = plain(messages, tools, **sampling)
+        return reply.model_copy(update={"text": f"{reply.text}, with {key}"})
+
+    monkeypatch.setattr(oracle, "reply", leaky)
+    with agentkd.Workspace(folder, settings=NO_SUITE, plugins=[oracle]) as workspace:
+        lived(workspace)
+        workspace.cycle()
+        assert "[redacted:" in workspace.ledger.memories.list()[0].content
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    assert any("ask-" in file.name for file in files)
+    assert not [file for file in files if key.encode() in file.read_bytes()]
+
+
 def test_whoever_stopped_between_two_evaluators_goes_on_behind_the_last_one(
     new_workspace: Callable[[str], Path],
 ) -> None:
