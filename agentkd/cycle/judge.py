@@ -38,7 +38,7 @@ def judge(
         serving: What serves now: `base` or a checkpoint.
         evaluation: All arms on the split that decides, with what the evaluators found.
         earlier: Candidate and what serves on the tasks of earlier cycles (`probe_earlier`).
-        n_candidates: Candidates of the same cycle, which share the gate's level (Bonferroni).
+        n_candidates: Candidates of the same cycle, which share the level of being better.
         before: Number of a cycle: looks of it and of later ones do not count.
     """
     from agentkd.evaluate import Evidence, find_hacking, gate, read_course, without_tasks
@@ -48,6 +48,7 @@ def judge(
     course = read_course(parts.checkpoint_folder(candidate) / "metrics.jsonl")
     evidence = Evidence(
         look=look_number(parts, evaluation.suite, candidate, before),
+        n_candidates=n_candidates,
         contamination=found,
         anchors=_anchors(parts, candidate),
         earlier=tuple(earlier),
@@ -58,9 +59,7 @@ def judge(
         exports=tuple(check_export(parts, candidate, shape) for shape in parts.settings.gate.exports),
         diagnoses=evaluation.diagnoses,
     )
-    settings = parts.settings.gate
-    shared = settings.model_copy(update={"alpha": settings.alpha / n_candidates})
-    return gate(clean, shared, serving, parts.hooks, evidence)
+    return gate(clean, parts.settings.gate, serving, parts.hooks, evidence)
 
 
 def look_number(parts: Parts, suite: str, candidate: str = "", before: int | None = None) -> int:
