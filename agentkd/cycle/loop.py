@@ -8,7 +8,7 @@ from typing import Any
 
 from agentkd import hookspecs
 from agentkd.cycle.candidate import sources_of
-from agentkd.cycle.evaluation import arm_of, recall_settings
+from agentkd.cycle.evaluation import arm_of, check_rivals, recall_settings
 from agentkd.cycle.journal import Plan, journalled, open_plan
 from agentkd.cycle.parts import FOLDERS, Parts
 from agentkd.cycle.phases import (
@@ -211,6 +211,7 @@ def _check_settings(parts: Parts) -> None:
                 hint="name a split of its own: what judges must not steer what is trained",
                 key="place.split",
             )
+        check_rivals(parts)
 
 
 def _finish(

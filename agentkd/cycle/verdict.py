@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agentkd.cycle.diagnose import diagnosed
-from agentkd.cycle.evaluation import evaluate_stage
+from agentkd.cycle.evaluation import check_rivals, evaluate_stage
 from agentkd.cycle.judge import judge, probe_earlier
 from agentkd.cycle.parts import Parts
 from agentkd.cycle.unlearnt import rival_of, unlearnt_check, with_check
@@ -16,13 +16,15 @@ __all__ = ["ask_gate", "passed_before"]
 def ask_gate(parts: Parts, name: str) -> Verdict:
     """Judge a checkpoint against what serves now, as a cycle would; what was run already is only read.
 
-    Promotes nothing. Raises ConfigError where the settings name no suite to judge on.
+    Promotes nothing. Raises ConfigError where the settings name no suite to judge on, or a rival that is not
+    evaluated.
     """
     settings, cycle = parts.settings.evaluate, parts.settings.cycle
     if not cycle.suite:
         raise ConfigError(
             f"there are no held-out tasks to judge `{name}` on", hint="name a suite in `[cycle] suite`"
         )
+    check_rivals(parts)
     found = parts.serving()
     serving = found.name if found else "base"
     suite = parts.suite(cycle.suite)
