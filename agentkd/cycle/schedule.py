@@ -22,7 +22,7 @@ class Learnt(Value):
     n_new_memories: int = 0
     """Memories that may be compiled and are new, or newly supported, since the last compilation."""
     n_new_trajectories: int = 0
-    """Trajectories that are not held out, since the last distillation."""
+    """Trajectories that a cycle would distil, since the last distillation."""
     expected_gain: float = 0.0
     """Tokens per task that compiling would take out of the prompts, weighed by measured lift: the sum of
     lift x share of tasks that recall it x tokens, over memories in the context that may be compiled."""
@@ -80,6 +80,7 @@ def when_due(parts: Parts) -> Due:
 
 def learnt_since(parts: Parts, cycle_id: str = "") -> Learnt:
     """Count what is new since the last compilation and distillation of other cycles than `cycle_id`."""
+    cycle = parts.settings.cycle
     compiled = parts.ledger.cycles.newest_phase("compile", but=cycle_id)
     distilled = parts.ledger.cycles.newest_phase("distill", but=cycle_id)
     memories = _eligible(parts)
@@ -93,7 +94,9 @@ def learnt_since(parts: Parts, cycle_id: str = "") -> Learnt:
 
     return Learnt(
         n_new_memories=sum(map(is_new, memories)),
-        n_new_trajectories=parts.ledger.trajectories.n_since(distilled.started_at if distilled else None),
+        n_new_trajectories=parts.ledger.trajectories.n_since(
+            distilled.started_at if distilled else None, cycle.suite, cycle.split
+        ),
         expected_gain=_expected_gain(parts, memories),
     )
 

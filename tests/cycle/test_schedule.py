@@ -22,7 +22,21 @@ from agentkd.errors import CeilingError, LockedError
 from agentkd.hf import file_sha256
 from agentkd.ledger import Ledger
 from agentkd.protocols import SilentProgress
-from agentkd.schema import Memory, Message, PhaseReport, Scope, Utility, memory_id, now
+from agentkd.schema import (
+    ADHOC,
+    ASSESS_SPLIT,
+    SYNTHETIC_SPLIT,
+    Memory,
+    Message,
+    PhaseReport,
+    Scope,
+    Task,
+    Trajectory,
+    Utility,
+    content_id,
+    memory_id,
+    now,
+)
 from agentkd.workspace.watching import watch
 
 NewWorkspace = Callable[[str], Path]
@@ -58,6 +72,35 @@ def test_a_cycle_is_due_by_counts_and_says_so(cycled: Path, capsys: pytest.Captu
         facts = {"compile": {"min_support": 2}}
     with agentkd.Workspace(cycled, settings=facts) as strict:
         assert strict.when_due().learnt.n_new_memories == 0  # none of them may be compiled
+
+
+def test_what_the_cycle_would_not_distil_makes_none_due_and_a_look_at_the_rest_settles_it(
+    desk: agentkd.Workspace,
+) -> None:
+    def lived(name: str, suite: str, split: str = "train") -> None:
+        task = Task(id=name, suite=suite, split=split, prompt="Hello!")
+        run = Trajectory(id=content_id("trj", name, suite, split), run_id="app", task=task, model="m")
+        desk.ledger.trajectories.finish(run)
+
+    def n_new() -> int:
+        return desk.when_due().learnt.n_new_trajectories
+
+    few = desk.settings.cycle.model_copy(update={"due_trajectories": 3})
+    desk.parts.settings = desk.settings.model_copy(update={"cycle": few})
+    for number in range(4):
+        lived(f"app-{number}", ADHOC)
+    lived("exam", "desk", ASSESS_SPLIT)
+    assert (n_new(), desk.when_due().is_due) == (0, False)
+    for number in range(3):
+        lived(f"train-{number}", "desk")
+    assert (n_new(), desk.when_due().is_due) == (3, True)
+    assert desk.cycle_if_due() is not None
+    assert (n_new(), desk.cycle_if_due()) == (0, None)
+    every = few.model_copy(update={"suite": ""})
+    desk.parts.settings = desk.settings.model_copy(update={"cycle": every})
+    lived("later", ADHOC)
+    lived("written", "desk", SYNTHETIC_SPLIT)
+    assert n_new() == 1
 
 
 def test_measured_gain_makes_a_cycle_due_before_the_counts_do(cycled: Path) -> None:
