@@ -85,7 +85,7 @@ def _run_phases(parts: Parts, plan: Plan, phases: list[PhaseReport]) -> CycleRep
         )
         pool = [distilled.key, reads["refine"]]
         refined = do("refine", [*pool, plan.day] if plan.day else pool, lambda _: refine_phase(parts))
-        if not is_due(parts, distilled, plan.cycle_id):
+        if not is_due(parts):
             return _finish(parts, plan, phases, evaluations, None)
         # a day that changed no memory is no reason to compile and train again
         learnt = refined.key if refined.output["edits"] else plan.key_of("refine", pool)

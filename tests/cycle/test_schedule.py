@@ -26,6 +26,7 @@ from agentkd.schema import (
     ADHOC,
     ASSESS_SPLIT,
     SYNTHETIC_SPLIT,
+    CycleReport,
     Memory,
     Message,
     PhaseReport,
@@ -101,6 +102,40 @@ def test_what_the_cycle_would_not_distil_makes_none_due_and_a_look_at_the_rest_s
     lived("later", ADHOC)
     lived("written", "desk", SYNTHETIC_SPLIT)
     assert n_new() == 1
+
+
+def test_only_what_may_be_compiled_and_is_new_lets_a_cycle_go_on_to_compile(cycled: Path) -> None:
+    lived = {"cycle": {"suite": ""}}  # no run: all is distilled again, without new evidence
+    with agentkd.Workspace(cycled, settings=lived) as workspace:
+        facts = [lesson(number).model_copy(update={"kind": "fact"}) for number in range(9)]
+        waiting = lesson(9, status="candidate")
+        workspace.ledger.memories.admit([*facts, waiting])
+        report = workspace.cycle()
+        assert report.phases[1].output["merged"] > 8
+        assert [phase.name for phase in report.phases] == ["run", "distill", "refine"]
+        assert workspace.when_due().learnt.n_new_memories == 0
+        workspace.ledger.memories.set_status(waiting.id, "active", "by a person")
+        assert workspace.when_due().learnt.n_new_memories == 1
+
+
+def test_a_phase_of_a_cycle_that_was_given_up_is_no_look_and_one_found_done_is(cycled: Path) -> None:
+    def store(name: str, *phases: PhaseReport, status: str = "done", number: int = 2) -> None:
+        cycles = workspace.ledger.cycles
+        report = CycleReport(id=name, number=number, suite="jsonl", phases=phases)
+        cycles.begin_cycle(report)
+        for phase in phases:
+            cycles.phase_done(phase, name)
+        cycles.finish_cycle(report, status)  # type: ignore[arg-type]
+
+    with agentkd.Workspace(cycled) as workspace:
+        [done] = [phase for phase in workspace.report().phases if phase.name == "compile"]
+        workspace.ledger.memories.admit([lesson(number) for number in range(8)])
+        compiled = done.model_copy(update={"key": "given-up", "started_at": now()})
+        store("cycle-2", compiled, status="failed")
+        assert workspace.when_due().learnt.n_new_memories == 8  # compiled, and never trained on
+        plan = PhaseReport(name="plan", key="plan", status="done")
+        store("cycle-3", plan, done, number=3)
+        assert workspace.when_due().learnt.n_new_memories == 0
 
 
 def test_measured_gain_makes_a_cycle_due_before_the_counts_do(cycled: Path) -> None:
