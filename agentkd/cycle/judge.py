@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from agentkd.cycle.evaluation import evaluate_stage
 from agentkd.cycle.export import check_export
+from agentkd.cycle.looks import look_number
 from agentkd.cycle.parts import Parts
 from agentkd.cycle.replay import ancestor_datasets
 from agentkd.cycle.row_audit import audit_rows
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from agentkd.evaluate import Contamination, RowAudit
     from agentkd.hf import Anchors
 
-__all__ = ["judge", "look_number", "probe_earlier", "trained_rows"]
+__all__ = ["judge", "probe_earlier", "trained_rows"]
 
 
 def judge(
@@ -62,17 +63,6 @@ def judge(
     return gate(clean, parts.settings.gate, serving, parts.hooks, evidence)
 
 
-def look_number(parts: Parts, suite: str, candidate: str = "", before: int | None = None) -> int:
-    """Return how many other candidates were judged on a suite since its last promotion, plus one.
-
-    A candidate counts once: a cycle that had nothing new to do, or another margin, is no new look.
-    """
-    others: set[str] = set()
-    for verdict in _judged(parts, suite, before):
-        others = set() if verdict.promote else others | {verdict.checkpoint}
-    return len(others - {candidate}) + 1
-
-
 def probe_earlier(
     parts: Parts, candidate: str, serving: str, *, suite: str, splits: Sequence[str], seed: int
 ) -> list[Evaluation]:
@@ -98,14 +88,6 @@ def probe_earlier(
                 )
             )  # fmt: skip
     return found
-
-
-def _judged(parts: Parts, suite: str, before: int | None) -> Iterator[Verdict]:
-    for report in parts.ledger.cycles.list("done"):
-        if before is not None and report.number >= before:
-            continue
-        if report.suite == suite and report.verdict is not None and "unjudged" not in report.verdict.flags:
-            yield report.verdict
 
 
 def _contamination(parts: Parts, candidate: str, evaluation: Evaluation) -> Contamination | None:

@@ -20,7 +20,7 @@ from agentkd.hf import registered_files
 from agentkd.ledger import tables as t
 from agentkd.ledger.body import dump
 from agentkd.plugins import NoSettings
-from agentkd.schema import CycleReport, Task, ToolCall, Verdict
+from agentkd.schema import CycleReport, Task, ToolCall, Verdict, now
 from agentkd.testing import FakeSuite
 
 
@@ -195,3 +195,35 @@ def test_a_candidate_is_one_look_however_often_it_is_judged(tmp_path: Path) -> N
         assert (look("a"), look("c")) == (2, 3)
         report("c", promote=True)
         assert look("d") == 1
+
+
+def test_a_candidate_judged_by_hand_is_a_look_too(desk: agentkd.Workspace) -> None:
+    known = desk.ledger.checkpoints.serving()
+    assert known is not None
+
+    def twin(number: int) -> str:
+        name = f"student@{number}"
+        shutil.copytree(desk.root / "checkpoints" / known.name, desk.root / "checkpoints" / name)
+        changes = {"name": name, "status": "candidate", "created_at": now()}
+        desk.ledger.checkpoints.add(known.model_copy(update=changes))
+        return name
+
+    def looks() -> list[int]:
+        return [look_number(desk.parts, "desk", name) for name in (second, third)]
+
+    second, third = twin(2), twin(3)
+    assert looks() == [1, 1]  # the cycle promoted
+    first, again = desk.gate(second), desk.gate(second)
+    assert (first, looks()) == (again, [1, 2])
+    with pytest.raises(ConfigError, match=r"the gate refuses `student@3`"):
+        desk.promote(third)
+    assert desk.gate(third).numbers["alpha"] < first.numbers["alpha"]
+    assert look_number(desk.parts, "desk") == 3
+    assert look_number(desk.parts, "other") == 1
+    assert look_number(desk.parts, "desk", before=1) == 1  # as the cycle that came before saw it
+    desk.rollback()
+    assert desk.gate(second).promote
+    assert look_number(desk.parts, "desk") == 3  # it passed, and serves no one
+    desk.promote(second)
+    assert look_number(desk.parts, "desk") == 1
+    assert not desk.recompute(1).differing
