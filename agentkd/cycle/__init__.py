@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from agentkd.cycle.judge import judge, look_number, probe_earlier
+from agentkd.cycle.judge import judge, probe_earlier
+from agentkd.cycle.looks import look_number
 from agentkd.cycle.loop import run_cycle
 from agentkd.cycle.parts import Parts
 from agentkd.cycle.report import latest_number, read_report, report_folder

@@ -10,6 +10,7 @@ from agentkd.cycle.parts import ROUTED, Parts, checkpoint_of
 from agentkd.cycle.probe import Withholding
 from agentkd.cycle.routing import AdapterRouter
 from agentkd.cycle.stage import run_stage
+from agentkd.cycle.unlearnt import rival_of
 from agentkd.errors import ConfigError, NotFoundError
 from agentkd.protocols import Suite
 from agentkd.schema import ArmResult, Evaluation, Memory, Task, Trajectory, content_id
@@ -19,6 +20,7 @@ __all__ = [
     "arm_of",
     "arm_run_id",
     "arm_runs",
+    "check_rivals",
     "evaluate_stage",
     "memory_snapshot",
     "recall_settings",
@@ -50,6 +52,28 @@ def arm_of(name: str, candidate: str, serving: str) -> Arm | None:
     if not model or (who == "serving" and serving == "base"):
         return None
     return Arm(name, model, bool(plus))
+
+
+def check_rivals(parts: Parts) -> None:
+    """Raise ConfigError where the gate compares with an arm that is not evaluated: nothing could pass."""
+    settings, cycle = parts.settings, parts.settings.cycle
+    found = parts.serving()
+    serving = found.name if found else "base"
+    incumbent = "base" if rival_of(parts, serving) == "base" else "serving"
+    arms = {*settings.evaluate.arms, "serving"} - {"student"}  # what serves is run in any case
+    known = {name for name in arms if arm_of(name, "candidate", serving) is not None}
+    missing = [name for name in (*settings.gate.against, incumbent) if name not in known]
+    if missing:
+        suite = parts.suite(cycle.suite)
+        train = suite.tasks(cycle.split, cycle.n, cycle.seed)
+        baselines = {baseline.name for baseline in suite.baselines(train, parts)}
+        missing = [name for name in missing if name not in baselines]
+    if missing:
+        raise ConfigError(
+            f"the gate compares with `{missing[0]}`, which is not evaluated: no candidate would pass",
+            hint="name it in `evaluate.arms`, or leave it out of `gate.against`; what serves counts anyway",
+            key="gate.against",
+        )
 
 
 def with_facts(parts: Parts, arm: Arm) -> Arm:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from agentkd.cycle.evaluation import evaluate_stage
 from agentkd.cycle.export import check_export
+from agentkd.cycle.looks import look_number
 from agentkd.cycle.parts import Parts
 from agentkd.cycle.replay import ancestor_datasets
 from agentkd.cycle.row_audit import audit_rows
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from agentkd.evaluate import Contamination, RowAudit
     from agentkd.hf import Anchors
 
-__all__ = ["judge", "look_number", "probe_earlier", "trained_rows"]
+__all__ = ["judge", "probe_earlier", "trained_rows"]
 
 
 def judge(
@@ -38,7 +39,7 @@ def judge(
         serving: What serves now: `base` or a checkpoint.
         evaluation: All arms on the split that decides, with what the evaluators found.
         earlier: Candidate and what serves on the tasks of earlier cycles (`probe_earlier`).
-        n_candidates: Candidates of the same cycle, which share the gate's level (Bonferroni).
+        n_candidates: Candidates of the same cycle, which share the level of being better.
         before: Number of a cycle: what came of it and of later ones does not count.
     """
     from agentkd.evaluate import Evidence, find_hacking, gate, read_course, without_tasks
@@ -48,6 +49,7 @@ def judge(
     course = read_course(parts.checkpoint_folder(candidate) / "metrics.jsonl")
     evidence = Evidence(
         look=look_number(parts, evaluation.suite, candidate, before),
+        n_candidates=n_candidates,
         contamination=found,
         anchors=_anchors(parts, candidate),
         earlier=tuple(earlier),
@@ -58,20 +60,7 @@ def judge(
         exports=tuple(check_export(parts, candidate, shape) for shape in parts.settings.gate.exports),
         diagnoses=evaluation.diagnoses,
     )
-    settings = parts.settings.gate
-    shared = settings.model_copy(update={"alpha": settings.alpha / n_candidates})
-    return gate(clean, shared, serving, parts.hooks, evidence)
-
-
-def look_number(parts: Parts, suite: str, candidate: str = "", before: int | None = None) -> int:
-    """Return how many other candidates were judged on a suite since its last promotion, plus one.
-
-    A candidate counts once: a cycle that had nothing new to do, or another margin, is no new look.
-    """
-    others: set[str] = set()
-    for verdict in _judged(parts, suite, before):
-        others = set() if verdict.promote else others | {verdict.checkpoint}
-    return len(others - {candidate}) + 1
+    return gate(clean, parts.settings.gate, serving, parts.hooks, evidence)
 
 
 def probe_earlier(
@@ -99,14 +88,6 @@ def probe_earlier(
                 )
             )  # fmt: skip
     return found
-
-
-def _judged(parts: Parts, suite: str, before: int | None) -> Iterator[Verdict]:
-    for report in parts.ledger.cycles.list("done"):
-        if before is not None and report.number >= before:
-            continue
-        if report.suite == suite and report.verdict is not None and "unjudged" not in report.verdict.flags:
-            yield report.verdict
 
 
 def _contamination(parts: Parts, candidate: str, evaluation: Evaluation) -> Contamination | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from agentkd import hookspecs
 from agentkd.cycle.candidate import sources_of
-from agentkd.cycle.evaluation import arm_of, recall_settings
+from agentkd.cycle.evaluation import arm_of, check_rivals, recall_settings
 from agentkd.cycle.journal import Plan, journalled, open_plan
 from agentkd.cycle.parts import FOLDERS, Parts
 from agentkd.cycle.phases import (
@@ -24,7 +24,7 @@ from agentkd.cycle.phases import (
 )
 from agentkd.cycle.placement import place_phase
 from agentkd.cycle.report import make_report, write_report
-from agentkd.cycle.retire import retire_phase
+from agentkd.cycle.retire import lacks_certificates, retire_phase
 from agentkd.cycle.schedule import is_due
 from agentkd.cycle.stage import StageResult, distill_stage, objective_needs
 from agentkd.cycle.training import read_beside
@@ -65,10 +65,6 @@ def run_cycle(parts: Parts, *, recompile: bool = False) -> CycleReport:
 
 
 def _run_phases(parts: Parts, plan: Plan, phases: list[PhaseReport]) -> CycleReport:
-    evaluations: list[Evaluation] = []
-    verdict: Verdict | None = None
-    rejected: list[Verdict] = []
-
     def do(name: str, inputs: Any, body: Any) -> PhaseReport:
         report = journalled(parts, plan, name, inputs, body)
         phases.append(report)
@@ -85,36 +81,35 @@ def _run_phases(parts: Parts, plan: Plan, phases: list[PhaseReport]) -> CycleRep
         )
         pool = [distilled.key, reads["refine"]]
         refined = do("refine", [*pool, plan.day] if plan.day else pool, lambda _: refine_phase(parts))
-        if not is_due(parts, distilled, plan.cycle_id):
-            return _finish(parts, plan, phases, evaluations, None)
+        if not is_due(parts):
+            return _finish_untrained(parts, plan, phases, reads, do)
         # a day that changed no memory is no reason to compile and train again
         learnt = refined.key if refined.output["edits"] else plan.key_of("refine", pool)
     if parts.settings.synthesize.synthesizers and not plan.recompile:
         wanted = [learnt, reads["synthesize"]]
         learnt = do("synthesize", wanted, lambda _: synthesize_phase(parts, plan)).key
     compiled = do("compile", [learnt, reads["compile"]], lambda _: compile_phase(parts, plan))
-    if compiled.output["n_train"]:
-        judged = list(_candidates(parts, plan, compiled, reads, do))
-        if not judged:
-            return _finish(parts, plan, phases, evaluations, None)
-        keys = [phase.key for phase in judged]
-        decided = do(
-            "promote", [keys, reads["promote"], plan.switches], lambda _: promote_phase(parts, plan, judged)
-        )
-        verdict = Verdict.model_validate(decided.output["verdict"])
-        rejected = [Verdict.model_validate(each) for each in decided.output["rejected"]]
-        evaluations = _evaluations(judged, verdict.checkpoint)
-        candidate = verdict.checkpoint
-        placed = do(
-            "place",
-            [decided.key, reads["place"]],
-            lambda _: place_phase(parts, plan, candidate, evaluations, verdict),
-        )
-        do(
-            "retire",
-            [placed.key, reads["retire"]],
-            lambda key: retire_phase(parts, key, candidate, verdict, evaluations),
-        )
+    judged = list(_candidates(parts, plan, compiled, reads, do)) if compiled.output["n_train"] else []
+    if not judged:
+        return _finish_untrained(parts, plan, phases, reads, do)
+    keys = [phase.key for phase in judged]
+    decided = do(
+        "promote", [keys, reads["promote"], plan.switches], lambda _: promote_phase(parts, plan, judged)
+    )
+    verdict = Verdict.model_validate(decided.output["verdict"])
+    rejected = [Verdict.model_validate(each) for each in decided.output["rejected"]]
+    candidate = verdict.checkpoint
+    evaluations = _evaluations(judged, candidate)
+    placed = do(
+        "place",
+        [decided.key, reads["place"]],
+        lambda _: place_phase(parts, plan, candidate, evaluations, verdict),
+    )
+    do(
+        "retire",
+        [placed.key, reads["retire"]],
+        lambda key: retire_phase(parts, key, candidate, verdict, evaluations, plan.serving),
+    )
     return _finish(parts, plan, phases, evaluations, verdict, rejected)
 
 
@@ -211,6 +206,17 @@ def _check_settings(parts: Parts) -> None:
                 hint="name a split of its own: what judges must not steer what is trained",
                 key="place.split",
             )
+        check_rivals(parts)
+
+
+def _finish_untrained(
+    parts: Parts, plan: Plan, phases: Sequence[PhaseReport], reads: Mapping[str, Any], do: Do
+) -> CycleReport:
+    """End a cycle without a candidate; what was promoted by hand gets its certificates all the same."""
+    inputs = [plan.serving, reads["retire"]]
+    if lacks_certificates(parts, plan.key_of("retire", inputs), plan.serving):
+        do("retire", inputs, lambda key: retire_phase(parts, key, "", None, (), plan.serving))
+    return _finish(parts, plan, phases, (), None)
 
 
 def _finish(

@@ -272,7 +272,7 @@ class _Work:
         }
 
     def _again_retire(self, phase: PhaseReport) -> dict[str, Any]:
-        at, candidate = self.report.created_at, self.report.checkpoint
+        at, candidate = self.report.created_at, phase.output.get("checkpoint", self.report.checkpoint)
         last: dict[str, Certificate] = {}
         for event in self.parts.ledger.memories.events():
             if event.checkpoint == candidate and "certificate" in event.details and event.happened_at <= at:

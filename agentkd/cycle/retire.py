@@ -20,7 +20,7 @@ from agentkd.cycle.replay import ancestor_datasets
 from agentkd.cycle.stage import StageResult
 from agentkd.schema import Evaluation, Memory, Task, Trajectory, Usage, Value, Verdict, place_of
 
-__all__ = ["Certificate", "certificates", "counts_of", "held_memories", "retire_phase"]
+__all__ = ["Certificate", "certificates", "counts_of", "held_memories", "lacks_certificates", "retire_phase"]
 
 
 class Certificate(Value):
@@ -43,14 +43,23 @@ class Certificate(Value):
 
 
 def retire_phase(
-    parts: Parts, key: str, candidate: str, verdict: Verdict, evaluations: Sequence[Evaluation]
+    parts: Parts,
+    key: str,
+    candidate: str,
+    verdict: Verdict | None,
+    evaluations: Sequence[Evaluation],
+    serving: str = "base",
 ) -> StageResult:
     """Mark what the weights now hold, and drop from the context what passes its probes.
 
-    Statuses hold where the candidate serves and nowhere else. All of them are set in one transaction.
+    Where the candidate is not promoted this is done for what serves, if it has no certificates yet: it was
+    promoted by hand. Statuses hold where that student serves and nowhere else; all of them are set in one
+    transaction.
     """
-    if not verdict.promote:
-        return StageResult("nothing was promoted", {"compiled": 0, "retired": 0})
+    if verdict is None or not verdict.promote:
+        if not lacks_certificates(parts, key, serving):
+            return StageResult("nothing was promoted", {"compiled": 0, "retired": 0})
+        candidate = serving
     memories = held_memories(parts, candidate)
     found, usage, left = certificates(parts, key, candidate, memories)
     with parts.ledger.transaction():
@@ -60,10 +69,20 @@ def retire_phase(
                 "retired" if certificate.is_retired else "compiled",
                 f"in the weights of `{candidate}`; {certificate.reason}",
                 checkpoint=candidate,
-                details={"certificate": certificate.model_dump(mode="json")},
+                details={"certificate": certificate.model_dump(mode="json"), "phase": key},
             )
     parts.memory.sync()
     return _result(parts, candidate, found, evaluations, usage, left)
+
+
+def lacks_certificates(parts: Parts, key: str, checkpoint: str) -> bool:
+    """Whether a sound student holds memories and none was judged yet, unless by the phase of this key."""
+    if checkpoint == "base" or parts.checkpoint(checkpoint).status == "tainted":
+        return False
+    memories = held_memories(parts, checkpoint)
+    events = (e for memory in memories for e in parts.ledger.memories.events(memory_id=memory.id))
+    given = (e for e in events if e.checkpoint == checkpoint and "certificate" in e.details)
+    return bool(memories) and all(event.details.get("phase") == key for event in given)
 
 
 def held_memories(parts: Parts, checkpoint: str) -> list[Memory]:
@@ -185,13 +204,14 @@ def _result(
     usage: Usage,
     left: Together,
 ) -> StageResult:
-    before, after = _note_tokens(parts, evaluations[0], candidate)
+    before, after = _note_tokens(parts, evaluations, candidate)
     counts = counts_of(found)
     saved = (sum(before) - sum(after)) / max(len(before), 1)
     return StageResult(
         f"{counts['retired']} of {len(found)} memories out of the context of `{candidate}`, "
         f"{saved:.0f} prompt tokens saved per task",
         {
+            "checkpoint": candidate,
             **counts,
             "together": left.model_dump(mode="json"),
             "tokens_before": before,
@@ -215,14 +235,17 @@ def counts_of(found: Sequence[Certificate]) -> dict[str, int]:
     }
 
 
-def _note_tokens(parts: Parts, evaluation: Evaluation, candidate: str) -> tuple[list[int], list[int]]:
+def _note_tokens(
+    parts: Parts, evaluations: Sequence[Evaluation], candidate: str
+) -> tuple[list[int], list[int]]:
     """Return the student's tokens of the recalled notes of each held-out request, before and after."""
     from agentkd import hf
 
-    wanted = {result.task_id for arm in evaluation.arms[:1] for result in arm.results}
-    tasks = [task for task in parts.suite(evaluation.suite).tasks(evaluation.split) if task.id in wanted]
+    tasks = _held_out(parts, evaluations)
+    if not tasks:
+        return [], []
     tokenizer = hf.load_tokenizer(parts.student_files.path)
-    scope = parts.settings.memory.scope.of_suite(evaluation.suite)
+    scope = parts.settings.memory.scope.of_suite(tasks[0].suite)
 
     def tokens(checkpoint: str) -> list[int]:
         hits = parts.memory.recall_many([task.prompt for task in tasks], scope=scope, checkpoint=checkpoint)
@@ -230,3 +253,13 @@ def _note_tokens(parts: Parts, evaluation: Evaluation, candidate: str) -> tuple[
         return [len(tokenizer.encode(text, add_special_tokens=False)) if text else 0 for text in texts]
 
     return tokens("base"), tokens(candidate)
+
+
+def _held_out(parts: Parts, evaluations: Sequence[Evaluation]) -> Sequence[Task]:
+    """Return the tasks that decided; where nothing was evaluated, those that would."""
+    settings, cycle = parts.settings.evaluate, parts.settings.cycle
+    if evaluations:
+        decided = evaluations[0]
+        wanted = {result.task_id for arm in decided.arms[:1] for result in arm.results}
+        return [task for task in parts.suite(decided.suite).tasks(decided.split) if task.id in wanted]
+    return parts.suite(cycle.suite).tasks(settings.split, settings.n, cycle.seed) if cycle.suite else ()

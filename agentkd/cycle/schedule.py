@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from agentkd import hookspecs
 from agentkd.cycle.parts import Parts
 from agentkd.cycle.placed import measured_places
-from agentkd.schema import Memory, PhaseReport, Value, lift_of, now, place_of, pooled_prior
+from agentkd.schema import CycleReport, Memory, Value, lift_of, now, place_of, pooled_prior
 
 __all__ = ["Due", "Learnt", "is_due", "learnt_since", "when_due"]
 
@@ -20,9 +20,9 @@ class Learnt(Value):
     """What the ledger holds that no training has seen, and what compiling would be worth."""
 
     n_new_memories: int = 0
-    """Memories that may be compiled and are new, or newly supported, since the last compilation."""
+    """Memories that may be compiled and are new, admitted or newly supported since the last compilation."""
     n_new_trajectories: int = 0
-    """Trajectories that are not held out, since the last distillation."""
+    """Trajectories that a cycle would distil, since the last distillation."""
     expected_gain: float = 0.0
     """Tokens per task that compiling would take out of the prompts, weighed by measured lift: the sum of
     lift x share of tasks that recall it x tokens, over memories in the context that may be compiled."""
@@ -39,14 +39,12 @@ class Due(Value):
     """The figures."""
 
 
-def is_due(parts: Parts, distilled: PhaseReport, cycle_id: str = "") -> bool:
+def is_due(parts: Parts) -> bool:
     """Whether enough was learnt to train on; the hook `is_compile_due` may decide otherwise.
 
-    What this cycle's phase `distill` stored counts, and all that is new since an earlier cycle compiled.
+    What the cycle that runs has distilled counts among what is new since an earlier one compiled.
     """
-    stored = distilled.output.get("stored", 0) + distilled.output.get("merged", 0)
-    learnt = learnt_since(parts, cycle_id)
-    learnt = learnt.model_copy(update={"n_new_memories": max(stored, learnt.n_new_memories)})
+    learnt = learnt_since(parts)
     decided = _asked(parts, learnt, parts.ledger.counts().get("trajectories", 0))
     return _is_enough(parts, learnt) if decided is None else decided
 
@@ -78,24 +76,36 @@ def when_due(parts: Parts) -> Due:
     return Due(is_due=ready, reason=figures, learnt=learnt)
 
 
-def learnt_since(parts: Parts, cycle_id: str = "") -> Learnt:
-    """Count what is new since the last compilation and distillation of other cycles than `cycle_id`."""
-    compiled = parts.ledger.cycles.newest_phase("compile", but=cycle_id)
-    distilled = parts.ledger.cycles.newest_phase("distill", but=cycle_id)
+def learnt_since(parts: Parts) -> Learnt:
+    """Count what is new since the last compilation and distillation of a finished cycle."""
+    cycle, done = parts.settings.cycle, parts.ledger.cycles.list("done")
+    since, distilled = _looked_at(parts, done, "compile"), _looked_at(parts, done, "distill")
     memories = _eligible(parts)
-    changed = parts.ledger.memories.standings(memory.id for memory in memories) if compiled else {}
-    since = compiled.started_at if compiled else None
+    changed = parts.ledger.memories.standings(memory.id for memory in memories) if since else {}
 
     def is_new(memory: Memory) -> bool:
         standing = changed.get(memory.id)
-        supported = standing.evidence_at if standing else None
-        return since is None or memory.created_at > since or (supported is not None and supported > since)
+        later = (standing.changed_at, standing.evidence_at) if standing else ()
+        return since is None or any(at is not None and at > since for at in (memory.created_at, *later))
 
     return Learnt(
         n_new_memories=sum(map(is_new, memories)),
-        n_new_trajectories=parts.ledger.trajectories.n_since(distilled.started_at if distilled else None),
+        n_new_trajectories=parts.ledger.trajectories.n_since(distilled, cycle.suite, cycle.split),
         expected_gain=_expected_gain(parts, memories),
     )
+
+
+def _looked_at(parts: Parts, done: Sequence[CycleReport], phase: str) -> datetime | None:
+    """Return when the newest finished cycle with a phase looked at what there is for it.
+
+    A phase that was found done began in an earlier cycle: what was there when its cycle began was seen too.
+    """
+    for report in reversed(done):
+        found = [each.started_at for each in report.phases if each.name == phase]
+        if found:
+            plans = [p.started_at for p in parts.ledger.cycles.phases(report.id) if p.name == "plan"]
+            return max([*found, *plans])
+    return None
 
 
 def _eligible(parts: Parts) -> list[Memory]:

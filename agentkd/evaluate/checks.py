@@ -32,7 +32,8 @@ def all_checks(
 ) -> Iterator[Check]:
     """Yield every check of the gate."""
     incumbent = BASE if serving == BASE else SERVING
-    alpha = spent_alpha(settings.alpha, evidence.look) if settings.spend_alpha else settings.alpha
+    own = settings.alpha / evidence.n_candidates
+    alpha = spent_alpha(own, evidence.look) if settings.spend_alpha else own
     yield _has_enough_tasks(evaluation, settings)
     if evidence.contamination is not None:
         yield is_clean(evidence.contamination, settings)
@@ -41,7 +42,7 @@ def all_checks(
     yield from _keeps_parts(evaluation, incumbent, settings)
     yield from _stands_alone(evaluation, settings)
     for earlier in evidence.earlier:
-        yield _keeps_earlier(earlier, incumbent, settings.alpha)  # a spent level would see less and less
+        yield _keeps_earlier(earlier, incumbent, settings.alpha)  # a lower level would see fewer losses
     yield from soundness_checks(evidence, settings)
 
 

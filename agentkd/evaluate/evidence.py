@@ -49,6 +49,8 @@ class Evidence:
 
     look: int = 1
     """How many candidates were judged since the last promotion, this one included."""
+    n_candidates: int = 1
+    """Candidates of the same cycle: each has its part of the chance to be promoted by luck (Bonferroni)."""
     contamination: Contamination | None = None
     """Tasks of the evaluation that stand in its training rows; the evaluation given is without them."""
     anchors: Anchors | None = None

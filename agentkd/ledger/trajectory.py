@@ -14,7 +14,7 @@ from agentkd.ledger.body import dump, load
 from agentkd.ledger.database import Database, chunks, upsert
 from agentkd.ledger.recall import settle
 from agentkd.ledger.redact import Redact, redact_json
-from agentkd.schema import Outcome, Step, Trajectory, Value, is_held_out
+from agentkd.schema import Outcome, Step, Trajectory, Value, is_lived
 
 __all__ = ["RunSummary", "Trajectories"]
 
@@ -174,13 +174,14 @@ class Trajectories:
         with self._database.read() as connection:
             return _fetch(connection, *where)
 
-    def n_since(self, since: datetime | None) -> int:
-        """Count the finished trajectories of splits that are not held out, begun after a time."""
+    def n_since(self, since: datetime | None, suite: str = "", split: str = "") -> int:
+        """Count the finished trajectories of a suite's split, or all that are lived, begun after a time."""
         c = t.trajectories.c
         where = [c.is_finished, *([c.created_at > since] if since is not None else [])]
+        where += [c.suite == suite, c.split == split] if suite else []
         query = sa.select(c.split, sa.func.count()).where(*where).group_by(c.split)
         with self._database.read() as connection:
-            return sum(n for split, n in connection.execute(query) if not is_held_out(split))
+            return sum(n for name, n in connection.execute(query) if suite or is_lived(name))
 
     def done_tasks(self, run_id: str) -> set[tuple[str, int]]:
         """Return (task id, attempt) of every finished trajectory of a run."""

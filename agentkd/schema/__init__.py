@@ -57,7 +57,16 @@ if TYPE_CHECKING:
     from agentkd.schema.route import Route
     from agentkd.schema.student import Confidence, Mark, Mistake, MistakeKind, StudentReport
     from agentkd.schema.synthetic import Budget, Origin, Synthetic, Unusable, origin_of
-    from agentkd.schema.task import ADHOC, ASSESS_SPLIT, SYNTHETIC_SPLIT, Failure, Outcome, Task, is_held_out
+    from agentkd.schema.task import (
+        ADHOC,
+        ASSESS_SPLIT,
+        SYNTHETIC_SPLIT,
+        Failure,
+        Outcome,
+        Task,
+        is_held_out,
+        is_lived,
+    )
     from agentkd.schema.trajectory import RETRY_STRIDE, Correction, Heard, Step, Trajectory
 
 _HOMES = {
@@ -136,6 +145,7 @@ _HOMES = {
     "canonical_json": "base",
     "content_id": "base",
     "is_held_out": "task",
+    "is_lived": "task",
     "lift_of": "lift",
     "mean_lift": "lift",
     "memory_id": "memory",
@@ -222,6 +232,7 @@ __all__ = [
     "canonical_json",
     "content_id",
     "is_held_out",
+    "is_lived",
     "lift_of",
     "mean_lift",
     "memory_id",

@@ -198,7 +198,7 @@ class PhaseReport(Value):
     """What one phase of a cycle did."""
 
     name: str
-    """run, distill, refine, synthesize, compile, train, evaluate, promote or retire."""
+    """run, distill, refine, synthesize, compile, train, evaluate, promote, place or retire; gate by hand."""
     key: str
     """Hash of the phase's inputs and settings; equal keys mean that the work is done."""
     status: Literal["running", "done", "skipped", "stopped", "failed"] = "running"

@@ -9,7 +9,16 @@ from pydantic import Field
 from agentkd.schema.base import Value
 from agentkd.schema.message import ToolCall, ToolSpec
 
-__all__ = ["ADHOC", "ASSESS_SPLIT", "SYNTHETIC_SPLIT", "Failure", "Outcome", "Task", "is_held_out"]
+__all__ = [
+    "ADHOC",
+    "ASSESS_SPLIT",
+    "SYNTHETIC_SPLIT",
+    "Failure",
+    "Outcome",
+    "Task",
+    "is_held_out",
+    "is_lived",
+]
 
 ADHOC = "adhoc"
 """Suite of a request made through `agent.run`: a user asked it, and no grader judges it."""
@@ -22,6 +31,11 @@ SYNTHETIC_SPLIT = "synthetic"
 def is_held_out(split: str) -> bool:
     """Whether a split is for `evaluate` alone: its name begins with `holdout` or `test`."""
     return split.startswith(("holdout", "test"))
+
+
+def is_lived(split: str) -> bool:
+    """Whether runs of a split are distilled: nothing held out, no exam, nothing that a teacher wrote."""
+    return not is_held_out(split) and split not in (ASSESS_SPLIT, SYNTHETIC_SPLIT)
 
 
 class Task(Value):
@@ -57,7 +71,7 @@ class Task(Value):
     @property
     def is_lived(self) -> bool:
         """Whether runs of the task are distilled: no held-out task, no exam, nothing that a teacher wrote."""
-        return not self.is_held_out and self.split not in (ASSESS_SPLIT, SYNTHETIC_SPLIT)
+        return is_lived(self.split)
 
 
 class Failure(Value):

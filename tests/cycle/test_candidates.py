@@ -83,7 +83,7 @@ def test_both_candidates_are_trained_judged_and_gone_on_with(cycled: Path) -> No
         **changed,
         "train": BOTH,
         "evaluate": {"arms": ["base", "student"]},
-        "gate": {"anchors": False, "contamination": "off"},
+        "gate": {"anchors": False, "contamination": "off", "against": ["base"]},
     }
     with agentkd.Workspace(cycled) as workspace:
         first = workspace.report()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,14 @@ import pytest
 import agentkd
 from agentkd.cli.root import run_command_line
 from agentkd.cycle import judge, look_number
+from agentkd.cycle.evaluation import check_rivals
 from agentkd.errors import ConfigError, DataError, NotFoundError
 from agentkd.hf import registered_files
 from agentkd.ledger import tables as t
 from agentkd.ledger.body import dump
-from agentkd.schema import CycleReport, Verdict
+from agentkd.plugins import NoSettings
+from agentkd.schema import CycleReport, Task, ToolCall, Verdict, now
+from agentkd.testing import FakeSuite
 
 
 def judged(folder: Path, **gate: Any) -> Verdict:
@@ -81,6 +86,47 @@ def test_the_command_judges_as_the_cycle_did_and_promotes_nothing(
     assert run_command_line(["-q", "-C", str(cycled), "gate", ""]) == NotFoundError.exit_code
     with agentkd.Workspace(cycled) as workspace:
         assert not workspace.ledger.checkpoints.history()
+
+
+@pytest.mark.parametrize(
+    ("table", "rival"),
+    [
+        ({"evaluate": {"arms": ["base", "student"]}}, "base + memory"),
+        (
+            {"evaluate": {"arms": ["base + memory", "student"]}, "gate": {"against": ["base + memory"]}},
+            "base",
+        ),
+        ({"gate": {"against": ["serving"]}}, "serving"),  # nothing serves
+        ({"gate": {"against": ["nearest neighbour"]}}, "nearest neighbour"),
+    ],
+)
+def test_a_rival_that_is_not_evaluated_is_refused_before_anything_is_done(
+    cycled: Path, table: dict[str, Any], rival: str
+) -> None:
+    with agentkd.Workspace(cycled, settings=table) as workspace:
+        before = workspace.ledger.counts()
+        for ask in (workspace.cycle, workspace.gate):
+            with pytest.raises(ConfigError, match=rf"compares with `{re.escape(rival)}`, which is not eval"):
+                ask()
+        assert workspace.ledger.counts() == before
+
+
+def test_the_baselines_of_a_suite_and_what_serves_are_evaluated_in_any_case(desk: agentkd.Workspace) -> None:
+    class Copied:
+        name = "copied"
+
+        def answer(self, task: Task) -> tuple[ToolCall, ...]:
+            return ()
+
+    class Measured:
+        @agentkd.hookimpl
+        def components(self) -> Iterator[Any]:
+            suite = FakeSuite({"train": [], "holdout": []}, name="measured", baselines=[Copied()])
+            yield agentkd.Component("suite", "measured", "One baseline.", lambda *_: suite, NoSettings)
+
+    table = {"cycle": {"suite": "measured"}, "gate": {"against": ["base", "copied", "serving"]}}
+    with agentkd.Workspace(desk.root, settings=table, plugins=[Measured()]) as workspace:
+        check_rivals(workspace.parts)
 
 
 def test_nothing_serves_without_the_gates_word_or_force(desk: agentkd.Workspace) -> None:
@@ -149,3 +195,35 @@ def test_a_candidate_is_one_look_however_often_it_is_judged(tmp_path: Path) -> N
         assert (look("a"), look("c")) == (2, 3)
         report("c", promote=True)
         assert look("d") == 1
+
+
+def test_a_candidate_judged_by_hand_is_a_look_too(desk: agentkd.Workspace) -> None:
+    known = desk.ledger.checkpoints.serving()
+    assert known is not None
+
+    def twin(number: int) -> str:
+        name = f"student@{number}"
+        shutil.copytree(desk.root / "checkpoints" / known.name, desk.root / "checkpoints" / name)
+        changes = {"name": name, "status": "candidate", "created_at": now()}
+        desk.ledger.checkpoints.add(known.model_copy(update=changes))
+        return name
+
+    def looks() -> list[int]:
+        return [look_number(desk.parts, "desk", name) for name in (second, third)]
+
+    second, third = twin(2), twin(3)
+    assert looks() == [1, 1]  # the cycle promoted
+    first, again = desk.gate(second), desk.gate(second)
+    assert (first, looks()) == (again, [1, 2])
+    with pytest.raises(ConfigError, match=r"the gate refuses `student@3`"):
+        desk.promote(third)
+    assert desk.gate(third).numbers["alpha"] < first.numbers["alpha"]
+    assert look_number(desk.parts, "desk") == 3
+    assert look_number(desk.parts, "other") == 1
+    assert look_number(desk.parts, "desk", before=1) == 1  # as the cycle that came before saw it
+    desk.rollback()
+    assert desk.gate(second).promote
+    assert look_number(desk.parts, "desk") == 3  # it passed, and serves no one
+    desk.promote(second)
+    assert look_number(desk.parts, "desk") == 1
+    assert not desk.recompute(1).differing

@@ -55,7 +55,7 @@ def test_a_cycle_that_spans_midnight_redoes_nothing_and_a_quiet_day_trains_nothi
 ) -> None:
     folder, clock = new_workspace("midnight"), FixedClock(now())
     monkeypatch.setattr("agentkd.cycle.journal.now", clock)
-    settings = {"train": {"epochs": 1}}
+    settings = {"train": {"epochs": 1}, "cycle": {"min_new_memories": 0}}
     with (
         agentkd.Workspace(folder, plugins=[Breaks("train")], settings=settings) as workspace,
         pytest.raises(PluginError, match="Breaks"),

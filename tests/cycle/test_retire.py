@@ -6,12 +6,14 @@ import shutil
 import time
 from pathlib import Path
 
+import pytest
+
 import agentkd
 from agentkd.cycle.probe import PROBE_SPLIT, AsServed, Serving
 from agentkd.cycle.retire import retire_phase
-from agentkd.schema import Checkpoint, Example, Memory, Scope, memory_id
+from agentkd.schema import Checkpoint, Example, Memory, Scope, memory_id, now
 
-from .desk import COLOURS, N_TRAIN, NEVER, SETTINGS, WITH_MEMORY, Plugin
+from .desk import COLOURS, N_HELD_OUT, N_TRAIN, NEVER, SETTINGS, WITH_MEMORY, Plugin
 
 SCOPE = Scope(app="desk")
 
@@ -164,6 +166,34 @@ def test_a_retirement_that_is_done_again_after_a_kill_comes_to_the_same_end(
         assert once["as_whole"] > 0
         for name in ("certificates", "together", "as_whole", "retired", "compiled", "tokens_after"):
             assert again[name] == once[name]
+
+
+@pytest.mark.parametrize("least", [10_000, 0])
+def test_a_student_promoted_by_hand_gets_its_certificates_from_the_next_cycle(
+    desk: agentkd.Workspace, least: int
+) -> None:
+    """With or without a candidate of that cycle, and once."""
+    known = desk.ledger.checkpoints.serving()
+    assert known is not None
+    shutil.copytree(desk.root / "checkpoints" / known.name, desk.root / "checkpoints" / "student@2")
+    changes = {"name": "student@2", "status": "candidate", "created_at": now()}
+    desk.ledger.checkpoints.add(known.model_copy(update=changes))
+    desk.promote("student@2", force=True)
+    settings = desk.settings.cycle.model_copy(update={"min_new_memories": least})
+    desk.parts.settings = desk.settings.model_copy(update={"cycle": settings})
+    report = desk.cycle()
+    assert report.verdict is None if least else report.verdict and not report.verdict.promote
+    output = report.phases[-1].output
+    assert (report.phases[-1].name, output["checkpoint"]) == ("retire", "student@2")
+    assert len(output["tokens_before"]) == len(output["tokens_after"]) == N_HELD_OUT
+    retired = {each["memory_id"] for each in output["certificates"] if each["is_retired"]}
+    assert len(retired) == output["retired"] > 0
+    for name, are_there in (("student@2", False), ("base", True)):
+        hits = desk.memory.recall("Stamp the red form", 4, scope=SCOPE, checkpoint=name)
+        assert bool(retired & {hit.memory.id for hit in hits}) is are_there
+    assert not desk.recompute().differing
+    names = [phase.name for phase in desk.cycle().phases if phase.output.get("certificates")]
+    assert not names
 
 
 def test_what_comes_in_while_rows_are_compiled_is_new_to_their_student(cycled: Path) -> None:

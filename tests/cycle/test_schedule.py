@@ -23,7 +23,22 @@ from agentkd.errors import CeilingError, ConfigError, LockedError, ModelError, S
 from agentkd.hf import file_sha256
 from agentkd.ledger import Ledger
 from agentkd.protocols import SilentProgress
-from agentkd.schema import Memory, Message, PhaseReport, Scope, Utility, memory_id, now
+from agentkd.schema import (
+    ADHOC,
+    ASSESS_SPLIT,
+    SYNTHETIC_SPLIT,
+    CycleReport,
+    Memory,
+    Message,
+    PhaseReport,
+    Scope,
+    Task,
+    Trajectory,
+    Utility,
+    content_id,
+    memory_id,
+    now,
+)
 from agentkd.workspace.watching import watch
 
 NewWorkspace = Callable[[str], Path]
@@ -59,6 +74,69 @@ def test_a_cycle_is_due_by_counts_and_says_so(cycled: Path, capsys: pytest.Captu
         facts = {"compile": {"min_support": 2}}
     with agentkd.Workspace(cycled, settings=facts) as strict:
         assert strict.when_due().learnt.n_new_memories == 0  # none of them may be compiled
+
+
+def test_what_the_cycle_would_not_distil_makes_none_due_and_a_look_at_the_rest_settles_it(
+    desk: agentkd.Workspace,
+) -> None:
+    def lived(name: str, suite: str, split: str = "train") -> None:
+        task = Task(id=name, suite=suite, split=split, prompt="Hello!")
+        run = Trajectory(id=content_id("trj", name, suite, split), run_id="app", task=task, model="m")
+        desk.ledger.trajectories.finish(run)
+
+    def n_new() -> int:
+        return desk.when_due().learnt.n_new_trajectories
+
+    few = desk.settings.cycle.model_copy(update={"due_trajectories": 3})
+    desk.parts.settings = desk.settings.model_copy(update={"cycle": few})
+    for number in range(4):
+        lived(f"app-{number}", ADHOC)
+    lived("exam", "desk", ASSESS_SPLIT)
+    assert (n_new(), desk.when_due().is_due) == (0, False)
+    for number in range(3):
+        lived(f"train-{number}", "desk")
+    assert (n_new(), desk.when_due().is_due) == (3, True)
+    assert desk.cycle_if_due() is not None
+    assert (n_new(), desk.cycle_if_due()) == (0, None)
+    every = few.model_copy(update={"suite": ""})
+    desk.parts.settings = desk.settings.model_copy(update={"cycle": every})
+    lived("later", ADHOC)
+    lived("written", "desk", SYNTHETIC_SPLIT)
+    assert n_new() == 1
+
+
+def test_only_what_may_be_compiled_and_is_new_lets_a_cycle_go_on_to_compile(cycled: Path) -> None:
+    lived = {"cycle": {"suite": ""}}  # no run: all is distilled again, without new evidence
+    with agentkd.Workspace(cycled, settings=lived) as workspace:
+        facts = [lesson(number).model_copy(update={"kind": "fact"}) for number in range(9)]
+        waiting = lesson(9, status="candidate")
+        workspace.ledger.memories.admit([*facts, waiting])
+        report = workspace.cycle()
+        assert report.phases[1].output["merged"] > 8
+        assert [phase.name for phase in report.phases] == ["run", "distill", "refine"]
+        assert workspace.when_due().learnt.n_new_memories == 0
+        workspace.ledger.memories.set_status(waiting.id, "active", "by a person")
+        assert workspace.when_due().learnt.n_new_memories == 1
+
+
+def test_a_phase_of_a_cycle_that_was_given_up_is_no_look_and_one_found_done_is(cycled: Path) -> None:
+    def store(name: str, *phases: PhaseReport, status: str = "done", number: int = 2) -> None:
+        cycles = workspace.ledger.cycles
+        report = CycleReport(id=name, number=number, suite="jsonl", phases=phases)
+        cycles.begin_cycle(report)
+        for phase in phases:
+            cycles.phase_done(phase, name)
+        cycles.finish_cycle(report, status)  # type: ignore[arg-type]
+
+    with agentkd.Workspace(cycled) as workspace:
+        [done] = [phase for phase in workspace.report().phases if phase.name == "compile"]
+        workspace.ledger.memories.admit([lesson(number) for number in range(8)])
+        compiled = done.model_copy(update={"key": "given-up", "started_at": now()})
+        store("cycle-2", compiled, status="failed")
+        assert workspace.when_due().learnt.n_new_memories == 8  # compiled, and never trained on
+        plan = PhaseReport(name="plan", key="plan", status="done")
+        store("cycle-3", plan, done, number=3)
+        assert workspace.when_due().learnt.n_new_memories == 0
 
 
 def test_measured_gain_makes_a_cycle_due_before_the_counts_do(cycled: Path) -> None:

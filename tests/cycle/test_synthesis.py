@@ -453,7 +453,11 @@ def test_any_provider_of_litellm_can_teach(taught: Path, monkeypatch: pytest.Mon
 
 
 def test_a_cycle_teaches_between_refine_and_compile(taught: Path) -> None:
-    quick = {"train": {"epochs": 1}, "evaluate": {"n": 2, "arms": ["student"]}, "gate": {"anchors": False}}
+    quick = {
+        "train": {"epochs": 1},
+        "evaluate": {"n": 2, "arms": ["base", "student"]},
+        "gate": {"anchors": False, "against": ["base"]},
+    }
     teacher = Teacher()
     with opened(taught, teacher, **quick) as workspace:
         report = workspace.cycle()

@@ -8,12 +8,21 @@ import pytest
 
 from agentkd.config import GateSettings
 from agentkd.errors import PluginError
-from agentkd.evaluate import Contamination, Evidence, Leak, gate, make_evaluation, refuse, without_tasks
+from agentkd.evaluate import (
+    Contamination,
+    Evidence,
+    Leak,
+    compare,
+    gate,
+    make_evaluation,
+    refuse,
+    without_tasks,
+)
 from agentkd.evaluate.statistics import wilson
 from agentkd.hf import Anchors
 from agentkd.hookspecs import hookimpl
 from agentkd.plugins import PluginHost
-from agentkd.schema import ArmResult, TaskResult
+from agentkd.schema import ArmResult, TaskResult, TransferCell
 
 
 def arm(name: str, n_right: int, n: int) -> ArmResult:
@@ -180,6 +189,19 @@ def test_patience_does_not_win(host):
 def test_a_late_look_does_not_forgive_what_was_forgotten(host):
     evidence = Evidence(look=9, earlier=(judged(base=30, student=20),))
     assert "forgot:s/holdout" in gate(judged(**GOOD), GateSettings(), "base", host.hooks, evidence).flags
+
+
+def test_more_candidates_lower_the_level_of_being_better_and_not_that_of_having_forgotten(host):
+    before, after = judged(student=30), judged(base=30, student=23)
+    pair = compare(arm("student", 23, 100), arm("cycle-1", 30, 100))
+    assert 0.05 / 4 < pair.p_value < 0.05
+    cell = TransferCell(
+        cycle=1, suite="s", split="holdout", success=before.arms[0].success, paired=pair, was_promoted=True
+    )
+    evidence = Evidence(n_candidates=4, earlier=(after,), transfer=(cell,))
+    verdict = gate(judged(**GOOD), GateSettings(spend_alpha=False), "base", host.hooks, evidence)
+    assert verdict.flags == ("forgot:s/holdout", "forgot:cycle-1")
+    assert verdict.numbers["alpha"] == 0.05 / 4
 
 
 def test_tasks_too_short_to_look_for_are_told(host):
