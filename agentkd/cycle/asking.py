@@ -19,7 +19,7 @@ from agentkd.schema import Reply, content_id
 if TYPE_CHECKING:
     from agentkd.models.remembered import Remembered
 
-__all__ = ["asking_kit", "clean_reply", "kept_folder"]
+__all__ = ["asking_kit", "clean_reply", "drop_kept", "kept_folder"]
 
 _ACTING = ("actor", "student", "base", ROUTED)  # what they do is a run, and a run is an item as a whole
 
@@ -34,6 +34,13 @@ def kept_folder(parts: Parts, cycle_id: str) -> Path:
     folder = parts.root / "cycles" / f"{int(cycle_id.removeprefix(CYCLE)):04d}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def drop_kept(parts: Parts, cycle_id: str) -> None:
+    """Remove what the phases of a cycle kept, once all of them are on record as done."""
+    folder = kept_folder(parts, cycle_id)
+    for file in (*folder.glob("ask-*.jsonl"), *folder.glob("dia-*.json")):
+        file.unlink(missing_ok=True)
 
 
 def clean_reply(parts: Parts) -> Callable[[Reply], Reply]:

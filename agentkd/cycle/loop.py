@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from agentkd import hookspecs
+from agentkd.cycle.asking import drop_kept
 from agentkd.cycle.candidate import sources_of
 from agentkd.cycle.evaluation import arm_of, check_rivals, recall_settings
 from agentkd.cycle.journal import Plan, journalled, open_plan
@@ -228,6 +229,7 @@ def _finish(
     rejected: Sequence[Verdict] = (),
 ) -> CycleReport:
     sweep(*(parts.root / name for name in FOLDERS))
+    drop_kept(parts, plan.cycle_id)
     report = make_report(parts, plan, phases, evaluations, verdict, rejected)
     with parts.ledger.transaction():  # one who lost the lease overwrites no report
         write_report(parts, report)
