@@ -13,7 +13,17 @@ from agentkd.agents.turn import fitting
 from agentkd.cycle.parts import Parts
 from agentkd.cycle.stage import run_stage
 from agentkd.protocols import Recaller, Suite
-from agentkd.schema import Hit, Memory, MemoryStatus, Outcome, Scope, Task, Trajectory, content_id
+from agentkd.schema import (
+    Hit,
+    Memory,
+    MemoryStatus,
+    Outcome,
+    Scope,
+    Task,
+    Trajectory,
+    content_id,
+    is_held_out,
+)
 
 if TYPE_CHECKING:
     from agentkd.memory import MemoryStore
@@ -73,7 +83,7 @@ def key_of(task: Task) -> TaskKey:
 def probes_of(parts: Parts, memories: Iterable[Memory], most: int) -> dict[str, list[Task]]:
     """Return at most `most` training tasks per memory: what it rests on first, then what recalled it.
 
-    Tasks of a suite that is not there, and requests without a suite, cannot be graded and are left out; a
+    Tasks that no suite has here (any more) and requests without a suite cannot be graded and are left out; a
     memory without any other has no probes.
     """
     found = list(memories)
@@ -83,17 +93,22 @@ def probes_of(parts: Parts, memories: Iterable[Memory], most: int) -> dict[str, 
         rests_on = [*memory.evidence.trajectories, *sorted(recalled.get(memory.id, ()))]
         wanted[memory.id] = list(dict.fromkeys(rests_on))[: most * _LOOKED_AT]
     ids = dict.fromkeys(id_ for group in wanted.values() for id_ in group)
-    suites = set(parts.registry.names("suite"))
-    tasks = {
-        t.id: t.task
-        for t in parts.ledger.trajectories.get_many(ids)
-        if not t.task.is_held_out and t.task.suite in suites
-    }
+    found_in = [t for t in parts.ledger.trajectories.get_many(ids) if not t.task.is_held_out]
+    known = {suite: _known(parts, suite) for suite in {t.task.suite for t in found_in}}
+    tasks = {t.id: t.task for t in found_in if t.task.id in known[t.task.suite]}
     probes = {}
     for memory_id, group in wanted.items():
         own = {key_of(tasks[id_]): tasks[id_] for id_ in group if id_ in tasks}
         probes[memory_id] = list(own.values())[:most]
     return probes
+
+
+def _known(parts: Parts, name: str) -> set[str]:
+    """Return the ids of the tasks of a suite that are not held out; none where it is not there."""
+    if name not in parts.registry.names("suite"):
+        return set()
+    suite = parts.suite(name)
+    return {task.id for split in suite.splits() if not is_held_out(split) for task in suite.tasks(split)}
 
 
 def replay(
