@@ -39,7 +39,7 @@ def judge(
         serving: What serves now: `base` or a checkpoint.
         evaluation: All arms on the split that decides, with what the evaluators found.
         earlier: Candidate and what serves on the tasks of earlier cycles (`probe_earlier`).
-        n_candidates: Candidates of the same cycle, which share the level of being better.
+        n_candidates: Candidates of the same cycle, which share the gate's level (Bonferroni).
         before: Number of a cycle: looks of it and of later ones do not count.
     """
     from agentkd.evaluate import Evidence, find_hacking, gate, read_course, without_tasks
