@@ -125,7 +125,7 @@ def test_a_correction_that_came_after_a_cycle_is_distilled_by_the_next(cycled: P
 
 
 def test_a_student_that_was_rolled_back_is_not_promoted_again_by_the_same_work(cycled: Path) -> None:
-    with agentkd.Workspace(cycled) as workspace:
+    with agentkd.Workspace(cycled, settings={"cycle": {"min_new_memories": 0}}) as workspace:
         name = workspace.cycle().checkpoint
         workspace.promote(name, force=True)
         workspace.rollback()
