@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from agentkd.errors import NotFoundError
 from agentkd.ledger import standing, undo
 from agentkd.ledger import tables as t
-from agentkd.ledger.body import load
+from agentkd.ledger.body import load, parse
 from agentkd.ledger.database import Database, chunks, insert_many, known
 from agentkd.schema import Scope, Trajectory, Value, content_id, now
 
@@ -280,10 +280,11 @@ def _heard_from(connection: sa.Connection, trajectories: Collection[str]) -> set
 def heard_pairs(connection: sa.Connection) -> set[tuple[str, str]]:
     """Return the (trajectory, earlier trajectory) pairs of those whose model had heard tools of another."""
     c = t.trajectories.c
-    heard = sa.func.json_extract(c.body, "$.heard")
-    query = sa.select(c.id, heard).where(c.body.contains('"heard":[{', autoescape=True))
+    query = sa.select(c.id, c.body).where(c.body.contains('"heard":[{', autoescape=True))
     pairs = (
-        (id_, each.get("trajectory")) for id_, told in connection.execute(query) for each in json.loads(told)
+        (id_, each.get("trajectory"))
+        for id_, body in connection.execute(query)
+        for each in parse(body).get("heard", ())
     )
     return {(id_, source) for id_, source in pairs if source and source != id_}
 

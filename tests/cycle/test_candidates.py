@@ -191,7 +191,7 @@ def test_the_better_of_two_that_pass_serves_and_the_other_stays_rejected(judge_a
 
 
 def test_two_looks_cost_what_two_looks_should(judge_all: Any) -> None:
-    just = evaluated("student@7", 11)  # 6 won, none lost: p = 0.031
+    just = evaluated("student@7", 10)  # 5 won, none lost: p = 0.031
     decided = judge_all([just, evaluated("student@8", 5)])
     assert not decided["verdict"].promote
     assert decided["verdict"].numbers["alpha"] == 0.025
