@@ -82,6 +82,8 @@ _DIGITS = re.compile(r"(?<![\d.-])\d(?:[ -]?\d){12,18}(?![\d-]|\.\d)")
 _CARD = re.compile(r"4|5[1-5]|2[2-7]|3[47]|6(?:011|5)")
 _IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b")
 _SSN = re.compile(r"(?<![\d-])(?!000|666|9\d\d)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\d-])")
+_HEX = re.compile(r"(?<![A-Za-z0-9])[0-9a-f]{20,128}(?![A-Za-z0-9])")
+_MOST_HEX = 129
 _TOKEN = re.compile(r"[A-Za-z0-9+/_=-]{32,}")
 _MOST_TOKEN = 4096  # a longer run is data, such as an image
 _BITS = 4.0  # bits per character of a random token of 32 characters; identifiers stay below
@@ -153,10 +155,19 @@ def _checked(text: str, start: int, end: int) -> Iterator[Finding]:
     """Yield card and social security numbers within a run of digits."""
     for match in _DIGITS.finditer(text, start, end):
         digits = [int(c) for c in match.group() if c.isdigit()]
-        if _CARD.match(match.group().replace(" ", "").replace("-", "")) and _luhn(digits):
+        is_card = _CARD.match(match.group().replace(" ", "").replace("-", "")) and _luhn(digits)
+        if is_card and not _is_in_hash(text, *match.span()):
             yield *match.span(), "card"
     for match in _SSN.finditer(text, start, end):
         yield *match.span(), "social-security-number"
+
+
+def _is_in_hash(text: str, start: int, end: int) -> bool:
+    """Whether digits are a part of a hash or of an id of ours: in 1 of 9,000 some check as a card does."""
+    for match in _HEX.finditer(text, max(0, start - _MOST_HEX), end + _MOST_HEX):
+        if match.start() <= start and end <= match.end():
+            return not match.group().isdigit()
+    return False
 
 
 def _tokens(text: str) -> Iterator[Finding]:

@@ -54,6 +54,15 @@ def test_ordinary_text_is_left_alone(text: str) -> None:
     assert redact_secrets(text) == text
 
 
+@pytest.mark.parametrize("id_", ["tra-fb42026074783338ab66", "mem-6a2754349294090e6ada"])
+def test_an_id_whose_digits_check_as_a_card_stays_whole(id_: str) -> None:
+    assert redact_secrets(id_) == id_
+    assert redact_json({"seeds": [id_]}, redact_secrets) == ({"seeds": [id_]}, False)
+    assert redact_secrets(f"{id_} paid with 4111 1111 1111 1111") == f"{id_} paid with [redacted:card]"
+    assert redact_secrets("visa4111111111111111") == "visa[redacted:card]"
+    assert redact_secrets("id-41111111111111111111") == "id-41111111111111111111"  # 20 digits are no card
+
+
 def test_redaction_takes_linear_time() -> None:
     started = time.process_time()
     for text in (
