@@ -10,6 +10,7 @@ import pytest
 
 import agentkd
 from agentkd.cli import main
+from agentkd.cycle.recompute import _compared
 from agentkd.cycle.transfer import kept_cells
 from agentkd.schema import Outcome, Trajectory
 
@@ -63,6 +64,16 @@ def test_a_changed_outcome_is_seen_in_arms_comparisons_and_verdict(desk: agentkd
     assert any(name.startswith("evaluations.0.paired.0.difference") for name in names)
     assert "verdict.numbers.gain:base" in names
     assert main(["-C", str(desk.root), "report", "--help"]) == 0
+
+
+def test_the_noise_of_a_forward_pass_is_no_difference() -> None:
+    def differing(name: str, one: float, other: float) -> bool:
+        return not all(is_same for _, is_same in _compared("verdict.numbers", {name: one}, {name: other}))
+
+    assert not differing("anchor_change", -0.021512737, -0.021512625)  # of two threads, and of one
+    assert differing("anchor_change", -0.0215, -0.0216)
+    assert not differing("kl_to_base", 0.029000, 0.029004)
+    assert differing("p:base", 1.2e-6, 2.2e-6)
 
 
 def test_a_report_that_was_edited_is_seen(desk: agentkd.Workspace) -> None:
