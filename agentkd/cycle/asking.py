@@ -31,7 +31,9 @@ def asking_kit(parts: Parts) -> Kit:
 
 def kept_folder(parts: Parts, cycle_id: str) -> Path:
     """Return the folder of a cycle, where its phases keep what they have before they are done."""
-    folder = parts.root / "cycles" / f"{int(cycle_id.removeprefix(CYCLE)):04d}"
+    from agentkd.cycle.report import report_folder
+
+    folder = report_folder(parts.root, int(cycle_id.removeprefix(CYCLE)))
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

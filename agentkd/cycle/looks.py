@@ -8,7 +8,7 @@ from datetime import datetime
 from agentkd.cycle.parts import Parts
 from agentkd.schema import CycleReport, Evaluation, PhaseReport, Verdict, content_id
 
-__all__ = ["PHASE", "look_number", "note_look"]
+__all__ = ["PHASE", "decided_at", "look_number", "note_look"]
 
 PHASE = "gate"
 """Name under which the journal keeps a verdict that no cycle asked for."""
@@ -25,7 +25,7 @@ def look_number(parts: Parts, suite: str, candidate: str = "", before: int | Non
     """
     reports = parts.ledger.cycles.list("done")
     looks = [*_by_cycles(reports, suite, before), *_by_hand(parts, suite)]
-    until = next((_judged_at(report) for report in reports if report.number == before), None)
+    until = next((decided_at(report) for report in reports if report.number == before), None)
     others: set[str] = set()
     for at, name, is_promoted in sorted(looks, key=lambda look: look[0]):
         if until is None or at <= until:
@@ -54,10 +54,11 @@ def _by_cycles(reports: list[CycleReport], suite: str, before: int | None) -> It
             continue
         verdict = report.verdict
         if report.suite == suite and verdict is not None and "unjudged" not in verdict.flags:
-            yield _judged_at(report), verdict.checkpoint, verdict.promote
+            yield decided_at(report), verdict.checkpoint, verdict.promote
 
 
-def _judged_at(report: CycleReport) -> datetime:
+def decided_at(report: CycleReport) -> datetime:
+    """Return when a cycle decided on its candidates; where it had none, when it was reported."""
     return next((phase.started_at for phase in report.phases if phase.name == "promote"), report.created_at)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from agentkd.cycle.looks import decided_at
 from agentkd.cycle.parts import Parts
 from agentkd.schema import ArmResult, CycleReport, Evaluation, TransferCell, TransferRow
 
@@ -47,8 +48,8 @@ def kept_cells(
     `before` is the number of a cycle: what came after its decision does not count.
     """
     reports = parts.ledger.cycles.list("done")
-    decided = [p.started_at for r in reports if r.number == before for p in r.phases if p.name == "promote"]
-    withdrawn = parts.ledger.checkpoints.withdrawn(decided[0] if decided else None)
+    decided = next((decided_at(report) for report in reports if report.number == before), None)
+    withdrawn = parts.ledger.checkpoints.withdrawn(decided)
     gone = {report.number for report in reports if report.checkpoint in withdrawn}
     return tuple(cell for cell in cells if cell.cycle not in gone)
 

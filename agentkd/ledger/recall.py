@@ -91,19 +91,19 @@ def settle(connection: sa.Connection, trajectory_id: str, success: bool | None) 
 
 def utilities_before(connection: sa.Connection, run_id: str) -> dict[str, Utility]:
     """Return the counters of all memories that were ever withheld, less what tasks of one run added."""
-    own: dict[str, Counts] = {}
+    direct: dict[str, Counts] = {}
     of_run = t.recalls.c.trajectory_id.in_(
         sa.select(t.trajectories.c.id).where(t.trajectories.c.run_id == run_id)
     )
     for memory_id, withheld, win in _compared(connection, of_run):
-        own[memory_id] = _sum(own.get(memory_id), _counts(withheld, win))
-    for memory_id, union in _unions(connection, list(own)):
-        own[union] = _sum(own.get(union), own[memory_id])
-    m = t.memories.c
-    query = sa.select(m.id, m.recalls, m.wins, m.held_out, m.held_out_wins).where(m.held_out > 0)
+        direct[memory_id] = _sum(direct.get(memory_id), _counts(withheld, win))
+    own = dict(direct)
+    for memory_id, union in _unions(connection, direct):  # a part counts once for every union, however deep
+        own[union] = _sum(own.get(union), direct[memory_id])
+    m, names = t.memories.c, tuple(Utility.model_fields)
+    query = sa.select(m.id, *(m[name] for name in names)).where(m.held_out > 0)
     found: dict[str, Utility] = {}
     for id_, *counts in connection.execute(query):
-        names = ("recalls", "wins", "held_out", "held_out_wins")
         left = (n - o for n, o in zip(counts, own.get(id_, (0, 0, 0, 0)), strict=True))
         found[id_] = Utility(**dict(zip(names, left, strict=True)))
     return found

@@ -84,6 +84,11 @@ def test_counters_of_before_a_run_leave_its_own_tasks_out(ledger: Ledger, make: 
     assert ledger.memories.utilities_before("now")[union.id] == Utility(
         recalls=2, held_out=1, held_out_wins=1
     )
+    whole = make.memory("all three")
+    ledger.memories.replace([union.id, third.id], whole, "one lesson")  # a part counts once, however deep
+    assert ledger.memories.utilities_before("now")[whole.id] == Utility(
+        recalls=2, held_out=1, held_out_wins=1
+    )
 
 
 def test_a_scope_is_counted_by_what_its_tasks_saw(ledger: Ledger, make: Make, task: Any) -> None:
