@@ -9,13 +9,24 @@ from __future__ import annotations
 import random
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from agentkd.schema import ToolCall
 from agentkd.tools import FunctionTool, tool
 
-__all__ = ["PEOPLE", "Desk", "Request", "Wording", "requests_of", "tools_of", "wordings"]
+__all__ = [
+    "PEOPLE",
+    "Desk",
+    "Pools",
+    "Request",
+    "Wanted",
+    "Wording",
+    "request_of",
+    "requests_of",
+    "tools_of",
+    "wordings",
+]
 
 Seat = Literal["middle", "aisle", "window"]
 Room = Literal["any", "quiet", "high"]
@@ -223,7 +234,10 @@ class Request:
     wanted: ToolCall | None
 
 
-_POOLS: Mapping[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
+Pools = Mapping[str, tuple[tuple[Any, ...], tuple[Any, ...]]]
+"""Values by slot: those of seen requests, those of new ones."""
+
+_POOLS: Pools = {
     "city": (("Oslo", "Lima", "Rome", "Cairo", "Quito", "Delhi"), ("Porto", "Accra", "Kyoto", "Sofia")),
     "day": (("Monday", "Tuesday", "3 May", "9 June"), ("Friday", "Sunday", "21 August", "2 October")),
     "month": (("January", "March", "May"), ("July", "October", "December")),
@@ -242,17 +256,27 @@ def requests_of(person: str, number: int, seed: int, n_each: int) -> list[Reques
     is_new = number >= 2
     made = []
     for wanted in PEOPLE[person]:
-        texts = (_NEW if is_new else _SEEN)[wanted.tool]
         for each in range(n_each):
-            text = texts[each % len(texts)]
-            values = {name: _value(name, is_new, draw) for name in _slots(text)}
-            made.append(
-                Request(
-                    f"{person}-{number}-{wanted.tool}-{each}", text.format(**values), _wanted(wanted, values)
-                )
-            )
+            request = request_of(person, wanted, draw, is_new=is_new, which=each)
+            made.append(replace(request, id=f"{person}-{number}-{wanted.tool}-{each}"))
     draw.shuffle(made)
     return made
+
+
+def request_of(
+    person: str,
+    wanted: Wanted,
+    draw: random.Random,
+    *,
+    is_new: bool,
+    which: int | None = None,
+    pools: Pools = _POOLS,
+) -> Request:
+    """Return a request for what a person wants, in the wording number `which`, or in one that is drawn."""
+    texts = (_NEW if is_new else _SEEN)[wanted.tool]
+    text = draw.choice(texts) if which is None else texts[which % len(texts)]
+    values = {name: _value(name, is_new, draw, pools) for name in _slots(text)}
+    return Request(f"{person}-{wanted.tool}", text.format(**values), _wanted(wanted, values))
 
 
 def _wanted(wanted: Wanted, values: Mapping[str, Any]) -> ToolCall | None:
@@ -262,9 +286,9 @@ def _wanted(wanted: Wanted, values: Mapping[str, Any]) -> ToolCall | None:
     return ToolCall(name=wanted.instead or wanted.tool, arguments={**preferred, **values})
 
 
-def _value(name: str, is_new: bool, draw: random.Random) -> Any:
-    if name in _POOLS:
-        return draw.choice(_POOLS[name][is_new])
+def _value(name: str, is_new: bool, draw: random.Random, pools: Pools) -> Any:
+    if name in pools:
+        return draw.choice(pools[name][is_new])
     if name == "seat":
         return draw.choice(("middle", "aisle", "window"))
     if name == "carrier":
