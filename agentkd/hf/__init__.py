@@ -7,7 +7,14 @@ a tiny random model for tests.
 
 from __future__ import annotations
 
-from agentkd.hf.adapter import Adapter, attach_adapter, check_files, read_adapter, registered_files
+from agentkd.hf.adapter import (
+    Adapter,
+    attach_adapter,
+    check_files,
+    quiet_peft,
+    read_adapter,
+    registered_files,
+)
 from agentkd.hf.anchor import Anchors, anchor_rows, measure_anchors
 from agentkd.hf.export import DTYPES, EXPORTS, Export, export_student
 from agentkd.hf.fingerprint import base_id, file_sha256, template_hash
@@ -55,6 +62,7 @@ __all__ = [
     "load_tokenizer",
     "measure_anchors",
     "pick_device",
+    "quiet_peft",
     "read_adapter",
     "registered_files",
     "render",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-__all__ = ["Adapter", "attach_adapter", "check_files", "read_adapter", "registered_files"]
+__all__ = ["Adapter", "attach_adapter", "check_files", "quiet_peft", "read_adapter", "registered_files"]
 
 CONFIG, WEIGHTS, MANIFEST = "adapter_config.json", "adapter_model.safetensors", "checkpoint.json"
 
@@ -164,6 +165,14 @@ def check_files(folder: Path, registered: Checkpoint | None = None) -> None:
     _check_manifest(folder)
 
 
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Silence one warning where peft wraps a model: it asks transformers by a name that will change."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+        yield
+
+
 def attach_adapter(
     model: PreTrainedModel | PeftModel, folder: str | Path, name: str = "default"
 ) -> PeftModel:
@@ -179,8 +188,7 @@ def attach_adapter(
     if isinstance(model, PeftModel):
         model.add_adapter(name, config)
     else:
-        with warnings.catch_warnings():  # peft asks transformers by a name that will be another
-            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+        with quiet_peft():
             model = PeftModel(model, config, adapter_name=name)
     try:
         outcome = set_peft_model_state_dict(model, adapter.tensors, adapter_name=name)

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from agentkd.errors import CheckpointError, ConfigError
 from agentkd.files import put_in_place
-from agentkd.hf.adapter import Adapter, attach_adapter, read_adapter
+from agentkd.hf.adapter import Adapter, attach_adapter, quiet_peft, read_adapter
 from agentkd.hf.fingerprint import file_sha256
 from agentkd.hf.gguf_adapter import check_adapter, merge_from_gguf, write_adapter_gguf
 from agentkd.hf.gguf_model import check_model, read_model, write_model
@@ -228,7 +228,8 @@ def _peft(job: _Job) -> list[Parity]:
     job.out.mkdir()
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         shutil.copyfile(job.adapter.folder / name, job.out / name)
-    model: Any = PeftModel.from_pretrained(load_model(job.base, "float32", "cpu"), str(job.out)).eval()
+    with quiet_peft():
+        model: Any = PeftModel.from_pretrained(load_model(job.base, "float32", "cpu"), str(job.out)).eval()
     return [compare(job.wanted, model, reader="peft", **job.bars)]
 
 

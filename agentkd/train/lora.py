@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import json
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,8 +77,7 @@ def _new_adapter(model: Any, settings: LoraSettings, seed: int) -> Any:
         init_lora_weights="gaussian" if settings.init == "gaussian" else True,
         task_type="CAUSAL_LM",
     )
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # between peft and transformers
+    with torch.random.fork_rng(), hf.quiet_peft():
         torch.manual_seed(seed)
         wrapped = get_peft_model(model, config)
         if settings.init == "pissa":

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from agentkd import hf
 from agentkd.errors import TrainError
 from agentkd.schema import TrainJob
 from agentkd.train.attention import MAX_KEPT
@@ -122,7 +123,7 @@ def shape_of(job: TrainJob) -> tuple[Any, Shape]:
 
     config = transformers.AutoConfig.from_pretrained(job.base, local_files_only=True, trust_remote_code=False)
     lora, text = job.settings.lora, config.get_text_config()
-    with torch.device("meta"):
+    with torch.device("meta"), hf.quiet_peft():
         model: Any = transformers.AutoModelForCausalLM.from_config(config)
         n_base = sum(parameter.numel() for parameter in model.parameters())
         targets = lora.target_modules
