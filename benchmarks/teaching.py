@@ -5,21 +5,20 @@
     python benchmarks/teaching.py --dev          # how settings are chosen: three other seeds, on `check`
     python benchmarks/teaching.py --publish      # publish the cells that are there
 
-SmolLM2-135M-Instruct is trained on ground truth that covers one half of what it will be asked for, as happens
-where traces cover a part of the work. From there both arms start. In each of three rounds the phase
-`synthesize` assesses the student, asks the teacher for items and checks them, and the student goes on training
-from its adapter on the ground truth and all items so far. Both arms get as many items, trainings and steps,
-so the figures say what choosing by the report is worth, not how well a model writes.
+SmolLM2-135M-Instruct is trained on ground truth that covers one half of what it will be asked for, as
+happens where traces cover a part of the work. From there both arms start. In each of three rounds the phase
+`synthesize` assesses the student, asks the teacher for items and checks them, and the student goes on
+training from its adapter on the ground truth and all items so far. Both arms get as many items, trainings
+and steps, so the figures say what choosing by the report is worth, not how well a model writes.
 
 Two worlds, whose teachers are scripts that know neither the exam nor the held-out tasks:
 
-    desk        two people with contradicting habits over real tools on SQLite; the ground truth covers half of
-                the habits, and the student soon has those. The teacher knows what people want and writes
-                requests for the habit that it is asked about, in wordings and values that are not held out.
-    bfcl-live   26 tools; the ground truth covers half of them, and SmolLM2 does few of those either. The teacher
-                may only hand out items of a pool, unused real requests with their accepted calls. Asked for
-                `tailored` items it picks those near the mistake that it is shown, asked for `random` ones it
-                draws.
+    desk        Somebody with a habit for every kind of request, over real tools on SQLite. The ground truth
+                covers half of the habits, and the student has those soon. The teacher knows what is wanted,
+                and writes requests for the habit that it is asked about; held-out tasks have other values.
+    bfcl-live   26 tools. The ground truth covers half of them, and SmolLM2 does few of those either. The
+                teacher may only hand out items of a pool, unused real requests with their accepted calls:
+                for `tailored` items those near the mistake that it is shown, for `random` ones any.
 
 Final figures: `holdout`, read once per arm at the end; settings were chosen on `check`, a part of `train`.
 Finished arms lie in `results/cells/teaching`: any machine goes on from there.

@@ -1,7 +1,7 @@
 """The desk as a world for `teaching.py`: somebody with a habit for every kind of request, and a teacher.
 
-A habit (which seat, which unit, which tool in another one's place) is said nowhere: it is learnt from accepted
-calls.
+A habit (which seat, which unit, which tool in another one's place) is said nowhere: it is learnt from
+accepted calls.
 """
 
 from __future__ import annotations

@@ -67,6 +67,8 @@ def test_a_run_is_kept_corrected_distilled_and_recalled(tmp_path: Path) -> None:
         assert shop.ledger.trajectories.get(run.id).answer == run.answer
         with pytest.raises(DataError, match="needs a text, a call or an answer"):
             shop.correct(run)
+        with pytest.raises(DataError, match="has no step 7"):
+            shop.correct(run, "Say it.", step=7)
         correction = shop.correct(run, "Say the number of the order when a customer asks for a parcel.")
         assert shop.distill().output["stored"] >= 1
         hits = shop.memory.recall("A customer asks where the parcel is")
@@ -121,3 +123,15 @@ def test_closing_twice_is_safe_and_a_closed_workspace_opens_its_parts_again(tmp_
     workspace.close()
     assert workspace.trajectories() == []
     workspace.close()
+
+
+def test_a_thread_that_is_asked_the_same_again_gets_another_attempt(tmp_path: Path) -> None:
+    with agentkd.Workspace(tmp_path, settings=SETTINGS) as shop:
+        agent = shop.agent(model=ScriptedModel(["It is late.", "It is here."]))
+        first, second = (agent.run("Where is my parcel?", thread_id="ann") for _ in range(2))
+        assert (first.run_id, first.attempt, second.attempt) == (second.run_id, 0, 1)
+        assert {run.answer for run in shop.trajectories(run_id=first.run_id)} == {
+            "It is late.",
+            "It is here.",
+        }
+        assert shop.correct(second, "Say the day.").trajectory_id == second.id

@@ -107,7 +107,8 @@ class Agent:
         """Do a task and store what happened; a call that waits for a person gives a `PausedRun`.
 
         With a checkpointer, a `thread_id` whose run was killed goes on from its last finished node, with
-        the student that it began with; the world of the task is made anew then.
+        the student that it began with; the world of the task is made anew then. A finished task that is given
+        to its thread again is another attempt.
         Raises BudgetError where a ceiling is met; another error of the model is a failure of the run.
         """
         return _last(self.stream(task, run_id=run_id, attempt=attempt, thread_id=thread_id))
@@ -210,7 +211,10 @@ class Agent:
     def _new_run(self, task: Task | str, run_id: str | None, attempt: int, thread_id: str | None) -> Run:
         if isinstance(task, str):
             task = Task(id=content_id("adh", task), prompt=task)
-        run_id = run_id or (content_id("run", thread_id) if thread_id else sortable_id("run"))
+        if thread_id and run_id is None:
+            run_id = content_id("run", thread_id)
+            attempt = attempt or self._n_done(run_id, task.id)
+        run_id = run_id or sortable_id("run")
         trajectory_id = content_id("tra", run_id, task.id, attempt)
         router, serving = self._loop.router, self._loop.serving
         route = None if router is None else router.choose(task.prompt)
@@ -226,6 +230,11 @@ class Agent:
             scope=self._loop.scope or Scope(),
         )
         return run.model_copy(update={"model": self._loop.lane_of(run).model.name})
+
+    def _n_done(self, run_id: str, task_id: str) -> int:
+        """Count the finished attempts at a task in a run."""
+        done = self.recorder.done_tasks(run_id)
+        return sum(task == task_id for task, _ in done)
 
     def _start(self, run: Run) -> Iterator[AgentEvent]:
         refused = self.hooks.refusals(hookspecs.before_run, task=run.task, model=run.model)

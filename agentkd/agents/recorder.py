@@ -27,6 +27,10 @@ class Recorder:
         self._ledger = ledger
         self._hooks = hooks
 
+    def done_tasks(self, run_id: str) -> set[tuple[str, int]]:
+        """Return (task id, attempt) of every finished trajectory of a run."""
+        return set() if self._ledger is None else self._ledger.trajectories.done_tasks(run_id)
+
     def begin(self, trajectory: Trajectory) -> None:
         """Open a trajectory and drop what a killed try left of it."""
         if self._ledger is not None:

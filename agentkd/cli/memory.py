@@ -58,12 +58,13 @@ def show(invocation: Invocation, memory_id: str, at: datetime | None) -> None:
     """Show one memory with its evidence and its use."""
     with invocation.workspace() as workspace:
         memory = workspace.ledger.memories.get(memory_id)
+        replaced = workspace.ledger.memories.successors([memory_id])
         if at is not None:
             then = [m for m in workspace.ledger.memories.list(at=at) if m.id == memory_id]
             if not then:
                 raise NotFoundError(f"memory `{memory_id}` was not current at {at:%Y-%m-%d %H:%M} UTC")
-            memory = then[0]
-    invocation.show(memory, print_memory)
+            memory, replaced = then[0], {}
+    invocation.show(memory, lambda memory, console: print_memory(memory, console, replaced))
 
 
 @command.command("recall")

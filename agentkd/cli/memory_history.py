@@ -72,7 +72,7 @@ def diff(
 
 
 def _print_history(found: MemoryHistory, console: Console) -> None:
-    print_memories(list(found.versions), console)
+    print_memories(list(found.versions), console, found.replaced)
     console.print()
     _print_events(found.events, console)
     console.print()

@@ -54,7 +54,7 @@ def _print_report(report: LiftReport, n: int, console: Console) -> None:
             *_cells(each.lift),
             each.n_one,
             each.n_open,
-            "off, but on trials" if each.is_off else "on",
+            _RECALL[each.is_off],
         )
         for each in report.scopes
     ]
@@ -69,6 +69,7 @@ def _print_report(report: LiftReport, n: int, console: Console) -> None:
         console.print(f"{report.n_unmeasured} memories were never recalled by a graded task", style="dim")
 
 
+_RECALL = {True: "off, but on trials", False: "on", None: ""}
 _COLUMNS = ("lift", "done with", "done without", "harm")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from agentkd.cli.render import print_facts, print_table, shortened
@@ -14,9 +15,11 @@ if TYPE_CHECKING:
 __all__ = ["print_hits", "print_memories", "print_memory", "sources_text"]
 
 
-def print_memories(memories: list[Memory], console: Console) -> None:
-    """Print one row per memory."""
-    rows = [(m.id, m.kind, m.status, m.support, f"{m.utility.wins}/{m.utility.recalls}",
+def print_memories(
+    memories: list[Memory], console: Console, replaced: Mapping[str, str] | None = None
+) -> None:
+    """Print one row per memory; `replaced` says by id what took the place of those that are not current."""
+    rows = [(m.id, m.kind, _status(m, replaced or {}), m.support, f"{m.utility.wins}/{m.utility.recalls}",
              shortened(f"{m.when_to_use} -> {m.content}")) for m in memories]  # fmt: skip
     print_table(console, ["id", "kind", "status", "support", "wins", "lesson"], rows, empty="no memories yet")
 
@@ -39,14 +42,18 @@ def sources_text(memory: Memory) -> str:
     return "; ".join(sorted(told))
 
 
-def print_memory(memory: Memory, console: Console) -> None:
-    """Print one memory with its evidence and its use."""
+def _status(memory: Memory, replaced: Mapping[str, str]) -> str:
+    return f"replaced by {replaced[memory.id]}" if memory.id in replaced else memory.status
+
+
+def print_memory(memory: Memory, console: Console, replaced: Mapping[str, str]) -> None:
+    """Print one memory with its evidence and its use; `replaced` says what took its place."""
     print_facts(
         console,
         [
             ("id", memory.id),
             ("kind", memory.kind),
-            ("status", f"{memory.status}, version {memory.version}"),
+            ("status", f"{_status(memory, replaced)}, version {memory.version}"),
             ("when to use", memory.when_to_use),
             ("content", memory.content),
             ("also when", "; ".join(memory.keys.more)),

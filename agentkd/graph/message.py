@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MARK",
+    "answers_of",
     "call_of",
     "is_notes",
     "is_summary",
@@ -77,17 +79,52 @@ def request_key(messages: Sequence[BaseMessage]) -> str:
     return ""
 
 
+def answers_of(turn: Sequence[BaseMessage]) -> dict[int, list[BaseMessage | None]]:
+    """Return, by the `id()` of every AI message, what answers each of its calls; None for an open one.
+
+    Ids of calls are the provider's: some begin anew with every reply, and some are empty. So a call is
+    answered by what stands between its reply and the next one; of calls with one id the first unanswered one
+    of the tool is meant. A later answer counts where no other call has its id.
+    """
+    replies = [at for at, message in enumerate(turn) if message.type == "ai"]
+    asked = Counter(_call_id(call) for at in replies for call in turn[at].tool_calls)  # type: ignore[attr-defined]
+    late = {_answered(message): message for message in turn if message.type == "tool"}
+    found: dict[int, list[BaseMessage | None]] = {}
+    for at, end in zip(replies, [*replies[1:], len(turn)], strict=True):
+        told = [message for message in turn[at + 1 : end] if message.type == "tool"]
+        answers: list[BaseMessage | None] = []
+        for call in turn[at].tool_calls:  # type: ignore[attr-defined]
+            id_ = _call_id(call)
+            fit = [message for message in told if _answered(message) == id_]
+            answer = next((message for message in fit if message.name == call["name"]), next(iter(fit), None))
+            if answer is not None:
+                told.remove(answer)
+            elif asked[id_] == 1:
+                answer = late.get(id_)
+            answers.append(answer)
+        found[id(turn[at])] = answers
+    return found
+
+
+def _call_id(call: Mapping[str, Any]) -> str:
+    return str(call.get("id") or "")
+
+
+def _answered(message: BaseMessage) -> str:
+    return str(getattr(message, "tool_call_id", "") or "")
+
+
 def situation(turn: Sequence[BaseMessage]) -> str:
-    """Return the text to recall for: the request, then also the results of the last calls."""
-    lines, calls = [text_of(turn[0])], {}
-    last = max((at for at, message in enumerate(turn) if message.type == "ai"), default=0)
-    for message in turn[last:]:
-        if message.type == "ai":
-            calls = {call["id"]: call for call in message.tool_calls}  # type: ignore[attr-defined]
-        elif message.type == "tool":
-            call = calls.get(message.tool_call_id)  # type: ignore[attr-defined]
-            said = json.dumps({"name": call["name"], "arguments": call["args"]}, default=str) if call else ""
-            lines.append(f"{said} -> {text_of(message)[:_RESULT_CHARS]}")
+    """Return the text to recall for: the request, then also the last calls as they were run, with results."""
+    lines, last = [text_of(turn[0])], next((m for m in reversed(turn) if m.type == "ai"), None)
+    if last is None:
+        return lines[0]
+    for call, answer in zip(last.tool_calls, answers_of(turn)[id(last)], strict=True):  # type: ignore[attr-defined]
+        if answer is not None:
+            ran = marks_of(answer).get("executed") or call
+            said = json.dumps({"name": ran["name"], "arguments": ran["args"]}, default=str)
+            result = result_of(answer)
+            lines.append(f"{said} -> {(result.error or result.content)[:_RESULT_CHARS]}")
     return "\n".join(lines)
 
 

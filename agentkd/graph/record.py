@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from typing import Any
 
 from agentkd.agents.recorder import Recorder
@@ -10,7 +11,7 @@ from agentkd.graph.host import Host, check_host
 from agentkd.graph.namespace import Asker
 from agentkd.graph.notes import hits_of, shown_of, trial_of, withheld_of
 from agentkd.graph.turn import Turn, read_turn
-from agentkd.schema import Outcome, Scope, Trajectory
+from agentkd.schema import Outcome, Scope, Trajectory, content_id
 from agentkd.trust import heard_after
 
 __all__ = ["Grade", "record_node", "store_turn", "user_of"]
@@ -62,14 +63,19 @@ def store_turn(
     user: str = "",
     scope: Scope | None = None,
 ) -> bool:
-    """Store a turn, with its recalls and corrections, once; False for one that was finished before.
+    """Store a turn, with its recalls and corrections, once; False for what was stored before.
+
+    A request that is gone on with after it was stored (another agent takes over), or answered anew (a thread
+    is forked), is a further attempt: recalls and corrections count from the first step that is new.
 
     `user` says whose request it was: what different users' verified runs teach corroborates each other.
     `scope` is that of the asker; without one it is the scope that recall counted for, or the workspace's.
     """
-    if turn is None or _is_finished(host, turn.trajectory):
+    placed = None if turn is None else _placed(host, turn.trajectory)
+    if turn is None or placed is None:
         return False
-    trajectory, recorder = turn.trajectory, Recorder(host.ledger, host.hooks)
+    trajectory, start = placed
+    recorder = Recorder(host.ledger, host.hooks)
     hits, held = (hits_of(host, part(turn.recall)) for part in (shown_of, withheld_of))
     trial = trial_of(turn.recall)
     if scope is None or not scope.user:
@@ -80,11 +86,14 @@ def store_turn(
         recorder.begin(trajectory)
     for step in trajectory.steps:
         so_far = trajectory.model_copy(update={"steps": trajectory.steps[: step.index + 1]})
+        if step.index < start:
+            recorder.step(so_far, step)
+            continue
         recorder.step(
             so_far,
             step,
             hits.get(step.index, []),
-            turn.corrections.get(step.index, []),
+            turn.corrections(trajectory.id, step.index),
             withheld=held.get(step.index, []),
             trial=trial,
         )
@@ -93,6 +102,20 @@ def store_turn(
     outcome = grade(trajectory) if grade is not None else None
     recorder.finish(trajectory.model_copy(update={"outcome": outcome}))
     return True
+
+
+def _placed(host: Host, trajectory: Trajectory) -> tuple[Trajectory, int] | None:
+    """Return a turn under the id of its attempt, and its first new step; None where nothing is new."""
+    start = 0
+    for attempt in count():
+        id_ = content_id("tra", trajectory.id, attempt) if attempt else trajectory.id
+        same = host.ledger.trajectories.n_same(id_, trajectory.steps)
+        if same is None:
+            return trajectory.model_copy(update={"id": id_, "attempt": attempt}), start
+        if same == len(trajectory.steps):
+            return None
+        start = max(start, same)
+    raise AssertionError  # count() has no end
 
 
 def _after_the_last(host: Host, trajectory: Trajectory) -> Trajectory:
@@ -114,9 +137,3 @@ def _after_the_last(host: Host, trajectory: Trajectory) -> Trajectory:
 def user_of(config: Mapping[str, Any]) -> str:
     """Return the user that a graph's config names: `user_id`; empty where it names none."""
     return str((config.get("configurable") or {}).get("user_id") or "")
-
-
-def _is_finished(host: Host, trajectory: Trajectory) -> bool:
-    known: Sequence[Any] = host.ledger.trajectories.get_many([trajectory.id])
-    open_ = {other.id for other in host.ledger.trajectories.unfinished(trajectory.run_id)} if known else set()
-    return bool(known) and trajectory.id not in open_

@@ -32,14 +32,14 @@ def apply_decisions(message: AIMessage, decisions: Any, asked: Sequence[str] = (
     Raises:
         DataError: a decision cannot be read, their number is wrong, or one restarts the task.
     """
-    wanted = list(asked) or [str(call["id"]) for call in message.tool_calls]
+    places = _places(message, asked)
     read = read_decisions(decisions)
-    if len(read) != len(wanted):
-        raise DataError(f"{len(read)} decisions were given on {len(wanted)} calls")
+    if len(read) != len(places):
+        raise DataError(f"{len(read)} decisions were given on {len(places)} calls")
     if any(isinstance(decision, Restart) for decision in read):
         raise DataError("a graph of your own cannot be restarted from here", hint="reject the call instead")
-    by_id = dict(zip(wanted, read, strict=True))
-    reviewed = [settle(call_of(call), by_id.get(str(call["id"]))) for call in message.tool_calls]
+    decided = dict(zip(places, read, strict=True))
+    reviewed = [settle(call_of(call), decided.get(at)) for at, call in enumerate(message.tool_calls)]
     calls = [
         {**call, "name": (r.accepted or r.proposed).name, "args": (r.accepted or r.proposed).arguments}
         for call, r in zip(message.tool_calls, reviewed, strict=True)
@@ -58,3 +58,15 @@ def apply_decisions(message: AIMessage, decisions: Any, asked: Sequence[str] = (
         if r.result is not None
     ]
     return [kept, *answers]
+
+
+def _places(message: AIMessage, asked: Sequence[str]) -> list[int]:
+    """Return the places of the asked calls; of calls with one id the first that was not asked for before."""
+    free = [str(call["id"] or "") for call in message.tool_calls]
+    places: list[int] = []
+    for id_ in asked or free:
+        place = next((at for at, other in enumerate(free) if other == id_ and at not in places), None)
+        if place is None:
+            raise DataError(f"the message has no call `{id_}` that is not decided on yet")
+        places.append(place)
+    return places

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentkd.agents.review import AnyDecision, Edit, Reject, Respond, Reviewed, correction_of, settle
 from agentkd.graph.message import (
+    answers_of,
     call_of,
     is_summary,
     marks_of,
@@ -57,12 +58,17 @@ class Turn:
 
     trajectory: Trajectory
     """The steps that are complete."""
-    corrections: dict[int, list[Correction]]
-    """What people decided, by step."""
+    reviewed: dict[int, list[Reviewed]]
+    """What became of the calls, by step."""
     recall: Recall
     """What was recalled for it."""
     is_complete: bool
     """Whether every call is answered."""
+
+    def corrections(self, trajectory_id: str, step: int) -> list[Correction]:
+        """Return what people decided in a step, as it is stored under an id."""
+        found = (correction_of(review, trajectory_id, step) for review in self.reviewed.get(step, ()))
+        return [correction for correction in found if correction is not None]
 
 
 def read_turn(
@@ -87,21 +93,25 @@ def read_turn(
     if not turn:
         return None
     recall = recall_of(turn) if recall is None else recall
-    answers = {str(m.tool_call_id): m for m in turn if m.type == "tool"}  # type: ignore[attr-defined]
     (run_id, id_), prompt = ids_of_turn(messages, config), text_of(turn[0])
     replies: list[Any] = [message for message in turn if message.type == "ai"]
+    told = answers_of(turn)
     steps: list[Step] = []
-    corrections: dict[int, list[Correction]] = {}
+    reviews: dict[int, list[Reviewed]] = {}
     shown: dict[int, Message] = {}
-    unseen: set[str] = set()
+    unseen: set[int] = set()
     for reply in replies:
-        reviewed = [_review(call, reply, answers, is_traced) for call in reply.tool_calls]
+        answers = told[id(reply)]
+        reviewed = [_review(at, reply, answer, is_traced) for at, answer in enumerate(answers)]
         step, message = _step(len(steps), reply, reviewed, answers, shown_of(recall))
         if step is None:
             break
-        unseen |= {r.proposed.id for r in reviewed if r.accepted is None and r.decision is None}
-        found = [correction_of(r, id_, step.index) for r in reviewed]
-        corrections[step.index] = [correction for correction in found if correction is not None]
+        unseen |= {
+            id(answer)
+            for answer, r in zip(answers, reviewed, strict=True)
+            if r.accepted is None and r.decision is None
+        }
+        reviews[step.index] = reviewed
         steps.append(step)
         shown[id(reply)] = message
     last = replies[-1] if replies else None
@@ -117,7 +127,7 @@ def read_turn(
         failure=failure,
         usage=sum((step.usage for step in steps), Usage(usd=None)),
     )
-    return Turn(trajectory, corrections, recall, bool(replies) and len(steps) == len(replies))
+    return Turn(trajectory, reviews, recall, bool(replies) and len(steps) == len(replies))
 
 
 def _result(answer: BaseMessage, decision: AnyDecision | None) -> ToolResult:
@@ -128,13 +138,13 @@ def _result(answer: BaseMessage, decision: AnyDecision | None) -> ToolResult:
 
 
 def _heard(
-    messages: Sequence[BaseMessage], start: int, run_id: str, unseen: Collection[str]
+    messages: Sequence[BaseMessage], start: int, run_id: str, unseen: Collection[int]
 ) -> tuple[Heard, ...]:
     """Return what tools said that is in no step: the model has it before its eyes, whoever asks now.
 
-    That is the output of the turns before message `start`, of calls of this turn that are `unseen` (what ran
-    in their place is not known, and a tool may say so of itself), of a summary, and of the agent that called
-    this one as its tool.
+    That is the output of the turns before message `start`; the `unseen` messages of this turn, by `id()`
+    (what ran in place of their calls is not known, and a tool may say so of itself); a summary; and what the
+    agent had heard that called this one as its tool.
     """
     names = {call["id"]: call["name"] for m in messages for call in getattr(m, "tool_calls", ())}
     reviews = (Reviewed.model_validate(each) for m in messages for each in marks_of(m).get("reviewed", ()))
@@ -148,7 +158,7 @@ def _heard(
         if message.type != "tool":
             continue
         call_id = str(message.tool_call_id)  # type: ignore[attr-defined]
-        if at < start or call_id in unseen:
+        if at < start or id(message) in unseen:
             result, name = (
                 _result(message, decisions.get(call_id)),
                 str(message.name or names.get(call_id, "")),
@@ -158,19 +168,17 @@ def _heard(
     return heard_after(also=[each for each in told if each.text])
 
 
-def _review(
-    call: Mapping[str, Any], reply: AIMessage, answers: Mapping[str, BaseMessage], is_traced: bool
-) -> Reviewed:
-    """Say what became of a proposed call: what a person decided stands on the messages."""
-    for told in marks_of(reply).get("reviewed", ()):
-        if told["proposed"]["id"] == call["id"]:
-            return Reviewed.model_validate(told)
-    proposed, answer = call_of(call), answers.get(str(call["id"]))
+def _review(at: int, reply: AIMessage, answer: BaseMessage | None, is_traced: bool) -> Reviewed:
+    """Say what became of call number `at`: what a person decided stands on the messages."""
+    call, told = reply.tool_calls[at], marks_of(reply).get("reviewed", ())
+    if len(told) == len(reply.tool_calls):  # `apply_decisions` wrote them in the order of the calls
+        return Reviewed.model_validate(told[at])
+    proposed = call_of(call)
     if answer is None:
         return settle(proposed, None)
     executed = marks_of(answer).get("executed")
     if executed is not None:
-        ran = call_of({**executed, "id": call["id"]})
+        ran = call_of({**executed, "id": proposed.id})
         if ran == proposed and text_of(answer).startswith(_REPLACED):
             return Reviewed(proposed=proposed, accepted=None)  # replaced unseen: what ran is not known
         return settle(proposed, None if ran == proposed else Edit(call=ran))
@@ -184,14 +192,13 @@ def _step(
     index: int,
     reply: AIMessage,
     reviewed: Sequence[Reviewed],
-    answers: Mapping[str, BaseMessage],
+    answers: Sequence[BaseMessage | None],
     recalled: Sequence[Found],
 ) -> tuple[Step | None, Message]:
     """Return a complete step and its message with the calls that stood; None while one is unanswered."""
     proposal = message_of(reply).model_copy(update={"tool_calls": tuple(r.proposed for r in reviewed)})
     stood, results = [], list[ToolResult]()
-    for review in reviewed:
-        answer = answers.get(review.proposed.id)
+    for review, answer in zip(reviewed, answers, strict=True):
         if answer is None:
             return None, proposal
         if review.accepted is not None:

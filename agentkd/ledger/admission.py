@@ -120,7 +120,7 @@ def merge_equal(
     n_new = _count(added)
     if n_new:
         reason = f"{n_new} new pieces of evidence"
-        event.append(connection, memory.id, "merged", reason, details=_added(added))
+        event.append(connection, memory.id, "merged", reason, details=_added(added, uncounted))
     return answer(memory, "merged", f"an equal memory is there; new evidence: {n_new}")
 
 
@@ -154,8 +154,8 @@ def corroborate(
     added = add_evidence(connection, row, evidence, uncounted)
     if _count(added):
         reason = f"{_count(added)} new pieces of evidence"
-        event.append(connection, memory_id, "corroborated", reason, details=_added(added))
-    return len(set(added.trajectories).difference(uncounted))
+        event.append(connection, memory_id, "corroborated", reason, details=_added(added, uncounted))
+    return _rise(added, uncounted)
 
 
 def store(
@@ -243,7 +243,7 @@ def add_evidence(
     )
     link_evidence(connection, [(memory.id, added)])
     values = {
-        "support": t.memories.c.support + len(set(added.trajectories).difference(uncounted)),
+        "support": t.memories.c.support + _rise(added, uncounted),
         "body": dump(memory.model_copy(update={"evidence": united})),
     }
     connection.execute(t.memories.update().where(t.memories.c.id == memory.id).values(values))
@@ -259,8 +259,13 @@ def _count(added: Evidence) -> int:
     return len(added.trajectories) + len(added.corrections) + len(added.steps)
 
 
-def _added(added: Evidence) -> dict[str, Any]:
-    return {"evidence": added.model_dump(mode="json", exclude_defaults=True)}
+def _rise(added: Evidence, uncounted: Collection[str]) -> int:
+    return len(set(added.trajectories).difference(uncounted))
+
+
+def _added(added: Evidence, uncounted: Collection[str]) -> dict[str, Any]:
+    evidence = added.model_dump(mode="json", exclude_defaults=True)
+    return {"evidence": evidence, "support": _rise(added, uncounted)}
 
 
 def link_parents(connection: sa.Connection, pairs: Iterable[tuple[str, str]]) -> None:

@@ -336,6 +336,15 @@ class Memories:
                     found[memory_id] = (*found.get(memory_id, ()), trajectory_id)
         return found
 
+    def successors(self, ids: Iterable[str]) -> dict[str, str]:
+        """Return by id what took the place of those memories that are not current."""
+        m, found = t.memories.c, dict[str, str]()
+        with self._database.read() as connection:
+            for batch in chunks(dict.fromkeys(ids)):
+                query = sa.select(m.id, m.successor).where(m.id.in_(batch), m.current.is_(False))
+                found |= {id_: after for id_, after in connection.execute(query) if after is not None}
+        return found
+
     def index_mark(self, index: str) -> int:
         """Return the number of the last event that an index has followed; 0 for a new index."""
         query = sa.select(t.index_marks.c.seq).where(t.index_marks.c.name == index)

@@ -164,7 +164,8 @@ def _as_it_was(memory: Memory, changes: Iterable[Mapping[str, Any]]) -> Memory:
             }
         )  # fmt: skip
         update: dict[str, Any] = {"evidence": evidence}
-        update["support"] = memory.support - change.get("support", len(added.trajectories))
+        # An event of an older version does not say how much of its evidence counted.
+        update["support"] = max(memory.support - change.get("support", len(added.trajectories)), 0)
         if "keys" in change:
             update["keys"] = type(memory.keys).model_validate(change["keys"])
         memory = memory.model_copy(update=update)

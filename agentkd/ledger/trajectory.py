@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -167,6 +167,23 @@ class Trajectories:
         with self._database.read() as connection:
             return sorted((row[0], row[1], row[2], row[3]) for row in connection.execute(query))
 
+    def n_same(self, id_: str, steps: Sequence[Step]) -> int | None:
+        """Count how many of the first `steps` a finished trajectory holds, as they would be stored.
+
+        None where there is no finished one of that id. Compared is what was said, called and answered.
+        """
+        with self._database.read() as connection:
+            if not _is_finished(connection, id_):
+                return None
+            (stored,) = _fetch(connection, t.trajectories.c.id == id_)
+        cleaned = (redact_json(step.model_dump(mode="json"), self._redact)[0] for step in steps)
+        n = 0
+        for ours, theirs in zip(cleaned, stored.steps, strict=False):
+            if _said(ours) != _said(theirs.model_dump(mode="json")):
+                break
+            n += 1
+        return n
+
     def unfinished(self, run_id: str | None = None) -> Found:
         """Return the trajectories that were begun and not finished, with their steps so far."""
         c = t.trajectories.c
@@ -242,6 +259,11 @@ def _step_row(trajectory_id: str, step: dict[str, Any], is_redacted: bool) -> di
     if is_redacted:
         step = {**step, "tokens": None}
     return {"trajectory_id": trajectory_id, "position": step["index"], "body": dump(step)}
+
+
+def _said(step: Mapping[str, Any]) -> tuple[Any, ...]:
+    results = [(result["content"], result["error"]) for result in step["results"]]
+    return step["reply"]["content"], step["reply"]["tool_calls"], step["accepted_calls"], results
 
 
 def _is_finished(connection: sa.Connection, trajectory_id: str) -> bool:

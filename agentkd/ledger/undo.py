@@ -95,6 +95,8 @@ def _undo_version(connection: sa.Connection, last: MemoryEvent, reason: str) -> 
         why = f"`{last.memory_id}` is current again: {reason}"
         event.append(connection, newer["id"], "undone", why, current=False)
         changed.append(newer["id"])
+        item = t.store_items.c.memory_id == newer["id"]  # a key of a store held the newer one
+        connection.execute(t.store_items.update().where(item).values(memory_id=last.memory_id))
     _set_current(connection, last.memory_id, True, None)
     _note(connection, last, reason, current=True)
     return tuple(changed)

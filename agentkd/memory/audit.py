@@ -74,7 +74,7 @@ class Audit(Value):
     counts_use: bool = True
     """Whether the store knows what was recalled; if not, `never_recalled` is empty."""
     never_recalled: tuple[str, ...]
-    """Active memories that no graded task has recalled."""
+    """Active memories that were found for no run."""
     loops: tuple[str, ...]
     """Memories that rest on a trajectory into whose prompt the same lesson had been recalled."""
     quotes: tuple[str, ...] = ()
@@ -103,13 +103,14 @@ def audit(ledger: Ledger, embedder: Embedder, *, merge_above: float, n_vectors: 
     """Read every current memory and compare them; embeds what is not cached."""
     memories = ledger.memories.list()
     alive = [memory for memory in memories if memory.status in INDEXED]
+    recalled = ledger.memories.recalled_for(memory.id for memory in alive)
     found = look_over(alive, embedder, merge_above=merge_above)
     return found.model_copy(
         update={
             "n": len(memories),
             "by_status": dict(sorted(Counter(memory.status for memory in memories).items())),
             "by_kind": dict(sorted(Counter(memory.kind for memory in memories).items())),
-            "never_recalled": tuple(m.id for m in alive if m.status == "active" and not m.utility.recalls),
+            "never_recalled": tuple(m.id for m in alive if m.status == "active" and m.id not in recalled),
             "loops": _loops(memories, ledger),
             "n_vectors": n_vectors,
             "n_vectors_expected": sum(len(key_texts(memory)) for memory in alive),

@@ -32,8 +32,8 @@ class ScopeLift(Value):
     """Further graded tasks that had one memory withheld."""
     n_open: int = 0
     """Tasks that nobody has graded; they do not count."""
-    is_off: bool = False
-    """Whether recall is switched off, but on trials."""
+    is_off: bool | None = False
+    """Whether recall is switched off, but on trials; None for scopes that were counted together."""
 
 
 class MemoryLift(Value):
@@ -85,14 +85,14 @@ def rank_of(memory: Memory, lift: Lift) -> tuple[float, int, int, str]:
     return -lift.value, -memory.support, -memory.utility.wins, memory.id
 
 
-def scope_lift(counts: ScopeCounts, settings: MemorySettings) -> ScopeLift:
-    """Return the lift of a scope from its counts, and whether recall is switched off by it."""
+def scope_lift(counts: ScopeCounts, settings: MemorySettings, *, is_judged: bool = True) -> ScopeLift:
+    """Return the lift of a scope from its counts and, where agents go by it, whether that ends recall."""
     return ScopeLift(
         scope=counts.scope,
         lift=counts.lift(settings.trial_level),
         n_one=counts.n_one,
         n_open=counts.n_open,
-        is_off=counts.off(settings) is not None,
+        is_off=counts.off(settings) is not None if is_judged else None,
     )
 
 
@@ -104,14 +104,15 @@ def lift_report(
     Scopes that are told apart by all fields are judged, as the agents do, by their newest tasks.
     """
     found: Iterable[ScopeCounts] = ledger.trials.by(by)
-    if set(by) == set(Scope.model_fields):
+    is_judged = set(by) == set(Scope.model_fields)
+    if is_judged:
         found = [ledger.trials.of(counts.scope, settings.trial_window) for counts in found]
     memories = ledger.memories.list()
     lifts = lifts_of(memories, level=settings.trial_level)
     used = [m for m in memories if m.utility.recalls or m.utility.held_out]
     used.sort(key=lambda memory: rank_of(memory, lifts[memory.id]))
     return LiftReport(
-        scopes=tuple(scope_lift(counts, settings) for counts in found),
+        scopes=tuple(scope_lift(counts, settings, is_judged=is_judged) for counts in found),
         memories=tuple(
             MemoryLift(
                 memory_id=memory.id,

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from agentkd.ledger import MemoryEvent
 from agentkd.memory.projection import key_texts
 from agentkd.memory.scope import sees
@@ -42,6 +44,8 @@ class MemoryHistory(Value):
     """Runs from which a trial withheld one."""
     n_won: int = 0
     """Runs that were shown one and were done."""
+    replaced: dict[str, str] = Field(default_factory=dict)
+    """Versions that are not current, and what took the place of each."""
 
 
 class FieldChange(Value):
@@ -99,6 +103,7 @@ def read_history(ledger: Ledger, memory_id: str) -> MemoryHistory:
         n_shown=sum(shown for shown, _ in runs.values()),
         n_withheld=sum(not shown for shown, _ in runs.values()),
         n_won=sum(won for _, won in runs.values()),
+        replaced=ledger.memories.successors(version.id for version in versions),
     )
 
 

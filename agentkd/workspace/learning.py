@@ -74,8 +74,13 @@ class Learning(Opening):
             raise DataError(
                 "a correction needs a text, a call or an answer", hint="say what should be different"
             )
+        if step is not None and not 0 <= step < len(trajectory.steps):
+            raise DataError(
+                f"run `{trajectory.id}` has no step {step}",
+                hint=f"it has {len(trajectory.steps)} steps, counted from 0",
+            )
         accepted = () if call is None else (call if isinstance(call, ToolCall) else ToolCall(**call),)
-        proposed = trajectory.steps[step].reply.tool_calls if step is not None and trajectory.steps else ()
+        proposed = trajectory.steps[step].reply.tool_calls if step is not None else ()
         correction = Correction(
             id=content_id("cor", trajectory.id, step, "person", text, accepted, answer),
             trajectory_id=trajectory.id,
