@@ -69,7 +69,7 @@ def _print_report(report: LiftReport, n: int, console: Console) -> None:
         console.print(f"{report.n_unmeasured} memories were never recalled by a graded task", style="dim")
 
 
-_RECALL = {True: "off, but on trials", False: "on", None: ""}
+_RECALL = {True: "off, but on trials", False: "on", None: "off for some"}
 _COLUMNS = ("lift", "done with", "done without", "harm")
 
 

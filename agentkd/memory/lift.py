@@ -7,7 +7,7 @@ nothing of it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from agentkd.config import MemorySettings
@@ -33,7 +33,7 @@ class ScopeLift(Value):
     n_open: int = 0
     """Tasks that nobody has graded; they do not count."""
     is_off: bool | None = False
-    """Whether recall is switched off, but on trials; None for scopes that were counted together."""
+    """Whether recall is switched off, but on trials; None where scopes that are counted together differ."""
 
 
 class MemoryLift(Value):
@@ -85,14 +85,14 @@ def rank_of(memory: Memory, lift: Lift) -> tuple[float, int, int, str]:
     return -lift.value, -memory.support, -memory.utility.wins, memory.id
 
 
-def scope_lift(counts: ScopeCounts, settings: MemorySettings, *, is_judged: bool = True) -> ScopeLift:
-    """Return the lift of a scope from its counts and, where agents go by it, whether that ends recall."""
+def scope_lift(counts: ScopeCounts, settings: MemorySettings) -> ScopeLift:
+    """Return the lift of a scope from its counts, and whether recall is switched off by it."""
     return ScopeLift(
         scope=counts.scope,
         lift=counts.lift(settings.trial_level),
         n_one=counts.n_one,
         n_open=counts.n_open,
-        is_off=counts.off(settings) is not None if is_judged else None,
+        is_off=counts.off(settings) is not None,
     )
 
 
@@ -101,18 +101,22 @@ def lift_report(
 ) -> LiftReport:
     """Return what recall is worth per scope and per memory; `by` names the fields that tell scopes apart.
 
-    Scopes that are told apart by all fields are judged, as the agents do, by their newest tasks.
+    Recall is judged, as the agents do it, by the newest tasks of scopes that all fields tell apart.
     """
-    found: Iterable[ScopeCounts] = ledger.trials.by(by)
-    is_judged = set(by) == set(Scope.model_fields)
-    if is_judged:
-        found = [ledger.trials.of(counts.scope, settings.trial_window) for counts in found]
+    newest = [ledger.trials.of(c.scope, settings.trial_window) for c in ledger.trials.by(Scope.model_fields)]
+    judged = [scope_lift(counts, settings) for counts in newest]
+    scopes = judged
+    if set(by) != set(Scope.model_fields):
+        scopes = [
+            scope_lift(counts, settings).model_copy(update={"is_off": _common(judged, counts.scope, by)})
+            for counts in ledger.trials.by(by)
+        ]
     memories = ledger.memories.list()
     lifts = lifts_of(memories, level=settings.trial_level)
     used = [m for m in memories if m.utility.recalls or m.utility.held_out]
     used.sort(key=lambda memory: rank_of(memory, lifts[memory.id]))
     return LiftReport(
-        scopes=tuple(scope_lift(counts, settings, is_judged=is_judged) for counts in found),
+        scopes=tuple(scopes),
         memories=tuple(
             MemoryLift(
                 memory_id=memory.id,
@@ -125,3 +129,10 @@ def lift_report(
         ),
         n_unmeasured=len(memories) - len(used),
     )
+
+
+def _common(judged: Sequence[ScopeLift], scope: Scope, by: Collection[str]) -> bool | None:
+    """Return whether recall is off in all scopes that are counted as one; None where they differ."""
+    within = (each for each in judged if all(getattr(each.scope, x) == getattr(scope, x) for x in by))
+    found = {each.is_off for each in within}
+    return found.pop() if len(found) == 1 else None

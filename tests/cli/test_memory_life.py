@@ -39,6 +39,10 @@ def test_history_shows_versions_events_and_use(cli: Cli, merged: tuple[Path, str
     text = cli("-C", root, "memory", "history", second)
     assert "they say the same" in " ".join(text.out.split())
     assert "shown to 0 runs" in text.out
+    assert found["replaced"] == {second: first}
+    for command in ("show", "history"):
+        shown = "".join(cli("-C", root, "memory", command, second).out.split())
+        assert f"replacedby{first}" in shown
     assert cli("-C", root, "memory", "history", "mem-none").code == 6
 
 

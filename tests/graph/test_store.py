@@ -454,3 +454,22 @@ def test_a_search_may_ask_for_more_than_there_can_be(store: AgentkdStore) -> Non
     store.put(ANN, "k", {"n": 1})
     assert len(store.search(ANN, limit=10**20)) == 1
     assert store.search(ANN, limit=10**20, offset=10**20) == []
+
+
+def test_an_undone_version_leaves_the_key_with_the_one_before(parts: Parts, store: AgentkdStore) -> None:
+    for drink in ("tea", "coffee"):
+        store.put(ANN, "drink", {"content": f"Ann drinks {drink}"})
+    (coffee,) = parts.ledger.memories.list()
+    parts.memory.undo(coffee.id, "a joke")
+
+    def known() -> tuple[Any, list[str]]:
+        item = store.get(ANN, "drink")
+        hits = parts.memory.recall("What does Ann drink?", scope=store.scope(ANN))
+        return item and item.value["content"], [hit.memory.content for hit in hits]
+
+    assert known() == ("Ann drinks tea", ["Ann drinks tea"])
+    for drink in ("coffee", "milk"):
+        store.put(ANN, "drink", {"content": f"Ann drinks {drink}"})
+        assert known() == (f"Ann drinks {drink}", [f"Ann drinks {drink}"])
+    store.delete(ANN, "drink")
+    assert known() == (None, [])

@@ -8,7 +8,7 @@ import pytest
 
 from agentkd.errors import DataError, NotFoundError
 from agentkd.ledger import Ledger
-from agentkd.schema import Evidence, Scope, Utility
+from agentkd.schema import Evidence, Scope, Utility, now
 
 Make = Any
 
@@ -191,3 +191,22 @@ def test_outcomes_move_utility_once_per_task(ledger: Ledger, make: Make) -> None
     assert [r.win for r in ledger.memories.recalls(memory_id=shown.id)] == [False] * 3
     first = ledger.memories.recalls(trajectory_id="trj-1")[0]
     assert (first.step, first.memory_id, first.score, first.withheld) == (0, shown.id, 0.8, False)
+
+
+def test_time_travel_takes_off_only_what_had_counted(seen: Ledger, make: Make) -> None:
+    memory = make.memory("look it up", "trj-1")
+    seen.memories.admit([memory])
+    before = now()
+    seen.memories.corroborate(
+        memory.id, Evidence(trajectories=("trj-2", "trj-3")), uncounted=("trj-2", "trj-3")
+    )
+    assert seen.memories.get(memory.id).support == 1
+    (then,) = seen.memories.list(at=before)
+    assert (then.support, then.evidence.trajectories) == (1, ("trj-1",))
+
+
+def test_it_is_known_what_took_a_memorys_place(seen: Ledger, make: Make) -> None:
+    old, new = make.memory("look it up", "trj-1"), make.memory("ask first", "trj-2")
+    seen.memories.admit([old])
+    seen.memories.supersede(old.id, new)
+    assert seen.memories.successors([old.id, new.id, "mem-none"]) == {old.id: new.id}

@@ -9,6 +9,7 @@ import pytest
 
 from agentkd.config import MemorySettings
 from agentkd.ledger import Ledger, ScopeCounts
+from agentkd.memory import lift_report
 from agentkd.schema import Outcome, Scope, Utility
 
 Make = Any
@@ -185,3 +186,22 @@ def test_a_standing_says_since_when_and_when_evidence_came(ledger: Ledger, make:
     assert after.changed_at == standing.changed_at
     assert after.evidence_at is not None
     assert after.evidence_at >= after.changed_at
+
+
+def test_scopes_that_are_counted_as_one_are_off_only_where_each_of_them_is(
+    ledger: Ledger, make: Make, task: Any
+) -> None:
+    memory = make.memory("one")
+    ledger.memories.admit([memory])
+    for number in range(48):  # three users with 8 tasks on either side: too few to judge any of them
+        user, is_shown = f"user-{number % 3}", number % 2 == 0
+        scope = SHOP.model_copy(update={"user": user})
+        shown, withheld = ([memory], []) if is_shown else ([], [memory])
+        arm = "shown" if is_shown else "withheld"
+        task(number, arm, shown, withheld, success=not is_shown, scope=scope)
+    settings = MemorySettings()
+    assert [each.is_off for each in lift_report(ledger, settings).scopes] == [False] * 3
+    assert [each.is_off for each in lift_report(ledger, settings, ["app"]).scopes] == [False]
+    assert [each.is_off for each in lift_report(ledger, MemorySettings(trial_tasks=4), ["app"]).scopes] == [
+        True
+    ]
