@@ -198,6 +198,7 @@ def test_a_full_or_read_only_ledger_stops_the_write_not_the_answers(tmp_path, le
 
 def test_an_audit_names_copies_loops_and_what_nobody_used(store, lesson, ledger):
     trajectory = example_trajectory()
+    trajectory = trajectory.model_copy(update={"outcome": None})  # nobody graded it
     ledger.trajectories.begin(trajectory)
     first = lesson("asks for a refund of red shoes", "check the date")
     ledger.memories.admit([first.model_copy(update={"status": "active"})])
