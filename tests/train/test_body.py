@@ -12,6 +12,7 @@ import torch
 from agentkd import hf
 from agentkd.errors import DataError, TrainError
 from agentkd.schema import LoraSettings
+from agentkd.train import body as body_module
 from agentkd.train.attention import packed_attention
 from agentkd.train.body import Body
 from agentkd.train.lora import FusedLora, adapter_parameters, add_adapter
@@ -98,6 +99,28 @@ def test_a_model_that_cannot_be_packed_is_refused(
     )
     with pytest.raises(TrainError, match="cannot be trained packed"):
         body.pack_for_training(some_views(make_view))
+
+
+@pytest.mark.parametrize("is_recurrent", [False, True])
+def test_what_rounding_alone_may_have_done_is_looked_at_in_float32(
+    base: Path, make_view: MakeView, monkeypatch: pytest.MonkeyPatch, is_recurrent: bool
+) -> None:
+    monkeypatch.setattr(body_module, "_NOISE", {torch.bfloat16: 0.0})
+    model = with_adapter(hf.load_model(base, dtype="bfloat16", device="cpu"))
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    body = Body(model)
+    if is_recurrent:
+        inner = model.get_base_model().base_model
+        real = inner.forward
+        monkeypatch.setattr(inner, "forward", lambda **kw: _mixed(real(**kw), "layout" in kw))
+        with pytest.raises(TrainError, match="cannot be trained packed"):
+            body.pack_for_training(some_views(make_view))
+    else:
+        body.pack_for_training(some_views(make_view))
+    assert body.dtype == torch.bfloat16
+    for name, parameter in model.named_parameters():
+        assert parameter.dtype == before[name].dtype
+        assert torch.equal(parameter, before[name])
 
 
 def _mixed(output: Any, is_packed: bool) -> Any:
