@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,39 +24,36 @@ PERSON = "ann"
 HABITS = tuple(wanted for wanted in PEOPLE[PERSON] if wanted.parameter or wanted.instead)
 """What she wants; what is to be left alone has no call and is no exercise."""
 
+_CITIES = (
+    "Oslo Lima Rome Cairo Quito Delhi Turin Perth Bonn Osaka Lyon Dakar Minsk Turku Split Bergen Aarhus Gent "
+    "Basel Krakow Malmo Nantes Toledo Verona Zagreb Tampere Utrecht Seville Galway Durban",
+    "Porto Accra Kyoto Sofia Graz Tunis Leeds Busan Hanoi Riga",
+)
+_NAMES = (
+    "Ortega Lindt Haas Okoye Vidal Brandt Moreau Kovac Santos Weiss Petrov Keller Nielsen Rossi Jansen",
+    "Novak Abe Duval Imani Castro",
+)
+_MONTHS = "January February March April May June July August September October November December"
+_GOODS = ("Steel Wood Nails Paper Bolts Tools", "Glass Doors Paint")
+
+
+def _both(make: Callable[[int], Iterable[Any]]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    return tuple(make(0)), tuple(make(1))
+
+
 _POOLS: Pools = {
-    "city": (
-        (
-            "Oslo",
-            "Lima",
-            "Rome",
-            "Cairo",
-            "Quito",
-            "Delhi",
-            "Turin",
-            "Perth",
-            "Dakar",
-            "Bonn",
-            "Lyon",
-            "Osaka",
-        ),
-        ("Porto", "Accra", "Kyoto", "Sofia", "Graz", "Tunis", "Leeds", "Busan"),
+    "city": _both(lambda held: _CITIES[held].split()),
+    "day": _both(
+        lambda held: [f"{day} {month}" for month in _MONTHS.split() for day in range(1 + held, 29, 2)]
     ),
-    "day": (
-        ("Monday", "Tuesday", "Thursday", "3 May", "9 June", "14 March", "30 January", "6 November"),
-        ("Friday", "Sunday", "21 August", "2 October", "17 July"),
+    "month": _both(
+        lambda held: [f"{month} {year}" for month in _MONTHS.split() for year in range(2015 + held, 2026, 2)]
     ),
-    "month": (
-        ("January", "February", "March", "April", "May", "June", "September", "November"),
-        ("July", "August", "October", "December"),
+    "customer": _both(
+        lambda held: [f"{title} {name}" for title in ("Ms", "Mr") for name in _NAMES[held].split()]
     ),
-    "customer": (
-        ("Ms Ortega", "Mr Lindt", "Acme", "Globex", "Ms Haas", "Mr Okoye", "Stark", "Contoso", "Ms Vidal"),
-        ("Ms Novak", "Initech", "Mr Abe", "Umbra", "Mr Duval", "Zenith"),
-    ),
-    "supplier": (
-        ("Hooli", "Stark Steel", "Wayne Wood", "Bolt Brothers", "Nordic Nails", "Paper & Sons"),
-        ("Tyrell Tools", "Soylent", "Vandelay", "Delta Doors"),
+    "supplier": _both(
+        lambda held: [f"{name} {goods}" for name in _NAMES[held].split() for goods in _GOODS[held].split()]
     ),
     "nights": ((2, 3, 4, 8), (5, 6, 7)),
     "order": (tuple(range(1000, 1200)), tuple(range(1200, 1400))),
