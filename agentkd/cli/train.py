@@ -39,8 +39,8 @@ def command(
 ) -> None:
     """Train a LoRA student on a dataset.
 
-    DATASET_ID defaults to the latest dataset. A killed training goes on from its last save. Training starts
-    from the base unless `--from` or `--continue` names an adapter.
+    DATASET_ID defaults to the latest compiled dataset. A killed training goes on from its last save.
+    Training starts from the base unless `--from` or `--continue` names an adapter.
     """
     if go_on_from and is_continued:
         raise click.UsageError("--from and --continue exclude each other")

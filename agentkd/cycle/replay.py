@@ -17,13 +17,15 @@ from agentkd.schema import DatasetCard, Example, content_id
 
 __all__ = ["ancestor_datasets", "is_ground_truth", "union"]
 
+_OF_A_RETELLING = ("made_from", "taught_by")  # of the first dataset alone: a union has rows of others
 Split = Literal["train", "dev"]
 Turn = tuple[str, str]
 
 
 def is_ground_truth(row: Example) -> bool:
-    """Whether a person's or a grader's accepted answer gave the target; the student's own did not."""
-    return row.kind == "correction" and row.provenance.teacher not in ("tool", "judge")
+    """Whether a person's or a grader's accepted answer gave the target, and no model's words replaced it."""
+    origin = row.provenance
+    return row.kind == "correction" and not origin.is_retold and origin.teacher not in ("tool", "judge")
 
 
 def ancestor_datasets(parts: Parts, name: str) -> Iterator[str]:
@@ -72,7 +74,8 @@ def union(
     share = parts.settings.train.replay_share if share is None else share
 
     def finish(tally: Tally) -> DatasetCard:
-        settings = cards[0].settings | {"replayed": list(replay), "replay_share": share}
+        own = {key: value for key, value in cards[0].settings.items() if key not in _OF_A_RETELLING}
+        settings = own | {"replayed": list(replay), "replay_share": share}
         return cards[0].model_copy(
             update={
                 "id": content_id(

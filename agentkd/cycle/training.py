@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from agentkd import hf
 from agentkd.cycle.parts import Parts
 from agentkd.cycle.replay import union
 from agentkd.cycle.teach import is_remote, objective_modules, settings_with_folders, teacher_fields
+from agentkd.cycle.tutor import compiled_folder
 from agentkd.errors import ConfigError, DataError, NotFoundError
 from agentkd.schema import DatasetCard, TrainJob, TrainPlan
 
-__all__ = ["dataset_to_train", "newest_checkpoint", "plan_training", "read_beside", "train_job"]
+__all__ = ["dataset_to_train", "newest_checkpoint", "plan_training", "read_beside", "told_by", "train_job"]
 
 
 def read_beside(parts: Parts) -> list[str]:
@@ -26,6 +28,13 @@ def read_beside(parts: Parts) -> list[str]:
     files = [anchors, *(path / "adapter_model.safetensors" for path in options if path.is_absolute())]
     found = [hf.file_sha256(file) for file in files if file.is_file()]
     return [*found, *([teacher_fields(parts)["teacher_id"]] if train.teacher.startswith("path:") else [])]
+
+
+def told_by(parts: Parts) -> list[Any]:
+    """Return what decides, besides the rows, how a remote teacher tells them anew; nothing without one."""
+    if not is_remote(parts.settings.train.teacher):
+        return []
+    return [teacher_fields(parts)["teacher_id"], parts.settings.trust]
 
 
 def train_job(parts: Parts, dataset_id: str, output: str, init: str = "") -> TrainJob:
@@ -98,12 +107,21 @@ def newest_checkpoint(parts: Parts) -> str:
 
 
 def dataset_to_train(parts: Parts, dataset_id: str | None, replay: Sequence[str] = ()) -> str:
-    """Return the dataset to train on: the newest by default, or its union with the replayed ones."""
+    """Return the dataset to train on: the newest compiled one by default; with its replays, their union.
+
+    What a teacher told anew gives way to what was compiled, by default and where a remote teacher is about to
+    tell it again: a union of retold rows would be asked about the teacher's own words.
+    """
+    datasets = parts.root / "datasets"
+    tells_again = dataset_id is None or is_remote(parts.settings.train.teacher)
     if dataset_id is None:
         cards = [card for card in parts.ledger.datasets.list() if not card.settings.get("replayed")]
         if not cards:
             raise NotFoundError("there is no dataset yet", hint="run `agentkd compile`")
         dataset_id = cards[-1].id
+    if tells_again:
+        dataset_id = compiled_folder(datasets / dataset_id).name
+        replay = [compiled_folder(datasets / one).name for one in replay]
     replay = [one for one in dict.fromkeys(replay) if one != dataset_id]
     return union(parts, dataset_id, replay).id if replay else dataset_id
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from agentkd.train.remote import Said, Vocabulary
     from agentkd.train.rows import Row, View
 
-__all__ = ["SCORES_TEXT", "taught_job"]
+__all__ = ["SCORES_TEXT", "compiled_folder", "taught_job"]
 
 SCORES_TEXT = "text-completion-"
 """LiteLLM strings that begin so name a server of text completions, which can score a given text."""
@@ -46,7 +46,7 @@ def taught_job(parts: Parts, job: TrainJob) -> TrainJob:
     objectives = build_objectives(job)
     top_k = wanted_top_k(objectives)
     asking = [w.name for w in objectives if any(need.startswith("teacher") for need in w.objective.requires)]
-    job = _untold(job)
+    job = job.model_copy(update={"dataset": str(compiled_folder(Path(job.dataset)))})
     lesson = _Tutor(parts, job, top_k, asking)
     if not teacher.startswith(SCORES_TEXT):
         return lesson.answer()
@@ -222,14 +222,16 @@ def _vouched(parts: Parts, examples: Sequence[Example]) -> frozenset[str]:
     return frozenset(e.id for e in examples if not clean.issuperset(e.provenance.trajectories))
 
 
-def _untold(job: TrainJob) -> TrainJob:
-    """Return the job on the rows as they were compiled, where a teacher's words stand in their place."""
-    folder = Path(job.dataset)
+def compiled_folder(folder: Path) -> Path:
+    """Return the dataset as it was compiled, where a teacher's words stand in the place of its targets.
+
+    It is the given folder where they do not, and where what they were made from is not there any more.
+    """
+    if not (folder / "card.json").is_file():
+        return folder
     card = DatasetCard.model_validate_json((folder / "card.json").read_bytes())
     origin = folder.parent / str(card.settings.get("made_from", ""))
-    if origin == folder.parent or not (origin / "card.json").is_file():
-        return job
-    return job.model_copy(update={"dataset": str(origin)})
+    return origin if origin != folder.parent and (origin / "card.json").is_file() else folder
 
 
 def _target_text(completion: str, view: View, vocabulary: Vocabulary) -> str:

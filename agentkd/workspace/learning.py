@@ -170,14 +170,15 @@ class Learning(Opening):
     def train(
         self, dataset_id: str | None = None, *, go_on_from: str = "", replay: Sequence[str] = ()
     ) -> Checkpoint:
-        """Train a student on a dataset (the newest by default); a killed training goes on."""
+        """Train a student on a dataset (the newest compiled one by default); a killed training goes on."""
         from agentkd.cycle.stage import checkpoint_name, train_stage
-        from agentkd.cycle.training import dataset_to_train, read_beside
+        from agentkd.cycle.training import dataset_to_train, read_beside, told_by
 
-        dataset_id = dataset_to_train(self.parts, dataset_id, replay)
-        facts = (self.settings.train, self.parts.student_files.base_id, go_on_from, *read_beside(self.parts))
-        key = content_id("trn", dataset_id, *facts)
-        return train_stage(self.parts, dataset_id, checkpoint_name(self.parts, key), go_on_from)
+        parts = self.parts
+        dataset_id = dataset_to_train(parts, dataset_id, replay)
+        facts = (self.settings.train, parts.student_files.base_id, go_on_from, *read_beside(parts))
+        key = content_id("trn", dataset_id, *facts, *told_by(parts))
+        return train_stage(parts, dataset_id, checkpoint_name(parts, key), go_on_from)
 
     def plan_training(
         self, dataset_id: str | None = None, *, go_on_from: str = "", replay: Sequence[str] = ()

@@ -236,6 +236,8 @@ def test_ground_truth_is_never_replaced_by_the_students_own_answers(cycled: Path
         ]
         dataset("dat-new", own)
         assert [is_ground_truth(each) for each in (truth, person, mended, *own)] == [True, True] + [False] * 4
+        guess = truth.provenance.model_copy(update={"teacher": "openai/x", "is_retold": True})
+        assert not is_ground_truth(truth.model_copy(update={"provenance": guess}))
 
         def ids(**how: Any) -> set[str]:
             made = union(workspace.parts, "dat-new", ["dat-old"], **how)

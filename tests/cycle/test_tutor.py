@@ -16,7 +16,7 @@ import torch
 import agentkd
 from agentkd import hf
 from agentkd.cycle.teach import teacher_fields
-from agentkd.cycle.training import train_job
+from agentkd.cycle.training import told_by, train_job
 from agentkd.cycle.tutor import taught_job
 from agentkd.errors import ConfigError, ModelError
 from agentkd.schema import DatasetCard, Heard, Message, TrainJob
@@ -191,11 +191,15 @@ def test_a_server_with_the_students_tokens_scores_the_rows_exactly(
 
 
 def test_one_name_at_two_addresses_is_two_teachers(opened: Callable[..., agentkd.Workspace]) -> None:
-    ids = []
+    ids, told = [], []
     for url in ("http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1"):
         with opened(url, "text-completion-openai/tiny", {"forward-kl": {}}) as workspace:
             ids.append(teacher_fields(workspace.parts)["teacher_id"])
+            told.append(told_by(workspace.parts))
     assert ids[0] != ids[1]
+    assert told[0] != told[1], "a training is named after it, or it would meet the other teacher's rows"
+    with opened("", "", {"sft": {}}) as workspace:
+        assert told_by(workspace.parts) == []
 
 
 def test_a_chat_model_with_other_tokens_answers_and_its_words_are_learnt(
@@ -223,6 +227,38 @@ def test_a_chat_model_with_other_tokens_answers_and_its_words_are_learnt(
         assert age < timedelta(seconds=0.001), "what came in since is new to its weights"
         assert Path(job_of(workspace).dataset) == folder, "the teacher is never asked about its own words"
         assert len(teacher.requests) == asked
+
+
+def test_replayed_rows_are_told_too_and_a_second_call_goes_on_with_the_same_training(
+    tmp_path: Path, serve: Callable[[Path], Teacher], opened: Callable[..., agentkd.Workspace]
+) -> None:
+    teacher = serve(hf.tiny_model(tmp_path / "foreign", seed=3, n_vocabulary=280, width=32))
+    with opened(teacher.url, "openai/tiny", {"sft": {}}) as workspace:
+        (compiled,) = workspace.datasets()
+        told = workspace.train()
+        assert workspace.datasets()[-1].id == told.dataset_id
+        assert workspace.train() == told, "what was retold meanwhile is no other dataset to train on"
+        folder = workspace.root / "datasets" / compiled.id
+        extra = next(read_examples(folder)).model_copy(update={"id": "ex-old", "task_id": "long-ago"})
+        old = folder.parent / "dat-old"
+        old.mkdir()
+        card = compiled.model_copy(update={"id": old.name, "n_train": 1, "n_dev": 0})
+        (old / "card.json").write_text(card.model_dump_json())
+        (old / "train.jsonl").write_text(extra.model_dump_json() + "\n")
+        (old / "dev.jsonl").touch()
+        workspace.ledger.datasets.add(
+            card.model_copy(update={"created_at": card.created_at - timedelta(days=1)}), [extra]
+        )
+        replayed = workspace.train(replay=[old.name, told.dataset_id])
+        rows = list(read_examples(workspace.root / "datasets" / replayed.dataset_id))
+        assert "long-ago" in {row.task_id for row in rows}
+        assert {row.target.content for row in rows} == {ANSWER}
+        (united,) = [
+            c for c in workspace.datasets() if c.settings.get("replayed") and "made_from" not in c.settings
+        ]
+        assert united.settings["replayed"] == [old.name]
+        assert "taught_by" not in united.settings
+        assert len(teacher.requests) == len(rows), "what was answered is not asked again"
 
 
 def test_a_run_that_broke_off_asks_only_for_the_rest(
