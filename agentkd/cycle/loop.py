@@ -28,7 +28,7 @@ from agentkd.cycle.report import make_report, write_report
 from agentkd.cycle.retire import lacks_certificates, retire_phase
 from agentkd.cycle.schedule import is_due
 from agentkd.cycle.stage import StageResult, distill_stage, objective_needs
-from agentkd.cycle.training import read_beside
+from agentkd.cycle.training import decisive_settings, read_beside
 from agentkd.errors import CeilingError, ConfigError
 from agentkd.files import sweep
 from agentkd.plugins import nearest
@@ -137,6 +137,7 @@ def _evaluations(judged: Sequence[PhaseReport], first: str) -> list[Evaluation]:
 def phase_settings(parts: Parts) -> dict[str, Any]:
     """Return what each phase reads of the settings: a change there means that it is done again."""
     settings = parts.settings
+    train, trainer = decisive_settings(parts)
     acting = [settings.agent, settings.models, settings.model, settings.suite, *recall_settings(parts)]
     return {
         "run": [
@@ -169,8 +170,8 @@ def phase_settings(parts: Parts) -> dict[str, Any]:
             settings.train.max_tokens_per_row,
         ],
         "train": [
-            settings.train.model_dump(exclude={"candidates"}),  # one more candidate trains no other again
-            settings.trainer,
+            train.model_dump(exclude={"candidates"}),  # one more candidate trains no other again
+            trainer,
             *read_beside(parts),
         ],
         "evaluate": [*acting, settings.evaluate, settings.evaluator, settings.gate.probes],

@@ -12,9 +12,33 @@ from agentkd.cycle.replay import union
 from agentkd.cycle.teach import is_remote, objective_modules, settings_with_folders, teacher_fields
 from agentkd.cycle.tutor import compiled_folder
 from agentkd.errors import ConfigError, DataError, NotFoundError
-from agentkd.schema import DatasetCard, TrainJob, TrainPlan
+from agentkd.schema import DatasetCard, TrainJob, TrainPlan, TrainSettings
 
-__all__ = ["dataset_to_train", "newest_checkpoint", "plan_training", "read_beside", "told_by", "train_job"]
+__all__ = [
+    "dataset_to_train",
+    "decisive_settings",
+    "newest_checkpoint",
+    "plan_training",
+    "read_beside",
+    "told_by",
+    "train_job",
+]
+
+_OF_THE_MACHINE = ("processes", "threads")  # options of trainers
+
+
+def decisive_settings(parts: Parts) -> tuple[TrainSettings, dict[str, dict[str, Any]]]:
+    """Return `[train]` and `[trainer]` as far as they decide the weights: a training is named after these.
+
+    Whoever lowers `max_memory` or `threads` after a training died goes on from its saves.
+    """
+    from agentkd.train.finish import decisive
+
+    trainers = {
+        name: {key: value for key, value in options.items() if key not in _OF_THE_MACHINE}
+        for name, options in parts.settings.trainer.items()
+    }
+    return decisive(parts.settings.train), {name: rest for name, rest in trainers.items() if rest}
 
 
 def read_beside(parts: Parts) -> list[str]:

@@ -17,7 +17,7 @@ from agentkd.errors import CheckpointError, TrainError
 from agentkd.files import put_in_place
 from agentkd.schema import AnchorSettings, Checkpoint, DatasetCard, TrainJob, TrainSettings, content_id
 
-__all__ = ["SHIPPED_ANCHORS", "anchor_file", "finished", "job_key", "limits_key", "publish"]
+__all__ = ["SHIPPED_ANCHORS", "anchor_file", "decisive", "finished", "job_key", "limits_key", "publish"]
 
 _NOT_PART_OF_THE_RESULT = {
     "candidates",
@@ -38,9 +38,8 @@ def job_key(job: TrainJob, card: DatasetCard) -> str:
     adapter = Path(job.init_adapter) / "adapter_model.safetensors"
     init = hf.file_sha256(adapter) if job.init_adapter else ""
     read = [hf.file_sha256(file) for file in _files(job.settings)]
-    return content_id(
-        "job", card.id, job.base_id, _decisive(job.settings), init, job.plugins, job.teacher_id, read
-    )
+    settings = job.settings.model_dump(mode="json", exclude=_NOT_PART_OF_THE_RESULT)
+    return content_id("job", card.id, job.base_id, settings, init, job.plugins, job.teacher_id, read)
 
 
 def anchor_file(settings: AnchorSettings) -> Path:
@@ -67,8 +66,13 @@ def limits_key(job: TrainJob) -> str:
     )
 
 
-def _decisive(settings: TrainSettings) -> dict[str, Any]:
-    return settings.model_dump(mode="json", exclude=_NOT_PART_OF_THE_RESULT)
+def decisive(settings: TrainSettings) -> TrainSettings:
+    """Return what decides the weights, with all other settings at their defaults: a training's identity.
+
+    A training that was cut off goes on from its saves where this is the same.
+    """
+    plain = TrainSettings()
+    return settings.model_copy(update={name: getattr(plain, name) for name in _NOT_PART_OF_THE_RESULT})
 
 
 def finished(job: TrainJob, card: DatasetCard) -> Checkpoint | None:
@@ -87,7 +91,7 @@ def finished(job: TrainJob, card: DatasetCard) -> Checkpoint | None:
         ) from error
     wanted = (card.id, job.base_id, _name_of(job.init_adapter))
     same = (checkpoint.dataset_id, checkpoint.base_id, checkpoint.parent) == wanted
-    if not same or _decisive(checkpoint.settings) != _decisive(job.settings):
+    if not same or decisive(checkpoint.settings) != decisive(job.settings):
         raise TrainError(
             f"`{folder}` holds a checkpoint of another dataset, base or settings, or from another adapter",
             hint="choose another output folder",

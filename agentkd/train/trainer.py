@@ -145,7 +145,7 @@ def _died(code: int, last_lines: deque[str]) -> TrainError:
     how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
     hint = "run again: it goes on from its last save"
     if code == -9:
-        hint += "; if memory ran out, lower `[train] max_memory` or `tokens_per_step`"
+        hint += "; if memory ran out, lower `[train] max_memory`"
     return TrainError(f"the training process {how}" + (f":\n{said}" if said else ""), hint=hint, code=code)
 
 

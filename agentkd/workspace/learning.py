@@ -172,11 +172,12 @@ class Learning(Opening):
     ) -> Checkpoint:
         """Train a student on a dataset (the newest compiled one by default); a killed training goes on."""
         from agentkd.cycle.stage import checkpoint_name, train_stage
-        from agentkd.cycle.training import dataset_to_train, read_beside, told_by
+        from agentkd.cycle.training import dataset_to_train, decisive_settings, read_beside, told_by
 
         parts = self.parts
         dataset_id = dataset_to_train(parts, dataset_id, replay)
-        facts = (self.settings.train, parts.student_files.base_id, go_on_from, *read_beside(parts))
+        train, _ = decisive_settings(parts)
+        facts = (train, parts.student_files.base_id, go_on_from, *read_beside(parts))
         key = content_id("trn", dataset_id, *facts, *told_by(parts))
         return train_stage(parts, dataset_id, checkpoint_name(parts, key), go_on_from)
 

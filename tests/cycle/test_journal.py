@@ -13,8 +13,9 @@ from agentkd.cycle.evaluation import memory_snapshot
 from agentkd.cycle.journal import journalled, open_plan
 from agentkd.cycle.loop import phase_settings
 from agentkd.cycle.stage import StageResult
+from agentkd.cycle.training import decisive_settings
 from agentkd.errors import PluginError
-from agentkd.schema import Memory, content_id, now
+from agentkd.schema import Checkpoint, Memory, content_id, now
 from agentkd.testing import FixedClock, tiny_student
 
 
@@ -144,6 +145,18 @@ def test_only_the_phases_that_read_a_setting_are_done_again(tmp_path: Path) -> N
     assert changed(train=taught) == {"compile", "train"}
     assert changed(train={"objective": {"selective": {"objective": "sft", "keep": 0.7}}}) == {"train"}
 
+    limits = {
+        "max_memory": 3.5,
+        "gradient_checkpointing": "on",
+        "sharding": "fsdp",
+        "save_every_seconds": 5,
+        "keep_last": 3,
+        "loss_rows_logged": 10,
+    }
+    same = {"objective": {"selective": {"objective": "sft"}}}
+    assert changed(train=same | limits, trainer={"lora": {"threads": 1, "processes": 2}}) == set()
+    assert changed(train=same | {"tokens_per_step": 512}) == {"train"}
+
     texts = tmp_path / "texts.jsonl"
     own = {"objective": {"selective": {"objective": "sft"}}, "anchor": {"path": str(texts)}}
     texts.write_text('{"text": "one"}')
@@ -161,6 +174,25 @@ def test_only_the_phases_that_read_a_setting_are_done_again(tmp_path: Path) -> N
     before = keys(train=named)
     tiny_student(teacher, seed=1)
     assert keys(train=named)["train"] != before["train"]
+
+
+def test_a_training_goes_on_under_other_limits_of_memory_and_saves(cycled: Path) -> None:
+    def trained(**changes: Any) -> Checkpoint:
+        with agentkd.Workspace(cycled, settings={"train": {"epochs": 1, **changes}}) as workspace:
+            return workspace.train()
+
+    first = trained()
+    limits = {"max_memory": 4.0, "save_every_seconds": 9.0, "keep_last": 1, "loss_rows_logged": 3}
+    assert trained(**limits) == first, "it is found under its name, and not trained again"
+    assert trained(tokens_per_step=256).name != first.name
+
+
+def test_the_keys_of_trainings_under_default_limits_are_those_of_before(tmp_path: Path) -> None:
+    with agentkd.Workspace(tmp_path, settings={"plugins": {"auto": False}}) as workspace:
+        before = [workspace.settings.train.model_dump(exclude={"candidates"}), workspace.settings.trainer]
+        assert content_id("key", phase_settings(workspace.parts)["train"]) == content_id("key", before)
+        train, _ = decisive_settings(workspace.parts)
+        assert content_id("key", train) == content_id("key", workspace.settings.train)
 
 
 def test_a_training_is_done_again_where_a_file_that_it_reads_changed(cycled: Path, tmp_path: Path) -> None:

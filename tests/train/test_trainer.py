@@ -79,6 +79,17 @@ def test_a_process_that_dies_is_a_train_error_with_its_last_lines(
         LoraTrainer().train(make_job(plugins=("dies",)))
 
 
+def test_a_process_that_was_killed_names_only_limits_that_keep_its_saves(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "killed.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(TrainError, match="killed by signal 9") as died:
+        LoraTrainer().train(make_job(plugins=("killed",)))
+    assert "lower `[train] max_memory`" in died.value.hint
+    assert "tokens_per_step" not in died.value.hint, "it decides the weights: such a training begins anew"
+
+
 def test_the_parents_side_and_the_objectives_import_nothing_heavy() -> None:
     code = (
         "import sys, agentkd.train\n"
