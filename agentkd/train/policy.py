@@ -63,7 +63,10 @@ def sample(
     temperature: float,
     seed: int,
 ) -> list[list[int]]:
-    """Return a completion per prompt, with the token that ended it; on a CPU equal calls give equal ones."""
+    """Return a completion per prompt, with the token that ended it; on a CPU equal calls give equal ones.
+
+    Drawn from the student's whole distribution, whatever defaults its `generation_config` has.
+    """
     from transformers import GenerationConfig
 
     ends = sorted(set(stops))
@@ -105,11 +108,24 @@ def _as_served(body: Body) -> Iterator[Any]:
     for layer in layers:
         layer.training = False
     try:
-        with without_dropout(body.model), body.usual_attention() as model:
+        with without_dropout(body.model), body.usual_attention() as model, _without_own_defaults(model):
             yield model
     finally:
         for layer in layers:
             layer.training = True
+
+
+@contextmanager
+def _without_own_defaults(model: Any) -> Iterator[None]:
+    """Take the model's defaults off: `generate` fills from them what it is not told, such as penalties."""
+    from transformers import GenerationConfig
+
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 @dataclass

@@ -71,6 +71,23 @@ def test_samples_repeat_and_end_at_a_stop(body: Body) -> None:
     assert body.hidden(pack).shape[0] == 1  # packs are read as before
 
 
+@pytest.mark.parametrize(
+    "default",
+    [{"repetition_penalty": 50.0}, {"min_p": 0.9}, {"no_repeat_ngram_size": 1}, {"typical_p": 0.1}],
+)
+def test_defaults_of_the_model_do_not_distort_what_the_student_says(
+    body: Body, default: dict[str, float]
+) -> None:
+    def drawn() -> list[list[int]]:
+        return sample(body, [[1, 5, 6, 7, 8]] * 6, stops={2}, max_new_tokens=12, temperature=1.0, seed=3)
+
+    before = drawn()
+    own = body.model.generation_config
+    own.update(**default)
+    assert drawn() == before
+    assert body.model.generation_config is own
+
+
 def test_recomputed_activations_change_no_sample(base: Path) -> None:
     found = []
     for recompute in (False, True):
