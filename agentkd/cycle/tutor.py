@@ -35,7 +35,8 @@ def taught_job(parts: Parts, job: TrainJob) -> TrainJob:
     A `text-completion-...` teacher scores the targets. A chat model answers in its own words: the job gets a
     new dataset with them, which the ledger knows. Rows whose runs untrusted words came into keep their
     targets: somebody answers for those, and for nothing that a model says after reading the same. Raises
-    ConfigError where an objective asks for log-probabilities and the provider sends none.
+    ConfigError where an objective asks for log-probabilities and the provider sends none, and, before a chat
+    model is asked anything, where one learns from rejected answers: its dataset has none.
     """
     teacher = job.settings.teacher
     if not is_remote(teacher):
@@ -49,6 +50,9 @@ def taught_job(parts: Parts, job: TrainJob) -> TrainJob:
     job = job.model_copy(update={"dataset": str(compiled_folder(Path(job.dataset)))})
     lesson = _Tutor(parts, job, top_k, asking)
     if not teacher.startswith(SCORES_TEXT):
+        for weighted in objectives:
+            if "rejected" in weighted.objective.requires:
+                raise _pairs_refused(teacher, weighted.name)
         return lesson.answer()
     if top_k:
         lesson.score()
@@ -83,7 +87,7 @@ class _Tutor:
 
     def answer(self) -> TrainJob:
         """Let the teacher answer every prompt; return the job on the dataset of its answers."""
-        from agentkd.train.remote import Vocabulary
+        from agentkd.train.remote import Vocabulary, label_weight
         from agentkd.train.view import read_examples
 
         examples = [e for e in read_examples(self.job.dataset) if e.weight and any(e.student.weights)]
@@ -92,12 +96,17 @@ class _Tutor:
         sampling: dict[str, Any] = {"temperature": 0.0, "purpose": "teacher"}
         if self.top_k:
             sampling["top_log_probs"] = min(self.top_k, _MOST_TOP)
-        asked = [e for e in examples if e.id not in vouched]
+        kept = vouched.union(e.id for e in examples if not label_weight(e))  # no target is learnt there
+        asked = [e for e in examples if e.id not in kept]
         wanted = {e.id: partial(model.reply, e.teacher_view or e.student_view, **sampling) for e in asked}
         answers = self._ask("answer", wanted)
         if self.top_k and wanted:
             self._refuse_silence(answers.values())
-        job, origin = self._retell(examples, answers, vouched)
+        if vouched:
+            self.parts.progress.say(
+                f"{len(vouched)} rows keep their targets: untrusted words came into their runs"
+            )
+        job, origin = self._retell(examples, answers, kept)
         if self.top_k:
             rows = self._rows(job.dataset)
             origins = {key: origin[row.id] for key, (row, _) in rows.items()}
@@ -171,17 +180,13 @@ class _Tutor:
             self.parts.progress.say(f"{silent} rows: the teacher's tokens cannot be laid over the target")
 
     def _retell(
-        self, examples: Sequence[Example], answers: Mapping[str, Said], vouched: Collection[str]
+        self, examples: Sequence[Example], answers: Mapping[str, Said], kept: Collection[str]
     ) -> tuple[TrainJob, dict[str, str]]:
         """Write and register a dataset of the teacher's words; return its job and each row's origin."""
         from agentkd.train.remote import retold
 
         teacher, settings = self.job.settings.teacher, self.job.settings
-        pairs = retold(examples, answers, self.job.base, teacher, settings.max_tokens_per_row, kept=vouched)
-        if vouched:
-            self.parts.progress.say(
-                f"{len(vouched)} rows keep their targets: untrusted words came into their runs"
-            )
+        pairs = retold(examples, answers, self.job.base, teacher, settings.max_tokens_per_row, kept=kept)
         if left_out := len(examples) - len(pairs):
             self.parts.progress.say(
                 f"{left_out} rows are left out: their answers are cut off, too long or cannot be rendered"
@@ -194,9 +199,7 @@ class _Tutor:
         new = card.model_copy(
             update={
                 "id": content_id("dat", card.id, teacher, sorted(row.id for row in rows)),
-                "n_train": len(rows),
-                "n_label_tokens": sum(sum(map(bool, row.student.weights)) for row in rows),
-                "n_tokens": sum(len(row.student.ids) for row in rows),
+                **_counts(rows, old / "dev.jsonl"),
                 "created_at": card.created_at + _LATER,
                 "settings": {**card.settings, "taught_by": teacher, "made_from": card.id},
             }
@@ -220,6 +223,35 @@ def _vouched(parts: Parts, examples: Sequence[Example]) -> frozenset[str]:
     named = dict.fromkeys(id_ for example in examples for id_ in example.provenance.trajectories)
     clean = {run.id for run in parts.trajectories(named) if trust_of_run(run, trust).is_clean}
     return frozenset(e.id for e in examples if not clean.issuperset(e.provenance.trajectories))
+
+
+def _pairs_refused(teacher: str, objective: str) -> ConfigError:
+    return ConfigError(
+        f"`{objective}` learns from rejected answers, and rows that `{teacher}` answers have none",
+        hint=f"leave `[train.objective.{objective}]` out, or take a teacher that leaves rows as they are: a "
+        f"`{SCORES_TEXT}...` model, a local one or the base",
+        key=f"train.objective.{objective}",
+    )
+
+
+def _counts(rows: Sequence[Example], dev: Path) -> dict[str, Any]:
+    """Return what a card says of its rows."""
+    from agentkd.compiler import read_examples
+    from agentkd.compiler.write import Tally
+
+    tally = Tally()
+    for row in rows:
+        tally.add(row, "train")
+    for row in read_examples(dev) if dev.is_file() else ():
+        tally.add(row, "dev")
+    return {
+        "n_train": len(tally.train),
+        "n_label_tokens": tally.n_label_tokens,
+        "n_tokens": tally.n_tokens,
+        "n_pairs": tally.n_pairs,
+        "kinds": dict(tally.kinds),
+        "sources": tally.sources(),
+    }
 
 
 def compiled_folder(folder: Path) -> Path:

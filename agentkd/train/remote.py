@@ -23,12 +23,12 @@ from pydantic import ValidationError
 from agentkd import hf
 from agentkd.errors import AgentkdError
 from agentkd.protocols import Progress
-from agentkd.schema import Example, Message, Reply, Usage, Value, content_id
+from agentkd.schema import Example, Message, Rendered, Reply, Usage, Value, content_id
 from agentkd.train.alignment import TokenBytes
 from agentkd.train.artefact import RowSignals, Unit
 from agentkd.train.rows import View
 
-__all__ = ["Answers", "Said", "Vocabulary", "cost_text", "retold", "spelled", "unit_of"]
+__all__ = ["Answers", "Said", "Vocabulary", "cost_text", "label_weight", "retold", "spelled", "unit_of"]
 
 
 class Said(Value):
@@ -220,8 +220,9 @@ def retold(
 ) -> list[tuple[str, Example]]:
     """Return the rows with the teacher's own words as targets, each behind the id that it had.
 
-    Left out are rows whose answer was cut off, is empty, too long or cannot be rendered for the student.
-    Those in `kept` stay as they are.
+    The words weigh what the target weighed, and nothing before them weighs anything. Left out are rows whose
+    answer was cut off, is empty, too long or cannot be rendered for the student. Those in `kept` stay as they
+    are.
     """
     tokenizer = hf.load_tokenizer(base)
     made = []
@@ -241,16 +242,26 @@ def retold(
     return made
 
 
+def label_weight(example: Example) -> float:
+    """Return the loss weight of a row's target: its last token ends the turn and is never emphasised."""
+    return example.student.weights[-1] if example.student.weights else 0.0
+
+
 def _retold(example: Example, said: Said, tokenizer: Any, teacher: str) -> Example:
     target = Message(role="assistant", content=said.text, origin="model")
-    seen = example.teacher_view
+    seen, weight = example.teacher_view, label_weight(example)
+
+    def rendered(view: Sequence[Message]) -> Rendered:
+        row = hf.render_example(tokenizer, view, target)
+        return row.model_copy(update={"weights": tuple(weight * each for each in row.weights)})
+
     changes = {
-        "id": content_id("ex", example.id, teacher, said.text),
+        "id": content_id("ex", example.id, teacher, said.text, *([] if weight == 1.0 else [weight])),
         "target": target,
         "rejected": None,
         "student_rejected": None,
-        "student": hf.render_example(tokenizer, example.student_view, target),
-        "teacher": hf.render_example(tokenizer, seen, target) if seen else None,
+        "student": rendered(example.student_view),
+        "teacher": rendered(seen) if seen else None,
         "provenance": example.provenance.model_copy(update={"teacher": teacher, "is_retold": True}),
     }
     return example.model_copy(update=changes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,7 +20,7 @@ from agentkd.cycle.teach import teacher_fields
 from agentkd.cycle.training import told_by, train_job
 from agentkd.cycle.tutor import taught_job
 from agentkd.errors import ConfigError, ModelError
-from agentkd.schema import DatasetCard, Heard, Message, TrainJob
+from agentkd.schema import DatasetCard, Heard, Message, Rendered, TrainJob
 from agentkd.train.artefact import inspect_caches
 from agentkd.train.remote import Said, Vocabulary, spelled
 from agentkd.train.rows import View, load_dataset
@@ -317,6 +318,59 @@ def test_a_row_that_untrusted_words_came_into_keeps_the_target_that_was_vouched_
     assert {row.target.content for row in taught[n_kept:]} == {ANSWER}
     assert [row.provenance.is_retold for row in taught] == [number >= n_kept for number in range(len(rows))]
     assert facts.n_rows == len(rows)
+
+
+@pytest.mark.parametrize("objective", ["redi", "dpo"])
+def test_who_learns_from_rejected_answers_is_refused_before_a_chat_model_is_paid(
+    objective: str, tmp_path: Path, serve: Callable[[Path], Teacher], opened: Callable[..., agentkd.Workspace]
+) -> None:
+    teacher = serve(hf.tiny_model(tmp_path / "foreign", seed=3, n_vocabulary=280, width=32))
+    with (
+        opened(teacher.url, "openai/tiny", {"sft": {}, objective: {}}) as workspace,
+        pytest.raises(ConfigError, match=f"`{objective}` learns from rejected answers") as refused,
+    ):
+        job_of(workspace)
+    assert f"leave `[train.objective.{objective}]` out" in refused.value.hint
+    assert not teacher.requests
+
+
+def test_words_of_a_chat_model_weigh_what_the_target_weighed_and_the_card_counts_them(
+    tmp_path: Path, serve: Callable[[Path], Teacher], opened: Callable[..., agentkd.Workspace]
+) -> None:
+    teacher = serve(hf.tiny_model(tmp_path / "foreign", seed=3, n_vocabulary=280, width=32))
+    with opened(teacher.url, "openai/tiny", {"sft": {}}) as workspace:
+        whole = Path(train_job(workspace.parts, workspace.datasets()[-1].id, "out").dataset)
+        plain, light, pair, history = list(read_examples(whole))[:4]
+        light = light.model_copy(update={"student": weighing(light.student, lambda weight: 0.25 * weight)})
+        wrong = {"rejected": pair.target, "student_rejected": pair.student}
+        pair = pair.model_copy(update={"kind": "correction", **wrong})
+        turned = weighing(history.student, lambda weight: 1 - weight)
+        history = history.model_copy(update={"student": turned, "rejected": None, "student_rejected": None})
+        nothing = weighing(pair.student, lambda weight: 0.0)
+        negative = pair.model_copy(update={"id": "ex-n", "kind": "negative", "student": nothing})
+        rows = [plain, light, pair, history, negative]
+        mixed = whole.parent / "dat-mixed"
+        mixed.mkdir()
+        card = DatasetCard.model_validate_json((whole / "card.json").read_bytes())
+        card = card.model_copy(
+            update={"id": mixed.name, "n_pairs": 2, "kinds": {"negative": 1, "synthetic": 9}}
+        )
+        (mixed / "card.json").write_text(card.model_dump_json())
+        (mixed / "train.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in rows))
+        job = train_job(workspace.parts, whole.name, "out").model_copy(update={"dataset": str(mixed)})
+        folder = Path(taught_job(workspace.parts, job).dataset)
+    told = list(read_examples(folder))
+    assert [set(row.student.weights) for row in told[:3]] == [{0.0, 1.0}, {0.0, 0.25}, {0.0, 1.0}]
+    assert told[3] == history, "its target is not learnt: nobody is asked for another one"
+    assert len(teacher.requests) == 3
+    new = DatasetCard.model_validate_json((folder / "card.json").read_bytes())
+    assert (new.n_train, new.n_pairs) == (4, 0)
+    assert new.kinds == dict(Counter(row.kind for row in told))
+    assert new.n_label_tokens == sum(weight > 0 for row in told for weight in row.student.weights)
+
+
+def weighing(row: Rendered, change: Callable[[float], float]) -> Rendered:
+    return row.model_copy(update={"weights": tuple(map(change, row.weights))})
 
 
 def test_a_teacher_without_log_probabilities_teaches_text_alone(
