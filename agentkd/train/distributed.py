@@ -161,4 +161,5 @@ def shard(model: Any, world: World) -> None:
         )
     for layer in decoder_layers(model):
         own = {parameter for parameter in layer.parameters() if parameter.requires_grad}
-        fully_shard(layer, ignored_params=own)
+        # FSDP keeps the weights of a root whole after its forward pass, and every layer is a root here
+        fully_shard(layer, reshard_after_forward=True, ignored_params=own)

@@ -35,15 +35,63 @@ def alone(job: TrainJob) -> None:
 def torchrun(job: TrainJob, tmp_path: Path) -> str:
     spec = tmp_path / "spec.json"
     spec.write_text(job.model_dump_json())
+    return two_processes("-m", "agentkd.train", str(spec)).stderr
+
+
+def two_processes(*arguments: str) -> subprocess.CompletedProcess[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
-        [
-            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-            "-m", "agentkd.train", str(spec),
-        ],
+        [*launcher, *arguments],
         env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=250,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    return done.stderr
+    return done
+
+
+SPLIT = """
+import sys
+import torch
+from torch.distributed.tensor import DTensor
+from agentkd import hf
+from agentkd.schema import LoraSettings
+from agentkd.train.body import Body
+from agentkd.train.distributed import open_world, shard
+from agentkd.train.lora import add_adapter
+from agentkd.train.model import decoder_layers
+from agentkd.train.packing import make_packs
+from agentkd.train.rows import View
+
+with open_world("cpu") as world:
+    model = hf.load_model(sys.argv[1], "float32", "cpu")
+    body = Body(add_adapter(model, LoraSettings(r=4), init_adapter="", seed=0))
+    view = View((1, 5, 6, 7, 2), (3, 4), (1.0, 1.0))
+    body.pack_for_training([view])
+    shard(body.model, world)
+    pack = next(iter(make_packs([view], 100)))
+
+    def n_whole():
+        held = [parameter for layer in decoder_layers(body.model) for parameter in layer.parameters()]
+        return sum(not isinstance(parameter, DTensor) for parameter in held if not parameter.requires_grad)
+
+    with torch.no_grad():
+        body.hidden(pack)
+    found = [n_whole()]
+    with torch.inference_mode():
+        body.hidden(pack)
+    found.append(n_whole())
+    states = body.hidden(pack)
+    found.append(n_whole())
+    states.sum().backward()
+    found.append(n_whole())
+    if world.is_main:
+        print("whole", found)
+"""
+
+
+def test_no_layer_keeps_its_weights_whole_after_a_pass(base: Path, tmp_path: Path) -> None:
+    script = tmp_path / "split.py"
+    script.write_text(SPLIT)
+    assert two_processes(str(script), str(base)).stdout.strip() == "whole [0, 0, 0, 0]"
 
 
 @pytest.mark.parametrize("settings", [{}, {"sharding": "fsdp"}], ids=["replicated", "fsdp"])
