@@ -27,11 +27,12 @@ from agentkd.train.batch import Weighted
 from agentkd.train.distributed import World
 from agentkd.train.model import check_settings
 from agentkd.train.packing import Pack, make_packs, plan_steps
-from agentkd.train.planner import Fit, Shape, fit, shape_of
+from agentkd.train.planner import Fit, fit
 from agentkd.train.prepare import build_objectives, useful_rows
 from agentkd.train.reporter import Reporter
 from agentkd.train.rows import Dataset, Row, load_dataset
 from agentkd.train.second import beside
+from agentkd.train.shape import Shape, shape_of
 from agentkd.train.teacher import TeacherPlan, plan_teacher, signal_cache, wanted_top_k
 
 __all__ = ["Lesson", "keep_plan", "lesson_of", "plan"]
@@ -122,7 +123,7 @@ def _plan(job: TrainJob, lesson: Lesson, processes: int) -> TrainPlan:
     others = beside(job, lesson.objectives, shape.n_base, is_missing=bool(missing))
     found = fit(
         job, shape, config, views, steps, packs, device=device, dtype=dtype, n_labels=n_labels,
-        signals=signals, others=others,
+        signals=signals, others=others, processes=processes,
     )  # fmt: skip
     size = others.teacher / shape.n_base if others.teacher else 1.0
     n_tokens = sum(rows[number].n_tokens for step in steps for number in step)

@@ -2,41 +2,38 @@
 
 The parts of the peak: this process with its imports (measured), the teacher's signals of all rows, weights,
 adapter with gradient and Adam's two moments (counted), activations of the largest pack (bytes per token from
-`probe`), logits of one chunk, what a second model takes beyond what is free while it is there. Activations
-and logits live one after the other and both count, because an allocator gives little back in between.
+`probe`), logits of one chunk, what is loaded before the first step beyond what is free then: a second model,
+or the whole base that `fsdp` splits. Activations and logits live one after the other and both count, because
+an allocator gives little back in between.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from agentkd import hf
 from agentkd.errors import TrainError
 from agentkd.schema import TrainJob
 from agentkd.train.attention import MAX_KEPT
+from agentkd.train.memory import memory_limit_mib, resident_mib
 from agentkd.train.packing import MAX_PAIRS, Pack
 from agentkd.train.probe import LayerCost, head_seconds, probe_layers
 from agentkd.train.rows import View
 from agentkd.train.second import NOBODY, Beside
+from agentkd.train.shape import Shape
 
 __all__ = [
     "Fit",
     "Load",
-    "Shape",
     "chunk_for",
     "fit",
     "measure_load",
-    "memory_limit_mib",
-    "shape_of",
 ]
 
 _MIB = 2**20
-_SHARE_OF_FREE = 0.8
 _PROBED_TOKENS = 256
 _SAMPLED_STEPS = 64
 _LEAST_PACK, _LEAST_CHUNK = 256, 32
@@ -51,24 +48,6 @@ _SLACK = 1.05  # what an allocator holds beyond what is alive
 
 Packs = Callable[[Sequence[int], int, int], Iterator[Pack]]
 """Makes the packs of a step's rows, of at most so many tokens and query-key pairs."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The base model and the adapter in numbers."""
-
-    n_layers: int
-    """Decoder layers."""
-    width: int
-    """Width of the states."""
-    n_vocabulary: int
-    """Size of the vocabulary."""
-    n_base: int
-    """Parameters of the base."""
-    n_adapter: int
-    """Trained parameters."""
-    n_heads: int = 1
-    """Query heads of a layer."""
 
 
 @dataclass(frozen=True)
@@ -116,69 +95,6 @@ class Fit:
         return sum(self.parts.values())
 
 
-def shape_of(job: TrainJob) -> tuple[Any, Shape]:
-    """Read the base's configuration; return it and the numbers, without loading a weight."""
-    import transformers
-    from peft import LoraConfig, get_peft_model
-
-    config = transformers.AutoConfig.from_pretrained(job.base, local_files_only=True, trust_remote_code=False)
-    lora, text = job.settings.lora, config.get_text_config()
-    with torch.device("meta"), hf.quiet_peft():
-        model: Any = transformers.AutoModelForCausalLM.from_config(config)
-        n_base = sum(parameter.numel() for parameter in model.parameters())
-        targets = lora.target_modules
-        model = get_peft_model(
-            model,
-            LoraConfig(
-                r=lora.r,
-                target_modules=targets if isinstance(targets, str) else list(targets),
-                task_type="CAUSAL_LM",
-            ),
-        )
-    n_adapter = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    return config, Shape(
-        text.num_hidden_layers, text.hidden_size, text.vocab_size, n_base, n_adapter, text.num_attention_heads
-    )
-
-
-def memory_limit_mib(job: TrainJob, device: str) -> float:
-    """Return what `[train] max_memory` comes to on this machine."""
-    wanted = job.settings.max_memory
-    if wanted != "auto":
-        return wanted * 1024
-    if device.startswith("cuda"):
-        return torch.cuda.mem_get_info()[0] / _MIB * _SHARE_OF_FREE
-    return resident_mib() + available_mib() * _SHARE_OF_FREE
-
-
-def available_mib() -> float:
-    """Return the memory that new work may take, a container's limit considered."""
-    pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / _MIB
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            pages = next(int(line.split()[1]) / 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration, ValueError):
-        pass  # no Linux
-    try:
-        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as top:
-            limit = int(top.read())
-        with open("/sys/fs/cgroup/memory.current", encoding="ascii") as now:
-            return min(pages, (limit - int(now.read())) / _MIB)
-    except (OSError, ValueError):
-        return pages
-
-
-def resident_mib() -> float:
-    """Return what this process holds now."""
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / _MIB
-    except OSError:  # no Linux
-        from agentkd.train.record import peak_mib
-
-        return peak_mib("cpu")
-
-
 def measure_load(steps: Sequence[Sequence[int]], packs: Packs, pack_tokens: int, pack_pairs: int) -> Load:
     """Pack the steps (a sample of them, of a long job) and count."""
     stride = max(1, len(steps) // _SAMPLED_STEPS)
@@ -206,19 +122,20 @@ def fit(
     signals: int = 0,
     others: Beside = NOBODY,
     imports: float | None = None,
+    processes: int = 1,
 ) -> Fit:
     """Choose sizes whose predicted peak is within the limit; raises TrainError where nothing fits.
 
     `n_labels` are the trained tokens of the whole job, `signals` the bytes of the teacher's signals (all are
     held at one time), `others` the models beside the student, `imports` the MiB of this process (None:
-    measured).
+    measured). `processes` share the work.
     """
     if imports is None:
         imports = 0.0 if device.startswith("cuda") else resident_mib()
-    limit = memory_limit_mib(job, device)
+    limit = memory_limit_mib(job, device, processes)
     views = [view for view in views if view.labels]
     held = {"imports": imports, **({"signals": signals / _MIB} if signals else {})}
-    bench = _Bench(job, shape, config, _probed(views), device, dtype, held, limit, others)
+    bench = _Bench(job, shape, config, _probed(views), device, dtype, held, limit, others, processes)
     wanted = job.settings.gradient_checkpointing
     is_cpu = not device.startswith("cuda")
     first = _CPU_PACK if is_cpu else _GPU_PACK
@@ -227,7 +144,8 @@ def fit(
     for recompute in {"auto": (False, True), "on": (True,), "off": (False,)}[wanted]:
         cost = bench.cost(recompute)
         for tokens, chunk in _sizes(first, chunk_for(job.settings.chunk_tokens, shape.n_vocabulary, device)):
-            load = _with_anchors(measure_load(steps, packs, tokens, pairs), job, len(steps), tokens)
+            load = measure_load(steps, packs, tokens, pairs)
+            load = _with_anchors(load, job, len(steps), tokens)
             found = bench.fit(cost, load, tokens, pairs, chunk, n_labels, recompute)
             if found.memory_mib <= limit:
                 return found
@@ -299,12 +217,14 @@ class _Bench:
         held: Mapping[str, float],
         limit: float,
         others: Beside,
+        processes: int,
     ) -> None:
         self._job, self._shape, self._config, self._views = job, shape, config, views
         self._device, self._dtype, self._held, self._limit = device, dtype, held, limit
-        self._others = others
+        self._others, self._processes = others, processes
         self._head = head_seconds(shape.width, shape.n_vocabulary, device=device, dtype=dtype)
         self._bytes = torch.finfo(getattr(torch, dtype)).bits // 8
+        self._weight_bytes = self._bytes if job.settings.quantise == "none" else 0.6
 
     def cost(self, recompute: bool) -> LayerCost:
         """Probe, once per process for equal models and rows: that costs more than a tiny training."""
@@ -315,7 +235,7 @@ class _Bench:
         if asked not in _costs:
             _costs[asked] = probe_layers(
                 self._config,
-                self._job,
+                self._job.settings.lora,
                 self._views,
                 device=self._device,
                 dtype=self._dtype,
@@ -339,10 +259,9 @@ class _Bench:
         states = 3 * load.most_labels * shape.width * 4
         kept = load.largest * (cost.layer_bytes * shape.n_layers + cost.other_bytes)
         kept += self._scores(cost, load) * (1 if recompute else shape.n_layers)
-        weights = self._bytes if self._job.settings.quantise == "none" else 0.6
         parts = {
             **self._held,
-            "weights": shape.n_base * weights / _MIB,
+            "weights": self._n_weights() * self._weight_bytes / _MIB,
             "adapter": shape.n_adapter * _ADAPTER_BYTES / _MIB,
             "activations": kept * _SLACK / _MIB,
             "logits": (logits + states) / _MIB,
@@ -354,12 +273,22 @@ class _Bench:
         forward = per_token * cost.forward_share
         return Fit(tokens, pairs, chunk, recompute, parts, seconds, forward, load, self._limit)
 
+    def _n_weights(self) -> float:
+        """Return the parameters of the base that this process holds: under `fsdp` one layer is whole."""
+        shape = self._shape
+        if self._job.settings.sharding == "none":
+            return shape.n_base
+        n_split = shape.n_in_layers * (1 - 1 / self._processes)
+        return shape.n_base - n_split + n_split / shape.n_layers
+
     def _other_models(self, free: float) -> dict[str, float]:
-        """Return the MiB of other models; one that is let go takes what is `free` before the first step."""
+        """Return the MiB of what else is loaded; what is let go again takes what is `free` until then."""
         throughout, at_first = (
             n * self._bytes / _MIB for n in (self._others.throughout, self._others.at_first)
         )
-        found = {"teacher": throughout, "models before the first step": max(0.0, at_first - free)}
+        whole_base = (self._shape.n_base - self._n_weights()) * self._weight_bytes / _MIB
+        at_first = max(0.0, max(at_first, whole_base) - free)
+        found = {"teacher": throughout, "models before the first step": at_first}
         return {name: size for name, size in found.items() if size}
 
     def _scores(self, cost: LayerCost, load: Load) -> float:

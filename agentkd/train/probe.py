@@ -17,7 +17,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from agentkd.schema import LoraSettings, TrainJob
+from agentkd.schema import LoraSettings
 from agentkd.train.body import Body
 from agentkd.train.lora import add_adapter
 from agentkd.train.model import recompute_activations
@@ -65,14 +65,14 @@ class Probe:
 
 
 def probe_layers(
-    config: Any, job: TrainJob, views: Sequence[View], *, device: str, dtype: str, recompute: bool
+    config: Any, lora: LoraSettings, views: Sequence[View], *, device: str, dtype: str, recompute: bool
 ) -> LayerCost:
     """Run one and two layers forward and backward on the views in one pack; return the cost per token."""
     packed = [_folded(view) for view in views]
     pack = next(iter(make_packs(packed, 1 << 30, 1 << 62)))
     found = []
     for n_layers in (1, 2):
-        body = _small_body(config, n_layers, job.settings.lora, packed, device, dtype)
+        body = _small_body(config, n_layers, lora, packed, device, dtype)
         if recompute:
             recompute_activations(body.model)
         found.append(_run(body, pack))

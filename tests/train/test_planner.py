@@ -21,12 +21,14 @@ from agentkd.train.artefact import RowSignals, signal_bytes
 from agentkd.train.body import Body
 from agentkd.train.loop import train
 from agentkd.train.lora import add_adapter, without_dropout
+from agentkd.train.memory import memory_limit_mib
 from agentkd.train.model import check_settings, recompute_activations, translate
 from agentkd.train.packing import make_packs
 from agentkd.train.plan import plan
-from agentkd.train.planner import Fit, fit, measure_load, shape_of
+from agentkd.train.planner import Fit, fit, measure_load
 from agentkd.train.reporter import Reporter
 from agentkd.train.rows import View, load_dataset
+from agentkd.train.shape import shape_of
 from agentkd.train.shards import read_shard
 
 MakeJob = Callable[..., TrainJob]
@@ -167,6 +169,37 @@ def test_the_load_counts_what_is_computed(make_view: MakeView) -> None:
         [(0, 1), (2, 3)], lambda rows, t, p: make_packs([views[r] for r in rows], t, p), 4096, 1 << 20
     )
     assert (load.largest, load.n_computed, load.most_labels) == (8, 16, 2)
+
+
+def test_under_fsdp_a_process_holds_its_share_of_the_layers(make_job: MakeJob, make_view: MakeView) -> None:
+    view = make_view([1, 5, 6, 7, 2], 2)
+
+    def parts(sharding: str, processes: int) -> dict[str, float]:
+        job = make_job(sharding=sharding)
+        config, shape = shape_of(job)
+        assert 0 < shape.n_in_layers < shape.n_base
+        return fit(
+            job, shape, config, [view], [(0,)], lambda rows, t, p: make_packs([view], t, p),
+            device="cpu", dtype="float32", n_labels=2, imports=400.0, processes=processes,
+        ).parts  # fmt: skip
+
+    config, shape = shape_of(make_job())
+    whole, split = parts("none", 4)["weights"], parts("fsdp", 4)
+    layers = shape.n_in_layers * 4 / 2**20
+    one_whole = layers * (3 / 4) / config.num_hidden_layers
+    assert whole == pytest.approx(shape.n_base * 4 / 2**20)
+    assert split["weights"] == pytest.approx(whole - layers * 3 / 4 + one_whole)
+    together = sum(
+        split[name] for name in ("weights", "activations", "logits", "models before the first step")
+    )
+    assert together >= whole, "each process loads the whole base once"
+
+
+def test_processes_on_a_cpu_share_its_memory(make_job: MakeJob) -> None:
+    fixed, free = make_job(max_memory=8.0), make_job()
+    assert [memory_limit_mib(fixed, "cpu", n) for n in (1, 4)] == [8192.0, 2048.0]
+    assert memory_limit_mib(fixed, "cuda", 4) == 8192.0, "there each has its own"
+    assert memory_limit_mib(free, "cpu", 4) == pytest.approx(memory_limit_mib(free, "cpu") / 4, rel=0.1)
 
 
 def test_the_scores_of_a_row_longer_than_those_probed_are_counted(
