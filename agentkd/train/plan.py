@@ -123,7 +123,7 @@ def _plan(job: TrainJob, lesson: Lesson, processes: int) -> TrainPlan:
     others = beside(job, lesson.objectives, shape.n_base, is_missing=bool(missing))
     found = fit(
         job, shape, config, views, steps, packs, device=device, dtype=dtype, n_labels=n_labels,
-        signals=signals, others=others, processes=processes,
+        signals=signals, others=others, heaviest=_heaviest(rows, steps, has_pairs), processes=processes,
     )  # fmt: skip
     size = others.teacher / shape.n_base if others.teacher else 1.0
     n_tokens = sum(rows[number].n_tokens for step in steps for number in step)
@@ -178,6 +178,20 @@ def _packs(rows: Sequence[Row], max_tokens: int, max_pairs: int, has_pairs: bool
                 together.append([number, len(views)])
                 views.append(row.rejected)
     return make_packs(views, max_tokens, max_pairs, together)
+
+
+def _heaviest(rows: Sequence[Row], steps: Sequence[Sequence[int]], has_pairs: bool) -> set[int]:
+    """Return the trained rows with most tokens, most labels and most query-key pairs."""
+    visited = sorted({number for step in steps for number in step})
+
+    def n_pairs(number: int) -> int:
+        return sum(view.n_tokens**2 for view in (rows[number].student, rows[number].rejected) if view)
+
+    return {
+        max(visited, key=lambda number: rows[number].n_tokens),
+        max(visited, key=lambda number: _n_labels(rows[number], has_pairs)),
+        max(visited, key=n_pairs),
+    }
 
 
 def _n_labels(row: Row, has_pairs: bool) -> int:

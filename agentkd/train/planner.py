@@ -9,7 +9,7 @@ an allocator gives little back in between.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,16 +95,25 @@ class Fit:
         return sum(self.parts.values())
 
 
-def measure_load(steps: Sequence[Sequence[int]], packs: Packs, pack_tokens: int, pack_pairs: int) -> Load:
-    """Pack the steps (a sample of them, of a long job) and count."""
-    stride = max(1, len(steps) // _SAMPLED_STEPS)
-    sampled = steps[::stride]
+def measure_load(
+    steps: Sequence[Sequence[int]],
+    packs: Packs,
+    pack_tokens: int,
+    pack_pairs: int,
+    heaviest: Collection[int] = (),
+) -> Load:
+    """Pack the steps (a sample of them, of a long job) and count.
+
+    The steps of the rows in `heaviest` are looked at for the maxima whatever the sample.
+    """
+    sampled = range(0, len(steps), max(1, len(steps) // _SAMPLED_STEPS))
+    heavy = {next(step for step, rows in enumerate(steps) if row in rows) for row in heaviest}
     largest = computed = labels = pairs = 0
-    for rows in sampled:
-        for pack in packs(rows, pack_tokens, pack_pairs):
+    for step in sorted({*sampled, *heavy}):
+        for pack in packs(steps[step], pack_tokens, pack_pairs):
             largest, labels = max(largest, len(pack.tokens)), max(labels, len(pack.targets))
             pairs = max(pairs, pack.n_pairs)
-            computed += len(pack.tokens)
+            computed += len(pack.tokens) if step in sampled else 0
     return Load(largest, round(computed * len(steps) / len(sampled)), labels, most_pairs=pairs)
 
 
@@ -122,13 +131,14 @@ def fit(
     signals: int = 0,
     others: Beside = NOBODY,
     imports: float | None = None,
+    heaviest: Collection[int] = (),
     processes: int = 1,
 ) -> Fit:
     """Choose sizes whose predicted peak is within the limit; raises TrainError where nothing fits.
 
     `n_labels` are the trained tokens of the whole job, `signals` the bytes of the teacher's signals (all are
     held at one time), `others` the models beside the student, `imports` the MiB of this process (None:
-    measured). `processes` share the work.
+    measured), `heaviest` the rows that no sample may miss. `processes` share the work.
     """
     if imports is None:
         imports = 0.0 if device.startswith("cuda") else resident_mib()
@@ -144,7 +154,7 @@ def fit(
     for recompute in {"auto": (False, True), "on": (True,), "off": (False,)}[wanted]:
         cost = bench.cost(recompute)
         for tokens, chunk in _sizes(first, chunk_for(job.settings.chunk_tokens, shape.n_vocabulary, device)):
-            load = measure_load(steps, packs, tokens, pairs)
+            load = measure_load(steps, packs, tokens, pairs, heaviest)
             load = _with_anchors(load, job, len(steps), tokens)
             found = bench.fit(cost, load, tokens, pairs, chunk, n_labels, recompute)
             if found.memory_mib <= limit:

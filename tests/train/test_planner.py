@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 
 from agentkd import hf
 from agentkd.errors import ConfigError, MissingExtraError, TrainError
-from agentkd.schema import Example, LoraSettings, TrainJob, TrainPlan, TrainSettings
+from agentkd.schema import Example, LoraSettings, Rendered, TrainJob, TrainPlan, TrainSettings
 from agentkd.train import LoraTrainer
 from agentkd.train.advisor import advise
 from agentkd.train.artefact import RowSignals, signal_bytes
@@ -25,7 +25,7 @@ from agentkd.train.memory import memory_limit_mib
 from agentkd.train.model import check_settings, recompute_activations, translate
 from agentkd.train.packing import make_packs
 from agentkd.train.plan import plan
-from agentkd.train.planner import Fit, fit, measure_load
+from agentkd.train.planner import Fit, Load, fit, measure_load
 from agentkd.train.reporter import Reporter
 from agentkd.train.rows import View, load_dataset
 from agentkd.train.shape import shape_of
@@ -169,6 +169,44 @@ def test_the_load_counts_what_is_computed(make_view: MakeView) -> None:
         [(0, 1), (2, 3)], lambda rows, t, p: make_packs([views[r] for r in rows], t, p), 4096, 1 << 20
     )
     assert (load.largest, load.n_computed, load.most_labels) == (8, 16, 2)
+
+
+def test_a_sample_of_the_steps_never_misses_the_heaviest_rows(make_view: MakeView) -> None:
+    views = [make_view([1, 2, 3, 4, n], 1) for n in range(10, 210)]
+    views[34] = make_view([n % 200 + 20 for n in range(300)], 1)
+    views[77] = make_view([n % 200 + 20 for n in range(250)], 249)
+    steps = [(row,) for row in range(len(views))]
+    assert len(steps) > 128, "such a job is sampled"
+
+    def load(heaviest: Collection[int]) -> Load:
+        return measure_load(
+            steps, lambda rows, t, p: make_packs([views[r] for r in rows], t, p), 128, 1 << 20, heaviest
+        )
+
+    found, sampled = load({34, 77}), load(())
+    assert (sampled.largest, sampled.most_labels) == (4, 1), "the sample alone has none of them"
+    assert (found.largest, found.most_labels) == (299, 249)
+    assert found.most_pairs > 100 * sampled.most_pairs
+    assert found.n_computed == sampled.n_computed, "what is rare does not count for all"
+
+
+def test_the_plan_of_a_long_job_knows_its_longest_row(
+    make_job: MakeJob, write_dataset: Callable[..., Path], make_example: Callable[..., Example]
+) -> None:
+    rows = [make_example(n) for n in range(200)]
+    target = rows[34].student.ids[-3:]
+    ids = (*(20 + n % 150 for n in range(400)), *target)
+    long = Rendered(ids=ids, weights=(0.0,) * 400 + (1.0,) * 3)
+
+    def activations(job: TrainJob) -> float:
+        return plan(job, quiet()).memory_parts["activations"]
+
+    settings = {"tokens_per_step": 16, "epochs": 1.0}
+    alike = make_job(dataset=write_dataset(rows, name="alike"), **settings)
+    rows[34] = rows[34].model_copy(update={"student": long})
+    assert activations(make_job(dataset=write_dataset(rows, name="one-long"), **settings)) > 3 * activations(
+        alike
+    )
 
 
 def test_under_fsdp_a_process_holds_its_share_of_the_layers(make_job: MakeJob, make_view: MakeView) -> None:
