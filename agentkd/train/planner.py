@@ -23,7 +23,7 @@ from agentkd.train.packing import MAX_PAIRS, Pack
 from agentkd.train.probe import LayerCost, head_seconds, probe_layers
 from agentkd.train.rows import View
 from agentkd.train.second import NOBODY, Beside
-from agentkd.train.shape import Shape
+from agentkd.train.shape import Shape, adapter_settings
 
 __all__ = [
     "Fit",
@@ -232,6 +232,7 @@ class _Bench:
         self._job, self._shape, self._config, self._views = job, shape, config, views
         self._device, self._dtype, self._held, self._limit = device, dtype, held, limit
         self._others, self._processes = others, processes
+        self._lora = adapter_settings(job)
         self._head = head_seconds(shape.width, shape.n_vocabulary, device=device, dtype=dtype)
         self._bytes = torch.finfo(getattr(torch, dtype)).bits // 8
         self._weight_bytes = self._bytes if job.settings.quantise == "none" else 0.6
@@ -239,13 +240,13 @@ class _Bench:
     def cost(self, recompute: bool) -> LayerCost:
         """Probe, once per process for equal models and rows: that costs more than a tiny training."""
         asked = (
-            self._config.to_json_string(use_diff=False), self._job.settings.lora, tuple(self._views),
+            self._config.to_json_string(use_diff=False), self._lora, tuple(self._views),
             self._device, self._dtype, recompute, torch.get_num_threads(),
         )  # fmt: skip
         if asked not in _costs:
             _costs[asked] = probe_layers(
                 self._config,
-                self._job.settings.lora,
+                self._lora,
                 self._views,
                 device=self._device,
                 dtype=self._dtype,

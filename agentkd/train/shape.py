@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from agentkd import hf
-from agentkd.schema import TrainJob
+from agentkd.schema import LoraSettings, TrainJob
 from agentkd.train.model import decoder_layers
 
-__all__ = ["Shape", "shape_of"]
+__all__ = ["Shape", "adapter_settings", "shape_of"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,10 @@ class Shape:
 
 
 def shape_of(job: TrainJob) -> tuple[Any, Shape]:
-    """Read the base's configuration; return it and the numbers."""
+    """Read the base's configuration; return it and the numbers.
+
+    Raises CheckpointError where the adapter that training goes on from cannot be read.
+    """
     import transformers
     from peft import LoraConfig, get_peft_model
 
@@ -45,18 +48,39 @@ def shape_of(job: TrainJob) -> tuple[Any, Shape]:
         model: Any = transformers.AutoModelForCausalLM.from_config(config)
         n_base = _count(model)
         n_in_layers = sum(map(_count, decoder_layers(model)))
-        lora = job.settings.lora
-        targets = lora.target_modules
-        shaped = LoraConfig(
-            r=lora.r,
-            target_modules=targets if isinstance(targets, str) else list(targets),
-            task_type="CAUSAL_LM",
-        )
-        n_adapter = _count(get_peft_model(model, shaped), trained_only=True)
+        if job.init_adapter:
+            n_adapter = sum(tensor.numel() for tensor in hf.read_adapter(job.init_adapter).tensors.values())
+        else:
+            lora = job.settings.lora
+            targets = lora.target_modules
+            shaped = LoraConfig(
+                r=lora.r,
+                target_modules=targets if isinstance(targets, str) else list(targets),
+                use_dora=lora.variant == "dora",
+                task_type="CAUSAL_LM",
+            )
+            n_adapter = _count(get_peft_model(model, shaped), trained_only=True)
     return config, Shape(
         text.num_hidden_layers, text.hidden_size, text.vocab_size, n_base, n_adapter,
         text.num_attention_heads, n_in_layers,
     )  # fmt: skip
+
+
+def adapter_settings(job: TrainJob) -> LoraSettings:
+    """Return the settings of the adapter that is trained: the job's, or what its `init_adapter` has.
+
+    Dropout is the job's either way. Raises CheckpointError where the adapter cannot be read.
+    """
+    lora = job.settings.lora
+    if not job.init_adapter:
+        return lora
+    found = hf.read_adapter(job.init_adapter).config
+    targets: Any = found["target_modules"]
+    if targets != "all-linear":
+        targets = (targets,) if isinstance(targets, str) else tuple(targets)
+    variant = "dora" if found.get("use_dora") else "rslora" if found.get("use_rslora") else "lora"
+    changes = {"r": found["r"], "target_modules": targets, "variant": variant, "init": "kaiming"}
+    return lora.model_copy(update=changes)
 
 
 def _count(module: Any, *, trained_only: bool = False) -> int:

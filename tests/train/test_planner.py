@@ -28,7 +28,7 @@ from agentkd.train.plan import plan
 from agentkd.train.planner import Fit, Load, fit, measure_load
 from agentkd.train.reporter import Reporter
 from agentkd.train.rows import View, load_dataset
-from agentkd.train.shape import shape_of
+from agentkd.train.shape import adapter_settings, shape_of
 from agentkd.train.shards import read_shard
 
 MakeJob = Callable[..., TrainJob]
@@ -238,6 +238,18 @@ def test_processes_on_a_cpu_share_its_memory(make_job: MakeJob) -> None:
     assert [memory_limit_mib(fixed, "cpu", n) for n in (1, 4)] == [8192.0, 2048.0]
     assert memory_limit_mib(fixed, "cuda", 4) == 8192.0, "there each has its own"
     assert memory_limit_mib(free, "cpu", 4) == pytest.approx(memory_limit_mib(free, "cpu") / 4, rel=0.1)
+
+
+def test_the_plan_of_a_continued_training_knows_its_adapter(make_job: MakeJob) -> None:
+    lora = LoraSettings(r=32, alpha=64, target_modules=("q_proj", "down_proj"), variant="dora")
+    first = make_job("first", lora=lora)
+    trained = train(first, quiet())
+    assert plan(first, quiet()).n_parameters == trained.n_parameters, "magnitudes are trained too"
+    job = make_job("second", init_adapter=first.output)
+    assert plan(job, quiet()).n_parameters == trained.n_parameters
+    known = adapter_settings(job)
+    assert (known.r, sorted(known.target_modules), known.variant) == (32, ["down_proj", "q_proj"], "dora")
+    assert adapter_settings(first) == lora
 
 
 def test_the_scores_of_a_row_longer_than_those_probed_are_counted(
