@@ -17,8 +17,6 @@ from typing import Any, TypeVar
 
 import torch
 
-from agentkd.errors import ConfigError
-
 __all__ = ["World", "is_main_process", "open_world", "shard"]
 
 _LONGEST_WAIT = timedelta(hours=24)  # rank 0 may compute a teacher's signals while the others wait
@@ -143,22 +141,16 @@ def open_world(device: str) -> Iterator[World]:
         torch.distributed.destroy_process_group()
 
 
-def shard(model: Any, world: World) -> None:
+def shard(model: Any) -> None:
     """Split the frozen weights of every decoder layer over the processes (FSDP2).
 
     Each layer's weights are gathered when it runs, forward and backward, and given back after. The adapter,
-    the embeddings and the head stay whole in every process. Raises ConfigError outside torchrun.
+    the embeddings and the head stay whole in every process.
     """
     from torch.distributed.fsdp import fully_shard
 
     from agentkd.train.model import decoder_layers
 
-    if world.size == 1:
-        raise ConfigError(
-            '`[train] sharding = "fsdp"` needs several processes',
-            hint="set `[trainer.lora] processes`, or start `torchrun -m agentkd.train spec.json`",
-            key="train.sharding",
-        )
     for layer in decoder_layers(model):
         own = {parameter for parameter in layer.parameters() if parameter.requires_grad}
         # FSDP keeps the weights of a root whole after its forward pass, and every layer is a root here

@@ -26,7 +26,7 @@ from agentkd.train.model import load_base, recompute_activations, translate
 from agentkd.train.packing import make_packs
 from agentkd.train.plan import keep_plan, lesson_of
 from agentkd.train.policy import make_policy
-from agentkd.train.prepare import build_objectives, check_processes
+from agentkd.train.prepare import build_objectives
 from agentkd.train.record import Record, peak_mib, plan_line, predicted
 from agentkd.train.reference import prepare_references
 from agentkd.train.reporter import Reporter
@@ -71,11 +71,10 @@ class _Training:
     ) -> None:
         self.job, self.dataset, self.work, self.reporter, self.world = job, dataset, work, reporter, world
         self.should_stop = should_stop
-        self.lesson = lesson_of(job, dataset, reporter)
+        self.lesson = lesson_of(job, dataset, reporter, world.size)
         self.objectives, self.rows, self.steps = self.lesson.objectives, self.lesson.rows, self.lesson.steps
         self.teacher = self.lesson.teacher
         self.visits = list(itertools.accumulate(map(len, self.steps), initial=0))
-        check_processes(self.objectives, world.size)
         for line in preflight(self.lesson.dataset, len(self.steps)):
             reporter.say(line)
         self.plan = keep_plan(job, self.lesson, work, world)
@@ -105,7 +104,7 @@ class _Training:
         with without_dropout(model):
             body.pack_for_training([view for view in views if view.labels])
         if settings.sharding == "fsdp":
-            shard(model, self.world)
+            shard(model)
             shortest = min((view for view in views if view.labels), key=lambda view: view.n_tokens)
             with torch.no_grad():  # the first pass makes FSDP's buffers, and must not be an inference one
                 body.hidden(next(iter(make_packs([shortest], shortest.n_tokens))))

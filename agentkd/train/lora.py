@@ -21,7 +21,14 @@ from agentkd.errors import ConfigError
 from agentkd.schema import LoraSettings
 from agentkd.train import pissa
 
-__all__ = ["FusedLora", "adapter_parameters", "add_adapter", "without_dropout", "write_adapter"]
+__all__ = [
+    "FusedLora",
+    "adapter_parameters",
+    "add_adapter",
+    "check_adapter",
+    "without_dropout",
+    "write_adapter",
+]
 
 NAME = "default"
 
@@ -58,14 +65,20 @@ def _set_dropout(wrapped: Any, p: float) -> None:
             module.lora_dropout[NAME] = torch.nn.Dropout(p) if p else torch.nn.Identity()
 
 
-def _new_adapter(model: Any, settings: LoraSettings, seed: int) -> Any:
-    from peft import LoraConfig, get_peft_model
-
+def check_adapter(settings: LoraSettings) -> None:
+    """Raise ConfigError for settings of a new adapter that exclude each other."""
     if settings.init == "pissa" and (settings.variant == "dora" or settings.dropout):
         raise ConfigError(
             '`[train.lora] init = "pissa"` goes with neither `variant = "dora"` nor `dropout`',
             hint="leave one of them out",
+            key="train.lora.init",
         )
+
+
+def _new_adapter(model: Any, settings: LoraSettings, seed: int) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    check_adapter(settings)
     targets = settings.target_modules
     config = LoraConfig(
         r=settings.r,

@@ -28,7 +28,7 @@ from agentkd.train.distributed import World
 from agentkd.train.model import check_settings
 from agentkd.train.packing import Pack, make_packs, plan_steps
 from agentkd.train.planner import Fit, fit
-from agentkd.train.prepare import build_objectives, useful_rows
+from agentkd.train.prepare import build_objectives, check_job, useful_rows
 from agentkd.train.reporter import Reporter
 from agentkd.train.rows import Dataset, Row, load_dataset
 from agentkd.train.second import beside
@@ -56,10 +56,14 @@ class Lesson:
     """The rows of every step."""
 
 
-def lesson_of(job: TrainJob, dataset: Dataset, reporter: Reporter) -> Lesson:
-    """Build the objectives and lay the rows out in steps; raises ConfigError or TrainError."""
+def lesson_of(job: TrainJob, dataset: Dataset, reporter: Reporter, processes: int = 1) -> Lesson:
+    """Build the objectives and lay the rows out in steps.
+
+    Raises ConfigError or TrainError for what so many processes cannot train.
+    """
     settings = job.settings
     objectives = build_objectives(job)
+    check_job(job, objectives, processes)
     teacher, dataset = plan_teacher(job, dataset, objectives, reporter.say)
     rows = useful_rows(dataset, objectives, reporter.say)
     sizes = [row.n_tokens for row in rows]
@@ -72,7 +76,7 @@ def lesson_of(job: TrainJob, dataset: Dataset, reporter: Reporter) -> Lesson:
 def plan(job: TrainJob, reporter: Reporter, *, processes: int = 1) -> TrainPlan:
     """Return what a job will take; starts nothing and writes nothing."""
     dataset = load_dataset(job.dataset, job.settings.max_tokens_per_row)
-    return _plan(job, lesson_of(job, dataset, reporter), processes)
+    return _plan(job, lesson_of(job, dataset, reporter, processes), processes)
 
 
 def keep_plan(job: TrainJob, lesson: Lesson, work: Path, world: World) -> TrainPlan:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from agentkd.errors import ConfigError
-from agentkd.schema import TrainJob
+from agentkd.schema import TrainJob, TrainSettings
 from agentkd.train.batch import Weighted
 from agentkd.train.body import Body
 from agentkd.train.lora import without_dropout
@@ -28,7 +28,7 @@ from agentkd.train.model import decoder_layers
 from agentkd.train.rows import Row, View
 from agentkd.train.signals import Packer, TeacherModel, TeacherSignals
 
-__all__ = ["Policy", "make_policy", "sample", "with_completion"]
+__all__ = ["Policy", "check_sampling", "make_policy", "sample", "with_completion"]
 
 _ROWS_AT_ONCE = 16
 
@@ -226,26 +226,11 @@ def _row(row: Row, completion: Sequence[int]) -> Row:
     return Row(row.id, with_completion(row.student, completion), teacher)
 
 
-def make_policy(
-    job: TrainJob,
-    objectives: Sequence[Weighted],
-    rows: Sequence[Row],
-    steps: Sequence[Sequence[int]],
-    body: Body,
-    *,
-    signals: TeacherSignals | None,
-    pack: Packer,
-    chunk_tokens: int,
-    agree: Callable[[Any], Any],
-) -> Policy | None:
-    """Return what draws completions, where an objective asks for it.
-
-    Raises ConfigError for a teacher or a way of training with which the student cannot sample.
-    """
+def check_sampling(settings: TrainSettings, objectives: Sequence[Weighted]) -> None:
+    """Raise ConfigError for a teacher or a way of training with which the student cannot sample."""
     asking = [weighted for weighted in objectives if weighted.samples]
-    if not asking or signals is None:
-        return None
-    settings = job.settings
+    if not asking:
+        return
     trouble = {
         f"two objectives sample: `{asking[0].name}` and `{asking[-1].name}`": len(asking) > 1,
         "`[train] teacher` names another model; the teacher that reads samples is the own base": bool(
@@ -259,6 +244,25 @@ def make_policy(
                 f"`{asking[0].name}` cannot learn from samples: {what}",
                 hint=f'set `[train.objective.{asking[0].name}] policy = "off"`',
             )
+
+
+def make_policy(
+    job: TrainJob,
+    objectives: Sequence[Weighted],
+    rows: Sequence[Row],
+    steps: Sequence[Sequence[int]],
+    body: Body,
+    *,
+    signals: TeacherSignals | None,
+    pack: Packer,
+    chunk_tokens: int,
+    agree: Callable[[Any], Any],
+) -> Policy | None:
+    """Return what draws completions, where an objective asks for it; what `check_sampling` lets through."""
+    asking = [weighted for weighted in objectives if weighted.samples]
+    if not asking or signals is None:
+        return None
+    settings = job.settings
     return Policy(
         asking[0].objective, rows, steps, body, signals, pack, chunk_tokens, settings.max_tokens_per_row,
         settings.seed, agree,

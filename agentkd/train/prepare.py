@@ -11,9 +11,12 @@ from agentkd.plugins import PluginHost
 from agentkd.schema import TrainJob
 from agentkd.train.batch import KNOWN_NEEDS, Weighted
 from agentkd.train.feed import learns_from
+from agentkd.train.lora import check_adapter
+from agentkd.train.policy import check_sampling
+from agentkd.train.reference import check_reference
 from agentkd.train.rows import Dataset, Row
 
-__all__ = ["build_objectives", "check_processes", "useful_rows"]
+__all__ = ["build_objectives", "check_job", "check_processes", "useful_rows"]
 
 BUILT_IN = "agentkd.train.objectives"
 
@@ -37,6 +40,23 @@ def build_objectives(job: TrainJob) -> list[Weighted]:
     if not built:
         raise ConfigError("`[train.objective]` names no objective", hint="add `sft`")
     return built
+
+
+def check_job(job: TrainJob, objectives: Sequence[Weighted], n_processes: int) -> None:
+    """Refuse with ConfigError what no machine can train, before anything heavy is loaded."""
+    settings = job.settings
+    check_processes(objectives, n_processes)
+    if settings.sharding == "fsdp" and n_processes == 1:
+        raise ConfigError(
+            '`[train] sharding = "fsdp"` needs several processes',
+            hint="set `[trainer.lora] processes`, or start `torchrun -m agentkd.train spec.json`",
+            key="train.sharding",
+        )
+    if not job.init_adapter:  # which has its own shape
+        check_adapter(settings.lora)
+    check_sampling(settings, objectives)
+    for weighted in objectives:
+        check_reference(weighted)
 
 
 def check_processes(objectives: Sequence[Weighted], n_processes: int) -> None:

@@ -27,7 +27,7 @@ from agentkd.train.rows import Row, View
 from agentkd.train.shards import read_shard, write_shard
 from agentkd.train.teacher import arithmetic
 
-__all__ = ["References", "prepare_references"]
+__all__ = ["References", "check_reference", "prepare_references"]
 
 _ROWS_PER_SHARD = 64
 _FIGURES = "figures"  # the tensor of a shard, one figure per label
@@ -126,6 +126,19 @@ class References:
         return losses
 
 
+def check_reference(weighted: Weighted) -> None:
+    """Raise ConfigError where an objective's reference is neither `start`, `base` nor an adapter folder."""
+    if "reference" not in weighted.objective.requires:
+        return
+    reference = str(getattr(weighted.objective, "reference", "start"))
+    if reference not in ("start", "base") and not (Path(reference) / "adapter_config.json").is_file():
+        raise ConfigError(
+            f"`reference` must be `start`, `base` or an adapter folder, not `{reference}`",
+            hint="an adapter folder holds `adapter_config.json`",
+            key=f"train.objective.{weighted.name}.reference",
+        )
+
+
 def prepare_references(
     job: TrainJob,
     objectives: Sequence[Weighted],
@@ -175,19 +188,11 @@ def _referred(weighted: Weighted, rows: Sequence[Row]) -> list[Row]:
 def _model(
     job: TrainJob, reference: str, body: Body, views: Sequence[View]
 ) -> tuple[str, AbstractContextManager[Body]]:
-    """Return the fingerprint of a reference's adapter and how to be that model.
-
-    Raises ConfigError where it is neither `start`, `base` nor an adapter folder.
-    """
+    """Return the fingerprint of a reference's adapter and how to be that model."""
     if reference == "start" or (reference == "base" and not job.init_adapter):
         return _fingerprint(job.init_adapter), _start(body)
     if reference == "base":
         return "", _base(body)
-    if not (Path(reference) / "adapter_config.json").is_file():
-        raise ConfigError(
-            f"`reference` must be `start`, `base` or an adapter folder, not `{reference}`",
-            hint="an adapter folder holds `adapter_config.json`",
-        )
     return _fingerprint(reference), _other(job, reference, body, views)
 
 

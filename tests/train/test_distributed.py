@@ -66,7 +66,7 @@ with open_world("cpu") as world:
     body = Body(add_adapter(model, LoraSettings(r=4), init_adapter="", seed=0))
     view = View((1, 5, 6, 7, 2), (3, 4), (1.0, 1.0))
     body.pack_for_training([view])
-    shard(body.model, world)
+    shard(body.model)
     pack = next(iter(make_packs([view], 100)))
 
     def n_whole():

@@ -252,6 +252,32 @@ def test_the_plan_of_a_continued_training_knows_its_adapter(make_job: MakeJob) -
     assert adapter_settings(first) == lora
 
 
+@pytest.mark.parametrize(
+    ("settings", "processes", "why"),
+    [
+        ({"objective": {"taid": {}}}, 2, "`taid` learns from all chunks"),
+        ({"sharding": "fsdp"}, 1, "needs several processes"),
+        ({"lora": LoraSettings(r=4, init="pissa", dropout=0.1)}, 1, "goes with neither"),
+        (
+            {"objective": {"self-context": {"policy": "on"}}, "teacher": "path:x"},
+            1,
+            "cannot learn from samples",
+        ),
+        (
+            {"objective": {"selective": {"objective": "sft", "reference": "/nowhere"}}},
+            1,
+            "`start`, `base` or an adapter folder",
+        ),
+    ],
+)
+def test_a_plan_refuses_what_training_refuses(
+    make_job: MakeJob, taught: Path, settings: dict[str, Any], processes: int, why: str
+) -> None:
+    job = make_job(dataset=taught, **settings)
+    with pytest.raises(ConfigError, match=why):
+        plan(job, quiet(), processes=processes)
+
+
 def test_the_scores_of_a_row_longer_than_those_probed_are_counted(
     make_job: MakeJob, make_view: MakeView
 ) -> None:
