@@ -10,7 +10,7 @@ from agentkd import hf
 from agentkd.cycle.parts import Parts
 from agentkd.cycle.replay import union
 from agentkd.cycle.teach import is_remote, objective_modules, settings_with_folders, teacher_fields
-from agentkd.cycle.tutor import compiled_folder
+from agentkd.cycle.tutor import compiled_folder, count_answers
 from agentkd.errors import ConfigError, DataError, NotFoundError
 from agentkd.schema import DatasetCard, TrainJob, TrainPlan, TrainSettings
 
@@ -155,6 +155,10 @@ def plan_training(parts: Parts, dataset_id: str | None, init: str, replay: Seque
     output = str(parts.root / "checkpoints" / "planned")
     job = train_job(parts, dataset_to_train(parts, dataset_id, replay), output, init)
     plan = parts.trainer().plan(job, parts.progress)
+    told = count_answers(parts, job)
+    if told is not None:
+        changes = {"teacher": job.settings.teacher, "signals_cached": told[0], "signals_missing": told[1]}
+        plan = plan.model_copy(update=changes)
     if is_remote(parts.settings.train.teacher) and plan.signals_missing:
         plan = plan.model_copy(update={"usd": None})
     return plan

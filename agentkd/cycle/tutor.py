@@ -18,10 +18,10 @@ from agentkd.schema import DatasetCard, Example, Reply, TrainJob, content_id
 from agentkd.trust import trust_of_run
 
 if TYPE_CHECKING:
-    from agentkd.train.remote import Said, Vocabulary
+    from agentkd.train.remote import Answers, Said, Vocabulary
     from agentkd.train.rows import Row, View
 
-__all__ = ["SCORES_TEXT", "compiled_folder", "taught_job"]
+__all__ = ["SCORES_TEXT", "compiled_folder", "count_answers", "taught_job"]
 
 SCORES_TEXT = "text-completion-"
 """LiteLLM strings that begin so name a server of text completions, which can score a given text."""
@@ -41,22 +41,44 @@ def taught_job(parts: Parts, job: TrainJob) -> TrainJob:
     teacher = job.settings.teacher
     if not is_remote(teacher):
         return job
+    lesson = _lesson(parts, job)
+    if not teacher.startswith(SCORES_TEXT):
+        return lesson.answer()
+    if lesson.top_k:
+        lesson.score()
+    return lesson.job
+
+
+def count_answers(parts: Parts, job: TrainJob) -> tuple[int, int] | None:
+    """Return how many rows a chat teacher has answered, and how many it would be asked for; asks nobody.
+
+    None for a teacher that does not answer in its own words.
+    """
+    teacher = job.settings.teacher
+    if not is_remote(teacher) or teacher.startswith(SCORES_TEXT):
+        return None
+    lesson = _lesson(parts, job)
+    examples, vouched = lesson.examples()
+    kept = vouched | _unweighted(examples)
+    asked = [example.id for example in examples if example.id not in kept]
+    known = lesson.log("answer").found
+    n_answered = sum(key in known for key in asked)
+    return n_answered, len(asked) - n_answered
+
+
+def _lesson(parts: Parts, job: TrainJob) -> _Tutor:
     from agentkd.train.prepare import build_objectives
     from agentkd.train.teacher import wanted_top_k
 
     objectives = build_objectives(job)
     top_k = wanted_top_k(objectives)
     asking = [w.name for w in objectives if any(need.startswith("teacher") for need in w.objective.requires)]
-    job = job.model_copy(update={"dataset": str(compiled_folder(Path(job.dataset)))})
-    lesson = _Tutor(parts, job, top_k, asking)
-    if not teacher.startswith(SCORES_TEXT):
+    if not job.settings.teacher.startswith(SCORES_TEXT):
         for weighted in objectives:
             if "rejected" in weighted.objective.requires:
-                raise _pairs_refused(teacher, weighted.name)
-        return lesson.answer()
-    if top_k:
-        lesson.score()
-    return job
+                raise _pairs_refused(job.settings.teacher, weighted.name)
+    job = job.model_copy(update={"dataset": str(compiled_folder(Path(job.dataset)))})
+    return _Tutor(parts, job, top_k, asking)
 
 
 @dataclass(frozen=True)
@@ -87,16 +109,14 @@ class _Tutor:
 
     def answer(self) -> TrainJob:
         """Let the teacher answer every prompt; return the job on the dataset of its answers."""
-        from agentkd.train.remote import Vocabulary, label_weight
-        from agentkd.train.view import read_examples
+        from agentkd.train.remote import Vocabulary
 
-        examples = [e for e in read_examples(self.job.dataset) if e.weight and any(e.student.weights)]
-        vouched = _vouched(self.parts, examples)
+        examples, vouched = self.examples()
         model: Any = self.parts.model(self.job.settings.teacher)
         sampling: dict[str, Any] = {"temperature": 0.0, "purpose": "teacher"}
         if self.top_k:
             sampling["top_log_probs"] = min(self.top_k, _MOST_TOP)
-        kept = vouched.union(e.id for e in examples if not label_weight(e))  # no target is learnt there
+        kept = vouched | _unweighted(examples)
         asked = [e for e in examples if e.id not in kept]
         wanted = {e.id: partial(model.reply, e.teacher_view or e.student_view, **sampling) for e in asked}
         answers = self._ask("answer", wanted)
@@ -115,6 +135,20 @@ class _Tutor:
             self._store(job, rows, said, texts, Vocabulary(job.base))
         return job
 
+    def examples(self) -> tuple[list[Example], frozenset[str]]:
+        """Return the rows that are learnt from, and those into whose runs untrusted words came."""
+        from agentkd.train.view import read_examples
+
+        found = [e for e in read_examples(self.job.dataset) if e.weight and any(e.student.weights)]
+        return found, _vouched(self.parts, found)
+
+    def log(self, way: str) -> Answers:
+        """Return what the teacher said when it was asked in this way, whatever the dataset: paid once."""
+        from agentkd.train.remote import Answers
+
+        name = content_id("remote", self.job.teacher_id, way, self.top_k)
+        return Answers(Path(self.job.signals) / "remote" / f"{name}.jsonl")
+
     def _rows(self, folder: str) -> dict[str, tuple[Row, View]]:
         """Return the taught rows of a dataset with what the teacher sees, by key."""
         from agentkd.train.artefact import row_key
@@ -126,11 +160,9 @@ class _Tutor:
 
     def _ask(self, way: str, wanted: Mapping[str, Callable[[], Reply]]) -> dict[str, Said]:
         """Ask what was not asked before; say what it cost."""
-        from agentkd.train.remote import Answers, cost_text
+        from agentkd.train.remote import cost_text
 
-        teacher, progress = self.job.settings.teacher, self.parts.progress
-        name = content_id("remote", self.job.teacher_id, way, self.top_k)  # whatever the dataset: paid once
-        log = Answers(Path(self.job.signals) / "remote" / f"{name}.jsonl")
+        teacher, progress, log = self.job.settings.teacher, self.parts.progress, self.log(way)
         n = sum(key not in log.found for key in wanted)
         progress.say(f"teacher `{teacher}`: {n} of {len(wanted)} rows to ask for")
         log.ask(wanted, workers=self.parts.settings.run.workers, progress=progress, label="teacher")
@@ -223,6 +255,13 @@ def _vouched(parts: Parts, examples: Sequence[Example]) -> frozenset[str]:
     named = dict.fromkeys(id_ for example in examples for id_ in example.provenance.trajectories)
     clean = {run.id for run in parts.trajectories(named) if trust_of_run(run, trust).is_clean}
     return frozenset(e.id for e in examples if not clean.issuperset(e.provenance.trajectories))
+
+
+def _unweighted(examples: Sequence[Example]) -> frozenset[str]:
+    """Return the rows whose target is not learnt: nothing in its place would be."""
+    from agentkd.train.remote import label_weight
+
+    return frozenset(example.id for example in examples if not label_weight(example))
 
 
 def _pairs_refused(teacher: str, objective: str) -> ConfigError:

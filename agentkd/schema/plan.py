@@ -46,11 +46,11 @@ class TrainPlan(Value):
     objectives: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Objectives with what each requires; nothing for a loss on text alone."""
     teacher: str = ""
-    """Who teaches; empty where no objective asks."""
+    """Who teaches; empty where no objective asks, and no chat model says the targets anew."""
     signals_cached: int = 0
-    """Rows whose teacher signals are on disk."""
+    """Rows whose teacher signals, or answers of a chat teacher, are on disk."""
     signals_missing: int = 0
-    """Rows whose teacher signals would be computed or fetched first."""
+    """Rows whose teacher signals or answers would be computed or fetched first."""
     signals_seconds: float = 0.0
     """Time that the missing ones of a local teacher take."""
     device: str

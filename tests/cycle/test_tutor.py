@@ -268,12 +268,18 @@ def test_a_run_that_broke_off_asks_only_for_the_rest(
     teacher = serve(hf.tiny_model(tmp_path / "foreign", seed=3, n_vocabulary=280, width=32))
     teacher.fails_after = 4
     with opened(teacher.url, "openai/tiny", {"sft": {}}) as workspace:
+        before = workspace.plan_training()
+        assert (before.teacher, before.signals_cached, before.usd) == ("openai/tiny", 0, None)
         with pytest.raises(ModelError):
             job_of(workspace)
         assert len(teacher.requests) == 4
+        left = workspace.plan_training()
+        assert (left.signals_cached, left.signals_missing) == (4, before.signals_missing - 4)
         teacher.fails_after = None
         examples = list(read_examples(job_of(workspace).dataset))
-        assert len(teacher.requests) == len(examples) > 4
+        assert len(teacher.requests) == len(examples) == before.signals_missing
+        told = workspace.plan_training()
+        assert (told.signals_missing, told.usd) == (0, 0.0), "what was paid for is free"
 
         whole = Path(train_job(workspace.parts, workspace.datasets()[-2].id, "out").dataset)
         part = whole.parent / "part"  # another dataset with rows that were asked about already
