@@ -89,6 +89,9 @@ def read_course(metrics: Path) -> Course:
 
 
 def _task_loss(row: Mapping[str, Any]) -> float:
+    """Return what the objectives have of the loss; logs of earlier versions hold no such figure."""
+    if "task_loss" in row:
+        return float(row["task_loss"])
     terms = {name: value for name, value in row.get("terms", {}).items() if name != "anchor"}
     return float(sum(terms.values()) if terms else row["loss"])
 

@@ -35,8 +35,11 @@ from agentkd.train.rows import View
 if TYPE_CHECKING:
     from agentkd.protocols import StepContext
 
-__all__ = ["Anchors", "prepare_anchors", "read_anchors"]
+__all__ = ["ANCHOR", "Anchors", "prepare_anchors", "read_anchors"]
 
+
+ANCHOR = "anchor"
+"""Name of the anchors' term."""
 
 Packer = Callable[[Sequence[View]], Iterable[Pack]]
 
@@ -112,7 +115,7 @@ def _view(tokenizer: Any, entry: dict[str, str]) -> View:
 class _HoldToBase:
     """KL(base || student) on the base's top tokens; chunked by the trainer as any objective is."""
 
-    name = "anchor"
+    name = ANCHOR
     requires = frozenset({TEACHER})
 
     def forward(self, context: StepContext) -> dict[str, torch.Tensor]:
@@ -174,13 +177,15 @@ class Anchors:
             yield _shuffled(n, self._seed, place // n)[place % n]
 
     def accumulate(self, body: Body, step: int, share: float = 1.0) -> float:
-        """Add a share of the gradient of the step's anchors to the adapter; return that share of the loss."""
+        """Add a share of the gradient of the step's anchors to the adapter.
+
+        Returns that share of the divergence, without its weight.
+        """
         numbers = list(self.of_step(step))
         views = [self.views[number] for number in numbers]
         normaliser = float(sum(len(view.labels) for view in views))
-        scale = StepScale({_HoldToBase.name: normaliser}, step, step + 1, self._chunk_tokens)
-        weight = self.settings.weight * share
-        held = [Weighted(_HoldToBase(), weight, "agentkd")]
+        scale = StepScale({ANCHOR: normaliser}, step, step + 1, self._chunk_tokens)
+        held = [Weighted(_HoldToBase(), self.settings.weight * share, "agentkd")]
         total = 0.0
         for packed in self._pack(views):
             places = [(self._known[numbers[number]], place) for number, place in packed.labels]
@@ -189,8 +194,8 @@ class Anchors:
                 torch.stack([known[1][place] for known, place in places]),
                 torch.ones(len(places), dtype=torch.bool),
             )
-            total += accumulate(body, Batch.of(packed, signals), held, scale)[_HoldToBase.name]
-        return weight * total
+            total += accumulate(body, Batch.of(packed, signals), held, scale).terms[ANCHOR]
+        return share * total
 
 
 @functools.lru_cache(maxsize=2)

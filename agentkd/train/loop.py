@@ -264,6 +264,7 @@ class _Training:
                 {
                     "step": step + 1,
                     "loss": result.loss,
+                    "task_loss": result.task_loss,
                     "terms": result.terms,
                     "lr": self.stepper.optimizer.param_groups[0]["lr"],
                     "grad_norm": result.grad_norm,

@@ -28,6 +28,7 @@ __all__ = [
     "TEACHER",
     "Batch",
     "Chunk",
+    "Losses",
     "PackSignals",
     "PackSpans",
     "StepScale",
@@ -90,10 +91,18 @@ def _rows_of(batch: Batch, seen: torch.Tensor) -> Iterator[torch.Tensor]:
             yield labels
 
 
-def accumulate(
-    body: Body, batch: Batch, objectives: Sequence[Weighted], scale: StepScale
-) -> dict[str, float]:
-    """Add the gradient of a pack to the adapter; return the pack's share of each term."""
+@dataclass(frozen=True)
+class Losses:
+    """What a pack adds to the loss of its step."""
+
+    total: float
+    """What is descended: the terms, each times the weight of its objective."""
+    terms: dict[str, float]
+    """Every term as its objective gave it."""
+
+
+def accumulate(body: Body, batch: Batch, objectives: Sequence[Weighted], scale: StepScale) -> Losses:
+    """Add the gradient of a pack to the adapter; return the pack's share of the losses."""
     return _PackLoss(body, batch, objectives, scale).accumulate()
 
 
@@ -109,8 +118,9 @@ class _PackLoss:
         self.weights = torch.tensor(batch.pack.weights, device=body.device)
         self.rows = batch.rows().to(body.device)
         self.terms: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=body.device))
+        self.total = torch.zeros((), device=body.device)
 
-    def accumulate(self) -> dict[str, float]:
+    def accumulate(self) -> Losses:
         hidden = self.body.hidden(self.batch.pack)
         leaf, gradient = hidden.detach(), torch.zeros_like(hidden)
         factors = self._look(leaf)
@@ -122,7 +132,7 @@ class _PackLoss:
                 if states.grad is not None:
                     gradient[place] = states.grad
         hidden.backward(gradient)  # type: ignore[no-untyped-call]
-        return {name: float(value) for name, value in self.terms.items()}
+        return Losses(float(self.total), {name: float(value) for name, value in self.terms.items()})
 
     def _wanted(self) -> torch.Tensor:
         """Return the labels that any loss is about, ascending, on the CPU."""
@@ -220,7 +230,9 @@ class _PackLoss:
         context = spans.context(scale.normalisers[weighted.name], scale.step, scale.n_steps)
         with blaming(weighted.plugin, f"objective `{weighted.name}`"):
             losses = weighted.objective.spans(log_q, context)
-        return self._sum(losses, 1.0)
+        total = self._sum(losses, 1.0)
+        self.total = self.total + weighted.weight * total.detach()
+        return total
 
     def _sum(self, losses: Mapping[str, torch.Tensor], weight: float) -> torch.Tensor:
         """Add the losses to the terms; return their weighted sum."""
@@ -245,6 +257,7 @@ class _PackLoss:
                 with blaming(weighted.plugin, f"objective `{weighted.name}`"):
                     losses = weighted.objective.forward(chunk)
                 total = total + self._sum(losses, weighted.weight)
+        self.total = self.total + total.detach()
         if factors is not None:
             # a loss whose gradient by each label's log-probability is the label's factor
             ids = self.targets[place, None]

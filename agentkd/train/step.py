@@ -14,7 +14,7 @@ import torch
 from agentkd.errors import TrainError
 from agentkd.files import write_whole
 from agentkd.schema import TrainSettings
-from agentkd.train.anchor import Anchors
+from agentkd.train.anchor import ANCHOR, Anchors
 from agentkd.train.body import Body
 from agentkd.train.distributed import World
 from agentkd.train.feed import Feed
@@ -39,9 +39,11 @@ class StepResult:
     """What one step did."""
 
     terms: dict[str, float]
-    """Every term of the loss."""
+    """Every term of the loss, without its weight."""
     loss: float
-    """Their sum."""
+    """What was descended: the sum of the terms times their weights."""
+    task_loss: float
+    """The part of it that the objectives have; the rest is that of the anchors."""
     grad_norm: float
     """Norm of the gradient before clipping."""
     n_tokens: int
@@ -88,34 +90,41 @@ class Stepper:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad()
-        terms, n_computed = self._gradient(step, rows)
+        terms, task_loss, n_computed = self._gradient(step, rows)
         parameters = [parameter for _, parameter in adapter_parameters(self.body.model)]
         self.world.sum_gradients(parameters)
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm))
-        loss = sum(terms.values())
+        loss = task_loss + self.settings.anchor.weight * terms.get(ANCHOR, 0.0)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._refuse(step, rows, terms, norm)
         self.optimizer.step()
         n_tokens = sum(row.n_tokens for row in rows)
         n_labels = sum(len(view.labels) for row in rows for view in (row.student, row.rejected) if view)
-        return StepResult(terms, loss, norm, n_tokens, n_computed, n_labels)
+        return StepResult(terms, loss, task_loss, norm, n_tokens, n_computed, n_labels)
 
-    def _gradient(self, step: int, rows: Sequence[Row]) -> tuple[dict[str, float], int]:
-        """Add the gradient of this process's packs to the adapter; return all terms and computed tokens."""
+    def _gradient(self, step: int, rows: Sequence[Row]) -> tuple[dict[str, float], float, int]:
+        """Add the gradient of this process's packs to the adapter.
+
+        Returns all terms, the weighted sum of those of the objectives, and computed tokens.
+        """
         batches = self.feed.batches(rows, step)
         scale = StepScale(normalisers(self.objectives, batches), step, len(self.steps), self.chunk_tokens)
         terms: dict[str, float] = defaultdict(float)
+        task_loss = 0.0
         mine = self.world.share(batches)
         for batch in mine:
-            for name, value in accumulate(self.body, batch, self.objectives, scale).items():
+            losses = accumulate(self.body, batch, self.objectives, scale)
+            task_loss += losses.total
+            for name, value in losses.terms.items():
                 terms[name] += value
         if self.settings.sharding != "none" and len(mine) < len(self.world.most(batches)):
             idle = self.body.hidden(batches[0].pack)  # weights are gathered by all processes or by none
             (idle * 0.0).sum().backward()  # type: ignore[no-untyped-call]
         if self.anchors is not None:
             share = self._share_of_anchors()
-            terms["anchor"] += self.anchors.accumulate(self.body, step, share) if share else 0.0
-        return self.world.sum_terms(terms), sum(len(batch.pack.tokens) for batch in batches)
+            terms[ANCHOR] += self.anchors.accumulate(self.body, step, share) if share else 0.0
+        task_loss = self.world.sum_terms({"task": task_loss})["task"]
+        return self.world.sum_terms(terms), task_loss, sum(len(batch.pack.tokens) for batch in batches)
 
     def _share_of_anchors(self) -> float:
         """Return this process's share: one computes them, or all do whose weights are gathered together."""

@@ -72,7 +72,8 @@ def test_the_course_is_read_from_the_log_of_a_training(tmp_path: Path) -> None:
         {"step": 1, "loss": 2.0},
         {"step": 2, "loss": 1.4, "terms": {"sft": 1.0, "anchor": 0.4}},
         {"step": 2, "dev_loss": 1.5},
+        {"step": 3, "loss": 0.9, "task_loss": 0.5, "terms": {"sft": 5.0, "anchor": 0.8}},
     ]
     log.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    assert read_course(log) == Course(proxy=((1, 2.0), (2, 1.0)), golden=((2, 1.5),))
+    assert read_course(log) == Course(proxy=((1, 2.0), (2, 1.0), (3, 0.5)), golden=((2, 1.5),))
     assert read_course(tmp_path / "none.jsonl") == Course()

@@ -133,6 +133,20 @@ def test_neither_chunks_nor_shares_change_the_gradient(base: Path, body: Body, g
     torch.testing.assert_close(found[0][1], found[1][1], atol=1e-6, rtol=1e-3)
 
 
+def test_the_logged_loss_is_the_one_that_is_descended(make_job: MakeJob) -> None:
+    anchor = AnchorSettings(weight=0.3)
+    job = make_job(objective={"sft": {"weight": 0.25}}, anchor=anchor, epochs=1.0)
+    trained = run(job)
+    lines = [json.loads(line) for line in (Path(job.output) / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "loss" in line]
+    for line in steps[1:]:
+        sft, anchor = line["terms"]["sft"], line["terms"]["anchor"]
+        assert anchor > 0
+        assert line["task_loss"] == pytest.approx(0.25 * sft)
+        assert line["loss"] == pytest.approx(0.25 * sft + 0.3 * anchor)
+    assert trained.metrics["loss"] == pytest.approx(steps[-1]["loss"], rel=0.5)
+
+
 def test_another_text_of_anchors_is_another_job(make_job: MakeJob, general: Path) -> None:
     job = make_job(anchor=AnchorSettings(path=str(general)))
     card = load_dataset(job.dataset, 2048).card

@@ -71,7 +71,7 @@ def step(
     scale = StepScale(normalisers(objectives, batches), 0, 1, chunk)
     terms: dict[str, float] = {}
     for batch in batches:
-        for name, value in accumulate(body, batch, objectives, scale).items():
+        for name, value in accumulate(body, batch, objectives, scale).terms.items():
             terms[name] = terms.get(name, 0.0) + value
     return terms, {name: p.grad.clone() for name, p in adapter_parameters(body.model)}
 

@@ -116,7 +116,7 @@ def step(
     scale = StepScale(normalisers(objectives, batches), 0, 1, chunk)
     terms: dict[str, float] = {}
     for batch in batches:
-        for name, value in accumulate(body, batch, objectives, scale).items():
+        for name, value in accumulate(body, batch, objectives, scale).terms.items():
             terms[name] = terms.get(name, 0.0) + value
     return terms, {name: p.grad.clone() for name, p in adapter_parameters(body.model)}
 
@@ -255,6 +255,14 @@ def test_the_loss_falls_and_the_margin_grows(
     assert lines[-1]["terms"][falls] < 0.8 * lines[0]["terms"][falls]
     rows = [row for row in load_dataset(pairs, 2048).train if row.rejected]
     assert margin(job, rows, job.output) > margin(job, rows, "") + 2.0
+
+
+def test_the_loss_of_pairs_is_logged_with_its_weight(make_job: MakeJob, pairs: Path) -> None:
+    objective = {"redi": {"weight": 0.7}, "sft": {"weight": 0.5}}
+    for line in run(make_job(dataset=pairs, objective=objective, epochs=1.0)):
+        terms = line["terms"]
+        wanted = 0.7 * (terms["redi-chosen"] + terms["redi-rejected"]) + 0.5 * terms["sft"]
+        assert line["loss"] == pytest.approx(wanted, rel=1e-5)
 
 
 def test_the_reference_is_computed_once_for_all_runs(make_job: MakeJob, pairs: Path) -> None:

@@ -81,7 +81,7 @@ def step(body: Body, views: list[View], weighted: Weighted, chunk: int, max_toke
         reference = torch.tensor([5.0 + (7 * number + 3 * place) % 5 for number, place in pack.labels])
         batches.append(Batch(pack, torch.zeros(len(pack.labels)), references={weighted.name: reference}))
     scale = StepScale(normalisers([weighted], batches), 0, 1, chunk)
-    terms = [accumulate(body, batch, [weighted], scale) for batch in batches]
+    terms = [accumulate(body, batch, [weighted], scale).terms for batch in batches]
     total = sum(term.get(f"{weighted.name}-sft", 0.0) for term in terms)
     return total, {name: p.grad.clone() for name, p in adapter_parameters(body.model)}, scale.normalisers
 
