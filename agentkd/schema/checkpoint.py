@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
 
 from agentkd.schema.base import Value, now
 
@@ -19,13 +19,13 @@ def _sft() -> dict[str, dict[str, Any]]:
 class LoraSettings(Value):
     """Shape of the adapter."""
 
-    r: int = 16
+    r: int = Field(default=16, ge=1, le=4096)
     """Rank."""
-    alpha: int = 32
+    alpha: int = Field(default=32, ge=1)
     """Scale numerator; the adapter is scaled by alpha / r."""
-    dropout: float = 0.0
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Dropout on the adapter's input in [0, 1)."""
-    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] | Literal["all-linear"] = "all-linear"
     """Modules that get an adapter."""
     variant: Literal["lora", "rslora", "dora"] = "lora"
     """`rslora` scales by alpha / sqrt(r), which suits high ranks; `dora` also trains each output's
@@ -57,19 +57,19 @@ class TrainSettings(Value):
     """Shape of the adapter."""
     anchor: AnchorSettings = AnchorSettings()
     """General text on which the student stays near its base."""
-    learning_rate: float = 5e-4
+    learning_rate: float = Field(default=5e-4, gt=0.0, allow_inf_nan=False)
     """Peak learning rate of AdamW."""
-    warmup_share: float = 0.05
+    warmup_share: float = Field(default=0.05, ge=0.0, le=1.0)
     """Share of the steps with a linear warm-up; then cosine decay to a tenth of the peak."""
-    epochs: float = 3.0
+    epochs: float = Field(default=3.0, gt=0.0, allow_inf_nan=False)
     """Passes over the rows."""
-    tokens_per_step: int = 1024
+    tokens_per_step: int = Field(default=1024, ge=1)
     """Real tokens in one optimiser step, gathered by packing rows."""
-    max_tokens_per_row: int = 2048
+    max_tokens_per_row: int = Field(default=2048, ge=2)
     """Longer rows are refused by the compiler, never cut."""
-    weight_decay: float = 0.0
+    weight_decay: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
     """AdamW weight decay on the adapter."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: float = Field(default=1.0, gt=0.0, allow_inf_nan=False)
     """Gradient norm is clipped here."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute type; `auto` measures both on this machine and takes the faster."""
@@ -77,11 +77,11 @@ class TrainSettings(Value):
     """`auto` takes CUDA where there is one."""
     seed: int = 0
     """Seed of initialisation, order and dropout."""
-    save_every_seconds: float = 60.0
+    save_every_seconds: float = Field(default=60.0, ge=0.0, allow_inf_nan=False)
     """Longest time between two resumable saves."""
-    chunk_tokens: int = 256
+    chunk_tokens: int = Field(default=256, ge=1)
     """Label positions whose logits exist at one time; fewer where `max_memory` asks for it."""
-    max_memory: Literal["auto"] | float = "auto"
+    max_memory: Literal["auto"] | Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = "auto"
     """GiB that training may take; `auto` is 80 % of what is free (memory, or the GPU's). The planner makes
     packs and chunks smaller, then recomputes activations, until its prediction fits."""
     gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
@@ -102,7 +102,7 @@ class TrainSettings(Value):
     new rows with a replay of earlier ones. With both, the better one that passes the gate serves."""
     keep_last: int = Field(default=2, ge=1)
     """Resumable saves that are kept while training."""
-    loss_rows_logged: int = 1
+    loss_rows_logged: int = Field(default=1, ge=1)
     """Steps between two lines of metrics.jsonl."""
     teacher: str = ""
     """Who gives the signals: empty for the student's own base without adapter, a local source (`wheel:`,
@@ -168,3 +168,34 @@ class Checkpoint(Value):
     """Versions of the packages that trained it."""
     created_at: datetime = Field(default_factory=now)
     """When training ended (UTC)."""
+
+    @field_validator("settings", mode="wrap")
+    @classmethod
+    def _as_trained(cls, value: Any, validate: ValidatorFunctionWrapHandler) -> TrainSettings:
+        """Read a figure as it was trained with, where it is out of bounds that came later."""
+        try:
+            settings: TrainSettings = validate(value)
+        except ValidationError as error:
+            faults = error.errors()
+            if not isinstance(value, dict) or any(fault["type"] not in _BOUNDS for fault in faults):
+                raise
+            settings = _unbounded(value, [fault["loc"] for fault in faults], validate)
+        return settings
+
+
+_BOUNDS = {"greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number"}
+
+
+def _unbounded(
+    value: dict[str, Any], places: list[tuple[int | str, ...]], validate: ValidatorFunctionWrapHandler
+) -> TrainSettings:
+    """Return settings with the figures at `places`, such as `epochs` or `lora.r`, as they are."""
+    kept = {key: dict(entry) if isinstance(entry, dict) else entry for key, entry in value.items()}
+    figures: dict[str, dict[str, Any]] = {}
+    for *table, name in places:
+        within = str(table[0]) if table else ""
+        figures.setdefault(within, {})[str(name)] = (kept[within] if table else kept).pop(str(name))
+    settings: TrainSettings = validate(kept)
+    changes = figures.pop("", {})
+    changes |= {name: getattr(settings, name).model_copy(update=own) for name, own in figures.items()}
+    return settings.model_copy(update=changes)

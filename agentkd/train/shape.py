@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from agentkd import hf
+from agentkd.errors import ConfigError
 from agentkd.schema import LoraSettings, TrainJob
 from agentkd.train.model import decoder_layers
 
@@ -37,10 +38,10 @@ class Shape:
 def shape_of(job: TrainJob) -> tuple[Any, Shape]:
     """Read the base's configuration; return it and the numbers.
 
-    Raises CheckpointError where the adapter that training goes on from cannot be read.
+    Raises CheckpointError where the adapter that training goes on from cannot be read, ConfigError where the
+    base has no module for a new one.
     """
     import transformers
-    from peft import LoraConfig, get_peft_model
 
     config = transformers.AutoConfig.from_pretrained(job.base, local_files_only=True, trust_remote_code=False)
     text = config.get_text_config()
@@ -51,15 +52,7 @@ def shape_of(job: TrainJob) -> tuple[Any, Shape]:
         if job.init_adapter:
             n_adapter = sum(tensor.numel() for tensor in hf.read_adapter(job.init_adapter).tensors.values())
         else:
-            lora = job.settings.lora
-            targets = lora.target_modules
-            shaped = LoraConfig(
-                r=lora.r,
-                target_modules=targets if isinstance(targets, str) else list(targets),
-                use_dora=lora.variant == "dora",
-                task_type="CAUSAL_LM",
-            )
-            n_adapter = _count(get_peft_model(model, shaped), trained_only=True)
+            n_adapter = _count(_with_adapter(model, job.settings.lora), trained_only=True)
     return config, Shape(
         text.num_hidden_layers, text.hidden_size, text.vocab_size, n_base, n_adapter,
         text.num_attention_heads, n_in_layers,
@@ -81,6 +74,26 @@ def adapter_settings(job: TrainJob) -> LoraSettings:
     variant = "dora" if found.get("use_dora") else "rslora" if found.get("use_rslora") else "lora"
     changes = {"r": found["r"], "target_modules": targets, "variant": variant, "init": "kaiming"}
     return lora.model_copy(update=changes)
+
+
+def _with_adapter(model: Any, lora: LoraSettings) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    targets = lora.target_modules
+    config = LoraConfig(
+        r=lora.r,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        use_dora=lora.variant == "dora",
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise ConfigError(
+            f"no adapter fits the base: {error}",
+            hint='name modules that it has, or set `[train.lora] target_modules = "all-linear"`',
+            key="train.lora.target_modules",
+        ) from error
 
 
 def _count(module: Any, *, trained_only: bool = False) -> int:
