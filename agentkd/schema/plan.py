@@ -58,7 +58,7 @@ class TrainPlan(Value):
     dtype: str
     """Compute type: as set, or the faster one as measured."""
     threads: int
-    """Threads of torch."""
+    """Threads of torch in each process."""
     processes: int = 1
     """Processes that share the packs."""
     pack_tokens: int

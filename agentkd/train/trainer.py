@@ -31,7 +31,7 @@ class LoraTrainerSettings(Value):
     """Options of the trainer `lora`."""
 
     threads: int = Field(default=0, ge=0)
-    """CPU threads of the training process; 0 takes all cores."""
+    """CPU threads of each training process; 0 shares all cores among the processes."""
     processes: int = Field(default=1, ge=1)
     """Processes of torchrun that share the packs of every step: one per GPU, or per group of CPU cores."""
 
@@ -122,7 +122,17 @@ class LoraTrainer:
         environment["HF_HUB_OFFLINE"] = "1"
         if self._settings.threads:
             environment["OMP_NUM_THREADS"] = str(self._settings.threads)
+        elif self._settings.processes > 1:  # torchrun would give each one thread, and a plan takes all cores
+            n_threads = max(1, _n_cores() // self._settings.processes)
+            environment.setdefault("OMP_NUM_THREADS", str(n_threads))
         return environment
+
+
+def _n_cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS
+        return os.cpu_count() or 1
 
 
 def _drain(stream: IO[str] | None, lines: deque[str]) -> None:

@@ -45,6 +45,17 @@ class SeenBar:
         self.seen.bars[self.label] += n
 
 
+def test_processes_share_the_cores(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1})
+    job, trainer = make_job(), LoraTrainer(LoraTrainerSettings(processes=2))
+    assert trainer.plan(job).threads == 1, "a plan measures with what each process gets"
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2, 3})
+    assert trainer.plan(job).threads == 2
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert trainer.plan(job).threads == 1, "what a person sets stands"
+
+
 def test_a_process_trains_with_few_packages_and_its_progress_is_shown(
     make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
