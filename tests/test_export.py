@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from agentkd import hf
-from agentkd.errors import CheckpointError, ConfigError
+from agentkd.errors import CheckpointError, ConfigError, ModelError
 from agentkd.hf.llama_cpp import has_llama_cpp
 from agentkd.schema import Rendered
 
@@ -188,6 +188,41 @@ def test_an_export_that_answers_otherwise_is_refused_and_leaves_nothing(
     with pytest.raises(CheckpointError, match="answers otherwise than the student"):
         hf.export_student("merged", *student, tmp_path / "out", rows(64), dtype="bfloat16")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_merged_export_of_fewer_bits_is_judged_by_its_weights(tmp_path: Path, dtype: str) -> None:
+    """Weights that the type holds exactly answer exactly: the arithmetic that reads them is float32."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from safetensors.torch import load_file
+
+    kind = getattr(torch, dtype)
+    base, adapter = Path(hf.tiny_model(tmp_path / "base")), tmp_path / "adapter"
+    model = hf.load_model(base, "float32", "cpu")
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(kind).float()
+    model.save_pretrained(str(base), safe_serialization=True)
+    get_peft_model(model, LoraConfig(r=2, target_modules=MODULES)).save_pretrained(str(adapter))
+    export = hf.export_student("merged", base, adapter, tmp_path / "out", rows(), dtype=dtype)
+    (parity,) = export.parity
+    assert (parity.agreement, parity.largest) == (1.0, 0.0)
+    assert {tensor.dtype for tensor in load_file(str(tmp_path / "out" / "model.safetensors")).values()} == {
+        kind
+    }
+    assert hf.load_model(tmp_path / "out", dtype, "cpu").dtype == kind
+
+
+def test_a_merged_export_in_float16_answers_like_the_student(
+    student: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (parity,) = hf.export_student("merged", *student, tmp_path / "out", rows(32), dtype="float16").parity
+    assert 0.995 == parity.bar <= parity.agreement
+
+
+def test_a_type_that_no_model_is_loaded_as_is_refused(base: Path) -> None:
+    with pytest.raises(ModelError, match="float8"):
+        hf.load_model(base, "float8", "cpu")
 
 
 def test_what_is_there_is_never_overwritten(student: tuple[Path, Path], tmp_path: Path) -> None:

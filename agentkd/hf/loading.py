@@ -36,14 +36,14 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
 def load_model(path: str | Path, dtype: str | torch.dtype = "auto", device: str = "auto") -> PreTrainedModel:
     """Load a causal model in evaluation mode, from safetensors alone. Raises ModelError.
 
-    `dtype` is `float32`, `bfloat16`, a torch type, or `auto` (the faster one on this device).
+    `dtype` is `float16`, `bfloat16`, `float32` or `float64`, a torch type, or `auto` (the faster one on this
+    device).
     """
-    import torch
 
     device = pick_device(device)
     wanted = fastest_dtype(device) if dtype == "auto" else dtype
     if isinstance(wanted, str):
-        wanted = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}[wanted]
+        wanted = _dtype(wanted)
     with _loading(path, "model") as transformers:
         model = transformers.AutoModelForCausalLM.from_pretrained(
             str(path), dtype=wanted, local_files_only=True, use_safetensors=True, trust_remote_code=False
@@ -51,6 +51,20 @@ def load_model(path: str | Path, dtype: str | torch.dtype = "auto", device: str 
         model = model.to(device).eval()
     model.requires_grad_(False)
     return model
+
+
+def _dtype(name: str) -> torch.dtype:
+    import torch
+
+    known = {
+        "float16": torch.float16,
+        "bfloat16": torch.bfloat16,
+        "float32": torch.float32,
+        "float64": torch.float64,
+    }
+    if name not in known:
+        raise ModelError(f"no model is loaded as `{name}`", hint=f"one of {', '.join(known)}")
+    return known[name]
 
 
 def convert_gguf(gguf_file: Path, folder: Path) -> None:
