@@ -81,9 +81,11 @@ class Objective(Protocol):
 
     What it may declare besides: `is_divergence = True` (0 where student and teacher agree, positive
     elsewhere), `has_moving_target = True` (the target follows the student without gradient), `whole_rows =
-    True` (it needs all labels of a row in one chunk), `gathers_state = True` (its state follows from the
-    chunks that it saw, so that several processes may not share them), `top_k` (teacher tokens that it
-    reads), `reference` (see `SelectiveObjective`). `agentkd.testing.check_objective` checks what is declared.
+    True` (it needs all labels of a row in one chunk), `row_bytes(n_labels)` (a method: bytes that a row of so
+    many labels takes beside its logits, for the planner), `gathers_state = True` (its state
+    follows from the chunks that it saw, so that several processes may not share them), `top_k` (teacher
+    tokens that it reads), `reference` (see `SelectiveObjective`). `agentkd.testing.check_objective` checks
+    what is declared.
     """
 
     name: str

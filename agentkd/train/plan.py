@@ -111,9 +111,7 @@ def _plan(job: TrainJob, lesson: Lesson, processes: int) -> TrainPlan:
     settings, rows, steps = job.settings, lesson.rows, lesson.steps
     device = hf.pick_device(settings.device)
     check_settings(settings, device)
-    dtype = settings.dtype
-    if dtype == "auto":
-        dtype = "bfloat16" if hf.fastest_dtype(device) == torch.bfloat16 else "float32"
+    dtype = _compute_type(settings.dtype, device)
     config, shape = shape_of(job)
     has_pairs = any("rejected" in weighted.objective.requires for weighted in lesson.objectives)
 
@@ -128,6 +126,7 @@ def _plan(job: TrainJob, lesson: Lesson, processes: int) -> TrainPlan:
     found = fit(
         job, shape, config, views, steps, packs, device=device, dtype=dtype, n_labels=n_labels,
         signals=signals, others=others, heaviest=_heaviest(rows, steps, has_pairs), processes=processes,
+        objectives=lesson.objectives,
     )  # fmt: skip
     size = others.teacher / shape.n_base if others.teacher else 1.0
     n_tokens = sum(rows[number].n_tokens for step in steps for number in step)
@@ -166,6 +165,12 @@ def _plan(job: TrainJob, lesson: Lesson, processes: int) -> TrainPlan:
         warnings=_warnings(job, lesson, n_labels, len(steps)),
         advice=_advice(job, lesson, shape, n_labels),
     )
+
+
+def _compute_type(wanted: str, device: str) -> str:
+    if wanted != "auto":
+        return wanted
+    return "bfloat16" if hf.fastest_dtype(device) == torch.bfloat16 else "float32"
 
 
 def _share(tokens_per_step: int, found: Fit, processes: int) -> int:

@@ -18,6 +18,7 @@ import torch
 from agentkd.errors import TrainError
 from agentkd.schema import TrainJob
 from agentkd.train.attention import MAX_KEPT
+from agentkd.train.batch import Weighted
 from agentkd.train.memory import memory_limit_mib, resident_mib
 from agentkd.train.packing import MAX_PAIRS, Pack
 from agentkd.train.probe import LayerCost, head_seconds, probe_layers
@@ -133,19 +134,24 @@ def fit(
     imports: float | None = None,
     heaviest: Collection[int] = (),
     processes: int = 1,
+    objectives: Sequence[Weighted] = (),
 ) -> Fit:
     """Choose sizes whose predicted peak is within the limit; raises TrainError where nothing fits.
 
     `n_labels` are the trained tokens of the whole job, `signals` the bytes of the teacher's signals (all are
     held at one time), `others` the models beside the student, `imports` the MiB of this process (None:
-    measured), `heaviest` the rows that no sample may miss. `processes` share the work.
+    measured), `heaviest` the rows that no sample may miss. `processes` share the work. Of the
+    `objectives` some may need whole rows.
     """
     if imports is None:
         imports = 0.0 if device.startswith("cuda") else resident_mib()
     limit = memory_limit_mib(job, device, processes)
     views = [view for view in views if view.labels]
     held = {"imports": imports, **({"signals": signals / _MIB} if signals else {})}
-    bench = _Bench(job, shape, config, _probed(views), device, dtype, held, limit, others, processes)
+    bench = _Bench(
+        job, shape, config, _probed(views), device, dtype, held, limit, others, processes,
+        _longest_row(objectives, views),
+    )  # fmt: skip
     wanted = job.settings.gradient_checkpointing
     is_cpu = not device.startswith("cuda")
     first = _CPU_PACK if is_cpu else _GPU_PACK
@@ -210,6 +216,23 @@ def _probed(views: Sequence[View]) -> list[View]:
     return chosen
 
 
+@dataclass(frozen=True)
+class _LongestRow:
+    """What whole rows take of a chunk; nothing where no objective needs them whole."""
+
+    n_labels: int = 0
+    n_bytes: int = 0
+
+
+def _longest_row(objectives: Sequence[Weighted], views: Sequence[View]) -> _LongestRow:
+    whole = [w.objective for w in objectives if getattr(w.objective, "whole_rows", False)]
+    if not whole:
+        return _LongestRow()
+    n_labels = max(len(view.labels) for view in views)
+    needed = [objective.row_bytes(n_labels) for objective in whole if hasattr(objective, "row_bytes")]
+    return _LongestRow(n_labels, sum(needed))
+
+
 _costs: dict[tuple[object, ...], LayerCost] = {}
 
 
@@ -228,11 +251,12 @@ class _Bench:
         limit: float,
         others: Beside,
         processes: int,
+        longest: _LongestRow,
     ) -> None:
         self._job, self._shape, self._config, self._views = job, shape, config, views
         self._device, self._dtype, self._held, self._limit = device, dtype, held, limit
         self._others, self._processes = others, processes
-        self._lora = adapter_settings(job)
+        self._lora, self._longest = adapter_settings(job), longest
         self._head = head_seconds(shape.width, shape.n_vocabulary, device=device, dtype=dtype)
         self._bytes = torch.finfo(getattr(torch, dtype)).bits // 8
         self._weight_bytes = self._bytes if job.settings.quantise == "none" else 0.6
@@ -265,7 +289,9 @@ class _Bench:
         recompute: bool,
     ) -> Fit:
         shape = self._shape
-        n_chunk = min(chunk, load.most_labels)
+        longest = self._longest
+        n_chunk = min(max(chunk, longest.n_labels), load.most_labels)
+        of_rows = longest.n_bytes * max(1.0, n_chunk / max(1, longest.n_labels))
         logits = n_chunk * shape.n_vocabulary * (4 * _LOGIT_TENSORS + 2 * self._bytes * (self._bytes < 4))
         states = 3 * load.most_labels * shape.width * 4
         kept = load.largest * (cost.layer_bytes * shape.n_layers + cost.other_bytes)
@@ -275,7 +301,7 @@ class _Bench:
             "weights": self._n_weights() * self._weight_bytes / _MIB,
             "adapter": shape.n_adapter * _ADAPTER_BYTES / _MIB,
             "activations": kept * _SLACK / _MIB,
-            "logits": (logits + states) / _MIB,
+            "logits": (logits + states + of_rows) / _MIB,
         }
         parts |= self._other_models(parts["activations"] + parts["logits"])
         per_token = cost.layer_seconds * shape.n_layers + cost.other_seconds

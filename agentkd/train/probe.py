@@ -24,7 +24,7 @@ from agentkd.train.model import recompute_activations
 from agentkd.train.packing import Pack, make_packs
 from agentkd.train.rows import View
 
-__all__ = ["LayerCost", "Probe", "head_seconds", "probe_layers"]
+__all__ = ["LayerCost", "Living", "Probe", "head_seconds", "probe_layers"]
 
 _VOCABULARY = 512
 _LABELS = 64
@@ -137,7 +137,7 @@ def _small_body(
 def _run(body: Body, pack: Pack) -> tuple[float, float, float]:
     """Return (most bytes alive, seconds, seconds of the forward pass alone) of a pack."""
     device = body.device.type
-    with _Living() as living:
+    with Living() as living:
         body.hidden(pack).square().mean().backward()  # type: ignore[no-untyped-call]
     best = forward = float("inf")
     for _ in range(_TRIES):
@@ -158,7 +158,7 @@ def _now(device: str) -> float:
     return time.perf_counter()
 
 
-class _Living(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Living(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of the tensors that were made since and are still alive."""
 
     def __init__(self) -> None:

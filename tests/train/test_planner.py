@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Collection
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,9 +24,13 @@ from agentkd.train.loop import train
 from agentkd.train.lora import add_adapter, without_dropout
 from agentkd.train.memory import memory_limit_mib
 from agentkd.train.model import check_settings, recompute_activations, translate
+from agentkd.train.objectives.hidden import Relations, RelationsSettings
+from agentkd.train.objectives.sinkhorn import Sinkhorn, SinkhornSettings
 from agentkd.train.packing import make_packs
 from agentkd.train.plan import plan
 from agentkd.train.planner import Fit, Load, fit, measure_load
+from agentkd.train.prepare import build_objectives
+from agentkd.train.probe import Living
 from agentkd.train.reporter import Reporter
 from agentkd.train.rows import View, load_dataset
 from agentkd.train.shape import adapter_settings, shape_of
@@ -276,6 +281,40 @@ def test_a_plan_refuses_what_training_refuses(
     job = make_job(dataset=taught, **settings)
     with pytest.raises(ConfigError, match=why):
         plan(job, quiet(), processes=processes)
+
+
+@pytest.mark.parametrize("name", ["sinkhorn", "minilm-relations"])
+def test_a_loss_on_whole_rows_takes_the_logits_of_the_longest(
+    make_job: MakeJob, make_view: MakeView, name: str
+) -> None:
+    long = make_view([n % 200 + 20 for n in range(1000)], 900)
+
+    def logits(objective: str) -> float:
+        job = make_job(objective={objective: {}}, chunk_tokens=64)
+        config, shape = shape_of(job)
+        return fit(
+            job, shape, config, [long], [(0,)], lambda rows, t, p: make_packs([long], t, p),
+            device="cpu", dtype="float32", n_labels=900, imports=400.0, objectives=build_objectives(job),
+        ).parts["logits"]  # fmt: skip
+
+    _, shape = shape_of(make_job())
+    rows = {"sinkhorn": 3 * 4 * 900**2 * 21, "minilm-relations": 6 * 4 * 900**2 * 8}[name]
+    more = (900 - 64) * shape.n_vocabulary * 4 * 6 + rows
+    assert logits(name) - logits("forward-kl") == pytest.approx(more / 2**20)
+
+
+def test_what_a_loss_on_whole_rows_says_it_takes_is_what_it_takes() -> None:
+    n, width = 200, 64
+    top = torch.randn(n, width).log_softmax(-1).topk(20)
+    seen = SimpleNamespace(
+        logits=torch.randn(n, width, requires_grad=True), hidden=torch.randn(n, width, requires_grad=True),
+        teacher_hidden=torch.randn(n, width), rows=torch.zeros(n, dtype=torch.int64), weights=torch.ones(n),
+        teacher_top_ids=top.indices, teacher_top_log_probs=top.values, normaliser=float(n),
+    )  # fmt: skip
+    for objective in (Sinkhorn(SinkhornSettings()), Relations(RelationsSettings())):
+        with Living() as living:
+            sum(objective.forward(seen).values()).backward()
+        assert living.most == pytest.approx(objective.row_bytes(n), rel=0.25)
 
 
 def test_the_scores_of_a_row_longer_than_those_probed_are_counted(

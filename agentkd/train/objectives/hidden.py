@@ -115,6 +115,9 @@ class HiddenMse:
         self._n_updates, self._step = int(state["n_updates"]), int(state["step"])
 
 
+_RELATION_TENSORS = 6  # float32 `[heads, m, m]` that are alive at one time, as measured
+
+
 class Relations:
     """KL between how the labels of one row relate to each other in the teacher and in the student.
 
@@ -132,6 +135,10 @@ class Relations:
 
     def __init__(self, settings: RelationsSettings) -> None:
         self.settings = settings
+
+    def row_bytes(self, n_labels: int) -> int:
+        """Return the bytes of the relations of a row, of both models, forward and backward."""
+        return _RELATION_TENSORS * 4 * n_labels**2 * self.settings.heads
 
     def prepare(self, n_steps: int) -> None:
         """Need nothing."""

@@ -74,6 +74,11 @@ class Selective:
         self.gathers_state = bool(getattr(inner, "gathers_state", False))
         return self
 
+    def row_bytes(self, n_labels: int) -> int:
+        """Return the bytes that the wrapped loss takes for a row at most."""
+        needed = getattr(self._inner, "row_bytes", None)
+        return int(needed(n_labels)) if needed is not None else 0
+
     def scores(self, context: StepContext) -> torch.Tensor:
         """Return how far each label's loss is above the reference's, `[n]`."""
         from agentkd.train.objectives.label_loss import label_losses

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["Sinkhorn", "SinkhornSettings"]
 
 
+_TENSORS = 3  # float32 `[m, m, k + 1]` that are alive at one time, as measured
+
+
 class SinkhornSettings(Value):
     """Options of the objective `sinkhorn`."""
 
@@ -50,6 +53,10 @@ class Sinkhorn:
     def __init__(self, settings: SinkhornSettings) -> None:
         self.settings = settings
         self.top_k = settings.top_k
+
+    def row_bytes(self, n_labels: int) -> int:
+        """Return the bytes of the distances of a row, forward and backward."""
+        return _TENSORS * 4 * n_labels**2 * (self.top_k + 1)
 
     def prepare(self, n_steps: int) -> None:
         """Need nothing."""
