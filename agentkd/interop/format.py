@@ -61,7 +61,8 @@ def detect(path: str | Path) -> str:
     if place.is_file() and zipfile.is_zipfile(place):
         return "pack"
     text = read_text(place)
-    name = _of_json(text) if text.lstrip()[:1] in ("{", "[") else _of_text(text)
+    looks_json = text.lstrip()[:1] in ("{", "[")
+    name = (_of_json(text) if looks_json else "") or _of_text(text)  # a bullet starts with `[` too
     if not name:
         raise _unknown(place, "has a content that no known format has")
     return name

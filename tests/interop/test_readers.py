@@ -190,6 +190,13 @@ def test_a_playbook_as_json_reads_the_same(tmp_path: Path, name: str, bullets: A
     )
 
 
+def test_a_playbook_without_headings_is_known_by_its_bullets(tmp_path: Path) -> None:
+    bullets = ("[a-1] helpful=1 harmful=0 :: Go.", "[a-2] helpful=0 harmful=2 :: Stop.")
+    path = written(tmp_path, "p.txt", *bullets)
+    assert detect(path) == "ace"
+    assert [memory.content for memory in read_foreign(path).memories] == ["Go.", "Stop."]
+
+
 def test_text_before_the_first_bullet_is_skipped_by_line(tmp_path: Path) -> None:
     found = read_ace(written(tmp_path, "p.txt", "hello", "[a-1] helpful=1 harmful=0 :: Go.", "## X", "stray"))
     assert [fault.place for fault in found.skipped] == ["line 1", "line 4"]
