@@ -62,21 +62,33 @@ def dump_mem0(memories: Iterable[Memory]) -> str:
 
 
 def _rows(text: str) -> Iterator[Record]:
-    """Yield the rows of a CSV export; `metadata` and `categories` hold JSON."""
+    """Yield the rows of a CSV export; `metadata` and `categories` hold JSON.
+
+    A row that cannot be read is one fault that names all of its lines; the next line begins a row again.
+    """
     csv.field_size_limit(MAX_TEXT_CHARS)
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    lines = reader.reader
+    try:
+        width = len(reader.fieldnames or ())
+    except csv.Error as error:
+        yield Record("line 1", RecordError(f"is not CSV: {error}"))
+        return
     while True:
+        first = lines.line_num + 1
         try:
             row = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            yield Record(f"line {reader.line_num}", RecordError(f"is not CSV: {error}"))
-            return
+            last = lines.line_num
+            place = f"line {first}" if first == last else f"lines {first} to {last}"
+            yield Record(place, RecordError(f"is not CSV: {error}"))
+            continue
         place = f"line {reader.line_num}"
         try:
             if None in row or None in row.values():
-                raise RecordError(f"has not the {len(reader.fieldnames or ())} columns of the heading")
+                raise RecordError(f"has not the {width} columns of the heading")
             yield Record(place, {name: _cell(name, clean(cell)) for name, cell in row.items() if cell})
         except RecordError as error:
             yield Record(place, error)

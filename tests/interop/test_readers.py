@@ -235,6 +235,15 @@ def test_mem0_csv_keeps_quoted_texts_and_json_cells(tmp_path: Path) -> None:
     assert [(fault.place, "columns" in fault.reason) for fault in found.skipped] == [("line 4", True)]
 
 
+def test_a_row_of_a_csv_that_cannot_be_read_costs_no_other_row(tmp_path: Path) -> None:
+    rows = ["id,memory", "1,Likes tea", '2,"Likes" milk', "3,Likes water", '4,"Likes', 'rum" and ale']
+    found = read_mem0(written(tmp_path, "mem0.csv", *rows, "5,Sings"))
+    assert [memory.content for memory in found.memories] == ["Likes tea", "Likes water", "Sings"]
+    assert [fault.place for fault in found.skipped] == ["line 3", "lines 5 to 6"]
+    open_ = read_mem0(written(tmp_path, "open.csv", *rows[:2], '2,"Likes', "3,Likes water", "4,Sings"))
+    assert [fault.place for fault in open_.skipped] == ["lines 3 to 5"]
+
+
 @pytest.mark.parametrize(
     ("value", "content", "kind"),
     [
