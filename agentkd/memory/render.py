@@ -1,7 +1,8 @@
 """Recalled memories as text for a prompt: plain lines, the most similar last, between fixed delimiters.
 
 Every memory is put on lines of its own with its line breaks removed, so that no text that was learnt
-from can end the notes and go on as an instruction.
+from can end the notes and go on as an instruction. A skill's text keeps its lines, for the sake of code and
+lists: each is indented, so that none stands where a memory or the end of the notes does.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ BEGIN = NOTES_BEGIN
 """First line of every rendered recall."""
 END = NOTES_END
 """Last line of every rendered recall."""
+
+_SKILL = "import:skill"
 
 
 def render(
@@ -81,12 +84,21 @@ def _text(memory: Memory) -> str:
     if memory.kind != "case" and memory.when_to_use.strip() in ("", memory.content.strip()):
         return f"Known: {_line(memory.content)}"  # a fact without a situation of its own
     if memory.kind != "case":
-        return f"When {_line(memory.when_to_use)}: {_line(memory.content)}"
+        words = _block(memory.content) if memory.origin == _SKILL else f" {_line(memory.content)}"
+        return f"When {_line(memory.when_to_use)}:{words}"
     said = [f"Call: {call_text(call)}" for call in memory.calls]
     if not said:
         _, _, answer = memory.content.partition("\nAnswer: ")
         said = [f"Answer: {_line(answer or memory.content)}"]
     return "\n".join([f"Request: {_line(memory.when_to_use or memory.keys.task)}", *said])
+
+
+def _block(text: str) -> str:
+    """Return a text as indented lines below its heading, without any that say what only the frame may say."""
+    lines = [line.rstrip() for line in text.strip().splitlines()]
+    if len(lines) == 1:
+        return f" {_line(text)}"
+    return "".join(f"\n  {line}".rstrip(" ") for line in lines if line.strip() not in (BEGIN, END))
 
 
 def _line(text: str) -> str:
