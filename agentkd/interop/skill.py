@@ -1,7 +1,8 @@
 """Skills as memories and memories as a skill: a `SKILL.md` with a list of situations and what to do in them.
 
-A skill that was written here says so in its metadata and is read back item by item; any other skill is one
-memory whose situation is its description.
+A skill that was written here says so in its metadata and is read back item by item. Any other skill is one
+memory whose situation is its description; one that is too long to be shown whole becomes a memory per part,
+as its headings divide it.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from agentkd.config import MemorySettings
 from agentkd.errors import DataError
 from agentkd.interop.candidate import KINDS, candidate
 from agentkd.interop.imported import Imported
+from agentkd.interop.section import Part, parts_of
 from agentkd.interop.source import Record, RecordError, clean, gather
-from agentkd.schema import Memory, Scope
+from agentkd.memory import fitting
+from agentkd.schema import Hit, Memory, Scope
 from agentkd.skills import MADE_HERE, Skill, read_skill_file
 
 __all__ = ["memories_as_skill", "read_skills"]
@@ -22,6 +26,7 @@ __all__ = ["memories_as_skill", "read_skills"]
 FORMAT = "skill"
 _KINDS, _APP = "agentkd-kinds", "agentkd-app"
 _WHEN, _DO, _MORE = "- Situation: ", "  Do: ", "  "
+_ROOM: int = MemorySettings.model_fields["max_rendered_chars"].default
 _INTRO = "What earlier tasks taught, one lesson per point. Take the points whose situation is yours."
 
 
@@ -67,8 +72,7 @@ def _records(file: Path) -> Iterator[Record]:
         yield Record(str(file), RecordError(error.message))
         return
     if MADE_HERE not in skill.metadata:
-        fields = {"when": skill.description, "do": skill.body, "kind": "strategy", "skill": skill.name}
-        yield Record(str(file), _cleaned(fields))
+        yield from _foreign(file, skill)
         return
     ids, kinds = skill.metadata[MADE_HERE].split(), skill.metadata.get(_KINDS, "").split()
     for number, (when, do) in enumerate(_points(skill.body)):
@@ -76,6 +80,37 @@ def _records(file: Path) -> Iterator[Record]:
         fields["kind"] = kinds[number] if number < len(kinds) and kinds[number] in KINDS else "strategy"
         fields["id"] = ids[number] if number < len(ids) else ""
         yield Record(f"{file}, point {number + 1}", _cleaned(fields))
+
+
+def _foreign(file: Path, skill: Skill) -> Iterator[Record]:
+    """Yield a skill of other origin as few entries that each fit into a rendered recall."""
+
+    def fields(part: Part) -> dict[str, str]:
+        trail = " > ".join(part.trail)
+        when = f"{skill.description} ({trail})" if trail else skill.description
+        return {"when": when, "do": part.text, "kind": "strategy", "skill": skill.name, "part": trail}
+
+    def fits(part: Part) -> bool:
+        return _fits(fields(part))
+
+    for part in parts_of(skill.body, fits):
+        place = f"{file}, `{part.trail[-1]}`" if part.trail else str(file)
+        yield Record(place, _cleaned(fields(part)) if not part.text or fits(part) else _too_long(part))
+
+
+def _fits(fields: dict[str, str]) -> bool:
+    """Whether a recall of this memory alone shows it, as `[memory] max_rendered_chars` is by default."""
+    try:
+        return bool(fitting([Hit(memory=_memory(clean(fields)), score=1.0)], _ROOM))
+    except RecordError:
+        return False
+
+
+def _too_long(part: Part) -> RecordError:
+    return RecordError(
+        f"is {len(part.text)} characters long and cannot be shown within the {_ROOM} of a recall; "
+        "divide it by headings"
+    )
 
 
 def _points(body: str) -> Iterator[tuple[str, str]]:
@@ -106,5 +141,5 @@ def _memory(fields: Any) -> Memory:
         when_to_use=fields["when"],
         content=fields["do"],
         scope=Scope(app=fields.get("app", "")),
-        rest={name: fields[name] for name in ("skill", "id") if fields.get(name)},
+        rest={name: fields[name] for name in ("skill", "id", "part") if fields.get(name)},
     )

@@ -16,7 +16,7 @@ from agentkd.memory.lift import LiftReport, MemoryLift, ScopeLift, lift_report
 from agentkd.memory.lock import IndexLock
 from agentkd.memory.prune import UtilityPruneRefiner, UtilityPruneSettings
 from agentkd.memory.refine import TtlRefiner, TtlSettings
-from agentkd.memory.render import render
+from agentkd.memory.render import fitting, render
 from agentkd.memory.store import MemoryStore
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "TtlSettings",
     "UtilityPruneRefiner",
     "UtilityPruneSettings",
+    "fitting",
     "lift_report",
     "look_over",
     "render",

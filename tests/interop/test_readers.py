@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import agentkd
 from agentkd.errors import ConfigError, DataError
 from agentkd.graph import AgentkdStore
 from agentkd.graph.namespace import scope_of
 from agentkd.interop import (
+    admit_imported,
     detect,
     dump_ace,
     dump_langmem,
@@ -28,7 +31,10 @@ from agentkd.interop import (
     read_reme,
     read_skills,
 )
-from agentkd.schema import Memory, Scope
+from agentkd.interop.section import parts_of
+from agentkd.ledger import Ledger
+from agentkd.memory import MemoryStore
+from agentkd.schema import Hit, Memory, Scope
 
 DATA = Path(os.environ.get("AGENTKD_DATA") or Path(__file__).parents[3] / "shared" / "data") / "reme-library"
 LIBRARIES = sorted(DATA.glob("*.jsonl"))
@@ -381,6 +387,56 @@ def test_any_skill_is_one_memory_found_by_its_description(tmp_path: Path) -> Non
     assert "broken" in found.skipped[0].reason
     for place in (tmp_path / "pay-bills", tmp_path / "pay-bills" / "SKILL.md"):
         assert [memory.id for memory in read_skills(place).memories] == [found.memories[0].id]
+
+
+def skill_of(folder: Path, body: str, description: str = "How to handle refunds.") -> Path:
+    folder.mkdir()
+    (folder / "SKILL.md").write_text(f"---\nname: {folder.name}\ndescription: {description}\n---\n{body}")
+    return folder
+
+
+def test_a_long_skill_becomes_memories_that_are_each_shown_with_their_lines(
+    tmp_path: Path, store: MemoryStore, ledger: Ledger
+) -> None:
+    code = "```sh\n# no heading\nrefund --all\n```"
+    days = [f"# Refunds\n\n## Windows ##\n\n{'Look up the receipt first. ' * 90}", f"## Tools\n\n{code}"]
+    body = "\n\n".join([*days, "### By mail\n\n- stamp it\n- send it", f"## Fees\n\n{'Ask. ' * 700}"])
+    found = read_skills(skill_of(tmp_path / "refunds", body))
+    assert [memory.when_to_use for memory in found.memories] == [
+        "How to handle refunds. (Refunds > Windows)",
+        "How to handle refunds. (Refunds > Tools)",
+        "How to handle refunds. (Refunds > Fees)",
+    ]
+    admit_imported(found, store, ledger)
+    for memory in ledger.memories.list():
+        assert store.fitting([Hit(memory=memory, score=1.0)])
+    [tools] = [memory for memory in ledger.memories.list() if "Tools" in memory.when_to_use]
+    assert tools.content == f"## Tools\n\n{code}\n\n### By mail\n\n- stamp it\n- send it"
+    shown = store.render([Hit(memory=tools, score=1.0)])
+    assert "\n  # no heading\n  refund --all\n" in shown
+    assert "\n  - stamp it\n  - send it\n" in shown
+
+
+def test_a_part_of_a_skill_that_cannot_be_shown_is_skipped_with_its_length(tmp_path: Path) -> None:
+    body = f"Be polite.\n\n# Long\n\n{'x' * 5000}\n\n# Short\n\nAsk first."
+    found = read_skills(skill_of(tmp_path / "refunds", body))
+    assert [memory.content for memory in found.memories] == ["Be polite.", "# Short\n\nAsk first."]
+    [fault] = found.skipped
+    assert fault.place.endswith("SKILL.md, `Long`")
+    assert "5008 characters long" in fault.reason
+    with pytest.raises(DataError, match="6000 characters long"):
+        read_skills(skill_of(tmp_path / "one-piece", "y" * 6000))
+
+
+@given(
+    st.lists(
+        st.sampled_from(["# A", "## B", "### C #", "text", "```", "#", "", "#no", "x" * 40]), max_size=14
+    )
+)
+def test_the_parts_of_a_text_hold_all_of_its_lines_once(lines: list[str]) -> None:
+    parts = parts_of("\n".join(lines), lambda part: len(part.text) < 60)
+    said = [line for part in parts for line in part.text.split("\n") if line and not line.startswith("#")]
+    assert said == [line for line in lines if line and not line.startswith("#")]
 
 
 def test_bad_lines_are_named_and_the_others_are_kept(tmp_path: Path) -> None:
