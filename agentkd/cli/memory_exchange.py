@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,36 +95,52 @@ def import_(
               help="Only of this status; repeatable [default: active, compiled, retired].")  # fmt: skip
 @click.option("--kind", "kinds", multiple=True, help="Only memories of this kind; repeatable.")
 @click.option("--app", default=None, help="Only memories of this application or suite.")
+@click.option("--agent", default=None, help="Only memories of this agent.")
 @click.option("--user", default=None, help="Only memories of this user.")
+@click.option("--tenant", default=None, help="Only memories of this organisation.")
 @click.option(
     "--evidence", is_flag=True, help="Put the trajectories that they rest on into the pack, redacted."
 )
 @click.option("--force", is_flag=True, help="Replace a file, or a skill that was exported before.")
 @pass_invocation
 def export(
-    invocation: Invocation, path: Path, format_: str, statuses: tuple[str, ...], kinds: tuple[str, ...],
-    app: str | None, user: str | None, evidence: bool, force: bool,
+    invocation: Invocation, /, path: Path, format_: str, statuses: tuple[str, ...], kinds: tuple[str, ...],
+    evidence: bool, force: bool, **scope: str | None,
 ) -> None:  # fmt: skip
     """Write memories to PATH in the format of another system, or as a memory pack.
 
-    A pack loses nothing. A skill is a folder that every agent may read: private memories stay out of it.
+    A pack loses nothing. ReMe, mem0 and LangMem files say in their metadata whose a memory is. A playbook
+    or a skill cannot: memories of one user, tenant or agent and private ones stay out of it, unless an option
+    names whose memories to write; private ones stay out of a skill, which every agent may read, in any case.
     """
-    from agentkd.interop import evidence_of, write_foreign
+    from agentkd.interop import evidence_of, left_out, why_left_out, write_foreign
+    from agentkd.schema import Scope
 
+    wanted = {name: value for name, value in scope.items() if value is not None}
+    asked = Scope(**wanted)
     with invocation.workspace() as workspace:
         memories: Sequence[Memory] = workspace.ledger.memories.list(
             status=statuses or ("active", "compiled", "retired"),  # type: ignore[arg-type]
             kinds=kinds or None,
         )
-        memories = [m for m in memories if app in (None, m.scope.app) and user in (None, m.scope.user)]
+        memories = [m for m in memories if all(getattr(m.scope, n) == value for n, value in wanted.items())]
         memories = [m for m in memories if not m.counters]  # they answer to students of this workspace alone
-        if format_ == "skill":
-            memories = [memory for memory in memories if memory.privacy == "shared"]
+        faults = left_out(memories, format_, asked)
+        memories = [memory for memory in memories if memory.id not in faults]
+        if not memories and faults:
+            raise DataError(
+                f"a file of format `{format_}` can hold none of these memories: {why_left_out(faults)}",
+                hint="use `--format pack`, or name whose memories to write with --user, --tenant or --agent",
+            )
         if not memories:
             raise DataError("no memory fits these options", hint="`agentkd memory list` shows what there is")
         along = evidence_of(memories, workspace.ledger) if evidence else None
-        written = write_foreign(memories, path, format_, evidence=along, replace=force)
-    value = {"path": written, "format": format_, "n": len(memories)}
+        written = write_foreign(memories, path, format_, evidence=along, replace=force, scope=asked)
+    if faults:
+        invocation.note(
+            f"{len(faults)} memories left out, for which `{format_}` has no place: {why_left_out(faults)}"
+        )
+    value = {"path": written, "format": format_, "n": len(memories), "left_out": Counter(faults.values())}
     invocation.show(value, lambda v, _: click.echo(f"{v['n']} memories written to {v['path']}"))
 
 

@@ -15,6 +15,7 @@ from agentkd.interop.langmem import dump_langmem, read_langmem
 from agentkd.interop.leak import refuse_leaks
 from agentkd.interop.mem0 import dump_mem0, read_mem0
 from agentkd.interop.openai_trace import read_openai_traces
+from agentkd.interop.ownership import left_out, why_left_out
 from agentkd.interop.pack import Evidences, dump_pack, read_evidence, read_pack
 from agentkd.interop.reme import dump_reme, read_reme
 from agentkd.interop.skill import memories_as_skill, read_skills
@@ -38,6 +39,7 @@ __all__ = [
     "dump_reme",
     "evidence_of",
     "export_skills",
+    "left_out",
     "memories_as_skill",
     "preview",
     "read_ace",
@@ -52,5 +54,6 @@ __all__ = [
     "refuse_leaks",
     "strong_memories",
     "topics_of",
+    "why_left_out",
     "write_foreign",
 ]

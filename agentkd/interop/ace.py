@@ -2,6 +2,8 @@
 
 The text form is `[id] helpful=5 harmful=1 :: what to do`; the JSON form holds the same bullets as objects,
 as a list or by id under `bullets` (or `skills`). A playbook has no situations: a bullet is found by its text.
+It cannot say whose a bullet is either: see `left_out`. Sections tell the kind, so that preferences and facts
+stay what they are.
 """
 
 from __future__ import annotations
@@ -31,10 +33,13 @@ _SECTIONS = {
     "case": "CODE SNIPPETS & TEMPLATES",
     "contrast": "PROBLEM-SOLVING HEURISTICS",
     "fact": "CONTEXT CLUES & INDICATORS",
+    "preference": "USER PREFERENCES",
+    "tool-note": "TOOLS & APIS",
 }
 _REST = "OTHERS"
 _KIND_WORDS = (("pitfall", ("mistake", "avoid", "pitfall", "error")), ("tool-note", ("tool", "api")),
-               ("preference", ("preference",)), ("strategy", ("strateg", "heuristic")))  # fmt: skip
+               ("preference", ("preference",)), ("fact", ("context clue",)),
+               ("strategy", ("strateg", "heuristic")))  # fmt: skip
 
 
 def read_ace(path: str | Path) -> Imported:

@@ -43,6 +43,7 @@ def candidate(
     task: str = "",
     tools: str = "",
     scope: Scope | None = None,
+    privacy: str = "",
     utility: Utility | None = None,
     confidence: float = 0.5,
     created_at: datetime | None = None,
@@ -50,8 +51,8 @@ def candidate(
 ) -> Memory:
     """Return a candidate; a store without situations is searched by what it says, so that is the situation.
 
-    What belongs to one user is private. `rest` holds the fields that only the foreign format knows, kept
-    for the way back. Raises RecordError for an entry without text.
+    What belongs to one user is private, whatever `privacy` says. `rest` holds the fields that only the
+    foreign format knows, kept for the way back. Raises RecordError for an entry without text.
     """
     if not content.strip():
         raise RecordError("has no text")
@@ -67,7 +68,7 @@ def candidate(
         utility=utility or Utility(),
         confidence=confidence,
         origin=f"import:{format_}",
-        privacy="private" if scope.user else "shared",
+        privacy="private" if scope.user or privacy == "private" else "shared",
         created_at=created_at or now(),
         extras={format_: dict(rest)} if rest else {},
     )

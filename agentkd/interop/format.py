@@ -16,12 +16,13 @@ from agentkd.interop.imported import Imported
 from agentkd.interop.langmem import dump_langmem, read_langmem
 from agentkd.interop.mem0 import TEXTS, dump_mem0, read_mem0
 from agentkd.interop.output import write_file
+from agentkd.interop.ownership import left_out, why_left_out
 from agentkd.interop.pack import Evidences, dump_pack, read_pack
 from agentkd.interop.reme import dump_reme, read_reme
 from agentkd.interop.skill import memories_as_skill, read_skills
 from agentkd.interop.source import read_text
 from agentkd.plugins import nearest
-from agentkd.schema import Memory
+from agentkd.schema import Memory, Scope
 from agentkd.skills import MADE_HERE, read_skill_file, write_skill
 
 __all__ = ["FORMATS", "Format", "detect", "read_foreign", "write_foreign"]
@@ -81,16 +82,23 @@ def write_foreign(
     evidence: Evidences | None = None,
     description: str = "",
     replace: bool = False,
+    scope: Scope | None = None,
 ) -> Path:
     """Write memories in a format and return the file or folder; what exists is kept unless `replace`.
 
     `evidence` goes into a pack only, `description` into a skill only. Counts of use are those of here and of
-    where a memory was imported from; a pack holds them apart.
+    where a memory was imported from; a pack holds them apart. Raises DataError for memories that the format
+    would open to all (see `left_out`); `scope` names whose memories may go in all the same.
     """
     place, format_ = Path(path), format_.lower()
     dump = _format(format_).dump
     if evidence is not None and format_ != "pack":
         raise ConfigError(f"the format `{format_}` has no place for evidence", hint="use `--format pack`")
+    if faults := left_out(memories, format_, scope):
+        raise DataError(
+            f"memories that a file of format `{format_}` cannot hold: {why_left_out(faults)}",
+            hint="take out what `left_out` names, name whose memories they are, or write a pack",
+        )
     if format_ == "pack":
         return write_file(place, dump_pack(memories, evidence), replace=replace)
     if dump is not None:

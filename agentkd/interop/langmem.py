@@ -23,6 +23,7 @@ from agentkd.interop.candidate import (
     with_lesson_fields,
 )
 from agentkd.interop.imported import Imported
+from agentkd.interop.ownership import CLAIM, claim_of, claimed
 from agentkd.interop.source import RecordError, gather, json_records, read_text
 from agentkd.schema import Memory, Scope, canonical_json
 
@@ -54,20 +55,36 @@ def _memory(value: Any) -> Memory:
     if "namespace" not in record or "value" not in record:
         raise RecordError("has no `namespace` and `value`, which every store item has")
     held = wants_mapping(record["value"])
-    content, at = _content(held)
+    content, at = _content(_unclaimed(held))
     emptied = json.loads(json.dumps(held))
     if at:
         _below(emptied, at[:-1])[at[-1]] = ""
-    fields = held.get("content")
+    fields = _fields(held)
+    claim = claimed(fields)
     return with_lesson_fields(
         FORMAT,
-        fields if isinstance(fields, Mapping) else held,
+        fields,
         kind=_kind(held.get("kind")),
         content=content,
-        scope=Scope(user=_user(record["namespace"])),
+        scope=Scope(user=_user(record["namespace"])) if claim is None else claim.scope,
+        privacy="" if claim is None else claim.privacy,
         created_at=moment(record.get("created_at")),
         rest={**record, "key": text_of(record, "key"), "value": emptied, "at": list(at)},
     )
+
+
+def _fields(held: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the part of a value that holds LangMem's own fields, and ours."""
+    fields = held.get("content")
+    return fields if isinstance(fields, Mapping) else held
+
+
+def _unclaimed(held: Mapping[str, Any]) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(json.dumps(held))
+    value.pop(CLAIM, None)
+    if isinstance(fields := value.get("content"), dict):
+        fields.pop(CLAIM, None)
+    return value
 
 
 def _content(held: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
@@ -107,13 +124,25 @@ def _record(memory: Memory) -> dict[str, Any]:
         return item
     record: dict[str, Any] = json.loads(json.dumps(kept_of(memory, FORMAT)))
     at = texts_of(record.pop("at", None))
-    held = record.get("value")
+    value = held = record.get("value")
     for name in at[:-1]:
         held = held.get(name) if isinstance(held, dict) else None
-    if not isinstance(held, dict):
+    if not isinstance(value, dict) or not isinstance(held, dict):
         return _fresh(memory)
     if at:
         held[at[-1]] = memory.content
+    return _owned(record, memory)
+
+
+def _owned(record: dict[str, Any], memory: Memory) -> dict[str, Any]:
+    """Say in a record whose the memory is now; it leaves the namespace of another user."""
+    user = _user(record.get("namespace"))
+    record["value"] = _unclaimed(record["value"])
+    if claim := claim_of(memory, Scope(user=user)):
+        fields = record["value"].get("content")
+        (fields if isinstance(fields, dict) else record["value"])[CLAIM] = claim
+    if user != memory.scope.user and not memory.scope.user.endswith(f"..{user}"):
+        record["namespace"] = _namespace(memory.scope)
     return record
 
 
@@ -139,13 +168,20 @@ def _says(value: Any, text: str) -> bool:
 def _fresh(memory: Memory) -> dict[str, Any]:
     stamp = memory.created_at.isoformat()
     content = {"content": memory.content, **lesson_fields(memory)}
-    return {
-        "namespace": [_ROOT, memory.scope.user] if memory.scope.user else [_ROOT],
+    record = {
+        "namespace": _namespace(memory.scope),
         "key": memory.id,
         "value": {"kind": "Memory", "content": content},
         "created_at": stamp,
         "updated_at": stamp,
     }
+    return _owned(record, memory)
+
+
+def _namespace(scope: Scope) -> list[str]:
+    """Return LangMem's namespace of a user; a label holds no dot."""
+    label = scope.user.replace("%", "%25").replace(".", "%2E")
+    return [_ROOT, label] if label else [_ROOT]
 
 
 def _below(value: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """mem0: what `get_all` and `search` return, exported lists as JSON, JSON lines or CSV.
 
 `user_id`, `agent_id` and `app_id` become the scope. mem0 keeps one text per memory and no situation; what
-else we know of a memory travels in `metadata`, under the names of our own fields.
+else we know of a memory, its tenant among it, travels in `metadata`, under the names of our own fields.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from agentkd.interop.candidate import (
     with_lesson_fields,
 )
 from agentkd.interop.imported import Imported
+from agentkd.interop.ownership import CLAIM, claim_of, claimed
 from agentkd.interop.source import (
     MAX_TEXT_CHARS,
     Record,
@@ -103,13 +104,19 @@ def _memory(value: Any) -> Memory:
     text = text_of(record, *TEXTS)
     if not text:
         raise RecordError(f"has no text under {', '.join(f'`{name}`' for name in TEXTS)}")
-    metadata = record.get("metadata")
+    found = record.get("metadata")
+    metadata = found if isinstance(found, Mapping) else {}
+    told = {ours: text_of(record, theirs) for theirs, ours in _SCOPE.items()}
+    claim = claimed(metadata)
+    if claim is not None:
+        told = {name: told.get(name) or value for name, value in claim.scope}
     return with_lesson_fields(
         FORMAT,
-        metadata if isinstance(metadata, Mapping) else {},
+        metadata,
         kind="fact",
         content=text,
-        scope=Scope(**{ours: text_of(record, theirs) for theirs, ours in _SCOPE.items()}),
+        scope=Scope(**told),
+        privacy=claim.privacy if claim is not None else "",
         created_at=moment(record.get("created_at")),
         rest={name: item for name, item in record.items() if name not in _TAKEN} or {"id": ""},
     )
@@ -119,9 +126,13 @@ def _record(memory: Memory) -> dict[str, Any]:
     rest = kept_of(memory, FORMAT)
     has_metadata = "metadata" in rest
     metadata = rest.pop("metadata", None)
+    if isinstance(metadata, Mapping):
+        metadata = {name: value for name, value in metadata.items() if name != CLAIM}
     named = {theirs: getattr(memory.scope, ours) for theirs, ours in _SCOPE.items()}
     fresh = {"created_at": memory.created_at.isoformat(), "updated_at": memory.created_at.isoformat()}
     own = lesson_fields(memory, but=("kind",) if FORMAT in memory.extras and memory.kind == "fact" else ())
+    claim = claim_of(memory, memory.scope.model_copy(update={"tenant": ""}))
+    own |= {CLAIM: claim} if claim else {}
     more = {**(metadata if isinstance(metadata, Mapping) else {}), **own}
     return {
         **({} if FORMAT in memory.extras else fresh),

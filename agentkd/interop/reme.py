@@ -1,6 +1,7 @@
 """ReMe libraries: JSON lines of task, personal and tool memories, as its `dump` operation writes them.
 
-Both ways are lossless for ReMe's fields: what has no place in a memory travels in `extras["reme"]`.
+Both ways are lossless for ReMe's fields: what has no place in a memory travels in `extras["reme"]`. Whose a
+memory is, of which ReMe knows nothing, stands in its `metadata`.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from agentkd.interop.candidate import (
     wants_mapping,
 )
 from agentkd.interop.imported import Imported
+from agentkd.interop.ownership import CLAIM, claim_of, claimed
 from agentkd.interop.source import RecordError, gather, json_records, read_text
-from agentkd.schema import Memory, Utility
+from agentkd.schema import Memory, Scope, Utility
 
 __all__ = ["dump_reme", "read_reme"]
 
@@ -60,6 +62,7 @@ def _memory(value: Any) -> Memory:
     metadata = _below(record, "metadata")
     more = _below(metadata, "extra_info")
     recalls = count(metadata.get("freq"))
+    claim = claimed(metadata)
     return candidate(
         FORMAT,
         kind=_kind(record, metadata),
@@ -68,6 +71,8 @@ def _memory(value: Any) -> Memory:
         query=text_of(more, "generalized_query"),
         task=text_of(metadata, "task_query"),
         tools=", ".join(texts_of(more.get("tools_used"))),
+        scope=claim.scope if claim is not None else None,
+        privacy=claim.privacy if claim is not None else "",
         utility=Utility(recalls=recalls, wins=min(count(metadata.get("utility")), recalls)),
         confidence=_confidence(record, more),
         created_at=moment(record.get("time_created")),
@@ -114,6 +119,10 @@ def _record(memory: Memory) -> dict[str, Any]:
     _put(record, ("metadata", "extra_info", "generalized_query"), memory.keys.query)
     _put(record, ("metadata", "freq"), memory.utility.recalls)
     _put(record, ("metadata", "utility"), memory.utility.wins)
+    if claim := claim_of(memory, Scope()):
+        _set(record, ("metadata", CLAIM), claim)
+    elif isinstance(metadata := record.get("metadata"), dict):
+        metadata.pop(CLAIM, None)
     return record
 
 
@@ -158,7 +167,7 @@ def _get(record: Mapping[str, Any], path: tuple[str, ...]) -> Any:
     return found
 
 
-def _set(record: dict[str, Any], path: tuple[str, ...], value: str | int) -> None:
+def _set(record: dict[str, Any], path: tuple[str, ...], value: str | int | dict[str, str]) -> None:
     for name in path[:-1]:
         below = record.get(name)
         record[name] = below if isinstance(below, dict) else {}

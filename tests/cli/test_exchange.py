@@ -123,7 +123,29 @@ def test_an_export_takes_what_its_options_name(cli: Cli, root: Path, library: Pa
     assert none.code == 3
     assert "no memory fits" in none.err
     skill = cli("-C", root, "memory", "export", tmp_path / "skill", "--format", "skill", "--json").json
-    assert skill["n"] == 3
+    assert (skill["n"], skill["left_out"]) == (3, {"private": 4})
+
+
+def test_a_playbook_holds_what_is_for_all_or_whose_owner_was_named(
+    cli: Cli, root: Path, library: Path, tmp_path: Path
+) -> None:
+    for options in (("--app", "shop"), ("--user", "alice"), ("--tenant", "acme"), ("--agent", "clerk")):
+        cli("-C", root, "memory", "import", library, *options)
+
+    def export(*options: str, format_: str = "ace"):
+        return cli("-C", root, "memory", "export", tmp_path / "out", "--format", format_, "--force", *options)
+
+    said = export()
+    assert said.code == 0
+    assert "4 memories written" in said.out
+    assert "12 memories left out" in said.err
+    assert "4 of one agent, 4 of one tenant, 4 private" in said.err
+    for options in (("--user", "alice"), ("--tenant", "acme"), ("--agent", "clerk")):
+        assert export(*options, "--json").json["n"] == 4
+    assert export("--json", format_="mem0").json["n"] == 16
+    none = export("--user", "alice", "--kind", "insight", format_="skill")
+    assert none.code == 3
+    assert "can hold none of these memories: 4 private" in none.err
 
 
 def test_a_pack_moves_a_workspace_with_its_evidence(cli: Cli, shop: Path, root: Path, tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ def memories(draw: st.DrawFn, text: st.SearchStrategy[str] = texts, scope: Scope
         utility=draw(utilities()),
         confidence=draw(shares),
         origin=draw(maybe),
+        privacy=draw(st.sampled_from(["shared", "shared", "private"])) if scope is None else "shared",
         status=draw(st.sampled_from(["active", "quarantined", "retired"])),
         created_at=draw(moments),
         extras=draw(st.dictionaries(names, json_values, max_size=2)),

@@ -15,6 +15,7 @@ from agentkd.interop import (
     admit_evidence,
     admit_imported,
     evidence_of,
+    left_out,
     preview,
     read_evidence,
     read_foreign,
@@ -249,8 +250,10 @@ def test_counts_of_a_playbook_harm_nothing_here_and_go_back(
     tried = memory.utility.model_copy(update={"held_out": 3, "held_out_wins": 3})
     assert list(UtilityPruneRefiner().refine([memory.model_copy(update={"utility": tried})], FakeKit())) == []
     used = memory.model_copy(update={"utility": Utility(recalls=3, wins=2)})
-    assert write_foreign([memory], tmp_path / "out.txt", "ace").read_text(encoding="utf-8") == text
-    again = write_foreign([used], tmp_path / "used.txt", "ace").read_text(encoding="utf-8")
+    acme = Scope(tenant="acme")
+    out = write_foreign([memory], tmp_path / "out.txt", "ace", scope=acme)
+    assert out.read_text(encoding="utf-8") == text
+    again = write_foreign([used], tmp_path / "used.txt", "ace", scope=acme).read_text(encoding="utf-8")
     assert "helpful=2 harmful=13" in again
 
 
@@ -260,7 +263,8 @@ def test_counts_survive_two_workspaces(
 ) -> None:
     start = write_foreign([lesson(utility=Utility(recalls=9, wins=4))], tmp_path / "start", format_)
     admit_imported(read_foreign(start), store, ledger)
-    between = write_foreign(ledger.memories.list(), tmp_path / "between", format_)
+    acme = Scope(tenant="acme")
+    between = write_foreign(ledger.memories.list(), tmp_path / "between", format_, scope=acme)
     with Ledger.open(tmp_path / "other.db") as other:
         hooks = PluginHost(auto=False).hooks
         with MemoryStore(other, ExactIndex(), HashingEmbedder(), MemorySettings(), hooks) as second:
@@ -268,3 +272,95 @@ def test_counts_survive_two_workspaces(
         (memory,) = other.memories.list()
     (back,) = read_foreign(write_foreign([memory], tmp_path / "end", "reme")).memories
     assert (back.utility.recalls, back.utility.wins, memory.utility) == (9, 4, Utility())
+
+
+OWNERS = [
+    Scope(tenant="rival", app="shop", agent="clerk", user="a.b%c@x.org"),
+    Scope(tenant="rival"),
+    Scope(agent="clerk"),
+    Scope(app="shop"),
+    Scope(),
+]
+
+
+@pytest.mark.parametrize("format_", ["reme", "mem0", "langmem", "pack"])
+def test_what_goes_out_and_comes_back_is_still_its_owners_alone(
+    tmp_path: Path, ledger: Ledger, format_: str
+) -> None:
+    found = [
+        lesson(f"a parcel of {n} is late", f"offer {n} refunds", scope=who) for n, who in enumerate(OWNERS)
+    ]
+    found.append(lesson("a parcel that is lost", "say nothing", privacy="private"))
+    path = write_foreign(found, tmp_path / "out", format_)
+    hooks, settings = PluginHost(auto=False).hooks, MemorySettings(min_score=0.05, k=9)
+    with MemoryStore(ledger, ExactIndex(), HashingEmbedder(), settings, hooks) as here:
+        admit_imported(read_foreign(path), here, ledger)
+        back = sorted(ledger.memories.list(), key=lambda memory: memory.when_to_use)
+        assert [memory.scope for memory in back] == [memory.scope for memory in found]
+        assert [memory.privacy for memory in back] == ["private", *["shared"] * 4, "private"]
+        asked = {who: here.recall("a parcel is late", scope=who) for who in (*OWNERS, Scope(user="bob"))}
+    seen = {who: {hit.memory.scope for hit in hits} for who, hits in asked.items()}
+    assert seen[Scope(user="bob")] == {Scope()}
+    assert seen[Scope(app="shop")] == {Scope(), Scope(app="shop")}
+    assert seen[OWNERS[0]] == set(OWNERS)
+    again = write_foreign(back, tmp_path / "again", format_)
+    assert [(m.scope, m.privacy) for m in read_foreign(again).memories] == [
+        (m.scope, m.privacy) for m in back
+    ]
+
+
+@pytest.mark.parametrize("format_", ["reme", "mem0", "langmem", "pack"])
+def test_the_options_of_an_import_are_stronger_than_what_its_file_claims(
+    tmp_path: Path, store: MemoryStore, ledger: Ledger, format_: str
+) -> None:
+    claim = Scope(tenant="rival", app="zoo", agent="spy", user="victim")
+    wanted = Scope(tenant="acme", app="shop", agent="clerk", user="carol")
+    path = write_foreign([lesson(scope=claim)], tmp_path / "out", format_)
+    admit_imported(read_foreign(path), store, ledger, scope=wanted)
+    admit_imported(read_foreign(path), store, ledger, scope=Scope(user="carol"))
+    first, second = sorted(ledger.memories.list(), key=lambda memory: memory.scope.tenant)
+    assert (first.scope, second.scope) == (wanted, claim.model_copy(update={"user": "carol"}))
+    again = write_foreign([first], tmp_path / "again", format_)
+    assert "victim" not in again.read_bytes().decode("latin-1")
+    assert read_foreign(again).memories[0].scope == wanted
+
+
+@pytest.mark.parametrize("claim", [{"usr": "ann"}, {"user": 7}, "ann", ["user"], {"privacy": "public"}])
+def test_a_claim_that_cannot_be_read_opens_nothing(tmp_path: Path, claim: object) -> None:
+    path = tmp_path / "mem0.jsonl"
+    lines = [{"id": "1", "memory": "Pays late", "metadata": {"agentkd_scope": claim}}, LINES[0]]
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    found = read_foreign(path)
+    assert [fault.place for fault in found.skipped] == ["line 1"]
+    assert "`agentkd_scope`" in found.skipped[0].reason
+
+
+@pytest.mark.parametrize(
+    ("scope", "privacy", "asked", "ace", "skill"),
+    [
+        (Scope(), "shared", Scope(), "", ""),
+        (Scope(app="shop"), "shared", Scope(), "", ""),
+        (Scope(), "private", Scope(), "private", "private"),
+        (Scope(tenant="acme"), "shared", Scope(), "of one tenant", "of one tenant"),
+        (Scope(tenant="acme"), "shared", Scope(tenant="acme"), "", ""),
+        (Scope(tenant="acme", agent="clerk"), "shared", Scope(tenant="acme"), "of one agent", "of one agent"),
+        (Scope(user="ann"), "private", Scope(user="ann"), "", "private"),
+        (Scope(user="ann"), "private", Scope(user="bob"), "private", "private"),
+        (Scope(user="ann", tenant="acme"), "private", Scope(user="ann"), "of one tenant", "private"),
+    ],
+)
+def test_what_a_format_would_open_to_all_stays_out_of_it(
+    tmp_path: Path, scope: Scope, privacy: str, asked: Scope, ace: str, skill: str
+) -> None:
+    memory = lesson(scope=scope, privacy=privacy)
+    for format_, why in (("ace", ace), ("skill", skill), ("mem0", ""), ("pack", "")):
+        assert left_out([memory], format_, asked) == ({memory.id: why} if why else {})
+    if ace:
+        with pytest.raises(DataError, match=f"cannot hold: 1 {ace}"):
+            write_foreign([memory], tmp_path / "playbook.txt", "ace", scope=asked)
+
+
+@pytest.mark.parametrize("kind", ["fact", "preference", "pitfall", "strategy", "tool-note", "insight"])
+def test_a_playbook_keeps_the_kinds_that_decide_what_is_trained(tmp_path: Path, kind: str) -> None:
+    path = write_foreign([lesson(kind=kind)], tmp_path / "playbook.txt", "ace")
+    assert read_foreign(path).memories[0].kind == kind

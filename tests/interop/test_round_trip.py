@@ -42,9 +42,11 @@ def said(memory: Memory) -> dict[str, object]:
         "when": memory.when_to_use,
         "content": memory.content,
         "keys": memory.keys,
+        "scope": memory.scope,
         "recalls": memory.utility.recalls,
         "wins": memory.utility.wins,
         "confidence": memory.confidence,
+        "is_private": memory.privacy == "private" or bool(memory.scope.user),
     }
 
 
@@ -55,7 +57,7 @@ def test_a_pack_loses_nothing(tmp_path: Path, found: list[Memory]) -> None:
 
 
 @several
-@given(st.lists(memories(scope=Scope()), min_size=1, max_size=4))
+@given(st.lists(memories(), min_size=1, max_size=4))
 @pytest.mark.parametrize("format_", ["reme", "mem0", "langmem"])
 def test_keys_counts_and_texts_come_back(format_: str, tmp_path: Path, found: list[Memory]) -> None:
     back = there_and_back(found, tmp_path / "out", format_)
@@ -64,7 +66,7 @@ def test_keys_counts_and_texts_come_back(format_: str, tmp_path: Path, found: li
 
 
 @several
-@given(st.lists(memories(scope=Scope()), min_size=1, max_size=4))
+@given(st.lists(memories(), min_size=1, max_size=4))
 @pytest.mark.parametrize("format_", ["reme", "mem0", "langmem"])
 def test_a_file_that_was_read_is_written_as_it_was(format_: str, tmp_path: Path, found: list[Memory]) -> None:
     path = tmp_path / "out"
@@ -75,7 +77,7 @@ def test_a_file_that_was_read_is_written_as_it_was(format_: str, tmp_path: Path,
 
 
 @several
-@given(st.lists(memories(text=lines), min_size=1, max_size=4))
+@given(st.lists(memories(text=lines, scope=Scope(app="shop")), min_size=1, max_size=4))
 def test_a_playbook_keeps_texts_and_counts(tmp_path: Path, found: list[Memory]) -> None:
     path = tmp_path / "playbook.txt"
     first = there_and_back(found, path, "ace")
