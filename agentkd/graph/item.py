@@ -1,60 +1,15 @@
-"""Store items as memories: what is kept, what agents read of it, and what it is found by."""
+"""Values of store items: what is kept of them, and the texts that a search compares."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 from agentkd.errors import DataError
-from agentkd.ledger.item import ITEM_ORIGIN
-from agentkd.schema import Memory, MemoryKeys, Scope, canonical_json, sortable_id
 
-__all__ = ["memory_of", "plain_value", "texts_of", "words_of"]
-
-_WORDS = ("content", "memory", "text")
-"""Fields that hold what a memory says, in the shapes of LangMem and mem0."""
-
-
-def memory_of(
-    namespace: tuple[str, ...],
-    key: str,
-    value: dict[str, Any],
-    index: Any,
-    scope: Scope,
-    made_at: datetime,
-) -> Memory:
-    """Return the fact that an item is: private, so that no student is ever trained on it.
-
-    With `index=False` it has no words to be found by, neither here nor by an agent.
-    """
-    words = words_of(value)
-    is_found = index is not False
-    return Memory(
-        id=sortable_id("mem", clock=lambda: made_at),
-        kind="fact",
-        when_to_use=words if is_found else "",
-        content=words,
-        keys=MemoryKeys(situation=words) if is_found else MemoryKeys(),
-        scope=scope,
-        confidence=1.0,
-        origin=ITEM_ORIGIN,
-        privacy="private",
-        status="active",
-        created_at=made_at,
-        extras={"namespace": list(namespace), "key": key, "value": value, "index": index},
-    )
-
-
-def words_of(value: Mapping[str, Any]) -> str:
-    """Return what an item says: its `content`, `memory` or `text`, else all of it as JSON."""
-    inner = value.get("content")
-    if isinstance(inner, Mapping) and "kind" in value:  # LangMem: {"kind": "Memory", "content": {...}}
-        return words_of(inner)
-    said = [value[name] for name in _WORDS if isinstance(value.get(name), str) and value[name].strip()]
-    return said[0] if said else canonical_json(value)
+__all__ = ["plain_value", "texts_of"]
 
 
 def texts_of(value: Mapping[str, Any], index: Any, fields: Sequence[str]) -> list[str]:

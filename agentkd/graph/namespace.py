@@ -1,8 +1,6 @@
-"""Namespaces of a store, the scopes that they stand for, and templates such as `("users", "{user_id}")`.
+"""Namespaces as templates such as `("users", "{user_id}")`, and whose call one is.
 
-Everything below a namespace is remembered for that namespace alone: its dotted path is the `user` of the
-memories' scope, within the workspace's own scope. An agent that asks with this scope sees them, beside
-what the workspace has learnt for all; another one does not.
+What lies in a namespace belongs to it alone: see `agentkd.memory.item`.
 """
 
 from __future__ import annotations
@@ -12,20 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agentkd.errors import ConfigError, DataError
-from agentkd.schema import Scope, content_id
+from agentkd.memory.item import scope_of
+from agentkd.schema import Scope
 
-__all__ = ["Asker", "Namespace", "scope_of", "space_of"]
-
-
-def scope_of(namespace: Sequence[str], base: Scope) -> Scope:
-    """Return the scope of what is put into a namespace; two namespaces never share one."""
-    path = ".".join(namespace)
-    return base.model_copy(update={"user": f"{base.user}..{path}" if base.user else path})
-
-
-def space_of(base: Scope) -> str:
-    """Return the name under which the ledger keeps a scope's items apart from those of all others."""
-    return content_id("spc", base)
+__all__ = ["Asker", "Namespace"]
 
 
 class Namespace:

@@ -37,13 +37,12 @@ from langgraph.store.base import (
     validate_op_namespace,
 )
 
-from agentkd import hookspecs
 from agentkd.errors import DataError
 from agentkd.graph.filter import check_filter, matches
 from agentkd.graph.host import Host, check_host
-from agentkd.graph.item import memory_of, plain_value, texts_of
-from agentkd.graph.namespace import scope_of, space_of
+from agentkd.graph.item import plain_value, texts_of
 from agentkd.ledger.item import StoredItem
+from agentkd.memory.item import item_name, put_item, scope_of, space_of
 from agentkd.schema import Scope, now
 
 if TYPE_CHECKING:
@@ -224,16 +223,21 @@ class AgentkdStore(BaseStore):
                     self._put(op, value, moment)
 
     def _put(self, op: PutOp, value: dict[str, Any], moment: datetime) -> None:
-        index = list(op.index) if isinstance(op.index, (list, tuple)) else op.index
-        memory = memory_of(op.namespace, op.key, value, index, self.scope(op.namespace), moment)
-        refused = self._host.hooks.refusals(hookspecs.admit_memory, memory=memory)
-        if refused:
-            raise DataError(f"{_name(op)}: refused by plugin `{'`, `'.join(refused)}`")
-        self._host.ledger.items.put(self._space, op.namespace, op.key, memory, moment, op.ttl)
+        put_item(
+            self._host.ledger,
+            self._host.hooks,
+            op.namespace,
+            op.key,
+            value,
+            base=self._base,
+            index=list(op.index) if isinstance(op.index, (list, tuple)) else op.index,
+            at=moment,
+            ttl_minutes=op.ttl,
+        )
 
 
 def _name(op: PutOp) -> str:
-    return f"item `{op.key}` in `{'.'.join(op.namespace)}`"
+    return item_name(op.namespace, op.key)
 
 
 def _check_index(op: PutOp) -> None:

@@ -1,9 +1,9 @@
 """LangMem and LangGraph stores: items of namespace, key and value, as JSON lines or a list.
 
 LangMem keeps `{"kind": <schema>, "content": <its fields>}` as the value; a bare LangGraph item may hold
-anything. The namespace `("memories", user)`, which LangMem's documentation uses, names a user; what lies in
-any other one belongs to that namespace alone, as in `agentkd.graph`. Items of our own store go out as they
-were put.
+anything. What lies in a namespace belongs to that namespace alone, as in `agentkd.graph`: the same namespace
+finds it. Items of our own store go out as they were put; other memories go out below `("memories", user)` and
+say in their value whose they are.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from agentkd.interop.candidate import (
 from agentkd.interop.imported import Imported
 from agentkd.interop.ownership import CLAIM, claim_of, claimed
 from agentkd.interop.source import RecordError, gather, json_records, read_text
+from agentkd.memory.item import scope_of
 from agentkd.schema import Memory, Scope, canonical_json
 
 __all__ = ["dump_langmem", "read_langmem"]
@@ -60,13 +61,13 @@ def _memory(value: Any) -> Memory:
     if at:
         _below(emptied, at[:-1])[at[-1]] = ""
     fields = _fields(held)
-    claim = claimed(fields)
+    claim, told = claimed(fields), scope_of(_labels(record["namespace"]), Scope())
     return with_lesson_fields(
         FORMAT,
         fields,
         kind=_kind(held.get("kind")),
         content=content,
-        scope=Scope(user=_user(record["namespace"])) if claim is None else claim.scope,
+        scope=told if claim is None else claim.scope,
         privacy="" if claim is None else claim.privacy,
         created_at=moment(record.get("created_at")),
         rest={**record, "key": text_of(record, "key"), "value": emptied, "at": list(at)},
@@ -105,18 +106,15 @@ def _kind(named: Any) -> str:
     return next((kind for part, kind in _KIND_WORDS if part in word), "fact")
 
 
-def _user(namespace: Any) -> str:
-    """Return whose an item is: nobody's in the root alone, else the user's or that of the dotted path."""
-    parts = namespace.split(".") if isinstance(namespace, str) else _labels(namespace)
-    if parts[:1] == [_ROOT] and len(parts) <= 2:
-        return parts[-1] if len(parts) == 2 else ""
-    return ".".join(parts)
-
-
-def _labels(namespace: Any) -> list[str]:
-    """Return every label as text: to leave one out would open the item to a wider namespace."""
-    labels = namespace if isinstance(namespace, list) else []
-    return [label if isinstance(label, str) else canonical_json(label) for label in labels]
+def _labels(namespace: Any) -> tuple[str, ...]:
+    """Return the labels of a namespace as text; RecordError for what could reach into another one."""
+    found = namespace.split(".") if isinstance(namespace, str) else namespace
+    if not isinstance(found, list) or not found:
+        raise RecordError("has a `namespace` without labels")
+    labels = tuple(label if isinstance(label, str) else canonical_json(label) for label in found)
+    if not all(label and "." not in label and "\ufffd" not in label for label in labels):
+        raise RecordError("has a `namespace` with a label that is empty or holds a dot")
+    return labels
 
 
 def _record(memory: Memory) -> dict[str, Any]:
@@ -134,9 +132,16 @@ def _record(memory: Memory) -> dict[str, Any]:
     return _owned(record, memory)
 
 
+def _told(namespace: Any) -> str:
+    try:
+        return scope_of(_labels(namespace), Scope()).user
+    except RecordError:
+        return ""
+
+
 def _owned(record: dict[str, Any], memory: Memory) -> dict[str, Any]:
     """Say in a record whose the memory is now; it leaves the namespace of another user."""
-    user = _user(record.get("namespace"))
+    user = _told(record.get("namespace"))
     record["value"] = _unclaimed(record["value"])
     if claim := claim_of(memory, Scope(user=user)):
         fields = record["value"].get("content")

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 import agentkd
 from agentkd.errors import ConfigError, DataError
 from agentkd.graph import AgentkdStore
-from agentkd.graph.namespace import scope_of
 from agentkd.interop import (
     admit_imported,
     detect,
@@ -34,6 +33,7 @@ from agentkd.interop import (
 from agentkd.interop.section import parts_of
 from agentkd.ledger import Ledger
 from agentkd.memory import MemoryStore
+from agentkd.memory.item import scope_of
 from agentkd.schema import Hit, Memory, Scope
 
 DATA = Path(os.environ.get("AGENTKD_DATA") or Path(__file__).parents[3] / "shared" / "data") / "reme-library"
@@ -274,7 +274,7 @@ def test_store_items_of_langmem_and_langgraph_are_read(
     assert (first.content, first.kind, first.scope, first.privacy) == (
         content,
         kind,
-        Scope(user="alice"),
+        Scope(user="memories.alice"),
         "private",
     )
     assert second.scope == Scope(user="org.x.y")
@@ -284,8 +284,8 @@ def test_store_items_of_langmem_and_langgraph_are_read(
 @pytest.mark.parametrize(
     ("namespace", "user"),
     [
-        (("memories",), ""),
-        (("memories", "ann"), "ann"),
+        (("memories",), "memories"),
+        (("memories", "ann"), "memories.ann"),
         (("memories", "ann", "notes"), "memories.ann.notes"),
         (("users", "ann"), "users.ann"),
         (("email_assistant", "bob", "collection"), "email_assistant.bob.collection"),
@@ -297,9 +297,15 @@ def test_what_lies_in_a_namespace_is_only_for_those_who_ask_with_it(
 ) -> None:
     [memory] = read_langmem(written(tmp_path, "a.json", [{**ITEM, "namespace": form(namespace)}])).memories
     assert memory.scope == Scope(user=user)
-    assert memory.privacy == ("private" if user else "shared")
-    if form is list and namespace[0] != "memories":
-        assert memory.scope == scope_of(namespace, Scope())
+    assert memory.privacy == "private"
+    assert memory.scope == scope_of(namespace, Scope())
+
+
+@pytest.mark.parametrize("namespace", [[], "", None, 3, ["a.b"], ["a", ""], ["a\0"], {"a": 1}])
+def test_an_item_of_no_namespace_is_skipped_and_opened_to_nobody(tmp_path: Path, namespace: object) -> None:
+    found = read_langmem(written(tmp_path, "a.json", [{**ITEM, "namespace": namespace}, ITEM]))
+    assert [fault.place for fault in found.skipped] == ["[0]"]
+    assert len(found.memories) == 1
 
 
 def test_a_label_that_is_no_text_never_widens_a_namespace(tmp_path: Path) -> None:
