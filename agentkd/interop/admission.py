@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 
 from agentkd.interop.candidate import IMPORT, counts_of
 from agentkd.interop.evidence import known_corrections
-from agentkd.interop.imported import Imported, Skipped
+from agentkd.interop.imported import Imported, Item, Skipped
+from agentkd.interop.item import Put, admit_items, base_of, is_held
 from agentkd.memory import Admission
-from agentkd.schema import Evidence, Memory, MemoryStatus, Scope, Utility, Value, memory_id
+from agentkd.memory.item import scope_of
+from agentkd.schema import Evidence, Memory, Scope, Utility, Value, memory_id
 
 if TYPE_CHECKING:
     from agentkd.ledger import Ledger
@@ -52,7 +54,11 @@ def admit_imported(
     scope: Scope | None = None,
     quarantine: bool = False,
 ) -> ImportReport:
-    """Admit all readable entries in one transaction and answer for each; a second time nothing new is stored.
+    """Admit all readable entries and answer for each; a second time nothing new is stored.
+
+    What a store held goes under its namespace and key into the store of the same scope, as `put` would do it,
+    unless `scope` names a user or it is held in quarantine: then it is a memory like others. Memories are
+    admitted in one transaction, items in another.
 
     Args:
         imported: What a reader gave.
@@ -65,9 +71,10 @@ def admit_imported(
             for nothing then.
     """
     held = quarantine or (store.trust.gate and store.trust.imports == "quarantined")
-    memories, taken_back = _prepared(imported, store.settings.scope, ledger, scope or Scope(), held)
+    memories, answered, puts = _prepared(imported, store.settings.scope, ledger, scope or Scope(), held)
     answers = iter(store.admit(memories, vouched=not held))
-    ordered = [taken_back.get(i) or next(answers) for i in range(len(imported.memories))]
+    answered |= admit_items(puts, store, ledger)
+    ordered = [answered.get(i) or next(answers) for i in range(len(imported.memories))]
     return ImportReport(
         path=imported.path,
         format=imported.format,
@@ -83,13 +90,14 @@ def preview(imported: Imported, own: Scope, ledger: Ledger, *, scope: Scope | No
 
     Near copies and refusals of plugins show only when the memories are judged.
     """
-    memories, taken_back = _prepared(imported, own, ledger, scope or Scope(), False)
+    memories, rejected, puts = _prepared(imported, own, ledger, scope or Scope(), False)
     known = {memory.id for memory in ledger.memories.get_many(memory.id for memory in memories)}
     fresh = {memory.id for memory in memories} - known
+    n_held = sum(is_held(put, ledger) for put in puts)
     counts = {
-        "known": len(memories) - len(fresh),  # known here, or a copy within the file
-        "new": len(fresh),
-        "rejected": len(taken_back),
+        "known": len(memories) - len(fresh) + n_held,  # known here, or a copy within the file
+        "new": len(fresh) + len(puts) - n_held,
+        "rejected": len(rejected),
     }
     return ImportReport(
         path=imported.path,
@@ -103,39 +111,71 @@ def preview(imported: Imported, own: Scope, ledger: Ledger, *, scope: Scope | No
 
 def _prepared(
     imported: Imported, own: Scope, ledger: Ledger, scope: Scope, quarantine: bool
-) -> tuple[list[Memory], dict[int, Admission]]:
-    """Return the candidates, and answers by position for what a pack says was taken back."""
+) -> tuple[list[Memory], dict[int, Admission], list[Put]]:
+    """Return the candidates, answers by position for what stays out, and what goes into a store."""
     known = _known_evidence(imported.memories, ledger)
     parents = {m.id for m in ledger.memories.get_many(m.parent for m in imported.memories if m.parent)}
     memories: list[Memory] = []
-    taken_back: dict[int, Admission] = {}
-    base = Scope() if imported.format == "pack" else own
+    answers: dict[int, Admission] = {}
+    puts: list[Put] = []
     for i, (memory, place) in enumerate(zip(imported.memories, imported.places, strict=True)):
-        if memory.status in _TAKEN_BACK:
-            reason = f"it was taken back where it comes from: its status is `{memory.status}`"
-            taken_back[i] = Admission(memory_id=memory.id, outcome="rejected", reason=reason)
+        item, base = imported.items.get(i), _base(imported, i, own, scope)
+        note = {"format": imported.format, "path": imported.path, "place": place}
+        is_waiting = quarantine or memory.status == "quarantined"
+        is_keyed = item is not None and item.key and base is not None and not scope.user and not is_waiting
+        if reason := _refusal(memory, item if not is_keyed else None):
+            answers[i] = Admission(memory_id=memory.id, outcome="rejected", reason=reason)
             continue
-        if memory.counters:
-            reason = "it speaks against a memory that was revoked where it comes from"
-            taken_back[i] = Admission(memory_id=memory.id, outcome="rejected", reason=reason)
+        if is_keyed and item is not None and base is not None:
+            puts.append(Put(i, memory.id, item, base, {IMPORT: note}))
             continue
+        if item is not None and base is not None and not scope.user:
+            where = scope_of(item.namespace, base)
+        else:
+            where = _united(memory.scope, Scope() if imported.format == "pack" else own, scope)
         evidence = Evidence() if quarantine else _only(memory.evidence, known)  # a claim, and nobody vouches
-        note = {"format": imported.format, "path": imported.path, "place": place, **_claimed(memory)}
-        where = _united(memory.scope, base, scope)
         changes = {
             "scope": where,
             "id": memory_id(memory.kind, memory.when_to_use, memory.content, where),
             "evidence": evidence,
             "support": len(evidence.trajectories),
             "utility": Utility(),  # what is measured here is compared with what was withheld here
-            "status": _status(memory, quarantine),
+            "status": "quarantined" if is_waiting else "active",  # compiled elsewhere is not compiled here
+            "origin": _origin(memory, imported.format),
             "privacy": "private" if where.user else memory.privacy,
-            "extras": {**memory.extras, IMPORT: note},
+            "extras": {**memory.extras, IMPORT: {**note, **_claimed(memory)}},
         }
         if memory.parent not in parents:
             changes |= {"parent": "", "version": 1}
         memories.append(memory.model_copy(update=changes))
-    return memories, taken_back
+    return memories, answers, puts
+
+
+def _base(imported: Imported, place: int, own: Scope, scope: Scope) -> Scope | None:
+    """Return the scope of the workspace whose store an item is for; None for what is none."""
+    item = imported.items.get(place)
+    if item is None:
+        return None
+    stated = base_of(imported.memories[place].scope, item.namespace)
+    return None if stated is None else _united(stated, own, scope)
+
+
+def _refusal(memory: Memory, unkeyed: Item | None) -> str:
+    """Return why an entry stays out; `unkeyed` is what a store held, where no key can hold it here."""
+    if memory.status in _TAKEN_BACK:
+        return f"it was taken back where it comes from: its status is `{memory.status}`"
+    if memory.counters:
+        return "it speaks against a memory that was revoked where it comes from"
+    if unkeyed is not None and unkeyed.index is False:
+        return "it is not to be found by its words, and no key can hold it here"
+    return ""
+
+
+def _origin(memory: Memory, format_: str) -> str:
+    """Return where a memory is from: only a key makes it a store's, which no refiner may change."""
+    from agentkd.ledger.item import ITEM_ORIGIN
+
+    return f"import:{format_}" if memory.origin == ITEM_ORIGIN else memory.origin
 
 
 def _claimed(memory: Memory) -> dict[str, int]:
@@ -143,11 +183,6 @@ def _claimed(memory: Memory) -> dict[str, int]:
     used = counts_of(memory)
     claimed = {"support": memory.support, "recalls": used.recalls, "wins": used.wins}
     return {name: n for name, n in claimed.items() if n or name == "support"}
-
-
-def _status(memory: Memory, quarantine: bool) -> MemoryStatus:
-    """Return the status to ask for; what was compiled elsewhere is not in the weights that serve here."""
-    return "quarantined" if quarantine or memory.status == "quarantined" else "active"
 
 
 def _united(stated: Scope, base: Scope, override: Scope) -> Scope:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from typing import Any
+
+from pydantic import Field
+
 from agentkd.schema import Memory, Value
 
-__all__ = ["Imported", "Skipped"]
+__all__ = ["Imported", "Item", "Skipped"]
 
 
 class Skipped(Value):
@@ -14,6 +19,21 @@ class Skipped(Value):
     """Where it stands, such as `line 12` or `results[3]`."""
     reason: str
     """What is wrong with it."""
+
+
+class Item(Value):
+    """What a store held in a namespace."""
+
+    namespace: tuple[str, ...]
+    """Labels, from the root."""
+    key: str
+    """Name within the namespace; empty for an entry that names none."""
+    value: dict[str, Any]
+    """What it held."""
+    index: Any = None
+    """Paths whose texts are searched; None for the store's own, False for none."""
+    at: datetime
+    """Since when (UTC)."""
 
 
 class Imported(Value):
@@ -29,5 +49,7 @@ class Imported(Value):
     """Where each memory stood, in the same order."""
     skipped: tuple[Skipped, ...] = ()
     """Entries that could not be read, each with its place and reason."""
+    items: dict[int, Item] = Field(default_factory=dict)
+    """The memories that a store held, by their position."""
     counts_use: bool = False
     """Whether the store counts how often an entry was used, so that 0 means never."""

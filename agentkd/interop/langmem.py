@@ -22,7 +22,8 @@ from agentkd.interop.candidate import (
     wants_mapping,
     with_lesson_fields,
 )
-from agentkd.interop.imported import Imported
+from agentkd.interop.imported import Imported, Item
+from agentkd.interop.item import index_of, stored_item
 from agentkd.interop.ownership import CLAIM, claim_of, claimed
 from agentkd.interop.source import RecordError, gather, json_records, read_text
 from agentkd.memory.item import scope_of
@@ -43,7 +44,9 @@ _KIND_WORDS = (
 def read_langmem(path: str | Path) -> Imported:
     """Read exported store items; DataError for a file that holds none."""
     file = Path(path)
-    return gather(file, FORMAT, json_records(file, read_text(file), ("items",)), _memory)
+    imported = gather(file, FORMAT, json_records(file, read_text(file), ("items",)), _memory)
+    items = {i: item for i, memory in enumerate(imported.memories) if (item := _stored(memory)) is not None}
+    return imported.model_copy(update={"items": items})
 
 
 def dump_langmem(memories: Iterable[Memory]) -> str:
@@ -106,6 +109,20 @@ def _kind(named: Any) -> str:
     return next((kind for part, kind in _KIND_WORDS if part in word), "fact")
 
 
+def _stored(memory: Memory) -> Item | None:
+    """Return the item that was read; None for a memory of another origin that says whose it is."""
+    record = _restored(memory)
+    if record is None or CLAIM in _fields(record["value"]):
+        return None
+    return Item(
+        namespace=_labels(record["namespace"]),
+        key=str(record["key"]),
+        value=record["value"],
+        index=index_of(record.get("index")),
+        at=moment(record.get("updated_at")) or memory.created_at,
+    )
+
+
 def _labels(namespace: Any) -> tuple[str, ...]:
     """Return the labels of a namespace as text; RecordError for what could reach into another one."""
     found = namespace.split(".") if isinstance(namespace, str) else namespace
@@ -120,16 +137,22 @@ def _labels(namespace: Any) -> tuple[str, ...]:
 def _record(memory: Memory) -> dict[str, Any]:
     if (item := _item(memory)) is not None:
         return item
+    record = _restored(memory)
+    return _fresh(memory) if record is None else _owned(record, memory)
+
+
+def _restored(memory: Memory) -> dict[str, Any] | None:
+    """Return the record that a memory was read from with the words that it has now; None without one."""
     record: dict[str, Any] = json.loads(json.dumps(kept_of(memory, FORMAT)))
     at = texts_of(record.pop("at", None))
     value = held = record.get("value")
     for name in at[:-1]:
         held = held.get(name) if isinstance(held, dict) else None
     if not isinstance(value, dict) or not isinstance(held, dict):
-        return _fresh(memory)
+        return None
     if at:
         held[at[-1]] = memory.content
-    return _owned(record, memory)
+    return record
 
 
 def _told(namespace: Any) -> str:
@@ -153,14 +176,13 @@ def _owned(record: dict[str, Any], memory: Memory) -> dict[str, Any]:
 
 def _item(memory: Memory) -> dict[str, Any] | None:
     """Return an item of `AgentkdStore` as it was put; None for another memory."""
-    from agentkd.ledger.item import ITEM_ORIGIN
-
-    namespace, key, value = (memory.extras.get(name) for name in ("namespace", "key", "value"))
-    is_item = isinstance(namespace, list) and isinstance(key, str) and isinstance(value, dict)
-    if memory.origin != ITEM_ORIGIN or not is_item or not _says(value, memory.content):
+    item = stored_item(memory)
+    if item is None or not _says(item.value, memory.content):
         return None
     stamp = memory.created_at.isoformat()
-    return {"namespace": namespace, "key": key, "value": value, "created_at": stamp, "updated_at": stamp}
+    record = {"namespace": list(item.namespace), "key": item.key, "value": item.value}
+    searched = {} if item.index is None else {"index": item.index}
+    return {**record, **searched, "created_at": stamp, "updated_at": stamp}
 
 
 def _says(value: Any, text: str) -> bool:

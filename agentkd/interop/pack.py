@@ -22,6 +22,7 @@ from pydantic import Field, ValidationError
 from agentkd.archive import Limits, open_archive
 from agentkd.errors import DataError
 from agentkd.interop.imported import Imported
+from agentkd.interop.item import stored_item
 from agentkd.interop.source import RecordError, parse_json
 from agentkd.schema import Correction, Memory, Trajectory, Value, now
 
@@ -89,6 +90,7 @@ def read_pack(path: str | Path) -> Imported:
         format=FORMAT,
         memories=tuple(memories),
         places=tuple(f"{_MEMORIES}, line {line}" for line, _ in rows),
+        items={i: item for i, memory in enumerate(memories) if (item := stored_item(memory)) is not None},
         counts_use=True,
     )
 

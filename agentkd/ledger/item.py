@@ -29,6 +29,7 @@ ITEM_ORIGIN = "store"
 
 Namespace = tuple[str, ...]
 _GONE = ("revoked", "tombstone")
+_SAID = ("value", "index")
 
 
 class StoredItem(Value):
@@ -192,8 +193,10 @@ class Items:
             return [_item(row) for row in connection.execute(query).mappings()]
 
     def _says(self, item: StoredItem, memory: Memory) -> bool:
+        """Whether an item holds what a memory says; where the value came from makes no difference."""
         clean, _ = redact_json(memory.extras, self._redact)
-        return item.status == "active" and dump(clean) == dump(item.extras)
+        said, held = ({name: extras.get(name) for name in _SAID} for extras in (clean, item.extras))
+        return item.status == "active" and dump(said) == dump(held)
 
     def _keep(self, connection: sa.Connection, held: str, memory: Memory) -> str:
         """Store a memory in the place of the one that its key held; raises StoreError where it is refused."""

@@ -92,6 +92,11 @@ class MemoryStore:
         return self._embedder
 
     @property
+    def hooks(self) -> Hooks:
+        """Plugins that may refuse what comes in."""
+        return self._hooks
+
+    @property
     def thresholds(self) -> Thresholds:
         """What counts as similar here: as set, else as calibrated or shipped for the embedder; read once."""
         if self._thresholds is None:

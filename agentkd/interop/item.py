@@ -1,0 +1,135 @@
+"""Items of stores: taken out of a file under their namespace and key, as a `put` of our own store would."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from agentkd.errors import DataError, PluginError, StoreError
+from agentkd.interop.imported import Item
+from agentkd.memory import Admission
+from agentkd.memory.item import item_name, put_item, scope_of, space_of
+from agentkd.schema import Memory, Scope, canonical_json, now
+
+if TYPE_CHECKING:
+    from agentkd.ledger import Ledger
+    from agentkd.memory import MemoryStore
+
+__all__ = ["Put", "admit_items", "base_of", "index_of", "is_held", "stored_item"]
+
+
+class Put(NamedTuple):
+    """An item on its way into a store."""
+
+    place: int
+    """Position of its entry in the file."""
+    memory_id: str
+    """Id that the file gave it."""
+    item: Item
+    """What the key shall hold."""
+    base: Scope
+    """Scope of the workspace whose store it is for."""
+    note: dict[str, Any]
+    """Extras that say where it comes from."""
+
+
+def index_of(value: Any) -> Any:
+    """Return how an item is searched; what nobody can read is not found by its words."""
+    is_paths = isinstance(value, list) and all(isinstance(path, str) for path in value)
+    return value if value is None or is_paths else False
+
+
+def stored_item(memory: Memory) -> Item | None:
+    """Return the item that a memory of our own store is; None for any other memory."""
+    from agentkd.ledger.item import ITEM_ORIGIN
+
+    labels, key, value = (memory.extras.get(name) for name in ("namespace", "key", "value"))
+    if memory.origin != ITEM_ORIGIN or not isinstance(labels, list) or not isinstance(value, dict):
+        return None
+    if not labels or not all(isinstance(n, str) and n and "." not in n and "\0" not in n for n in labels):
+        return None
+    if not isinstance(key, str) or not key:
+        return None
+    index, at = index_of(memory.extras.get("index")), memory.created_at
+    at = at if at.tzinfo else at.replace(tzinfo=UTC)
+    return Item(namespace=tuple(labels), key=key, value=value, index=index, at=at)
+
+
+def base_of(scope: Scope, namespace: Sequence[str]) -> Scope | None:
+    """Return the scope of the workspace that an item is of; None where it lies outside of its namespace."""
+    path = ".".join(namespace)
+    if scope.user == path:
+        return scope.model_copy(update={"user": ""})
+    user = scope.user.removesuffix(f"..{path}")
+    base = scope.model_copy(update={"user": user})
+    return base if user and scope_of(namespace, base) == scope else None
+
+
+def is_held(put: Put, ledger: Ledger) -> bool:
+    """Whether the key holds this value already."""
+    there = ledger.items.get(space_of(put.base), put.item.namespace, put.item.key, now())
+    return there is not None and _said(there.extras) == _said(_extras(put.item))
+
+
+def admit_items(puts: Sequence[Put], store: MemoryStore, ledger: Ledger) -> dict[int, Admission]:
+    """Put items into the stores that they are for, all in one transaction, and answer for each by its place.
+
+    A value that a key took on here after the file's stays, and what was revoked here does not come back.
+    """
+    if not puts:
+        return {}
+    with ledger.transaction():
+        revoked = {
+            (memory.scope, item.namespace, item.key, _said(memory.extras))
+            for memory in ledger.memories.list("revoked", kinds=("fact",), current=False)
+            if (item := stored_item(memory)) is not None
+        }
+        return {put.place: _admitted(put, store, ledger, revoked) for put in puts}
+
+
+def _admitted(put: Put, store: MemoryStore, ledger: Ledger, revoked: set[Any]) -> Admission:
+    item, moment, space = put.item, now(), space_of(put.base)
+    name, said = item_name(item.namespace, item.key), _said(_extras(item))
+    there = ledger.items.get(space, item.namespace, item.key, moment)
+    if there is not None and _said(there.extras) == said:
+        return Admission(memory_id=there.memory_id, outcome="merged", reason=f"{name} holds this value")
+    if there is not None and ledger.memories.get(there.memory_id).created_at > item.at:
+        return _refused(put, f"{name} holds a later value here")
+    if (scope_of(item.namespace, put.base), item.namespace, item.key, said) in revoked:
+        return _refused(put, f"{name} was revoked with this value")
+    try:
+        put_item(
+            ledger,
+            store.hooks,
+            item.namespace,
+            item.key,
+            item.value,
+            base=put.base,
+            index=item.index,
+            at=moment,
+            made_at=min(item.at, moment),
+            note=put.note,
+        )
+    except PluginError as error:
+        return Admission(memory_id=put.memory_id, outcome="failed", reason=error.message)
+    except (DataError, StoreError) as error:
+        return _refused(put, error.message)
+    held = ledger.items.get(space, item.namespace, item.key, moment)
+    return Admission(memory_id=held.memory_id if held is not None else put.memory_id, outcome="stored")
+
+
+def _refused(put: Put, reason: str) -> Admission:
+    return Admission(memory_id=put.memory_id, outcome="rejected", reason=reason)
+
+
+def _extras(item: Item) -> dict[str, Any]:
+    return {"value": item.value, "index": item.index}
+
+
+def _said(extras: Mapping[str, Any]) -> str:
+    """Return what a key holds as the ledger keeps it, without secrets."""
+    from agentkd.ledger.redact import redact_json, redact_secrets
+
+    held = {name: extras.get(name) for name in ("value", "index")}
+    return canonical_json(redact_json(held, redact_secrets)[0])
