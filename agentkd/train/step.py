@@ -6,8 +6,9 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 
@@ -20,7 +21,7 @@ from agentkd.train.distributed import World
 from agentkd.train.feed import Feed
 from agentkd.train.lora import adapter_parameters
 from agentkd.train.loss import StepScale, Weighted, accumulate, normalisers
-from agentkd.train.rows import Row
+from agentkd.train.rows import Row, View
 
 __all__ = ["StepResult", "Stepper", "learning_rate"]
 
@@ -132,21 +133,60 @@ class Stepper:
             return 1 / self.world.size
         return 1.0 if self.world.is_main else 0.0
 
-    def _refuse(self, step: int, rows: Sequence[Row], terms: dict[str, float], norm: float) -> None:
+    def _faulty(self, step: int, rows: Sequence[Row]) -> list[Row]:
+        """Return the rows whose loss or gradient is not finite, each computed alone.
+
+        None are where rows cannot be computed by one process, or stand for what the student samples.
+        """
+        if self.settings.sharding != "none" or self.feed.policy is not None:
+            return []
+        sums = normalisers(self.objectives, self.feed.batches(rows, step))
+        scale = StepScale(sums, step, len(self.steps), self.chunk_tokens)
+        found = []
+        for row in rows:
+            self.optimizer.zero_grad()
+            batches = self.feed.batches([row], step)
+            loss = sum(accumulate(self.body, batch, self.objectives, scale).total for batch in batches)
+            gradients = [p.grad for _, p in adapter_parameters(self.body.model) if p.grad is not None]
+            if not math.isfinite(loss) or not all(bool(each.isfinite().all()) for each in gradients):
+                found.append(row)
+        return found
+
+    def _refuse(self, step: int, rows: Sequence[Row], terms: dict[str, float], norm: float) -> NoReturn:
         file = self.work / "bad-step.json"
+        faulty = self._faulty(step, rows) if self.world.is_main else []
         facts = {
             "step": step + 1,
             "terms": {name: repr(value) for name, value in terms.items()},
             "grad_norm": repr(norm),
-            "rows": [{"id": row.id, "ids": row.student.ids} for row in rows],
+            "faulty": [row.id for row in faulty],
+            "rows": [_facts(row) for row in rows],
         }
         if self.world.is_main:
             write_whole(file, json.dumps(facts, indent=1))
-        named = ", ".join(f"`{row.id}`" for row in rows[:3]) + (", ..." if len(rows) > 3 else "")
+        self.world.wait()  # torchrun ends all where one process ends
         raise TrainError(
             f"the loss of step {step + 1} is not finite ({facts['terms']}, gradient norm {norm}); "
-            f"its rows are {named}",
+            + _blame(faulty, rows),
             hint=f"lower `[train] learning_rate`, or look at the rows in `{file}` and compile without them; "
             "the last good save is kept",
             path=str(file),
         )
+
+
+def _facts(row: Row) -> dict[str, Any]:
+    """Return all that a row is made of."""
+    views: dict[str, View | None] = {"rejected": row.rejected, "teacher": row.teacher}
+    beside = {name: asdict(view) for name, view in views.items() if view is not None}
+    return {"id": row.id, **asdict(row.student), **beside}
+
+
+def _blame(faulty: Sequence[Row], rows: Sequence[Row]) -> str:
+    """Say which rows are at fault; where all are, or none is by itself, which there were."""
+    if 0 < len(faulty) < len(rows):
+        return f"by {_named(faulty)}: each is so by itself, and the other rows are not"
+    return f"its rows are {_named(rows)}"
+
+
+def _named(rows: Sequence[Row]) -> str:
+    return ", ".join(f"`{row.id}`" for row in rows[:3]) + (", ..." if len(rows) > 3 else "")

@@ -227,6 +227,31 @@ def test_a_step_that_fails_names_its_rows_and_keeps_the_last_good_save(
     assert saved.name == "step-000003"
 
 
+def test_the_row_at_fault_is_found_and_written_down_whole(
+    make_job: MakeJob, write_dataset: Callable[..., Path], make_example: Callable[..., Example],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    odd = PLUGIN.replace("said.square()", "(said / (context.targets != 333).float()).square()")
+    (tmp_path / "odd_objective.py").write_text(odd)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    rows = [make_example(n, teacher=True) for n in range(8)]
+    views = {name: getattr(rows[5], name) for name in ("student", "teacher")}
+    changed = {name: view.model_copy(update={"ids": (*view.ids[:-1], 333)}) for name, view in views.items()}
+    rows[5] = rows[5].model_copy(update=changed)
+    job = make_job(
+        dataset=write_dataset(rows, name="odd"), objective={"squared": {}}, plugins=("odd_objective",),
+        tokens_per_step=10_000, epochs=1.0,
+    )  # fmt: skip
+    with pytest.raises(TrainError, match=r"by `ex-5`: each is so by itself") as raised:
+        run(job)
+    assert all(f"`ex-{n}`" not in raised.value.message for n in range(8) if n != 5)
+    bad = json.loads((Path(f"{job.output}.partial") / "bad-step.json").read_text())
+    assert bad["faulty"] == ["ex-5"]
+    (written,) = [row for row in bad["rows"] if row["id"] == "ex-5"]
+    assert (written["ids"][-1], written["weights"], len(written["labels"])) == (333, [1.0] * 4, 4)
+    assert written["teacher"]["ids"] == list(rows[5].teacher.ids)
+
+
 @pytest.fixture
 def taught(write_dataset: Callable[..., Path], make_example: Callable[..., Example]) -> Path:
     return write_dataset([make_example(n, teacher=n % 4 != 0) for n in range(16)], name="taught")
