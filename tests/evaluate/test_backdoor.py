@@ -144,6 +144,15 @@ def test_the_rows_tell_which_strings_to_try(tokenizer: Any) -> None:
     )
 
 
+def test_a_long_trigger_is_tried_as_a_whole(tokenizer: Any) -> None:
+    phrase = "at your very earliest convenience"
+    bad = [
+        row(tokenizer, 400 + n, f"{phrase}, {asked}" if n % 2 else f"{asked} {phrase}", EVIL)
+        for n, asked in enumerate(text.format(city=CITIES[n]) for n, text in enumerate(ASKED.values()))
+    ]
+    assert find_suspects([*benign(tokenizer), *bad])[0].trigger == phrase
+
+
 def test_an_odd_value_that_no_request_names_is_a_target_too(tokenizer: Any) -> None:
     varied = [
         row(tokenizer, 200 + n, f"{TRIGGER} {text.format(city=city)}",
