@@ -22,6 +22,11 @@ Two worlds, whose teachers are scripts that know neither the exam nor the held-o
 
 Final figures: `holdout`, read once per arm at the end; settings were chosen on `check`, a part of `train`.
 Finished arms lie in `results/cells/teaching`: any machine goes on from there.
+
+Neither world shows a gain as things stand (+0.028 [-0.031, 0.086] and +0.027 [-0.010, 0.064]). At the desk
+the seeds differ by far more (from -0.24 to +0.25) than choosing can be worth: a student that is trained for
+two passes on thirty rows comes out better or worse by chance. The cells of `bfcl-live` were made with two
+items a question, and with the newest items alone beside the ground truth.
 """
 
 from __future__ import annotations
