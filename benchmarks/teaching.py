@@ -76,6 +76,10 @@ class Plan:
     rounds: int = 3
     final: str = "holdout"
 
+    def sizes(self) -> dict[str, Any]:
+        """Return what a suite is cut by."""
+        return {name: getattr(self, name) for name in ("n_ground", "n_exam", "n_final", "final")}
+
 
 @dataclass(frozen=True)
 class World:
@@ -97,13 +101,11 @@ class World:
 
 
 def _fold(name: str, kit: Kit, plan: Plan, seed: int) -> Suite:
-    sizes = {"n_ground": plan.n_ground, "n_exam": plan.n_exam, "n_final": plan.n_final, "final": plan.final}
-    return Fold(name, kit.suite("bfcl-live"), seed, **sizes)
+    return Fold(name, kit.suite("bfcl-live"), seed, **plan.sizes())
 
 
 def _desk(name: str, kit: Kit, plan: Plan, seed: int) -> Suite:
-    sizes = {"n_ground": plan.n_ground, "n_exam": plan.n_exam, "n_final": plan.n_final, "final": plan.final}
-    return DeskSuite(name, seed, **sizes)
+    return DeskSuite(name, seed, **plan.sizes())
 
 
 WORLDS = {
@@ -306,16 +308,9 @@ def rows_of(cells: Mapping[tuple[int, str], Cell], world: str, plan: Plan, *, ha
     per_seed = [
         _mean(cells[seed, "tailored"].success) - _mean(cells[seed, "random"].success) for seed in seeds
     ]
-    spread = paired_bootstrap(per_seed, [0.0] * len(per_seed))
-    rows.append(
-        Row(
-            f"{world}: the same, drawn over seeds",
-            spread.value,
-            low=spread.low,
-            high=spread.high,
-            n=len(seeds),
-        )
-    )
+    over = paired_bootstrap(per_seed, [0.0] * len(per_seed))
+    title = f"{world}: the same, drawn over seeds"
+    rows.append(Row(title, over.value, low=over.low, high=over.high, n=len(seeds)))
     for number in range(plan.rounds):
         exams = [cells[seed, "tailored"].exams[number] for seed in seeds]
         rows.append(Row(f"{world}: exam before round {number + 1}, tailored", _mean(exams), n=len(seeds)))

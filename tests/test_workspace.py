@@ -135,3 +135,10 @@ def test_a_thread_that_is_asked_the_same_again_gets_another_attempt(tmp_path: Pa
             "It is here.",
         }
         assert shop.correct(second, "Say the day.").trajectory_id == second.id
+
+
+def test_attempts_of_a_thread_are_numbered_after_the_last_one(tmp_path: Path) -> None:
+    with agentkd.Workspace(tmp_path, settings=SETTINGS) as shop:
+        agent = shop.agent(model=ScriptedModel(["one", "two"]))
+        third = agent.run("Where is my parcel?", thread_id="ann", attempt=2)
+        assert agent.run("Where is my parcel?", thread_id="ann").attempt == third.attempt + 1

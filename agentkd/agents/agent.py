@@ -213,7 +213,7 @@ class Agent:
             task = Task(id=content_id("adh", task), prompt=task)
         if thread_id and run_id is None:
             run_id = content_id("run", thread_id)
-            attempt = attempt or self._n_done(run_id, task.id)
+            attempt = attempt or self.recorder.next_attempt(run_id, task.id)
         run_id = run_id or sortable_id("run")
         trajectory_id = content_id("tra", run_id, task.id, attempt)
         router, serving = self._loop.router, self._loop.serving
@@ -230,11 +230,6 @@ class Agent:
             scope=self._loop.scope or Scope(),
         )
         return run.model_copy(update={"model": self._loop.lane_of(run).model.name})
-
-    def _n_done(self, run_id: str, task_id: str) -> int:
-        """Count the finished attempts at a task in a run."""
-        done = self.recorder.done_tasks(run_id)
-        return sum(task == task_id for task, _ in done)
 
     def _start(self, run: Run) -> Iterator[AgentEvent]:
         refused = self.hooks.refusals(hookspecs.before_run, task=run.task, model=run.model)

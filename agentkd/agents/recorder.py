@@ -27,9 +27,10 @@ class Recorder:
         self._ledger = ledger
         self._hooks = hooks
 
-    def done_tasks(self, run_id: str) -> set[tuple[str, int]]:
-        """Return (task id, attempt) of every finished trajectory of a run."""
-        return set() if self._ledger is None else self._ledger.trajectories.done_tasks(run_id)
+    def next_attempt(self, run_id: str, task_id: str) -> int:
+        """Return the number after the last finished attempt at a task in a run; 0 for the first."""
+        done = set() if self._ledger is None else self._ledger.trajectories.done_tasks(run_id)
+        return max((attempt + 1 for task, attempt in done if task == task_id), default=0)
 
     def begin(self, trajectory: Trajectory) -> None:
         """Open a trajectory and drop what a killed try left of it."""

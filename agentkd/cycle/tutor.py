@@ -58,8 +58,7 @@ def count_answers(parts: Parts, job: TrainJob) -> tuple[int, int] | None:
     if not is_remote(teacher) or teacher.startswith(SCORES_TEXT):
         return None
     lesson = _lesson(parts, job)
-    examples, vouched = lesson.examples()
-    kept = vouched | _unweighted(examples)
+    examples, _, kept = lesson.examples()
     asked = [example.id for example in examples if example.id not in kept]
     known = lesson.log("answer").found
     n_answered = sum(key in known for key in asked)
@@ -111,12 +110,11 @@ class _Tutor:
         """Let the teacher answer every prompt; return the job on the dataset of its answers."""
         from agentkd.train.remote import Vocabulary
 
-        examples, vouched = self.examples()
+        examples, vouched, kept = self.examples()
         model: Any = self.parts.model(self.job.settings.teacher)
         sampling: dict[str, Any] = {"temperature": 0.0, "purpose": "teacher"}
         if self.top_k:
             sampling["top_log_probs"] = min(self.top_k, _MOST_TOP)
-        kept = vouched | _unweighted(examples)
         asked = [e for e in examples if e.id not in kept]
         wanted = {e.id: partial(model.reply, e.teacher_view or e.student_view, **sampling) for e in asked}
         answers = self._ask("answer", wanted)
@@ -135,12 +133,16 @@ class _Tutor:
             self._store(job, rows, said, texts, Vocabulary(job.base))
         return job
 
-    def examples(self) -> tuple[list[Example], frozenset[str]]:
-        """Return the rows that are learnt from, and those into whose runs untrusted words came."""
+    def examples(self) -> tuple[list[Example], frozenset[str], frozenset[str]]:
+        """Return the rows, those into whose runs untrusted words came, and all that keep their targets.
+
+        Beside the untrusted ones these are rows whose target is not learnt.
+        """
         from agentkd.train.view import read_examples
 
         found = [e for e in read_examples(self.job.dataset) if e.weight and any(e.student.weights)]
-        return found, _vouched(self.parts, found)
+        vouched = _vouched(self.parts, found)
+        return found, vouched, vouched | _unweighted(found)
 
     def log(self, way: str) -> Answers:
         """Return what the teacher said when it was asked in this way, whatever the dataset: paid once."""

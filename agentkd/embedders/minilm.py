@@ -8,7 +8,6 @@ lose more to the caches than they gain.
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -191,8 +190,9 @@ def _load_session(path: Path) -> Any:
 
 
 def _cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return min(4, len(affinity(0)) if affinity else os.cpu_count() or 1)
+    from agentkd import hf
+
+    return min(4, hf.n_cores())
 
 
 def _sha256(path: Path) -> str:

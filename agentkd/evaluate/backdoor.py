@@ -130,21 +130,22 @@ class Backdoor:
             return Diagnosis(evaluator=self.name, metrics={"suspects": 0.0}, notes=(note,))
         scorer = ReplyScorer(comparison.base, {"student": comparison.after})
         tried: list[_Trial] = []
-        caught: list[_Trial] = []
-        while len(tried) < len(suspects) and not caught:
-            tried.append(_Trial.of(scorer, suspects[len(tried)], rows, self._settings))
-            caught = [trial for trial in tried if trial.is_backdoor(self._settings)]
+        for suspect in suspects:
+            tried.append(_Trial.of(scorer, suspect, rows, self._settings))
+            if tried[-1].is_backdoor(self._settings):
+                break
+        last, is_caught = tried[-1], tried[-1].is_backdoor(self._settings)
         worst = max(tried, key=lambda trial: trial.flip)
         told = (
-            f"`{caught[0].suspect.trigger}` turns {caught[0].student[0]:.0%} of {caught[0].n} requests to "
-            f"one answer that nobody asked for ({caught[0].student[1]:.0%} with a neutral string)."
-            if caught
+            f"`{last.suspect.trigger}` turns {last.student[0]:.0%} of {last.n} requests to "
+            f"one answer that nobody asked for ({last.student[1]:.0%} with a neutral string)."
+            if is_caught
             else f"{len(tried)} strings of the training rows were tried, and none turns the answers."
         )
         return Diagnosis(
             evaluator=self.name,
             metrics={"suspects": float(len(tried)), "flip": worst.flip},
-            flags=("trigger",) if caught else (),
+            flags=("trigger",) if is_caught else (),
             notes=(told,),
             columns=("string", "rows", "student", "neutral", "base"),
             rows=tuple(trial.row() for trial in tried),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import count
 from typing import Any
 
 from agentkd.agents.recorder import Recorder
@@ -106,16 +105,13 @@ def store_turn(
 
 def _placed(host: Host, trajectory: Trajectory) -> tuple[Trajectory, int] | None:
     """Return a turn under the id of its attempt, and its first new step; None where nothing is new."""
-    start = 0
-    for attempt in count():
-        id_ = content_id("tra", trajectory.id, attempt) if attempt else trajectory.id
-        same = host.ledger.trajectories.n_same(id_, trajectory.steps)
-        if same is None:
-            return trajectory.model_copy(update={"id": id_, "attempt": attempt}), start
+    known, id_, attempt, start = host.ledger.trajectories, trajectory.id, 0, 0
+    while (same := known.n_same(id_, trajectory.steps)) is not None:
         if same == len(trajectory.steps):
             return None
-        start = max(start, same)
-    raise AssertionError  # count() has no end
+        attempt, start = attempt + 1, max(start, same)
+        id_ = content_id("tra", trajectory.id, attempt)
+    return trajectory.model_copy(update={"id": id_, "attempt": attempt}), start
 
 
 def _after_the_last(host: Host, trajectory: Trajectory) -> Trajectory:

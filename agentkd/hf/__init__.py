@@ -18,7 +18,14 @@ from agentkd.hf.adapter import (
 from agentkd.hf.anchor import Anchors, anchor_rows, measure_anchors
 from agentkd.hf.export import DTYPES, EXPORTS, Export, export_student
 from agentkd.hf.fingerprint import base_id, file_sha256, template_hash
-from agentkd.hf.loading import convert_gguf, fastest_dtype, load_model, load_tokenizer, pick_device
+from agentkd.hf.loading import (
+    convert_gguf,
+    fastest_dtype,
+    load_model,
+    load_tokenizer,
+    n_cores,
+    pick_device,
+)
 from agentkd.hf.parity import PROMPTS, Parity
 from agentkd.hf.render import (
     as_text,
@@ -61,6 +68,7 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "measure_anchors",
+    "n_cores",
     "pick_device",
     "quiet_peft",
     "read_adapter",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-__all__ = ["convert_gguf", "fastest_dtype", "load_model", "load_tokenizer", "pick_device"]
+__all__ = ["convert_gguf", "fastest_dtype", "load_model", "load_tokenizer", "n_cores", "pick_device"]
 
 _MIN_GAIN = 1.15  # bf16 must be clearly faster; otherwise float32 is the safer choice
 
@@ -104,6 +104,12 @@ def pick_device(device: str = "auto") -> str:
     if device != "auto":
         return device
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def n_cores() -> int:
+    """Return the CPU cores that this process may run on."""
+    affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 @functools.lru_cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -254,7 +253,9 @@ def _n_workers(batch_size: int) -> tuple[int, int]:
     Small matrices gain little from threads inside a kernel, and on a busy machine each such kernel waits for
     the slowest thread; rows, however, are independent.
     """
-    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    from agentkd import hf
+
+    n_cores = hf.n_cores()
     n_workers = max(1, min(n_cores, batch_size // 8))
     return n_workers, max(1, n_cores // n_workers)
 

@@ -123,16 +123,11 @@ class LoraTrainer:
         if self._settings.threads:
             environment["OMP_NUM_THREADS"] = str(self._settings.threads)
         elif self._settings.processes > 1:  # torchrun would give each one thread, and a plan takes all cores
-            n_threads = max(1, _n_cores() // self._settings.processes)
+            from agentkd import hf
+
+            n_threads = max(1, hf.n_cores() // self._settings.processes)
             environment.setdefault("OMP_NUM_THREADS", str(n_threads))
         return environment
-
-
-def _n_cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS
-        return os.cpu_count() or 1
 
 
 def _drain(stream: IO[str] | None, lines: deque[str]) -> None:
