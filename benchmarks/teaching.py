@@ -60,7 +60,7 @@ from agentkd.schema import content_id
 
 ARMS = ("tailored", "random")
 GROUND = "student@0-ground"
-TRAIN = {"epochs": 2, "learning_rate": 1e-3, "tokens_per_step": 256, "anchor": {"weight": 0.0}}
+TRAIN = {"tokens_per_step": 256, "anchor": {"weight": 0.0}}
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,10 @@ class World:
     """Makes the teacher's script `(suite, log of its answers, seed)`."""
     agent: Mapping[str, Any]
     """The table `[agent]`."""
+    train: Mapping[str, Any]
+    """The table `[train]`, less what all worlds share."""
+    goes_on: bool
+    """Whether a round goes on from the adapter of the one before; else it starts at the base on all rows."""
     near_copy: float = 0.6
     """`[gate] near_copy`: at the desk a held-out task differs from an item by its values alone."""
     edition: tuple[int, ...] = ()
@@ -114,12 +118,13 @@ WORLDS = {
         World(
             "desk", Plan(24, 27, 3, 72), Plan(24, 27, 3, 36, (100,), 2, "check"), _desk,
             lambda suite, log, seed: DeskTeacher(log, seed),
-            {"max_steps": 1, "force_tool_call": True, "tool_detail": "brief"}, 1.0,
+            {"max_steps": 1, "force_tool_call": True, "tool_detail": "brief"},
+            {"epochs": 8, "learning_rate": 5e-4}, False, 1.0,
         ),
         World(
             "bfcl-live", Plan(48, 48, 24, 120), Plan(24, 24, 24, 40, (100,), 2, "check"), _fold,
             lambda suite, log, seed: PoolTeacher(suite.lessons(), log, seed),
-            SUGGESTED["agent"], edition=(2,),
+            SUGGESTED["agent"], {"epochs": 2, "learning_rate": 1e-3}, True, edition=(2,),
         ),
     )
 }  # fmt: skip
@@ -194,14 +199,16 @@ class Bench:
             },
             "gate": {"near_copy": world.near_copy},
             "synthesizer": {"tailored": ask, "random": ask},
-            "train": {**TRAIN, "seed": seed},
+            "train": {**TRAIN, **world.train, "seed": seed},
         }  # fmt: skip
         return agentkd.Workspace(root, settings=settings, plugins=[Plugin()])
 
     @property
     def key(self) -> str:
         """Hash of the settings that a cell is made under."""
-        return content_id("cell", asdict(self.plan), TRAIN, *self.world.edition)
+        return content_id(
+            "cell", asdict(self.plan), TRAIN, dict(self.world.train), self.world.goes_on, *self.world.edition
+        )
 
     def kept(self, arm: str) -> Cell | None:
         """Return the cell of an arm that is there, under whatever settings it was made."""
@@ -271,7 +278,7 @@ class Bench:
         card = compile_stage(parts, suite=self.suite, split="train")
         cell.rows.append(card.n_train)
         name = f"student@{number}-{card.id[-8:]}"
-        train_stage(parts, card.id, name, before)
+        train_stage(parts, card.id, name, before if self.world.goes_on else "")
         if is_tailored:
             parts.ledger.checkpoints.promote(name, force=True)
         written = workspace.trajectories(split="synthetic")
@@ -383,7 +390,7 @@ def main() -> int:
         "student": "SmolLM2-135M-Instruct",
         "teachers": "scripts: one knows the people of the desk and writes, one hands out real requests",
         "plans": plans,
-        "train": TRAIN,
+        "train": {name: {**TRAIN, **WORLDS[name].train, "goes_on": WORLDS[name].goes_on} for name in plans},
         "intervals": "95 %, bootstrap over tasks, each with all its seeds; the next row over seeds",
         "cells": [{k: v for k, v in asdict(cell).items() if k not in ("tasks", "success")} for cell in cells],
     }
