@@ -81,6 +81,9 @@ INTENTS = (
         "C3",
         (
             "How much does {} still owe us?",
+            "Does {} owe us anything?",
+            "Show me the debt of {}.",
+            "How much money is {} behind with?",
             "What is the open debt of {}?",
             "Tell me what {} has to pay yet.",
             "Which sum does {} owe?",
@@ -94,6 +97,9 @@ INTENTS = (
         "A1",
         (
             "How much credit does {} have?",
+            "Show me the credit limit of {}.",
+            "For how much may {} order without paying at once?",
+            "What credit did we grant to {}?",
             "What is the credit line of {}?",
             "Up to which sum may {} buy on credit?",
             "How high is the credit of {}?",
@@ -107,6 +113,9 @@ INTENTS = (
         "D4",
         (
             "What did {} buy for this year?",
+            "Show me the sales to {} this year.",
+            "For how much did {} order this year?",
+            "What have we earned with {} since January?",
             "What is the turnover with {}?",
             "How much have we sold to {}?",
             "Tell me this year's sales to {}.",
@@ -120,6 +129,9 @@ INTENTS = (
         "B2",
         (
             "Which discount does {} get?",
+            "Show me the rebate that {} has.",
+            "Do we give {} a discount, and which?",
+            "What is taken off the price for {}?",
             "What is the rebate of {}?",
             "By how much are prices cut for {}?",
             "Tell me the discount of {}.",
@@ -133,6 +145,9 @@ INTENTS = (
         "S",
         (
             "How many parcels are on their way to {}?",
+            "Show me what is being delivered to {}.",
+            "How many packages has {} not received yet?",
+            "Which shipments to {} are on the road?",
             "What have we shipped to {}?",
             "Which orders of {} are in transit?",
             "How many shipments to {} are under way?",
@@ -146,6 +161,9 @@ INTENTS = (
         "R",
         (
             "How many orders did {} send back?",
+            "Show me what {} sent back.",
+            "Did {} return anything?",
+            "How many parcels did we get back from {}?",
             "What came back from {}?",
             "Which returns are there from {}?",
             "How many items has {} returned?",
