@@ -71,9 +71,10 @@ ARMS = {
     "top-k-kl": Arm({"forward-kl": {}}),
     "self-context": Arm({"self-context": {}, "sft": {}}),
     "redi": Arm({"redi": {}}, after="sft", train={"epochs": 1, "learning_rate": 1e-4}),
+    "self-context alone": Arm({"self-context": {}}),
 }
-"""`top-k-kl` has nothing but the teacher's top tokens, `self-context` the accepted answers as well; `redi` is
-a second stage after `sft`, as in its paper: one pass at a lower rate."""
+"""`top-k-kl` and `self-context alone` have nothing but the teacher's tokens, `self-context` the accepted
+answers as well; `redi` is a second stage after `sft`, as in its paper: one pass at a lower rate."""
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,7 @@ def rows_of_suite(cells: Mapping[tuple[str, int, str], Cell], suite: str, has_ba
         rows.append(_row(f"{name}: what memory does for it", pooled(pairs, memory_effect), n))
         kept = retention(pairs)
         bar: dict[str, Any] = {"bar": f">= {KEPT:g}", "holds": kept.value >= KEPT} if is_judged else {}
-        bar = bar if arm == "self-context" else {}
+        bar = bar if arm.startswith("self-context") else {}
         rows.append(_row(f"{name}: gain of base + memory that is kept without memory", kept, n, **bar))
         rows.extend(_anchor_rows(name, pairs, is_judged))
         for title, value in (

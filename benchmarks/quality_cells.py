@@ -61,7 +61,7 @@ def read_cell(folder: Path, suite: str, seed: int, arm: str, key: str = "") -> C
 
 def cell_file(folder: Path, suite: str, seed: int, arm: str) -> Path:
     """Return where a cell is kept."""
-    return folder / f"{suite}-{seed}-{arm}.json"
+    return folder / f"{suite}-{seed}-{arm.replace(' ', '-')}.json"
 
 
 @dataclass(frozen=True)
