@@ -64,7 +64,8 @@ def show(invocation: Invocation, memory_id: str, at: datetime | None) -> None:
             if not then:
                 raise NotFoundError(f"memory `{memory_id}` was not current at {at:%Y-%m-%d %H:%M} UTC")
             memory, replaced = then[0], {}
-    invocation.show(memory, lambda memory, console: print_memory(memory, console, replaced))
+    told = {**memory.model_dump(mode="json"), "replaced_by": replaced.get(memory_id, "")}
+    invocation.show(told, lambda told, console: print_memory(memory, console, replaced))
 
 
 @command.command("recall")

@@ -43,6 +43,7 @@ def test_history_shows_versions_events_and_use(cli: Cli, merged: tuple[Path, str
     for command in ("show", "history"):
         shown = "".join(cli("-C", root, "memory", command, second).out.split())
         assert f"replacedby{first}" in shown
+    assert cli("-C", root, "memory", "show", second, "--json").json["replaced_by"] == first
     assert cli("-C", root, "memory", "history", "mem-none").code == 6
 
 
