@@ -74,9 +74,7 @@ class Revocations:
 
     def forbidden(self) -> dict[str, str]:
         """Return why nothing of a trajectory may be compiled, by id: it or a memory on it was revoked."""
-        link = t.memory_trajectories.c
-        query = sa.select(link.target).where(link.source.in_(_revoked_memories())).distinct()
-        gone = self.trajectories()
+        query, gone = _under(_revoked_memories()).distinct(), self.trajectories()
         with self._database.read() as connection:
             found = dict.fromkeys(connection.execute(query).scalars(), "rests on a revoked memory")
             memories = set(connection.execute(_revoked_memories()).scalars())
@@ -182,12 +180,22 @@ class Revocations:
 def taint(
     connection: sa.Connection, memories: Iterable[str], trajectories: Iterable[str], reason: str
 ) -> set[Row]:
-    """Mark the rows that rest on these, and every checkpoint that was trained on one or went on from such."""
+    """Mark the rows that rest on these, and every checkpoint that was trained on one or went on from such.
+
+    A row of a run that a revoked memory rests on is marked whether or not it names the memory: the run taught
+    it. `memories` may hold what was made from a revoked one; runs under that alone are left.
+    """
     rows: set[Row] = set()
-    origins, runs = set(memories), set(trajectories)
+    origins, runs, s = set(memories), set(trajectories), t.memory_status.c
     for batch in chunks(origins):
         rows |= _linked(connection, t.row_memories, batch)
-    for batch in chunks(runs | _written_from(connection, origins, runs) | _heard_from(connection, runs)):
+    under = {
+        id_
+        for batch in chunks(origins)
+        for id_ in connection.execute(_under(_revoked_memories().where(s.memory_id.in_(batch)))).scalars()
+    }
+    written, heard = _written_from(connection, origins, runs), _heard_from(connection, runs)
+    for batch in chunks(runs | under | written | heard):
         rows |= _linked(connection, t.row_trajectories, batch)
         about = sa.select(t.corrections.c.id).where(t.corrections.c.trajectory_id.in_(batch))
         rows |= _linked(connection, t.row_corrections, about)
@@ -241,6 +249,12 @@ def tainted_after(connection: sa.Connection, at: datetime) -> set[str]:
 def _revoked_memories() -> sa.Select[Any]:
     s = t.memory_status.c
     return sa.select(s.memory_id).where(s.checkpoint == "base", s.status == "revoked")
+
+
+def _under(memories: sa.Select[Any]) -> sa.Select[Any]:
+    """Return the ids of the trajectories that these memories rest on."""
+    link = t.memory_trajectories.c
+    return sa.select(link.target).where(link.source.in_(memories))
 
 
 def _line(connection: sa.Connection, ids: Iterable[str]) -> list[tuple[str, str, bool]]:
@@ -302,6 +316,7 @@ def _tainted_rows(connection: sa.Connection, dataset_id: str | None = None) -> s
     for table, targets in (
         (t.row_memories, _revoked_memories()),
         (t.row_trajectories, gone),
+        (t.row_trajectories, _under(_revoked_memories())),
         (t.row_corrections, about),
     ):
         queries.append(sa.select(table.c.dataset_id, table.c.source).where(table.c.target.in_(targets)))
