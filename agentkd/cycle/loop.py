@@ -28,11 +28,11 @@ from agentkd.cycle.report import make_report, write_report
 from agentkd.cycle.retire import lacks_certificates, retire_phase
 from agentkd.cycle.schedule import is_due
 from agentkd.cycle.stage import StageResult, distill_stage, objective_needs
-from agentkd.cycle.training import decisive_settings, read_beside
+from agentkd.cycle.training import decisive_settings, read_beside, told_by
 from agentkd.errors import CeilingError, ConfigError
 from agentkd.files import sweep
 from agentkd.plugins import nearest
-from agentkd.schema import CycleReport, Evaluation, PhaseReport, Verdict
+from agentkd.schema import CycleReport, Evaluation, PhaseReport, Verdict, is_held_out
 
 __all__ = ["run_cycle"]
 
@@ -138,7 +138,8 @@ def phase_settings(parts: Parts) -> dict[str, Any]:
     """Return what each phase reads of the settings: a change there means that it is done again."""
     settings = parts.settings
     train, trainer = decisive_settings(parts)
-    acting = [settings.agent, settings.models, settings.model, settings.suite, *recall_settings(parts)]
+    trust = settings.trust  # decides what is approved, recalled, told to a teacher and trained on
+    acting = [settings.agent, settings.models, settings.model, settings.suite, trust, *recall_settings(parts)]
     return {
         "run": [
             *acting,
@@ -147,7 +148,7 @@ def phase_settings(parts: Parts) -> dict[str, Any]:
             settings.run.retries,
             settings.compile.easy_tasks,
         ],
-        "distill": [settings.distill, settings.distiller, settings.roles.distiller, settings.memory],
+        "distill": [settings.distill, settings.distiller, settings.roles.distiller, settings.memory, trust],
         "refine": [
             settings.memory.refiners,
             settings.memory.trial_level,
@@ -160,6 +161,7 @@ def phase_settings(parts: Parts) -> dict[str, Any]:
             settings.roles.teacher,
             settings.agent,
             settings.suite,
+            trust,
         ],
         "compile": [
             settings.compile,
@@ -168,11 +170,15 @@ def phase_settings(parts: Parts) -> dict[str, Any]:
             sorted(objective_needs(parts)),
             settings.train.teacher,
             settings.train.max_tokens_per_row,
+            settings.agent,  # of these two a cycle that recompiles has no other phase
+            settings.memory.scope,
+            trust,
         ],
         "train": [
             train.model_dump(exclude={"candidates"}),  # one more candidate trains no other again
             trainer,
             *read_beside(parts),
+            *told_by(parts),
         ],
         "evaluate": [*acting, settings.evaluate, settings.evaluator, settings.gate.probes],
         "promote": [settings.gate, settings.revoke.max_rate, settings.revoke.probes],
@@ -208,7 +214,21 @@ def _check_settings(parts: Parts) -> None:
                 hint="name a split of its own: what judges must not steer what is trained",
                 key="place.split",
             )
+        _check_held_out({"evaluate.split": [evaluate.split], "evaluate.also": evaluate.also,
+                         "place.split": [own] if own else []})  # fmt: skip
         check_rivals(parts)
+
+
+def _check_held_out(splits: Mapping[str, Sequence[str]]) -> None:
+    """Refuse to measure on what the next cycle would learn from: the name decides what is held out."""
+    for key, names in splits.items():
+        for name in names:
+            if not is_held_out(name):
+                raise ConfigError(
+                    f"`{key}` names split `{name}`, whose runs are learnt from",
+                    hint="a split that is only measured on begins with `holdout` or `test`",
+                    key=key,
+                )
 
 
 def _finish_untrained(

@@ -1,6 +1,6 @@
 """The phase `place`: measures per cluster of memories what context and weights do for its tasks, and decides.
 
-What it decides on tasks of `[place] split` is followed by the next `compile` (what goes into rows, what rows
+What it decides on tasks of `[place] split`, by a student that is promoted, is followed by the next `compile` (what goes into rows, what rows
 show) and by `retire` (what leaves the context): see `agentkd.cycle.placed`. Without such a split it reads the
 tasks that the gate decides on, and its decisions are shown and not followed.
 """
@@ -62,11 +62,13 @@ def place_phase(
 
     counts = Counter(each.place if each.is_measured else "too few tasks" for each in found)
     said = ", ".join(f"{n} {place}" for place, n in sorted(counts.items())) or "nothing to measure"
-    shown = "" if own or not found else "; shown, not followed: `[place] split` is not set"
+    why = "`[place] split` is not set" if not own else "" if verdict.promote else "the candidate was refused"
+    shown = f"; shown, not followed: {why}" if why and found else ""
     return StageResult(
         f"{len(found)} clusters of memories: {said}{shown}",
         {
             "is_followed": bool(own),
+            "is_promoted": verdict.promote,
             "base_id": parts.student_files.base_id,
             "placements": [each.model_dump(mode="json") for each in found],
         },

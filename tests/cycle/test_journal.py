@@ -138,6 +138,8 @@ def test_only_the_phases_that_read_a_setting_are_done_again(tmp_path: Path) -> N
         return {name for name in names if now[name] != plain[name]}
 
     plain = keys()
+    assert changed(trust={"gate": False}) == {"run", "distill", "compile", "evaluate"}
+    assert changed(agent={"max_steps": 3}) == {"run", "compile", "evaluate"}
     assert changed(gate={"margin": 0.1, "near_copy": 0.9, "anchors": False}) == {"promote"}
     assert changed(gate={"probes": 7}) == {"evaluate", "promote"}
     assert changed(compile={"role_weights": {"observation": 0.1}}) == {"compile"}

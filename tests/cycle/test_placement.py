@@ -18,10 +18,11 @@ from agentkd.cycle.placement import place_memories, place_phase
 from agentkd.cycle.retire import retire_phase
 from agentkd.errors import ConfigError
 from agentkd.evaluate import Cell, Cluster, decide_place
-from agentkd.schema import Place, Placement, Verdict
+from agentkd.schema import Interval, Option, Place, Placement, Verdict
 
 FULL, NONE = (True,) * 40, (False,) * 40
 HALF = (True, False) * 20
+TRIED = (Option(place="weights", success=Interval(value=0.5, low=0.4, high=0.6)),)
 
 
 def decided(
@@ -110,11 +111,11 @@ def test_the_next_compile_and_retire_follow_what_was_decided(cycled: Path, place
         chosen = next(row for row in rows if row.provenance.memories).provenance.memories
         report = workspace.ledger.cycles.newest_phase("place")
         assert report is not None
-        decision = Placement(cluster="x", memories=chosen, n=40, place=place)
+        decision = Placement(cluster="x", memories=chosen, n=40, place=place, options=TRIED)
         assert measured_places(parts) == {}  # measured on what the gate decides on: shown, not followed
         assert report.output["placements"]
         placements = [decision.model_dump(mode="json")]
-        output = {**report.output, "is_followed": True, "placements": placements}
+        output = {**report.output, "is_followed": True, "is_promoted": True, "placements": placements}
         later = report.model_copy(update={"key": "pha-later", "output": output})
         later = later.model_copy(update={"started_at": agentkd.schema.now()})
         workspace.ledger.cycles.phase_done(later, "cycle-2")
@@ -145,14 +146,23 @@ def test_each_memory_stays_where_it_was_last_measured(calm: Path, tmp_path: Path
             report = first.model_copy(
                 update={
                     "key": key,
-                    "output": {**first.output, "is_followed": True, "placements": told, **output},
+                    "output": {
+                        **first.output,
+                        "is_followed": True,
+                        "is_promoted": True,
+                        "placements": told,
+                        **output,
+                    },
                     "started_at": agentkd.schema.now(),
                 }
             )
             workspace.ledger.cycles.phase_done(report, f"cycle-{key}")
 
-        def placed(place: Place, *memories: str, is_measured: bool = True) -> Placement:
-            return Placement(cluster="x", memories=memories, n=40, place=place, is_measured=is_measured)
+        def placed(
+            place: Place, *memories: str, is_measured: bool = True, tried: tuple[Option, ...] = TRIED
+        ) -> Placement:
+            ways = {"options": tried, "is_measured": is_measured}
+            return Placement(cluster="x", memories=memories, n=40, place=place, **ways)
 
         decide("2", placed("context", "mem-1", "mem-2"), placed("both", "mem-3"))
         decide("3", placed("weights", "mem-2"), placed("weights", "mem-3", is_measured=False))
@@ -163,6 +173,13 @@ def test_each_memory_stays_where_it_was_last_measured(calm: Path, tmp_path: Path
         assert measured_places(workspace.parts) == {}
         decide("7")
         assert measured_places(workspace.parts)["mem-1"] == "context"
+        decide("8", placed("weights", "mem-1"), is_promoted=False)  # a refused student's weights
+        decide("9", placed("neither", "mem-1"), base_id="another")
+        assert measured_places(workspace.parts)["mem-1"] == "context"
+        decide("10", placed("context", "mem-1", "mem-4", tried=()))  # in no rows: it never was in weights
+        assert measured_places(workspace.parts) == {"mem-1": "context", "mem-2": "weights", "mem-3": "both"}
+        decide("11")
+        assert measured_places(workspace.parts) == {"mem-2": "weights"}, "`[place] lasts` measurements later"
 
 
 @pytest.mark.parametrize("split", ["train", "holdout"])
@@ -177,10 +194,13 @@ def test_figures_of_a_split_of_its_own_are_followed(cycled: Path) -> None:
     with agentkd.Workspace(cycled, settings=own) as workspace:
         report = workspace.report()
         plan = Plan(number=2, suite="jsonl", split="other")
-        no = Verdict(promote=False, checkpoint=report.checkpoint, against="base")
-        result = place_phase(workspace.parts, plan, report.checkpoint, report.evaluations, no)
+        yes = Verdict(promote=True, checkpoint=report.checkpoint, against="base")
+        result = place_phase(workspace.parts, plan, report.checkpoint, report.evaluations, yes)
         assert result.output["is_followed"]
         assert "not followed" not in result.summary
+        no = yes.model_copy(update={"promote": False})
+        result = place_phase(workspace.parts, plan, report.checkpoint, report.evaluations, no)
+        assert result.summary.endswith("shown, not followed: the candidate was refused")
     (phase,) = [phase for phase in report.phases if phase.name == "place"]
     assert not phase.output["is_followed"]
     assert phase.summary.endswith("shown, not followed: `[place] split` is not set")

@@ -60,7 +60,14 @@ def test_init_quotes_what_it_writes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"also": ["holdouts"]}, {"split": "nowhere"}, {"arms": ["base"]}, {"arms": ["student", "base + notes"]}],
+    [
+        {"also": ["holdouts"]},
+        {"also": ["train"]},
+        {"split": "nowhere"},
+        {"split": "train"},
+        {"arms": ["base"]},
+        {"arms": ["student", "base + notes"]},
+    ],
 )
 def test_a_cycle_refuses_arms_and_splits_before_it_does_anything(
     new_workspace: NewWorkspace, wrong: dict[str, Any]

@@ -30,6 +30,17 @@ def test_a_revoked_memory_taints_rows_and_all_that_went_on_from_them(ledger: Led
     assert status_of(ledger)["student@3"] == "tainted"
 
 
+def test_a_revoked_memory_taints_rows_of_its_runs_that_do_not_name_it(ledger: Ledger, make: Make) -> None:
+    make.whole_loop(ledger)
+    ledger.memories.admit([fact := make.memory("the window is 30 days", "trj-1", kind="fact")])
+    ledger.memories.set_status(fact.id, "revoked", "it is 14 now")
+    assert ledger.revocations.forbidden() == {"trj-1": "rests on a revoked memory"}
+    assert ledger.revocations.rows("ds-1") == {"ex-1"}
+    assert status_of(ledger) == {"student@1": "tainted"}
+    ledger.datasets.add(make.card("ds-2"), [make.example(2, trajectories=("trj-1",))])  # compiled meanwhile
+    assert ledger.revocations.datasets() == {"ds-1": 1, "ds-2": 1}
+
+
 def test_what_was_withdrawn_at_a_time_is_told_by_what_had_happened_then(ledger: Ledger, make: Make) -> None:
     memory, first, second = make.whole_loop(ledger), "student@1-00000001", "student@2-00000002"
     ledger.checkpoints.add(make.checkpoint(2, parent=first))
