@@ -116,7 +116,7 @@ WORLDS = {
     world.name: world
     for world in (
         World(
-            "desk", Plan(24, 27, 3, 72, seeds=(5, 6, 7, 8, 9)), Plan(24, 27, 3, 36, (100,), 2, "check"), _desk,
+            "desk", Plan(24, 27, 3, 72, (5, 6, 7, 8, 9)), Plan(24, 27, 3, 36, (100,), 2, "check"), _desk,
             lambda suite, log, seed: DeskTeacher(log, seed),
             {"max_steps": 1, "force_tool_call": True, "tool_detail": "brief"},
             {"epochs": 8, "learning_rate": 5e-4}, False, 1.0,

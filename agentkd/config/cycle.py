@@ -29,7 +29,7 @@ class PlaceSettings(Value):
     horizon: int = Field(default=1000, ge=1)
     """Tasks of a cluster over which the cost of its training is shared out."""
     lasts: int = Field(default=5, ge=1)
-    """Measurements that a decision is followed for; then the cluster is compiled and tried in weights again."""
+    """Measurements that a decision holds for; then the cluster is compiled and tried in weights anew."""
     band: float = Field(default=0.02, ge=0.0)
     """Difference of success rates that is no difference."""
     usd_per_hour: float = Field(default=0.0, ge=0.0)

@@ -2,7 +2,7 @@
 
 What it decides on tasks of `[place] split`, by a student that is promoted, is followed by the next `compile`
 (what goes into rows, what rows show) and by `retire` (what leaves the context): see `agentkd.cycle.placed`.
-Without such a split it reads the tasks that the gate decides on, and its decisions are shown and not followed.
+Without such a split it reads the tasks that the gate decides on: its decisions are shown and not followed.
 """
 
 from __future__ import annotations
