@@ -53,6 +53,7 @@ def _needs(workspace: Workspace, gain: float, loss: float, power: float) -> dict
     settings, suite = workspace.settings, workspace.settings.cycle.suite
     look = look_number(workspace.parts, suite)
     alpha = spent_alpha(settings.gate.alpha, look) if settings.gate.spend_alpha else settings.gate.alpha
+    alpha /= len(set(settings.train.candidates))  # they share it
     there = workspace.parts.suite(suite).splits().get(settings.evaluate.split, 0)
     n = min(there, settings.evaluate.n or there)
     return {

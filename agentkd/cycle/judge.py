@@ -13,7 +13,7 @@ from agentkd.cycle.replay import ancestor_datasets
 from agentkd.cycle.row_audit import audit_rows
 from agentkd.cycle.transfer import kept_cells, transfer_cells
 from agentkd.errors import DataError, NotFoundError
-from agentkd.schema import Evaluation, Example, Verdict
+from agentkd.schema import CycleReport, Evaluation, Example, Verdict
 
 if TYPE_CHECKING:
     from agentkd.evaluate import Contamination, RowAudit
@@ -68,13 +68,16 @@ def probe_earlier(
 ) -> list[Evaluation]:
     """Run candidate and what serves on the held-out tasks of every earlier suite that taught something.
 
-    They are tasks that the earlier cycle was judged on itself. The suite and split that decide at present
-    are left out where they have the seed: they are compared anyway.
+    They are tasks that the earlier cycle was judged on itself: one whose student was promoted, and one whose
+    rows are replayed, for a refused student's rows may be what was wrong with it. The suite and split that
+    decide at present are left out where they have the seed: they are compared anyway.
     """
     n, known = parts.settings.gate.probes, {(suite, split, seed) for split in splits}
     found = []
+    replayed = parts.ledger.datasets.get(parts.checkpoint(candidate).dataset_id).settings.get("replayed", ())
     for report in parts.ledger.cycles.list("done"):
-        if not n or report.verdict is None or not report.verdict.promote:
+        is_promoted = report.verdict is not None and report.verdict.promote
+        if not n or not (is_promoted or _dataset_of(report) in replayed):
             continue
         for held in report.evaluations[:1]:
             place = (held.suite, held.split, held.seed)
@@ -88,6 +91,11 @@ def probe_earlier(
                 )
             )  # fmt: skip
     return found
+
+
+def _dataset_of(report: CycleReport) -> str:
+    compiled = [phase for phase in report.phases if phase.name == "compile"]
+    return str(compiled[0].output["dataset_id"]) if compiled else ""
 
 
 def _contamination(parts: Parts, candidate: str, evaluation: Evaluation) -> Contamination | None:

@@ -37,7 +37,8 @@ def ask_gate(parts: Parts, name: str) -> Verdict:
     earlier = probe_earlier(parts, name, serving, suite=suite.name, splits=(settings.split,), seed=cycle.seed)
     verdict = judge(parts, name, rival_of(parts, serving), evaluation, earlier)
     verdict = with_check(verdict, unlearnt_check(parts, name))
-    note_look(parts, evaluation, verdict)
+    if name != serving:  # what serves wins nothing by another look
+        note_look(parts, evaluation, verdict)
     return verdict
 
 

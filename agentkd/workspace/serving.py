@@ -55,16 +55,19 @@ class Serving(Opening):
         return self.ledger.checkpoints.list()
 
     def gate(self, name: str | None = None) -> Verdict:
-        """Judge a candidate (the newest checkpoint by default) as a cycle would; promotes nothing.
+        """Judge a candidate (the newest by default) as a cycle would; promotes nothing.
 
         Raises NotFoundError where there is none, ConfigError without a suite to judge on.
         """
         from agentkd.cycle.verdict import ask_gate
 
-        known = self.ledger.checkpoints.list()
-        if name is None and not known:
-            raise NotFoundError("there is no checkpoint to judge", hint="run `agentkd train`")
-        return ask_gate(self.parts, self.parts.checkpoint(known[-1].name if name is None else name).name)
+        if name is None:
+            known = self.ledger.checkpoints.list()
+            waiting = [c.name for status in ("rejected", "candidate") for c in known if c.status == status]
+            if not waiting:
+                raise NotFoundError("there is no candidate to judge", hint="run `agentkd train`, or name one")
+            name = waiting[-1]
+        return ask_gate(self.parts, self.parts.checkpoint(name).name)
 
     def promote(self, name: str, *, force: bool = False) -> str:
         """Let a checkpoint serve if the gate agrees, or with `force`. Returns what served before.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import types
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 import agentkd
 from agentkd.cli.root import run_command_line
-from agentkd.cycle import judge
+from agentkd.cycle import judge, probe_earlier
 from agentkd.cycle.diagnose import comparison_of
 from agentkd.cycle.transfer import transfer_matrix
 from agentkd.hookspecs import hookimpl
@@ -121,6 +122,28 @@ def test_an_export_that_cannot_be_made_is_refused(cycled: Path) -> None:
         parity = check_export(workspace.parts, report.checkpoint, "peft")
     assert not parity.holds
     assert "adapter_model.safetensors" in parity.said
+
+
+def test_the_suite_of_a_refused_cycle_is_probed_where_its_rows_are_replayed(cycled: Path) -> None:
+    with agentkd.Workspace(cycled) as workspace:
+        parts, report = workspace.parts, workspace.report()
+        assert report.verdict is not None
+        refused = report.verdict.model_copy(update={"promote": False})
+        workspace.ledger.cycles.finish_cycle(report.model_copy(update={"verdict": refused}))
+        known = parts.checkpoint(report.checkpoint)
+        card = workspace.ledger.datasets.get(known.dataset_id)
+        union = card.model_copy(update={"id": "dat-union", "settings": {"replayed": [card.id]}})
+        workspace.ledger.datasets.add(union, [])
+        replaying = known.model_copy(update={"name": ABLE, "dataset_id": union.id, "status": "candidate"})
+        workspace.ledger.checkpoints.add(replaying)
+        shutil.copytree(parts.checkpoint_folder(known.name), cycled / "checkpoints" / ABLE)
+
+        def probed(candidate: str) -> list[str]:
+            found = probe_earlier(parts, candidate, "base", suite="other", splits=("holdout",), seed=0)
+            return [f"{each.suite}/{each.split}" for each in found]
+
+        assert probed(known.name) == []
+        assert probed(ABLE) == ["jsonl/holdout"]
 
 
 def test_what_an_earlier_cycle_taught_must_be_kept(cycled: Path) -> None:
