@@ -59,12 +59,15 @@ def dataset_of(parts: Parts, source: Source) -> DatasetCard:
         if not source.replay:
             return parts.ledger.datasets.get(source.dataset_id)
         return union(parts, source.dataset_id, source.replay, share=1.0)
-    known = {
-        row.example_id
-        for dataset_id in ancestor_datasets(parts, source.init)
-        for row in parts.ledger.datasets.rows(dataset_id, "train")
-    }
-    return union(parts, source.dataset_id, source.replay, known=known)
+    return union(parts, source.dataset_id, source.replay, known=_known_rows(parts, source.init))
+
+
+def _known_rows(parts: Parts, name: str) -> set[str]:
+    """Return the ids of the rows that a checkpoint has seen, in the words of before a teacher told them."""
+    datasets = parts.ledger.datasets
+    seen = list(ancestor_datasets(parts, name))
+    seen += [str(told) for id_ in seen if (told := datasets.get(id_).settings.get("made_from"))]
+    return {row.example_id for id_ in seen for row in datasets.rows(id_, "train")}
 
 
 def _carried_over(parts: Parts) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import agentkd
+from agentkd.cli.gate import _needs
 from agentkd.cli.root import run_command_line
 from agentkd.cycle import judge, look_number
 from agentkd.cycle.evaluation import check_rivals
@@ -86,6 +87,12 @@ def test_the_command_judges_as_the_cycle_did_and_promotes_nothing(
     assert run_command_line(["-q", "-C", str(cycled), "gate", ""]) == NotFoundError.exit_code
     with agentkd.Workspace(cycled) as workspace:
         assert not workspace.ledger.checkpoints.history()
+        workspace.promote(before.checkpoint, force=True)
+        with pytest.raises(NotFoundError, match="no candidate to judge"):
+            workspace.gate()  # what serves is none
+        look = look_number(workspace.parts, "jsonl")
+        workspace.gate(before.checkpoint)
+        assert look_number(workspace.parts, "jsonl") == look
 
 
 @pytest.mark.parametrize(
@@ -171,6 +178,8 @@ def test_a_dry_run_says_how_many_tasks_a_gain_needs(calm: Path, capsys: pytest.C
     said = capsys.readouterr().out
     assert f"takes {needs['tasks_needed']} tasks" in said
     assert "`holdout` has 12" in said
+    with agentkd.Workspace(calm, settings={"train": {"candidates": ["union", "stacked"]}}) as workspace:
+        assert _needs(workspace, 0.5, 0.0, 0.8)["alpha"] == needs["alpha"] / 2
 
 
 def test_a_candidate_is_one_look_however_often_it_is_judged(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import torch
 
 import agentkd
 from agentkd import hf
+from agentkd.cycle.candidate import Source, dataset_of
 from agentkd.cycle.teach import teacher_fields
 from agentkd.cycle.training import told_by, train_job
 from agentkd.cycle.tutor import taught_job
@@ -260,6 +261,10 @@ def test_replayed_rows_are_told_too_and_a_second_call_goes_on_with_the_same_trai
         assert united.settings["replayed"] == [old.name]
         assert "taught_by" not in united.settings
         assert len(teacher.requests) == len(rows), "what was answered is not asked again"
+        stacked = Source(kind="stacked", dataset_id=compiled.id, init=told.name)
+        some = workspace.settings.train.model_copy(update={"replay_share": 0.25})
+        workspace.parts.settings = workspace.settings.model_copy(update={"train": some})
+        assert dataset_of(workspace.parts, stacked).n_train < compiled.n_train, "known in other words"
 
 
 def test_a_run_that_broke_off_asks_only_for_the_rest(
