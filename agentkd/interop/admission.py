@@ -141,6 +141,7 @@ def _prepared(
             "support": len(evidence.trajectories),
             "utility": Utility(),  # what is measured here is compared with what was withheld here
             "status": "quarantined" if is_waiting else "active",  # compiled elsewhere is not compiled here
+            "trust": "untrusted" if quarantine else "",  # without evidence it would be the application's word
             "origin": _origin(memory, imported.format),
             "privacy": "private" if where.user else memory.privacy,
             "extras": {**memory.extras, IMPORT: {**note, **_claimed(memory)}},

@@ -89,7 +89,8 @@ class Gate:
         if vouched:
             return Judged(memory=memory.model_copy(update={"trust": "admitted"}), reason="by a person's word")
         if not evidence.trajectories and not evidence.corrections and not evidence.spans:
-            if self.settings.gate and memory.origin.startswith("import:"):
+            is_claim = self.settings.gate and memory.origin.startswith("import:")
+            if is_claim or memory.trust == "untrusted":
                 return self._held(memory, {}, "it was read from a file", 0)
             return Judged(memory=memory.model_copy(update={"trust": ""}))  # the application's own word
         spans = tuple(self._stamped(span, evidence) for span in evidence.spans)

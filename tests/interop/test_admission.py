@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agentkd import Workspace
-from agentkd.config import MemorySettings
+from agentkd.config import MemorySettings, TrustSettings
 from agentkd.embedders import HashingEmbedder
 from agentkd.errors import DataError
 from agentkd.interop import (
@@ -124,6 +124,23 @@ def test_quarantined_imports_are_stored_and_not_recalled(
     admit_imported(read_foreign(foreign), store, ledger, quarantine=True)
     assert {memory.status for memory in ledger.memories.list()} == {"quarantined"}
     assert store.recall("how does the customer pay") == []
+
+
+@pytest.mark.parametrize("gate", [True, False])
+def test_only_a_person_lets_a_held_memory_of_a_pack_in(tmp_path: Path, ledger: Ledger, gate: bool) -> None:
+    """Without its evidence it is no word of the application, whatever origin the pack names."""
+    memory = lesson(origin="success", trust="trusted")
+    store = MemoryStore(
+        ledger, ExactIndex(), HashingEmbedder(), MemorySettings(min_score=-1.0), PluginHost().hooks,
+        trust=TrustSettings(gate=gate),
+    )  # fmt: skip
+    admit_imported(read_foreign(pack(tmp_path, memory)), store, ledger, quarantine=True)
+    assert ledger.memories.get(memory.id).trust == "untrusted"
+    with pytest.raises(DataError, match="waits in quarantine"):
+        store.set_status(memory.id, "active", "a refiner says so")
+    assert store.let_in([memory.id], "read") == (memory.id,)
+    stored = ledger.memories.get(memory.id)
+    assert (stored.status, stored.trust) == ("active", "admitted")
 
 
 def test_a_dry_run_counts_and_stores_nothing(foreign: Path, store: MemoryStore, ledger: Ledger) -> None:
