@@ -171,7 +171,7 @@ class Memories:
             found = event.find(connection, c.memory_id == memory_id, c.checkpoint == "base", put_away)
             details: dict[str, Any] = {"undoes": [e.seq for e in found]}
             if self.get(memory_id).trust == "untrusted":
-                trust.mark(connection, memory_id, "admitted")
+                trust.mark(connection, memory_id, "admitted", is_by_person=True)
                 details["trust"] = "untrusted"
             return self.set_status(memory_id, "active", reason, details=details)
 

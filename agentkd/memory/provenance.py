@@ -44,7 +44,7 @@ class Gate:
     def judge(self, memories: Sequence[Memory], *, vouched: bool = False) -> list[Judged]:
         """Judge candidates; `vouched` says that a person answers for all of them."""
         self._read(id_ for memory in memories for id_ in memory.evidence.trajectories)
-        return [self._judged(memory, vouched) for memory in memories]
+        return [self._judged(_unvouched(memory), vouched) for memory in memories]
 
     def successes(self, evidence: Evidence) -> list[str]:
         """Return runs that were verified here and are independent: other tasks, no untrusted source shared.
@@ -211,6 +211,11 @@ def source_of(memory: Memory) -> str:
         if span.trust in ("untrusted", "tainted"):
             return f"tool:{span.tool}" if span.tool else span.principal
     return ""
+
+
+def _unvouched(memory: Memory) -> Memory:
+    """Return a candidate without what it claims that a person saw of its runs."""
+    return memory.model_copy(update={"evidence": memory.evidence.model_copy(update={"vouched": ()})})
 
 
 def _proven(proof: Sequence[str]) -> str:
