@@ -30,7 +30,8 @@ MANIFEST, LEDGER = "backup.json", "ledger.db"
 WHOLE = ("skills", "plugins", "agentkd.toml", "exports.jsonl")
 """What is copied as it is."""
 _PARTS = (
-    "datasets", "checkpoints", "cycles", "skills", "plugins", f"{LEDGER}-shm", f"{LEDGER}-wal", LEDGER,
+    "datasets", "checkpoints", "cycles", "skills", "plugins", "exports.jsonl", f"{LEDGER}-shm",
+    f"{LEDGER}-wal", LEDGER,
 )  # fmt: skip
 """What a restore replaces."""
 _BEGUN = ".restore-begun"

@@ -197,8 +197,10 @@ def test_a_restore_that_was_cut_off_is_repeated(
 def test_a_restore_replaces_a_ledger_that_cannot_be_opened_and_loses_nothing_beside_it(
     cycled: Path, tmp_path: Path, fault: str
 ) -> None:
+    (cycled / "exports.jsonl").write_text("old\n", encoding="utf-8")
     with agentkd.Workspace(cycled) as workspace:
         manifest = workspace.backup(tmp_path / "copy")
+    (cycled / "exports.jsonl").write_text("old\nnewer\n", encoding="utf-8")
     own = cycled / "skills" / "by-hand" / "SKILL.md"
     own.parent.mkdir(parents=True)
     own.write_text("newer than the backup", encoding="utf-8")
@@ -209,6 +211,8 @@ def test_a_restore_replaces_a_ledger_that_cannot_be_opened_and_loses_nothing_bes
     _, aside = restore(tmp_path / "copy", cycled, force=True)
     assert aside is not None
     assert (aside / own.relative_to(cycled)).read_text(encoding="utf-8") == "newer than the backup"
+    assert (aside / "exports.jsonl").read_text(encoding="utf-8") == "old\nnewer\n"
+    assert (cycled / "exports.jsonl").read_text(encoding="utf-8") == "old\n"
     assert list(aside.glob("checkpoints/*/adapter_model.safetensors"))
     assert (aside / "ledger.db").exists() is (fault == "damaged")
     with Ledger.open(cycled / "ledger.db") as ledger:
