@@ -356,6 +356,11 @@ class Memories:
         with self._database.write(lasting=False) as connection:  # a lost mark costs a replay
             upsert(connection, t.index_marks, {"name": index, "seq": seq, "moved_at": now()})
 
+    def clear_index_marks(self) -> None:
+        """Let every index begin anew: what they followed was another copy of this ledger."""
+        with self._database.write() as connection:
+            connection.execute(t.index_marks.delete())
+
     def record_recall(
         self, trajectory_id: str, step: int, hits: Iterable[Hit], withheld: Collection[str] = ()
     ) -> None:

@@ -90,6 +90,35 @@ def test_what_is_recalled_is_the_same_after_a_restore(cycled: Path, tmp_path: Pa
     assert recalled(tmp_path / "new", text) == before
 
 
+def test_an_index_that_lies_elsewhere_is_made_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It holds what came after the backup and lacks what was put away since: its marks are worth nothing."""
+    root, copy = tmp_path / "shop", tmp_path / "copy"
+    root.mkdir()
+    index = f'[memory]\nembedder = "hashing"\n[index.chroma]\npath = "{tmp_path / "index"}"\n'
+    (root / "agentkd.toml").write_text(index, encoding="utf-8")
+    first, second = lesson("where is the parcel of the customer"), lesson("bread is baked with yeast")
+    with agentkd.Workspace(root) as workspace:
+        workspace.memory.admit([first])
+        workspace.memory.settle()
+        workspace.backup(copy)
+    for by_hand in (False, True):
+        with agentkd.Workspace(root) as workspace:
+            workspace.memory.set_status(first.id, "quarantined", "wrong")
+            workspace.memory.admit([second])
+            workspace.memory.settle()
+        if by_hand:
+            agentkd.Workspace.restore(copy, root, force=True).close()
+        else:
+            assert run_command_line(["-C", str(root), "restore", "--force", str(copy)]) == 0
+            assert "1 vectors of 1 memories" in capsys.readouterr().out
+        with agentkd.Workspace(root) as workspace:
+            assert workspace.memory.check().agrees
+            assert [hit.memory.id for hit in workspace.memory.recall(first.content)] == [first.id]
+        time.sleep(1.1)  # what was moved away is named by the second
+
+
 def test_a_damaged_backup_is_refused_whole(cycled: Path, tmp_path: Path) -> None:
     with agentkd.Workspace(cycled) as workspace:
         manifest = workspace.backup(tmp_path / "copy")
