@@ -19,7 +19,9 @@ __all__ = [
     "ASIDE",
     "append_line",
     "aside_folder",
+    "left_behind",
     "opened_whole",
+    "own_name",
     "put_in_place",
     "sweep",
     "sync_file",
@@ -147,21 +149,35 @@ def _flush(file: IO[str] | IO[bytes], lasting: bool) -> None:
         os.fsync(file.fileno())
 
 
+def own_name(begin: str = ASIDE) -> str:
+    """Return a new name that tells this machine and process."""
+    return f"{_here(begin)}{os.getpid()}-{os.urandom(4).hex()}"
+
+
+def left_behind(folder: Path, begin: str = ASIDE) -> list[Path]:
+    """Return what dead processes of this machine left in a folder under names of their own."""
+    return [left for left in folder.glob(f"{_here(begin)}*") if _is_left(left, begin)]
+
+
 def _free_place(folder: Path) -> Path:
     """Return a new name in a folder, from which what dead processes left aside is removed."""
-    for left in folder.glob(f"{_here()}*"):
+    for left in left_behind(folder):
         _is_removed(left)
-    return folder / f"{_here()}{os.getpid()}-{os.urandom(4).hex()}"
+    return folder / own_name()
 
 
-def _here() -> str:
+def _here(begin: str = ASIDE) -> str:
     """Begin of the names that processes of this machine give."""
-    return f"{ASIDE}{zlib.crc32(platform.node().encode()):08x}-"
+    return f"{begin}{zlib.crc32(platform.node().encode()):08x}-"
+
+
+def _is_left(path: Path, begin: str = ASIDE) -> bool:
+    owner = path.name.removeprefix(_here(begin)).partition("-")[0]
+    return owner.isdigit() and not _is_alive(int(owner))
 
 
 def _is_removed(left: Path) -> bool:
-    owner = left.name.removeprefix(_here()).partition("-")[0]
-    if not owner.isdigit() or _is_alive(int(owner)):
+    if not _is_left(left):
         return False
     shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
     return True

@@ -148,5 +148,5 @@ def test_nothing_but_this_module_renames_files_into_place() -> None:
     }
     assert found == {
         "files.py",
-        "skills/write.py",  # puts the old folder aside before the new one takes its place
+        "skills/place.py",  # puts the old folder aside before the new one takes its place
     }

@@ -85,14 +85,15 @@ def run_tasks(
     if attempts > RETRY_STRIDE:
         raise ConfigError(f"`attempts` may be {RETRY_STRIDE} at most", key="run.attempts")
     started = time.monotonic()
-    known = ledger.trajectories.done_tasks(run_id)
+    stored = ledger.trajectories.of_run(run_id)
+    known = {(t.task.id, t.attempt) for t in stored}
     jobs = [(task, attempt) for attempt in range(attempts) for task in tasks]
     todo = [_Try(task, attempt) for task, attempt in jobs if (task.id, attempt) not in known]
     done_before = len(jobs) - len(todo)
     chains = _Chains(retries if keep_expected else None)
     tally = _Tally()
     if done_before:
-        for trajectory in _done_before(ledger, run_id, jobs):
+        for trajectory in _of_jobs(stored, jobs):
             tally.add(trajectory, is_new=False)
             chains.add(trajectory)
         todo += chains.unfinished()
@@ -113,10 +114,10 @@ def run_tasks(
     )
 
 
-def _done_before(ledger: Ledger, run_id: str, jobs: Sequence[tuple[Task, int]]) -> list[Trajectory]:
+def _of_jobs(stored: Sequence[Trajectory], jobs: Sequence[tuple[Task, int]]) -> list[Trajectory]:
     """Return what a run finished of these jobs when it was called before."""
     wanted = {(task.id, attempt) for task, attempt in jobs}
-    return [t for t in ledger.trajectories.list(run_id=run_id) if _key(t) in wanted]
+    return [trajectory for trajectory in stored if _key(trajectory) in wanted]
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,11 @@ def command(invocation: Invocation, source: Path, force: bool) -> None:
 
     Every file is compared with its hash first. An `agentkd.toml` at hand stays.
     """
-    from agentkd.workspace.backup import restore
+    from agentkd.workspace.backup import renew_index, restore
 
     manifest, old = restore(source, invocation.root, force=force)
     with invocation.workspace() as workspace:
+        renew_index(workspace)
         found = workspace.memory.check()
     invocation.show(
         manifest,

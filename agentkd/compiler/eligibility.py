@@ -155,15 +155,21 @@ class Holdings:
     def is_proven(self, turn: Turn, *, is_verified: bool) -> bool:
         """Whether a memory that was let in rests on this very turn; its run's other turns prove nothing.
 
-        What a person admitted needs no verified run, what verified runs corroborated needs one.
+        A verified run needs a memory that was let in, another one a person who saw it in the evidence. What
+        a file claims of its runs nobody sees there.
         """
         run = turn.trajectory
         for id_ in self.by_source.get(run.id, ()):
             memory = self.allowed[id_]
-            steps = [step for step in memory.evidence.steps if step.rpartition(":")[0] == run.id]
-            is_its_turn = f"{run.id}:{turn.step}" in steps or (not steps and len(run.steps) <= 1)
-            is_let_in = memory.trust == "admitted" or (memory.trust == "corroborated" and is_verified)
-            if is_let_in and is_its_turn:
+            evidence = memory.evidence
+            if is_verified and memory.trust in ("admitted", "corroborated"):
+                named = (*evidence.trajectories, *evidence.steps)
+            elif memory.trust == "admitted" and not run.imported_from:
+                named = evidence.vouched
+            else:
+                continue
+            steps = [step for step in named if step.rpartition(":")[0] == run.id]
+            if f"{run.id}:{turn.step}" in steps or (run.id in named and not steps and len(run.steps) <= 1):
                 return True
         return False
 

@@ -85,7 +85,7 @@ def _sit(parts: Parts, suite: str, split: str, n: int | None, seed: int, model: 
         parts, suite=chosen, tasks=tasks, run_id=run_id, model=model, uses_memory=False, label="assess",
         has_trials=False,
     )  # fmt: skip
-    return parts.ledger.trajectories.list(run_id=run_id)
+    return parts.ledger.trajectories.of_run(run_id)
 
 
 def _of_exam(task: Task) -> Task:

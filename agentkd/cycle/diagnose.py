@@ -91,4 +91,4 @@ class _Comparison:
             return ()
         tasks = self.parts.suite(judged.suite).tasks(judged.split, judged.n, judged.seed)
         run_id = arm_run_id(self.parts, with_facts(self.parts, found), judged.suite, tasks, judged.seed)
-        return self.parts.ledger.trajectories.list(run_id=run_id)
+        return self.parts.ledger.trajectories.of_run(run_id)

@@ -183,7 +183,7 @@ def arm_runs(parts: Parts, arm: Arm, tasks: Sequence[Task], seed: int) -> dict[s
         parts, suite=suite, tasks=tasks, run_id=run_id, model=arm.model, uses_memory=arm.uses_memory,
         label=arm.name, has_trials=False, recaller=recaller,
     )  # fmt: skip
-    found = parts.ledger.trajectories.list(run_id=run_id)
+    found = parts.ledger.trajectories.of_run(run_id)
     return {run.task.id: run for run in sorted(found, key=lambda run: run.attempt, reverse=True)}
 
 

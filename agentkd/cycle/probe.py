@@ -160,9 +160,7 @@ def replayed(
     return {
         key_of(trajectory.task): trajectory
         for _, probes in by_suite(tasks)
-        for trajectory in parts.ledger.trajectories.list(
-            run_id=_run_id(parts, probes, model, withheld, occasion)
-        )
+        for trajectory in parts.ledger.trajectories.of_run(_run_id(parts, probes, model, withheld, occasion))
     }
 
 

@@ -155,7 +155,7 @@ class _Work:
         level = arm.success.level
         if not arm.run_id:
             return self._baseline(arm, evaluation)
-        found = self.parts.ledger.trajectories.list(run_id=arm.run_id)
+        found = self.parts.ledger.trajectories.of_run(arm.run_id)
         known = {trajectory.task.id: trajectory.task for trajectory in found}
         tasks = [known[result.task_id] for result in arm.results if result.task_id in known]
         again = arm_result(arm.name, arm.model, arm.uses_memory, tasks, found, level=level)

@@ -8,10 +8,11 @@ nothing here, and statuses cannot bypass quarantine.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from agentkd.interop.candidate import IMPORT, counts_of
-from agentkd.interop.evidence import known_corrections
+from agentkd.interop.evidence import ids_here
 from agentkd.interop.imported import Imported, Item, Skipped
 from agentkd.interop.item import Put, admit_items, base_of, is_held
 from agentkd.memory import Admission
@@ -141,6 +142,7 @@ def _prepared(
             "support": len(evidence.trajectories),
             "utility": Utility(),  # what is measured here is compared with what was withheld here
             "status": "quarantined" if is_waiting else "active",  # compiled elsewhere is not compiled here
+            "trust": "untrusted" if quarantine else "",  # without evidence it would be the application's word
             "origin": _origin(memory, imported.format),
             "privacy": "private" if where.user else memory.privacy,
             "extras": {**memory.extras, IMPORT: {**note, **_claimed(memory)}},
@@ -190,19 +192,22 @@ def _united(stated: Scope, base: Scope, override: Scope) -> Scope:
     return Scope(**{n: getattr(override, n) or getattr(stated, n) or getattr(base, n) for n in names})
 
 
-def _known_evidence(memories: tuple[Memory, ...], ledger: Ledger) -> set[str]:
-    """Return the ids of all trajectories and corrections named as evidence that the ledger holds."""
+def _known_evidence(memories: tuple[Memory, ...], ledger: Ledger) -> dict[str, str]:
+    """Return the ids here of all trajectories and corrections named as evidence that the ledger holds."""
     named = (id_ for memory in memories for id_ in memory.evidence.trajectories)
-    found = {trajectory.id for trajectory in ledger.trajectories.get_many(named)}
     stated = (id_ for memory in memories for id_ in memory.evidence.corrections)
-    found |= {correction.id for correction in known_corrections(stated, ledger)}
-    return found
+    return ids_here(named, stated, ledger)
 
 
-def _only(evidence: Evidence, known: set[str]) -> Evidence:
+def _only(evidence: Evidence, known: Mapping[str, str]) -> Evidence:
+    steps = (step.rpartition(":") for step in evidence.steps)
     return Evidence(
-        trajectories=tuple(id_ for id_ in evidence.trajectories if id_ in known),
-        corrections=tuple(id_ for id_ in evidence.corrections if id_ in known),
-        steps=tuple(step for step in evidence.steps if step.rpartition(":")[0] in known),
-        spans=tuple(span for span in evidence.spans if span.trajectory in known),
+        trajectories=tuple(dict.fromkeys(known[id_] for id_ in evidence.trajectories if id_ in known)),
+        corrections=tuple(dict.fromkeys(known[id_] for id_ in evidence.corrections if id_ in known)),
+        steps=tuple(f"{known[id_]}:{index}" for id_, _, index in steps if id_ in known),
+        spans=tuple(
+            span.model_copy(update={"trajectory": known[span.trajectory]})
+            for span in evidence.spans
+            if span.trajectory in known
+        ),
     )

@@ -171,7 +171,7 @@ class Memories:
             found = event.find(connection, c.memory_id == memory_id, c.checkpoint == "base", put_away)
             details: dict[str, Any] = {"undoes": [e.seq for e in found]}
             if self.get(memory_id).trust == "untrusted":
-                trust.mark(connection, memory_id, "admitted")
+                trust.mark(connection, memory_id, "admitted", is_by_person=True)
                 details["trust"] = "untrusted"
             return self.set_status(memory_id, "active", reason, details=details)
 
@@ -355,6 +355,11 @@ class Memories:
         """Remember how far an index is; 0 makes its next projection start from the first event."""
         with self._database.write(lasting=False) as connection:  # a lost mark costs a replay
             upsert(connection, t.index_marks, {"name": index, "seq": seq, "moved_at": now()})
+
+    def clear_index_marks(self) -> None:
+        """Let every index begin anew: what they followed was another copy of this ledger."""
+        with self._database.write() as connection:
+            connection.execute(t.index_marks.delete())
 
     def record_recall(
         self, trajectory_id: str, step: int, hits: Iterable[Hit], withheld: Collection[str] = ()

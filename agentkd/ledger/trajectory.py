@@ -157,6 +157,10 @@ class Trajectories:
         with self._database.read() as connection:
             return _fetch(connection, *where, limit=limit, latest=latest)
 
+    def of_run(self, run_id: str) -> Found:
+        """Return what a run finished here, oldest first; what a file says was of it is no part of it."""
+        return [trajectory for trajectory in self.list(run_id=run_id) if not trajectory.imported_from]
+
     def keys(self, suite: str | None = None, split: str | None = None) -> Sequence[tuple[str, str, str, str]]:
         """Return (suite, task id, trajectory id, split) of finished trajectories, sorted; no body is read."""
         c = t.trajectories.c
@@ -201,7 +205,7 @@ class Trajectories:
             return sum(n for name, n in connection.execute(query) if suite or is_lived(name))
 
     def done_tasks(self, run_id: str) -> set[tuple[str, int]]:
-        """Return (task id, attempt) of every finished trajectory of a run."""
+        """Return (task id, attempt) of every finished trajectory of a run: numbers that are taken."""
         c = t.trajectories.c
         query = sa.select(c.task_id, c.attempt).where(c.run_id == run_id, c.is_finished.is_(True))
         with self._database.read() as connection:

@@ -16,11 +16,16 @@ SEEN: tuple[MemoryStatus, ...] = ("active", "compiled", "retired")
 """Statuses in which a memory may be recalled or compiled."""
 
 
-def mark(connection: sa.Connection, memory_id: str, trust: MemoryTrust) -> None:
-    """Write down what the sources of a memory allow."""
+def mark(
+    connection: sa.Connection, memory_id: str, trust: MemoryTrust, *, is_by_person: bool = False
+) -> None:
+    """Write down what the sources of a memory allow, and what a person saw who admitted it."""
     m = t.memories
     body = connection.execute(sa.select(m.c.body).where(m.c.id == memory_id)).scalar_one()
-    changed = dump({**parse(body), "trust": trust})
+    data = parse(body)
+    evidence = data.get("evidence", {})
+    seen = [*evidence.get("trajectories", ()), *evidence.get("steps", ())] if is_by_person else []
+    changed = dump({**data, "trust": trust, "evidence": {**evidence, "vouched": seen}})
     connection.execute(m.update().where(m.c.id == memory_id).values(body=changed))
 
 

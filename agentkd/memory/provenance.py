@@ -44,7 +44,7 @@ class Gate:
     def judge(self, memories: Sequence[Memory], *, vouched: bool = False) -> list[Judged]:
         """Judge candidates; `vouched` says that a person answers for all of them."""
         self._read(id_ for memory in memories for id_ in memory.evidence.trajectories)
-        return [self._judged(memory, vouched) for memory in memories]
+        return [self._judged(_unvouched(memory), vouched) for memory in memories]
 
     def successes(self, evidence: Evidence) -> list[str]:
         """Return runs that were verified here and are independent: other tasks, no untrusted source shared.
@@ -89,7 +89,8 @@ class Gate:
         if vouched:
             return Judged(memory=memory.model_copy(update={"trust": "admitted"}), reason="by a person's word")
         if not evidence.trajectories and not evidence.corrections and not evidence.spans:
-            if self.settings.gate and memory.origin.startswith("import:"):
+            is_claim = self.settings.gate and memory.origin.startswith("import:")
+            if is_claim or memory.trust == "untrusted":
                 return self._held(memory, {}, "it was read from a file", 0)
             return Judged(memory=memory.model_copy(update={"trust": ""}))  # the application's own word
         spans = tuple(self._stamped(span, evidence) for span in evidence.spans)
@@ -210,6 +211,11 @@ def source_of(memory: Memory) -> str:
         if span.trust in ("untrusted", "tainted"):
             return f"tool:{span.tool}" if span.tool else span.principal
     return ""
+
+
+def _unvouched(memory: Memory) -> Memory:
+    """Return a candidate without what it claims that a person saw of its runs."""
+    return memory.model_copy(update={"evidence": memory.evidence.model_copy(update={"vouched": ()})})
 
 
 def _proven(proof: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 A memory goes from `active` to `quarantined`, where nothing recalls it, and after a while to `tombstone`.
 Both stay in the ledger: a person can make them active again at any time, and so does new evidence where
-the quarantine rested on no measurement.
+this refiner had put them away and nothing measured speaks against them.
 """
 
 from __future__ import annotations
@@ -134,7 +134,8 @@ class UtilityPruneRefiner:
                 continue
             is_cleared = not self._fault(memory, lifts[memory.id], is_best=False)
             is_held = memory.trust == "untrusted" or standing.is_doubtful  # a person alone lets it out
-            if room > 0 and is_cleared and not is_held and _has_new_evidence(standing):
+            is_own = standing.reason.startswith(f"{self.name}: ")  # not a person's, an import's or another's
+            if room > 0 and is_own and is_cleared and not is_held and _has_new_evidence(standing):
                 room -= 1
                 yield _edit(memory, "active", "it has new evidence, and nothing measured speaks against it")
             elif standing.changed_at < last:

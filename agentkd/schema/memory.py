@@ -126,6 +126,9 @@ class Evidence(Value):
     """`trajectory:index` of the key steps."""
     spans: tuple[Span, ...] = ()
     """The words that it was read from."""
+    vouched: tuple[str, ...] = ()
+    """Those of the trajectories and steps that were there when a person admitted the memory; set by the
+    ledger, whatever a candidate claims."""
 
 
 class Utility(Value):

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from agentkd.archive import Limits, open_archive
 from agentkd.errors import ConfigError, DataError
-from agentkd.files import aside_folder, put_in_place
+from agentkd.files import aside_folder
 from agentkd.skills.parse import Skill, read_skill_file
+from agentkd.skills.place import move_in, put_back
 
 __all__ = ["LIMITS", "install_skills"]
 
@@ -21,8 +22,9 @@ def install_skills(
 ) -> tuple[str, list[Skill]]:
     """Unpack the skills of `archive`, each a folder with a `SKILL.md`, below `folder`.
 
-    Returns the archive's sha256 and the skills. Nothing is moved in unless all of them are sound. Scripts
-    that a skill brings are text like the rest: no file can be executed.
+    Returns the archive's sha256 and the skills. Nothing is moved in unless all of them are sound, and after
+    an error those that were there are there again. Scripts that a skill brings are text like the rest: no
+    file can be executed.
 
     Raises DataError for an archive that could do harm, that holds no skills or something beside them, or
     whose sha256 is another than the one that is wanted; ConfigError where a skill exists and `replace` is
@@ -39,6 +41,7 @@ def install_skills(
             path=str(archive),
         )
     folder.mkdir(parents=True, exist_ok=True)
+    put_back(folder)
     with aside_folder(folder) as scratch:
         aside = scratch / "new"
         with open_archive(archive, LIMITS) as found:
@@ -49,10 +52,7 @@ def install_skills(
                 raise ConfigError(
                     f"`{skill.path}` exists already", hint="pass `--replace`", path=str(skill.path)
                 )
-        for skill in skills:
-            if skill.path.exists():
-                put_in_place(skill.path, scratch / f"before-{skill.name}")
-            put_in_place(aside / skill.name, skill.path)
+        move_in(aside, [skill.name for skill in skills], folder)
     return digest, skills
 
 

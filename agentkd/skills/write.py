@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import yaml
 
 from agentkd.errors import ConfigError, DataError
-from agentkd.files import aside_folder, put_in_place, write_whole
+from agentkd.files import aside_folder, write_whole
 from agentkd.skills.parse import MAX_FILE_BYTES, Skill, read_skill_file
+from agentkd.skills.place import move_in, put_back
 
 __all__ = ["skill_text", "write_skill"]
 
@@ -37,6 +37,7 @@ def write_skill(skill: Skill, *, replace: bool = False) -> Path:
     False.
     """
     folder = skill.path
+    put_back(folder.parent)
     if folder.exists() and not replace:
         raise ConfigError(f"`{folder}` exists already", hint="choose another folder", path=str(folder))
     text = skill_text(skill)
@@ -50,7 +51,5 @@ def write_skill(skill: Skill, *, replace: bool = False) -> Path:
         aside.mkdir()
         write_whole(aside / "SKILL.md", text)
         read_skill_file(aside)
-        if folder.exists():
-            os.replace(folder, scratch / "before")
-        put_in_place(aside, folder)
+        move_in(scratch, [folder.name], folder.parent)
     return folder

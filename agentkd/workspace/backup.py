@@ -24,13 +24,14 @@ if TYPE_CHECKING:
     from agentkd.ledger import Ledger
     from agentkd.workspace.opening import Opening
 
-__all__ = ["backup", "restore"]
+__all__ = ["backup", "renew_index", "restore"]
 
 MANIFEST, LEDGER = "backup.json", "ledger.db"
 WHOLE = ("skills", "plugins", "agentkd.toml", "exports.jsonl")
 """What is copied as it is."""
 _PARTS = (
-    "datasets", "checkpoints", "cycles", "skills", "plugins", f"{LEDGER}-shm", f"{LEDGER}-wal", LEDGER,
+    "datasets", "checkpoints", "cycles", "skills", "plugins", "exports.jsonl", f"{LEDGER}-shm",
+    f"{LEDGER}-wal", LEDGER,
 )  # fmt: skip
 """What a restore replaces."""
 _BEGUN = ".restore-begun"
@@ -154,8 +155,9 @@ def restore(source: Path, root: Path, *, force: bool = False) -> tuple[Backup, P
     """Put a backup into a workspace folder; returns its manifest, and where what was there before lies now.
 
     The backup is checked first. The ledger comes last, so a restore that was cut off is simply repeated. A
-    workspace with a ledger is replaced with `force` only; its parts are moved aside, not deleted. Raises
-    DataError for a damaged backup, LockedError where another process uses the workspace.
+    workspace with a ledger is replaced with `force` only; its parts are moved aside, not deleted. An index
+    that lies elsewhere keeps what it holds until `renew_index`. Raises DataError for a damaged backup,
+    LockedError where another process uses the workspace.
     """
     from agentkd.config import CONFIG_NAME, load_settings
     from agentkd.ledger import Ledger
@@ -182,6 +184,7 @@ def restore(source: Path, root: Path, *, force: bool = False) -> tuple[Backup, P
             with Ledger.open(aside / LEDGER) as ledger:  # migrated here, where nothing can be lost
                 ledger.check()
                 ledger.leases.lapse()
+                ledger.memories.clear_index_marks()
             is_begun = (root / _BEGUN).exists() and not (root / LEDGER).exists()
             old = None if is_begun else _moved_away(root)
             (root / _BEGUN).touch()  # from here on, what is there without a ledger came out of a backup
@@ -192,6 +195,13 @@ def restore(source: Path, root: Path, *, force: bool = False) -> tuple[Backup, P
     except OSError as error:
         raise _refused(root, error) from error
     return manifest, old
+
+
+def renew_index(workspace: Opening) -> None:
+    """Make the index of a restored workspace anew: one outside its folder still follows the old ledger."""
+    workspace.memory.drop_unfinished()
+    workspace.memory.rebuild()
+    workspace.memory.settle()
 
 
 def _moved_in(aside: Path, root: Path, has_settings: bool) -> None:

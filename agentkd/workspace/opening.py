@@ -104,11 +104,11 @@ class Opening:
 
         `force` moves aside what the folder holds. Raises DataError for a damaged backup.
         """
-        from agentkd.workspace.backup import restore
+        from agentkd.workspace.backup import renew_index, restore
 
         restore(Path(source), Path(root), force=force)
         workspace = cls(root)
-        workspace.memory.settle()
+        renew_index(workspace)
         return workspace
 
     def backup(self, target: str | Path) -> Backup:

@@ -148,6 +148,15 @@ def test_a_run_goes_on_where_it_was_cut_off(work: Any, ledger: Ledger) -> None:
     assert work().done_before == 10
 
 
+def test_what_a_file_calls_a_part_of_a_run_is_not_done(work: Any, ledger: Ledger) -> None:
+    work(run_id="r")
+    [mine, *_] = ledger.trajectories.list(run_id="r")
+    claim = {"id": "tra-claim", "run_id": "other", "imported_from": "pack.zip"}
+    ledger.trajectories.finish(mine.model_copy(update=claim))
+    summary = work(run_id="other")
+    assert (summary.done_before, summary.n) == (0, len(ledger.trajectories.of_run("other")))
+
+
 def test_attempts_are_counted_apart(work: Any, ledger: Ledger) -> None:
     assert work(attempts=2, n=3).n == 6
     assert len(ledger.trajectories.done_tasks("r")) == 6

@@ -160,7 +160,9 @@ def test_a_pack_moves_a_workspace_with_its_evidence(cli: Cli, shop: Path, root: 
         assert [(m.id, m.kind, m.calls, m.scope) for m in ours] == [
             (m.id, m.kind, m.calls, m.scope) for m in theirs
         ]
-        assert [m.evidence.trajectories for m in ours] == [m.evidence.trajectories for m in theirs]
+        runs = [here.ledger.trajectories.get_many(m.evidence.trajectories) for m in ours]
+        brought = [there.ledger.trajectories.get_many(m.evidence.trajectories) for m in theirs]
+        assert [[t.task for t in found] for found in runs] == [[t.task for t in found] for found in brought]
         assert {m.support for m in ours} == {1}
 
 

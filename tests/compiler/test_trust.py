@@ -34,6 +34,16 @@ def web(make, name="web", declared="untrusted"):
     return run.model_copy(update={"steps": (first, run.steps[1])})
 
 
+def with_evidence(memory, **fields):
+    return memory.model_copy(update={"evidence": memory.evidence.model_copy(update=fields)})
+
+
+def seen(memory):
+    """The memory as it is when a person has admitted it with the evidence that it has."""
+    evidence = memory.evidence
+    return with_evidence(memory, vouched=(*evidence.trajectories, *evidence.steps))
+
+
 def sources(rows):
     return {id_ for row in rows for id_ in row.provenance.trajectories}
 
@@ -76,17 +86,32 @@ def test_a_memory_that_was_let_in_carries_no_other_turn_of_its_run(make, compile
     calls = (make.call("find"), make.call("book", city="Evil"))
     run = asked_by(make, calls=calls)
     memory = make.memory("find first", run, trust="admitted")
-    evidence = memory.evidence.model_copy(update={"steps": (f"{run.id}:0",)})
-    memory = memory.model_copy(update={"evidence": evidence})
+    memory = with_evidence(memory, steps=(f"{run.id}:0",))
     card, found = compiled([run], memories=[memory])
     assert [row.target.tool_calls[0].name for row in found] == ["find"]
     assert card.dropped[UNTRUSTED] == 1
 
 
-def test_a_claim_is_carried_by_a_person_alone(make, compiled):
+def test_a_claim_is_carried_by_no_memory(make, compiled):
     run = make.run("claimed", imported_from="fake.json")
-    for trust, n in (("corroborated", 0), ("admitted", 1)):
-        assert len(compiled([run], memories=[make.memory("say please", run, trust=trust)])[1]) == n
+    for trust in ("corroborated", "admitted"):
+        assert compiled([run], memories=[seen(make.memory("say please", run, trust=trust))])[1] == []
+
+
+def test_a_person_stands_for_the_turns_that_were_there_and_not_for_later_ones(make, compiled):
+    """What joins the evidence afterwards needs a verified run, as under a memory that nobody looked at."""
+    first = asked_by(make, calls=(make.call("find"), make.call("book", city="Evil")), success=False)
+    later, won = asked_by(make, name="later", success=False), asked_by(make, name="won")
+    places = [(first, 0), (first, 1), (later, 0)]
+    opinions = [make.correction(run, make.call("book"), source="judge", step=n) for run, n in places]
+    memory = seen(with_evidence(make.memory("find first", first, trust="admitted"), steps=(f"{first.id}:0",)))
+    joined = {"trajectories": (first.id, later.id, won.id), "steps": (f"{first.id}:0", f"{first.id}:1")}
+    card, found = compiled([first, later, won], opinions, [with_evidence(memory, **joined)])
+    assert [(row.provenance.trajectories, row.provenance.corrections) for row in found] == [
+        ((first.id,), (opinions[0].id,)),
+        ((won.id,), ()),
+    ]
+    assert card.dropped[UNTRUSTED] == 2
 
 
 @pytest.mark.parametrize(("source", "n"), [("person", 1), ("grader", 1), ("judge", 0), ("tool", 0)])

@@ -90,6 +90,35 @@ def test_what_is_recalled_is_the_same_after_a_restore(cycled: Path, tmp_path: Pa
     assert recalled(tmp_path / "new", text) == before
 
 
+def test_an_index_that_lies_elsewhere_is_made_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It holds what came after the backup and lacks what was put away since: its marks are worth nothing."""
+    root, copy = tmp_path / "shop", tmp_path / "copy"
+    root.mkdir()
+    index = f'[memory]\nembedder = "hashing"\n[index.chroma]\npath = "{tmp_path / "index"}"\n'
+    (root / "agentkd.toml").write_text(index, encoding="utf-8")
+    first, second = lesson("where is the parcel of the customer"), lesson("bread is baked with yeast")
+    with agentkd.Workspace(root) as workspace:
+        workspace.memory.admit([first])
+        workspace.memory.settle()
+        workspace.backup(copy)
+    for by_hand in (False, True):
+        with agentkd.Workspace(root) as workspace:
+            workspace.memory.set_status(first.id, "quarantined", "wrong")
+            workspace.memory.admit([second])
+            workspace.memory.settle()
+        if by_hand:
+            agentkd.Workspace.restore(copy, root, force=True).close()
+        else:
+            assert run_command_line(["-C", str(root), "restore", "--force", str(copy)]) == 0
+            assert "1 vectors of 1 memories" in capsys.readouterr().out
+        with agentkd.Workspace(root) as workspace:
+            assert workspace.memory.check().agrees
+            assert [hit.memory.id for hit in workspace.memory.recall(first.content)] == [first.id]
+        time.sleep(1.1)  # what was moved away is named by the second
+
+
 def test_a_damaged_backup_is_refused_whole(cycled: Path, tmp_path: Path) -> None:
     with agentkd.Workspace(cycled) as workspace:
         manifest = workspace.backup(tmp_path / "copy")
@@ -197,8 +226,10 @@ def test_a_restore_that_was_cut_off_is_repeated(
 def test_a_restore_replaces_a_ledger_that_cannot_be_opened_and_loses_nothing_beside_it(
     cycled: Path, tmp_path: Path, fault: str
 ) -> None:
+    (cycled / "exports.jsonl").write_text("old\n", encoding="utf-8")
     with agentkd.Workspace(cycled) as workspace:
         manifest = workspace.backup(tmp_path / "copy")
+    (cycled / "exports.jsonl").write_text("old\nnewer\n", encoding="utf-8")
     own = cycled / "skills" / "by-hand" / "SKILL.md"
     own.parent.mkdir(parents=True)
     own.write_text("newer than the backup", encoding="utf-8")
@@ -209,6 +240,8 @@ def test_a_restore_replaces_a_ledger_that_cannot_be_opened_and_loses_nothing_bes
     _, aside = restore(tmp_path / "copy", cycled, force=True)
     assert aside is not None
     assert (aside / own.relative_to(cycled)).read_text(encoding="utf-8") == "newer than the backup"
+    assert (aside / "exports.jsonl").read_text(encoding="utf-8") == "old\nnewer\n"
+    assert (cycled / "exports.jsonl").read_text(encoding="utf-8") == "old\n"
     assert list(aside.glob("checkpoints/*/adapter_model.safetensors"))
     assert (aside / "ledger.db").exists() is (fault == "damaged")
     with Ledger.open(cycled / "ledger.db") as ledger:

@@ -182,8 +182,10 @@ def test_no_refiner_brings_back_what_a_revocation_put_away(desk: agentkd.Workspa
     first, second, *_ = [run for run in runs if run not in {*own, idle.evidence.trajectories[0]}]
     for memory in (doubtful, waiting):
         memories.corroborate(memory.id, Evidence(trajectories=(first,)))
-    memories.set_status(idle.id, "quarantined", "no room")
-    memories.set_status(waiting.id, "quarantined", "no room")  # already away when its run is revoked
+    memories.set_status(idle.id, "quarantined", "utility-prune: no room")
+    memories.set_status(
+        waiting.id, "quarantined", "utility-prune: no room"
+    )  # already away when its run is revoked
     assert set(desk.revoke(own[0], reason="asked for").quarantined) == {doubtful.id}
     assert set(desk.revoke(own[1], reason="asked for").quarantined) == {waiting.id}
     for memory in (doubtful, idle, waiting):

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from agentkd import Workspace
-from agentkd.config import MemorySettings
+from agentkd.config import MemorySettings, TrustSettings
 from agentkd.embedders import HashingEmbedder
 from agentkd.errors import DataError
 from agentkd.interop import (
+    Evidences,
     admit_evidence,
     admit_imported,
     evidence_of,
@@ -25,7 +26,7 @@ from agentkd.ledger import Ledger
 from agentkd.memory import ExactIndex, MemoryStore, UtilityPruneRefiner
 from agentkd.memory.counter import counter_memory
 from agentkd.plugins import PluginHost
-from agentkd.schema import Correction, Evidence, Memory, Scope, Utility, memory_id
+from agentkd.schema import Correction, Evidence, Memory, Scope, Span, Utility, memory_id
 from agentkd.testing import FakeKit, example_trajectory
 
 SECRET = "sk-" + "a1B2" * 6
@@ -126,6 +127,23 @@ def test_quarantined_imports_are_stored_and_not_recalled(
     assert store.recall("how does the customer pay") == []
 
 
+@pytest.mark.parametrize("gate", [True, False])
+def test_only_a_person_lets_a_held_memory_of_a_pack_in(tmp_path: Path, ledger: Ledger, gate: bool) -> None:
+    """Without its evidence it is no word of the application, whatever origin the pack names."""
+    memory = lesson(origin="success", trust="trusted")
+    store = MemoryStore(
+        ledger, ExactIndex(), HashingEmbedder(), MemorySettings(min_score=-1.0), PluginHost().hooks,
+        trust=TrustSettings(gate=gate),
+    )  # fmt: skip
+    admit_imported(read_foreign(pack(tmp_path, memory)), store, ledger, quarantine=True)
+    assert ledger.memories.get(memory.id).trust == "untrusted"
+    with pytest.raises(DataError, match="waits in quarantine"):
+        store.set_status(memory.id, "active", "a refiner says so")
+    assert store.let_in([memory.id], "read") == (memory.id,)
+    stored = ledger.memories.get(memory.id)
+    assert (stored.status, stored.trust) == ("active", "admitted")
+
+
 def test_a_dry_run_counts_and_stores_nothing(foreign: Path, store: MemoryStore, ledger: Ledger) -> None:
     report = preview(read_foreign(foreign), store.settings.scope, ledger)
     assert (report.is_dry, report.outcomes, len(report.skipped)) == (True, {"new": 3}, 1)
@@ -176,12 +194,46 @@ def test_evidence_comes_along_redacted_and_counts_again(
     with Ledger.open(tmp_path / "other.db") as other:
         assert admit_evidence(read_evidence(path), other, "pack.zip") == 2
         assert admit_evidence(read_evidence(path), other, "pack.zip") == 0
-        assert other.trajectories.get(trajectory.id).task == trajectory.task
-        assert other.trajectories.get(trajectory.id).imported_from == "pack.zip"
-        assert {c.imported_from for c in other.corrections.list()} == {"pack.zip"}
+        [taken] = other.trajectories.list()
+        assert (taken.task, taken.imported_from) == (trajectory.task, "pack.zip")
+        assert {(c.trajectory_id, c.imported_from) for c in other.corrections.list()} == {
+            (taken.id, "pack.zip")
+        }
         admit_imported(read_foreign(path), store, ledger)
     [stored] = ledger.memories.list()
     assert (stored.support, stored.evidence.corrections) == (1, ("cor-1",))
+
+
+def test_evidence_of_a_file_stands_in_for_no_run_of_ours(tmp_path: Path) -> None:
+    """Ids of runs follow from what everybody knows, so a file can name those that are still to come."""
+    run = example_trajectory()
+    evidence = Evidence(
+        trajectories=(run.id,),
+        corrections=("cor-1",),
+        steps=(f"{run.id}:0",),
+        spans=(Span(trajectory=run.id, origin="user", quote="x"),),
+    )
+    correction = Correction(id="cor-1", trajectory_id=run.id, text="Ask first.")
+    along = Evidences(trajectories=(run,), corrections=(correction,))
+    path = pack(tmp_path, lesson(evidence=evidence), evidence=along)
+    with Ledger.open(tmp_path / "ours.db") as ledger:
+        assert admit_evidence(read_evidence(path), ledger, "pack.zip") == 2
+        assert ledger.trajectories.list(run_id=run.run_id) == []
+        assert ledger.trajectories.finish(run) is True
+        assert ledger.trajectories.of_run(run.run_id) == [run]
+        store = MemoryStore(ledger, ExactIndex(), HashingEmbedder(), MemorySettings(), PluginHost().hooks)
+        admit_imported(read_foreign(path), store, ledger)
+        assert admit_evidence(read_evidence(path), ledger, "pack.zip") == 0
+        [taken] = [t for t in ledger.trajectories.list() if t.imported_from]
+        [said] = ledger.corrections.list()
+        [memory] = ledger.memories.list()
+        assert said.trajectory_id == taken.id != run.id
+        found = memory.evidence
+        assert (found.trajectories, found.corrections) == ((taken.id,), (said.id,))
+        assert (found.steps, found.spans[0].trajectory) == ((f"{taken.id}:0",), taken.id)
+        held = run.model_copy(update={"task": run.task.model_copy(update={"split": "holdout"})})
+        with pytest.raises(DataError, match="held-out task"):
+            admit_evidence(Evidences(trajectories=(held,)), ledger, "pack.zip")
 
 
 @pytest.mark.parametrize("status", ["revoked", "tombstone"])

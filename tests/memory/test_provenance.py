@@ -299,7 +299,9 @@ def test_a_person_admits_what_waits_and_can_take_it_back(
     store: MemoryStore, ledger: Ledger, runs: Runs
 ) -> None:
     one, two = learnt(runs(1, user="ann")), learnt(runs(2, user="ann"), text="say thanks")
-    store.admit([one, two])
+    claim = one.evidence.model_copy(update={"vouched": ("tra-adhoc-ann-1-",)})
+    store.admit([one.model_copy(update={"evidence": claim}), two])
+    assert ledger.memories.get(one.id).evidence.vouched == ()  # a candidate cannot say what a person saw
     with pytest.raises(NotFoundError):
         store.let_in([one.id, "mem-unknown"], "person: fine")
     with pytest.raises(NotFoundError, match="mem-unknown"):
@@ -309,7 +311,11 @@ def test_a_person_admits_what_waits_and_can_take_it_back(
     assert set(seen(store)) == {one.id, two.id}
     assert ledger.memories.get(one.id).trust == "admitted"
     assert ledger.memories.events(memory_id=one.id)[-1].reason == "person: fine"
+    store.admit([learnt(runs(3, user="bob"))])
+    evidence = ledger.memories.get(one.id).evidence
+    assert (len(evidence.trajectories), evidence.vouched) == (2, ("tra-adhoc-ann-1-",))
     store.undo(one.id, "a mistake")
+    assert ledger.memories.get(one.id).evidence.vouched == ()
     assert (ledger.memories.get(one.id).trust, seen(store)) == ("untrusted", [two.id])
     assert store.let_in([two.id], "person: again") == ()
 

@@ -132,10 +132,15 @@ def test_new_evidence_brings_back_what_was_not_measured(used, refine, clock):
     bad = used("bad", 12, 2, 6, 6, status="quarantined")
     begun = clock()
     clock.tick(20 * DAY)
-    standings = [Standing(memory_id=m.id, changed_at=begun, evidence_at=clock()) for m in (idle, bad)]
+    standings = [
+        Standing(memory_id=m.id, changed_at=begun, evidence_at=clock(), reason="utility-prune: no room")
+        for m in (idle, bad)
+    ]
     assert names(refine([idle, bad], standings), [idle, bad]) == {"no room": "active", "bad": "tombstone"}
     earlier = [s.model_copy(update={"evidence_at": begun - timedelta(days=1)}) for s in standings[:1]]
     assert names(refine([idle], earlier), [idle]) == {"no room": "tombstone"}
+    others = [standings[0].model_copy(update={"reason": why}) for why in ("person: wrong", "admitted")]
+    assert [names(refine([idle], [s]), [idle])["no room"] for s in others] == ["tombstone"] * 2
 
 
 def test_only_active_and_quarantined_memories_are_touched(used, refine):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import zipfile
 from pathlib import Path
 
@@ -11,11 +12,15 @@ import pytest
 from agentkd import Workspace
 from agentkd.cli import main
 from agentkd.errors import ConfigError, DataError
+from agentkd.files import own_name
 from agentkd.models.scripted import ScriptedModel
 from agentkd.schema import Reply, ToolCall
-from agentkd.skills import find_skills, install_skills
+from agentkd.skills import find_skills, install_skills, write_skill
+from agentkd.skills.place import REPLACED
 
 TEA = b"---\nname: tea\ndescription: Make tea.\nallowed-tools: shell\n---\n\nBoil water, then call `shell`.\n"
+
+CUP = TEA.replace(b"name: tea", b"name: cup")
 
 
 def pack(path: Path, files: dict[str, bytes]) -> Path:
@@ -26,8 +31,7 @@ def pack(path: Path, files: dict[str, bytes]) -> Path:
 
 
 def test_skills_are_taken_over_with_their_files(tmp_path: Path) -> None:
-    cup = TEA.replace(b"name: tea", b"name: cup")
-    archive = pack(tmp_path / "a.zip", {"tea/SKILL.md": TEA, "tea/run.sh": b"exit", "cup/SKILL.md": cup})
+    archive = pack(tmp_path / "a.zip", {"tea/SKILL.md": TEA, "tea/run.sh": b"exit", "cup/SKILL.md": CUP})
     digest, skills = install_skills(archive, tmp_path / "skills")
     assert digest == hashlib.sha256(archive.read_bytes()).hexdigest()
     assert [skill.name for skill in skills] == [skill.name for skill in find_skills([tmp_path / "skills"])]
@@ -36,6 +40,44 @@ def test_skills_are_taken_over_with_their_files(tmp_path: Path) -> None:
         install_skills(archive, tmp_path / "skills")
     install_skills(archive, tmp_path / "skills", replace=True, sha256=digest.upper())
     assert sorted(path.name for path in (tmp_path / "skills").iterdir()) == ["cup", "tea"]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_a_replacement_that_fails_leaves_every_skill_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n: int
+) -> None:
+    folder = tmp_path / "skills"
+    install_skills(pack(tmp_path / "a.zip", {"tea/SKILL.md": TEA, "cup/SKILL.md": CUP}), folder)
+    new = {"ale/SKILL.md": TEA.replace(b"tea", b"ale"), "cup/SKILL.md": CUP + b"new", "tea/SKILL.md": TEA}
+    replace, moved = os.replace, 0
+
+    def full(old: Path, place: Path) -> None:
+        nonlocal moved
+        moved += 1
+        if moved == n:
+            raise OSError(28, "No space left on device")
+        replace(old, place)
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match="No space"):
+        install_skills(pack(tmp_path / "b.zip", new), folder, replace=True)
+    monkeypatch.undo()
+    assert sorted(path.name for path in folder.iterdir()) == ["cup", "tea"]
+    assert (folder / "cup/SKILL.md").read_bytes() == CUP
+
+
+def test_what_a_killed_replacement_moved_away_is_put_back(tmp_path: Path) -> None:
+    folder = tmp_path / "skills"
+    [skill] = install_skills(pack(tmp_path / "a.zip", {"tea/SKILL.md": TEA}), folder)[1]
+    archive = pack(tmp_path / "b.zip", {"cup/SKILL.md": CUP})
+    for write in (lambda: write_skill(skill, replace=True), lambda: install_skills(archive, folder)):
+        before = folder / own_name(REPLACED).replace(f"-{os.getpid()}-", "-999999999-")  # nobody's
+        before.mkdir()
+        (folder / "tea").rename(before / "tea")
+        assert find_skills([folder]) == []
+        write()
+        assert (folder / "tea/SKILL.md").is_file()
+        assert not before.exists()
 
 
 @pytest.mark.parametrize(
