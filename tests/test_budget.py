@@ -104,6 +104,14 @@ def test_eight_threads_halt_at_the_cap(tmp_path: Path, cap: dict[str, Any]) -> N
         assert model.n - n <= 1
 
 
+def test_a_model_of_ones_own_halts_at_the_cap_too(tmp_path: Path) -> None:
+    model = Restless()
+    with shop(tmp_path / "shop", Restless(), max_calls=3) as workspace:
+        with pytest.raises(BudgetError, match="3 of 3 calls are made"):
+            workspace.agent([lamp], model=model).run("Lamp!")
+        assert (model.n, workspace.ledger.calls.total("run").calls) == (3, 3)
+
+
 def test_a_run_ends_after_its_steps_and_a_turn_with_too_many_calls_runs_none(tmp_path: Path) -> None:
     ran: list[str] = []
 

@@ -16,7 +16,7 @@ from agentkd.agents.recorder import Recorder
 from agentkd.agents.retry import Lessons
 from agentkd.agents.review import AnyDecision, read_decisions
 from agentkd.agents.state import Run, paused, trajectory_of
-from agentkd.agents.taint import foreign_before
+from agentkd.agents.taint import OUTER, foreign_before, foreign_request
 from agentkd.agents.trial import TrialPolicy
 from agentkd.config import AgentSettings, TrustSettings, WhenTainted
 from agentkd.errors import AgentkdError, DataError, NotFoundError
@@ -134,10 +134,10 @@ class Agent:
         The notes of `lessons` stand before the request: what earlier tries of the task taught.
         """
         lessons = lessons or Lessons()
-        tainted = foreign_before(task, lessons.heard, self._loop.trust)
-        run = self._new_run(task, run_id, attempt, None).model_copy(
-            update={"notes": lessons.notes, "heard": lessons.heard, "tainted": tainted}
-        )
+        run = self._new_run(task, run_id, attempt, None)
+        tainted = run.tainted or foreign_before(task, lessons.heard, self._loop.trust)
+        heard = tuple(dict.fromkeys((*run.heard, *lessons.heard)))
+        run = run.model_copy(update={"notes": lessons.notes, "heard": heard, "tainted": tainted})
         trajectory = _last(self._start(run))
         self._drop_state(run.thread_id)
         return trajectory
@@ -219,6 +219,7 @@ class Agent:
         router, serving = self._loop.router, self._loop.serving
         route = None if router is None else router.choose(task.prompt)
         serves = serving.checkpoint() if serving is not None else ""
+        outer = OUTER.get()
         run = Run(
             trajectory_id=trajectory_id,
             run_id=run_id,
@@ -228,6 +229,8 @@ class Agent:
             route=route,
             checkpoint=serves if route is None else route.checkpoint,
             scope=self._loop.scope or Scope(),
+            heard=outer.heard,
+            tainted=foreign_request(task, outer, self._loop.trust),
         )
         return run.model_copy(update={"model": self._loop.lane_of(run).model.name})
 

@@ -17,7 +17,14 @@ from agentkd.agents.recorder import Recorder
 from agentkd.agents.retry import join_notes
 from agentkd.agents.review import AnyDecision, Restart, Reviewed, correction_of, read_decision, settle
 from agentkd.agents.state import GraphState, Run, begun_anew, trajectory_of
-from agentkd.agents.taint import declared_trust, foreign_memory, foreign_output, has_side_effects, refused
+from agentkd.agents.taint import (
+    calling,
+    declared_trust,
+    foreign_memory,
+    foreign_output,
+    has_side_effects,
+    refused,
+)
 from agentkd.agents.trial import TrialPolicy
 from agentkd.agents.turn import fitting, next_history, recall_state, with_memory
 from agentkd.config import AgentSettings, TrustSettings, WhenTainted
@@ -181,7 +188,7 @@ class Loop:
         if run.reviewed and isinstance(run.reviewed[0].decision, Restart):
             return {"run": self._begin_anew(run, run.reviewed[0].decision)}
         try:
-            results = [self._result(reviewed) for reviewed in run.reviewed]
+            results = [self._result(run, reviewed) for reviewed in run.reviewed]
         except AgentkdError:
             raise
         except Exception as error:  # the world of the task broke: data about this run, not a crash
@@ -269,14 +276,15 @@ class Loop:
             return refused(call, run.tainted)
         return settle(call, decision)
 
-    def _result(self, reviewed: Reviewed) -> ToolResult:
+    def _result(self, run: Run, reviewed: Reviewed) -> ToolResult:
         if reviewed.result is not None or reviewed.accepted is None:
             return reviewed.result or ToolResult()
         if REDACTED in reviewed.accepted.model_dump_json(include={"arguments"}):
             return ToolResult(error=f"`{REDACTED}...]` stands in the arguments for a secret that is not kept")
         self.check()
         context = _context()
-        result = context.environment.call(reviewed.accepted)
+        with calling(run, self.trust):
+            result = context.environment.call(reviewed.accepted)
         declared = declared_trust(context.declared).get(reviewed.accepted.name, "")
         if result.trust in (declared, "untrusted"):
             return result

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -251,7 +252,7 @@ class _Work:
         pool = ThreadPoolExecutor(
             max_workers=max(1, min(workers, len(jobs))), thread_name_prefix="agentkd-run"
         )
-        waiting: dict[Future[Trajectory], None] = {pool.submit(self._run, job): None for job in jobs}
+        waiting: dict[Future[Trajectory], None] = {self._submit(pool, job): None for job in jobs}
         try:
             while waiting and (is_reached or len(held) < FIRST_FAILURES):
                 done = wait(waiting, return_when=FIRST_COMPLETED).done
@@ -263,7 +264,7 @@ class _Work:
                     for trajectory in map(self._store, held):
                         further = self._chains.add(trajectory)
                         if further is not None:
-                            waiting[pool.submit(self._run, further)] = None
+                            waiting[self._submit(pool, further)] = None
                         yield trajectory
                     held.clear()
         except AgentkdError:
@@ -276,6 +277,10 @@ class _Work:
             pool.shutdown(wait=True, cancel_futures=True)
         if held and held[0].failure is not None:
             raise ModelError(held[0].failure.message, model=self._agent.model.name)
+
+    def _submit(self, pool: ThreadPoolExecutor, job: _Try) -> Future[Trajectory]:
+        """Start a try that knows of the agent in whose tool this runs."""
+        return pool.submit(copy_context().run, self._run, job)
 
     def _run(self, job: _Try) -> Trajectory:
         if self._before is not None:

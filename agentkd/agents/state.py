@@ -55,7 +55,7 @@ class Run(Value):
     notes: str = ""
     """What a person or a failed try says about the task; stands before what is recalled."""
     heard: tuple[Heard, ...] = ()
-    """What tools said in the tries that the notes are about."""
+    """What tools said in the tries that the notes are about, and to the agent in whose tool this runs."""
     memory: str = ""
     """What was recalled before the first turn, as text."""
     hits: tuple[Hit, ...] = ()

@@ -7,22 +7,70 @@ context, a tool with side effects is run only after a person has agreed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from agentkd.agents.review import Reviewed
+from agentkd.agents.state import Run, trajectory_of
 from agentkd.config import TrustSettings
-from agentkd.schema import Heard, Hit, Task, ToolCall, ToolResult, ToolSpec
+from agentkd.schema import Heard, Hit, Task, ToolCall, ToolResult, ToolSpec, Value
 from agentkd.schema.message import Declared
-from agentkd.trust import is_of_suite, is_trusted_output
+from agentkd.trust import heard_after, is_of_suite, is_trusted_output
 
 __all__ = [
+    "OUTER",
+    "Outer",
+    "calling",
     "declared_trust",
     "foreign_before",
     "foreign_memory",
     "foreign_output",
+    "foreign_request",
     "has_side_effects",
     "refused",
 ]
+
+
+class Outer(Value):
+    """What stands before the eyes of an agent whose tool runs now."""
+
+    heard: tuple[Heard, ...] = ()
+    """What it has heard of tools."""
+    tainted: str = ""
+    """What brought text into its context that nobody answers for; empty where nothing did."""
+
+
+_NOBODY = Outer()
+OUTER: ContextVar[Outer] = ContextVar("agentkd_outer", default=_NOBODY)
+"""The agent whose tool runs now: an agent within that tool is asked in its words."""
+
+
+@contextmanager
+def calling(run: Run, trust: TrustSettings) -> Iterator[None]:
+    """Let agents within a block, the call of a tool, know what the run that calls it has heard.
+
+    What the tools of a suite say without a declaration is trusted there, and so it is in what they call. An
+    untrusted memory is heard as the tool `recall`.
+    """
+    is_suite = is_of_suite(run.task, trust)
+    heard = [
+        each.model_copy(update={"trust": "trusted"}) if is_suite and not each.trust else each
+        for each in heard_after(trajectory_of(run))
+    ]
+    if run.tainted and not foreign_before(run.task, heard, trust):
+        heard.append(Heard(tool="recall", trust="untrusted"))
+    token = OUTER.set(Outer(heard=tuple(heard), tainted=run.tainted))
+    try:
+        yield
+    finally:
+        OUTER.reset(token)
+
+
+def foreign_request(task: Task, outer: Outer, trust: TrustSettings) -> str:
+    """Return which untrusted text a request of another agent may carry on, in words; empty for none."""
+    held = outer.tainted or foreign_before(task, outer.heard, trust)
+    return f"words of an agent that held {held}" if held else ""
 
 
 def foreign_output(

@@ -33,11 +33,37 @@ MALICIOUS = {"litellm": ("1.82.7", "1.82.8")}
 _SHAPING = {"minilm-onnx": {"model", "tokenizer", "max_tokens"}, "hashing": {"dimensions", "max_words"}}
 MIN_FREE_BYTES = 2_000_000_000
 
-# Known installers write import lines into .pth files; anything else that runs code there is suspicious.
+# What installers write into .pth files, as whole lines; anything else that runs code there is suspicious. In
+# the two of setuptools, the second for namespace packages, `<...>` stands for a name; `[...]` may be missing.
+_SHIM = (
+    "os; var = 'SETUPTOOLS_USE_DISTUTILS'; enabled = os.environ.get(var, '<word>') == 'local'; "
+    "enabled and __import__('_distutils_hack').add_shim()"
+)
+_NAMESPACE = (
+    "sys, types, os;[has_mfs = sys.version_info > (3, 5);]p = os.path.join(<root>, *<parts>);"
+    "importlib = [has_mfs and ]__import__('importlib.util');[has_mfs and ]__import__('importlib.machinery');"
+    "m = [has_mfs and ]sys.modules.setdefault('<name>', importlib.util.module_from_spec("
+    "importlib.machinery.PathFinder.find_spec('<name>', <of>os.path.dirname(p)<fo>)));"
+    "m = m or sys.modules.setdefault('<name>', types.ModuleType('<name>'));"
+    "mp = (m or <of><fo>) and m.__dict__.setdefault('__path__',<of><fo>);(p not in mp) and mp.append(p)"
+    "[;m and setattr(sys.modules<of>'<name>'<fo>, '<word>', m)]"
+)
+_VARIES = {
+    r"\[": "(?:", r"\]": ")?", "<of>": r"\[", "<fo>": r"\]", "<word>": r"\w+", "<name>": r"\w+(?:\.\w+)*",
+    "<root>": r"(?:sys\._getframe\(1\)\.f_locals\['sitedir'\]|'[^'\\]*')", "<parts>": r"\((?:'\w+',? ?)+\)",
+}  # fmt: skip
+
+
+def _pattern(line: str) -> str:
+    line = re.escape(line)
+    for mark, stands_for in _VARIES.items():
+        line = line.replace(mark, stands_for)
+    return line
+
+
 _KNOWN_PTH = re.compile(
-    r"import (_virtualenv|__editable___\w+_finder; __editable___\w+_finder\.install\(\)"
-    r"|os; var = 'SETUPTOOLS_USE_DISTUTILS'.*|sys, types, os;.*|coverage; coverage\.process_startup\(\)"
-    r"|_?distutils_hack.*|pytest_cov.*|_?hatch\w*|a1_coverage|\w+_nspkg.*)\s*;?\s*$"
+    r"import (?:_virtualenv|(__editable___\w+_finder); \1\.install\(\)"
+    rf"|coverage; coverage\.process_startup\(\)|{_pattern(_SHIM)}|{_pattern(_NAMESPACE)})[ ;]*"
 )
 _DANGEROUS = re.compile(r"exec\(|eval\(|base64|subprocess|os\.system|urllib|socket|compile\(|__import__\(")
 
@@ -102,8 +128,8 @@ def suspicious_lines(folder: Path) -> Iterator[tuple[Path, str]]:
     installed package, and a `sitecustomize.py` or `usercustomize.py` that belongs to none.
     """
     for path in sorted(folder.glob("*.pth")):
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            if not line.startswith(("import ", "import\t")) or _KNOWN_PTH.match(line):
+        for line in path.read_text(encoding="utf-8-sig", errors="replace").split("\n"):  # as `site` reads it
+            if not line.startswith(("import ", "import\t")) or _KNOWN_PTH.fullmatch(line):
                 continue
             if len(line) > 300 or _DANGEROUS.search(line) or not _is_owned(path):
                 yield path, line
@@ -114,9 +140,9 @@ def suspicious_lines(folder: Path) -> Iterator[tuple[Path, str]]:
 
 def _is_owned(path: Path) -> bool:
     """Whether an installed package lists the file as its own."""
-    wanted = f"{path.name},"
+    wanted = f"\n{path.name},"
     records = path.parent.glob("*.dist-info/RECORD")
-    return any(wanted in record.read_text(encoding="utf-8", errors="replace") for record in records)
+    return any(wanted in "\n" + record.read_text(encoding="utf-8", errors="replace") for record in records)
 
 
 def _pth_files() -> Check:

@@ -87,11 +87,11 @@ class ModelSettings(Value):
     routing: RoutingSettings = RoutingSettings()
     """Which students share the requests."""
     max_usd: float | None = None
-    """Money that one command may spend; checked before each call."""
+    """Money that one command may spend; checked before each request."""
     max_tokens: int | None = None
-    """Tokens that one command may spend on remote models; checked before each call."""
+    """Tokens that one command may spend on remote models and embedders; checked before each request."""
     max_calls: int | None = Field(default=None, ge=0)
-    """Calls that one command may make, of local models too; checked before each call."""
+    """Requests that one command may make: calls, of local models too, and their further tries."""
 
 
 class RunSettings(Value):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -30,14 +31,14 @@ from agentkd.protocols import (
     Tool,
     Trainer,
 )
-from agentkd.schema import Checkpoint, Scope, Standing, Task, Trajectory
+from agentkd.schema import Checkpoint, Scope, Standing, Task, Trajectory, Usage
 from agentkd.stop import StopFile
 
 if TYPE_CHECKING:
     from agentkd.agents import Agent
     from agentkd.ledger import Ledger
     from agentkd.memory import MemoryStore
-    from agentkd.models.booking import Meter
+    from agentkd.models.booking import Booked, Meter
     from agentkd.models.gguf import ModelFiles
     from agentkd.skills import SkillLibrary
 
@@ -71,7 +72,7 @@ class Parts:
         """The kill switch."""
         self.ceiling = self.no_ceiling()
         """What the present call may take; nothing is limited outside a cycle."""
-        self._models: dict[str, Model] = {}
+        self._models: dict[str, Booked] = {}
         self._suites: dict[str, Suite] = {}
         self._strangers: set[str] = set()
         self._lock = threading.RLock()
@@ -134,6 +135,12 @@ class Parts:
         """Return the workspace's embedder."""
         with self._lock:
             return self._embedder
+
+    def paying(self, name: str, expected: Usage, purpose: str) -> AbstractContextManager[list[Usage]]:
+        """Count and book a request to a paid service, within the ceilings; see `Kit.paying`."""
+        from agentkd.models.booking import paying
+
+        return paying(self.ledger, self.meter, self.stop.check, name, expected, purpose)
 
     def thresholds(self) -> Mapping[str, float]:
         """Return what counts as similar for the embedder: as set, calibrated, shipped or generic."""
@@ -224,11 +231,6 @@ class Parts:
         models = self.settings.models
         return Meter(models.max_usd, models.max_tokens, models.max_calls)
 
-    @property
-    def spent_usd(self) -> float:
-        """Money that this command has spent on models so far."""
-        return self.meter.booked_usd
-
     def spent(self) -> tuple[int, float]:
         """Return the tokens and the money that all models of this command have taken so far."""
         return self.meter.booked_tokens, self.meter.booked_usd
@@ -287,7 +289,7 @@ class Parts:
             spec = "base"  # outside an agent there is no request to choose by
         with self._lock:
             if spec not in self._models:
-                self._models[spec] = load_model(self, spec, self.meter)
+                self._models[spec] = load_model(self, spec)
             return self._models[spec]
 
     def checkpoint(self, name: str) -> Checkpoint:
@@ -393,7 +395,5 @@ class Parts:
             if part is not None:
                 part.close()
         for model in self._models.values():
-            close = getattr(model, "close", None)
-            if close is not None:
-                close()
+            model.close()
         self._models.clear()

@@ -148,7 +148,7 @@ def evaluate_phase(parts: Parts, plan: Plan, key: str, candidate: str) -> StageR
     settings = parts.settings.evaluate
     if not plan.suite:
         return StageResult("no suite, so nothing to judge on", {"checkpoint": candidate, "evaluations": []})
-    before = parts.spent_usd
+    before = parts.meter.booked_usd
     suite = parts.suite(plan.suite)
     evaluations = [
         evaluate_stage(
@@ -171,7 +171,7 @@ def evaluate_phase(parts: Parts, plan: Plan, key: str, candidate: str) -> StageR
             "evaluations": [e.model_dump(mode="json") for e in evaluations],
             "earlier": [e.model_dump(mode="json") for e in earlier],
         },
-        {**_tokens_of([*evaluations, *earlier]), "usd": parts.spent_usd - before},
+        {**_tokens_of([*evaluations, *earlier]), "usd": parts.meter.booked_usd - before},
     )
 
 

@@ -6,17 +6,17 @@ from typing import cast
 
 from agentkd.cycle.parts import LOCAL_PREFIXES, Parts
 from agentkd.errors import ConfigError
-from agentkd.models.booking import Booked, Meter
+from agentkd.models.booking import Booked
 from agentkd.protocols import Model, Sandbox
 
-__all__ = ["SANDBOXES", "load_model", "pick_sandbox"]
+__all__ = ["SANDBOXES", "booked", "load_model", "pick_sandbox"]
 
 SANDBOXES = ("sandlock", "bubblewrap")
 """Sandboxes in the order in which they are tried."""
 
 
-def load_model(parts: Parts, spec: str, meter: Meter) -> Model:
-    """Build the model behind a model string; its calls are booked, metered and stopped with the workspace."""
+def load_model(parts: Parts, spec: str) -> Booked:
+    """Build the model behind a model string, booked."""
     if spec == "base":
         model = parts.build("model", "local", source=parts.settings.roles.student)
     elif spec.startswith("agentkd/"):
@@ -33,9 +33,14 @@ def load_model(parts: Parts, spec: str, meter: Meter) -> Model:
         model = parts.build("model", spec)
     else:
         model = parts.build("model", "litellm", model=spec)
-    return Booked(
-        cast(Model, model), parts.ledger, parts.settings.models, meter=meter, check=parts.stop.check
-    )
+    return booked(parts, cast(Model, model))
+
+
+def booked(parts: Parts, model: Model) -> Booked:
+    """Return a model whose calls are booked, metered and stopped with the workspace."""
+    if isinstance(model, Booked):  # of a workspace, this one or another
+        return model
+    return Booked(model, parts.ledger, parts.settings.models, meter=parts.meter, check=parts.stop.check)
 
 
 def pick_sandbox(parts: Parts) -> Sandbox:

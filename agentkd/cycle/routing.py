@@ -17,6 +17,7 @@ import numpy as np
 
 from agentkd.cycle.parts import ROUTED, Parts, checkpoint_of
 from agentkd.cycle.replay import ancestor_datasets
+from agentkd.cycle.roles import booked
 from agentkd.errors import CheckpointError, ConfigError
 from agentkd.protocols import Model
 from agentkd.schema import Checkpoint, Route, content_id
@@ -89,7 +90,7 @@ class Acting:
 def who_acts(parts: Parts, spec: str | Model) -> Acting:
     """Return who acts behind a model, a role or a model string; behind `student` it may change run by run."""
     if not isinstance(spec, str):
-        return Acting(spec)
+        return Acting(booked(parts, spec))
     named, resolved = parts.role_model(spec), parts.resolve(spec)
     if resolved == ROUTED:
         return Acting(parts.model("base"), router=AdapterRouter(parts))

@@ -161,10 +161,11 @@ class _Tutor:
         return {row_key(row.teacher): (row, row.teacher) for row in dataset.train if row.teacher is not None}
 
     def _ask(self, way: str, wanted: Mapping[str, Callable[[], Reply]]) -> dict[str, Said]:
-        """Ask what was not asked before; say what it cost."""
+        """Ask what was not asked before, up to the ceiling of the cycle; say what it cost."""
         from agentkd.train.remote import cost_text
 
-        teacher, progress, log = self.job.settings.teacher, self.parts.progress, self.log(way)
+        teacher, log = self.job.settings.teacher, self.log(way)
+        progress = self.parts.ceiling.watching(self.parts.progress)
         n = sum(key not in log.found for key in wanted)
         progress.say(f"teacher `{teacher}`: {n} of {len(wanted)} rows to ask for")
         log.ask(wanted, workers=self.parts.settings.run.workers, progress=progress, label="teacher")

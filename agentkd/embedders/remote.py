@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,9 +13,9 @@ from pydantic import Field
 
 from agentkd.embedders.cache import CachedEmbedder, VectorCache
 from agentkd.embedders.vector import clean_text, unit
-from agentkd.errors import ConfigError, MissingExtraError, ModelError
+from agentkd.errors import AgentkdError, ConfigError, MissingExtraError, ModelError
 from agentkd.protocols import SilentProgress
-from agentkd.schema import Value, content_id
+from agentkd.schema import Usage, Value, content_id
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
     from agentkd.protocols import Kit, Progress
 
 __all__ = ["RemoteEmbedder", "RemoteSettings", "build"]
+
+Paying = Callable[[str, Usage, str], AbstractContextManager[list[Usage]]]
+"""Stands around a request to a paid service: `agentkd.protocols.Kit.paying`."""
+CHARS_PER_TOKEN = 2.5
+"""Characters per token, taken low so that what is held back for a request is a ceiling for most texts."""
 
 _PASSING = (408, 409, 425, 429, 500, 502, 503, 504)
 
@@ -40,7 +46,7 @@ class RemoteSettings(Value):
     timeout_seconds: float = Field(default=60.0, gt=0)
     """Limit of one request."""
     retries: int = Field(default=3, ge=0)
-    """Further tries after a passing fault; its OpenAI client adds two quick ones to each."""
+    """Further tries after a passing fault."""
     max_cached: int = Field(default=200_000, ge=0)
     """Vectors kept on disk; 0 keeps none."""
 
@@ -48,10 +54,13 @@ class RemoteSettings(Value):
 class RemoteEmbedder:
     """Sends texts to a provider in batches; keys come from the provider's environment variables."""
 
-    def __init__(self, settings: RemoteSettings, progress: Progress | None = None) -> None:
+    def __init__(
+        self, settings: RemoteSettings, progress: Progress | None = None, paying: Paying | None = None
+    ) -> None:
         """Note the settings, and ask the provider once for the length of its vectors where they do not say.
 
-        Raises ConfigError where no model is named, ModelError where the provider cannot be asked.
+        `paying` stands around each request: it books what it cost, and may refuse it. Raises ConfigError
+        where no model is named, ModelError where the provider cannot be asked.
         """
         if not settings.model:
             raise ConfigError(
@@ -60,6 +69,7 @@ class RemoteEmbedder:
             )
         self._settings = settings
         self._progress = progress or SilentProgress()
+        self._paying: Paying = paying or (lambda name, expected, purpose: nullcontext([]))
         self.fingerprint = content_id(
             "emb", "litellm", settings.model, settings.api_base, settings.dimensions
         )
@@ -84,16 +94,26 @@ class RemoteEmbedder:
 
     def _request(self, batch: list[str]) -> list[list[float]]:
         litellm = _litellm()
-        options: dict[str, Any] = {"timeout": self._settings.timeout_seconds, "encoding_format": "float"}
+        options: dict[str, Any] = {
+            "timeout": self._settings.timeout_seconds,
+            "encoding_format": "float",
+            "max_retries": 0,
+        }
         if self._settings.api_base:
             options["api_base"] = self._settings.api_base
         if self._settings.dimensions:
             options["dimensions"] = self._settings.dimensions
+        model, n_chars = self._settings.model, sum(len(text) for text in batch)
+        expected = _usage(litellm, model, int(n_chars / CHARS_PER_TOKEN) + len(batch))
         for attempt in range(self._settings.retries + 1):
             try:
-                answer = litellm.embedding(model=self._settings.model, input=batch, **options)
-                return _vectors(answer, len(batch), self._settings.model)
-            except ModelError:
+                with self._paying(model, expected, "embed") as spent:
+                    started = time.monotonic()
+                    answer = litellm.embedding(model=model, input=batch, **options)
+                    n_tokens = getattr(getattr(answer, "usage", None), "prompt_tokens", 0) or 0
+                    spent.append(_usage(litellm, model, n_tokens, time.monotonic() - started))
+                    return _vectors(answer, len(batch), model)
+            except AgentkdError:
                 raise
             except Exception as error:  # litellm maps providers' faults to a dozen classes
                 is_passing = getattr(error, "status_code", None) in _PASSING
@@ -110,7 +130,7 @@ class RemoteEmbedder:
 
 def build(settings: RemoteSettings, kit: Kit) -> RemoteEmbedder | CachedEmbedder:
     """Make the embedder and put the disk cache before it."""
-    embedder = RemoteEmbedder(settings, kit.progress)
+    embedder = RemoteEmbedder(settings, kit.progress, kit.paying)
     if not settings.max_cached:
         return embedder
     path = kit.cache_dir / "vectors" / f"{embedder.fingerprint}.sqlite"
@@ -124,6 +144,18 @@ def _litellm() -> Any:
     except ImportError as error:
         raise MissingExtraError.of("litellm", "all", "the embedder `litellm`") from error
     return litellm
+
+
+def _usage(litellm: Any, model: str, n_tokens: int, seconds: float = 0.0) -> Usage:
+    try:
+        usd: float | None = sum(
+            litellm.cost_per_token(
+                model=model, prompt_tokens=n_tokens, completion_tokens=0, call_type="embedding"
+            )
+        )
+    except Exception:  # LiteLLM raises many kinds for a model that its price list lacks
+        usd = None
+    return Usage(prompt_tokens=n_tokens, usd=usd, seconds=seconds)
 
 
 def _vectors(answer: Any, n: int, model: str) -> list[list[float]]:

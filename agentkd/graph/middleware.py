@@ -15,13 +15,14 @@ from langgraph.config import get_config
 from langgraph.errors import GraphBubbleUp
 from langgraph.types import Command
 
+from agentkd.agents.taint import OUTER, Outer
 from agentkd.errors import MissingExtraError
 from agentkd.graph.host import Host
 from agentkd.graph.message import MARK, marks_of, text_of, turn_of
 from agentkd.graph.notes import Finder, Recall
 from agentkd.graph.record import Grade, store_turn, user_of
-from agentkd.graph.turn import OUTER, Turn, read_turn
-from agentkd.schema import Failure, Heard, Scope
+from agentkd.graph.turn import Turn, read_turn
+from agentkd.schema import Failure, Scope
 from agentkd.trust import heard_after
 
 try:
@@ -139,7 +140,7 @@ class AgentkdMiddleware(AgentMiddleware[Any, Any, Any]):
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], ToolMessage | Command[Any]]
     ) -> ToolMessage | Command[Any]:
         """Mark a result with the call that was run; an error of the tool is kept with the steps before it."""
-        token = OUTER.set(self._heard(request.state))
+        token = OUTER.set(self._outer(request.state))
         try:
             return _traced(handler(request), request)
         except GraphBubbleUp:
@@ -156,7 +157,7 @@ class AgentkdMiddleware(AgentMiddleware[Any, Any, Any]):
         handler: Callable[[ToolCallRequest], Awaitable[ToolMessage | Command[Any]]],
     ) -> ToolMessage | Command[Any]:
         """Do the same without blocking."""
-        token = OUTER.set(self._heard(request.state))
+        token = OUTER.set(self._outer(request.state))
         try:
             return _traced(await handler(request), request)
         except GraphBubbleUp:
@@ -187,10 +188,10 @@ class AgentkdMiddleware(AgentMiddleware[Any, Any, Any]):
         recall = state.get("agentkd_recalled") or {}
         return read_turn(state["messages"], get_config(), recall=recall, is_traced=True, failure=failure)
 
-    def _heard(self, state: Any) -> tuple[Heard, ...]:
+    def _outer(self, state: Any) -> Outer:
         """Return what the model had heard when it called the tool."""
         turn = self._turn(state or {"messages": ()})
-        return () if turn is None else heard_after(turn.trajectory)
+        return Outer(heard=() if turn is None else heard_after(turn.trajectory))
 
     def _broke(self, state: Any, kind: Literal["model", "tool"], error: Exception) -> None:
         """Keep the steps before an error; the turn stays open, because it may be gone on with."""

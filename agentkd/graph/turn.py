@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from agentkd.agents.review import AnyDecision, Edit, Reject, Respond, Reviewed, correction_of, settle
+from agentkd.agents.taint import OUTER
 from agentkd.graph.message import (
     answers_of,
     call_of,
@@ -39,17 +39,13 @@ from agentkd.trust import heard_after
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage, BaseMessage
 
-__all__ = ["OUTER", "Turn", "read_turn"]
+__all__ = ["Turn", "read_turn"]
 
 _REJECTED = "User rejected the tool call for `{name}`"
 """How LangChain's HumanInTheLoopMiddleware begins the answer to a refused call."""
 
 _REPLACED = "Note: a human reviewer replaced this tool call"
 """How it begins the result of a call that a person edited."""
-
-
-OUTER: ContextVar[tuple[Heard, ...]] = ContextVar("agentkd_outer", default=())
-"""What the agent had heard whose tool runs now: an agent within that tool is asked in its words."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +145,7 @@ def _heard(
     names = {call["id"]: call["name"] for m in messages for call in getattr(m, "tool_calls", ())}
     reviews = (Reviewed.model_validate(each) for m in messages for each in marks_of(m).get("reviewed", ()))
     decisions = {review.proposed.id: review.decision for review in reviews}
-    told, id_ = list(OUTER.get()), ""
+    told, id_ = list[Heard](), ""
     for at, message in enumerate(messages):
         if at >= start and is_summary(message):  # it took the place of the request and of what came then
             told.append(Heard(tool="summarization", text=text_of(message), trust="untrusted"))
@@ -165,7 +161,7 @@ def _heard(
             )
             text = result.error or result.content
             told.append(Heard(tool=name, text=text, trust=result.trust, trajectory=id_ if at < start else ""))
-    return heard_after(also=[each for each in told if each.text])
+    return heard_after(also=[*OUTER.get().heard, *(each for each in told if each.text)])
 
 
 def _review(at: int, reply: AIMessage, answer: BaseMessage | None, is_traced: bool) -> Reviewed:

@@ -6,6 +6,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from agentkd.config import ModelSettings
@@ -16,7 +19,18 @@ from agentkd.schema import Message, Reply, ToolSpec, Usage
 if TYPE_CHECKING:
     from agentkd.ledger import Ledger
 
-__all__ = ["Booked", "Meter", "Priced"]
+__all__ = ["Booked", "Meter", "Priced", "begin_again", "paying"]
+
+_AGAIN: ContextVar[Callable[[Usage], None]] = ContextVar("agentkd_again", default=lambda paid: None)
+
+
+def begin_again(paid: Usage) -> None:
+    """Count a further request of one call, such as a further try, and hold back what it may cost.
+
+    A model says so before the request, with what the call has cost so far. Raises BudgetError at a ceiling,
+    CeilingError where somebody asks to stop.
+    """
+    _AGAIN.get()(paid)
 
 
 @runtime_checkable
@@ -27,6 +41,22 @@ class Priced(Protocol):
         self, messages: Sequence[Message], tools: Sequence[ToolSpec] = (), max_new_tokens: int | None = None
     ) -> Usage:
         """Return the most that a call may cost; `usd` is None where the price is unknown."""
+
+
+@dataclass
+class _Hold:
+    """What is held back for a call while it runs."""
+
+    expected: Usage
+    """The most that one request may cost."""
+    model: str
+    """Who is asked."""
+    tokens: int = 0
+    """Tokens that are held back now."""
+    usd: float = 0.0
+    """Money that is held back now."""
+    spent: list[Usage] = field(default_factory=list)
+    """What the call did cost."""
 
 
 class Meter:
@@ -81,27 +111,35 @@ class Meter:
             self.booked_usd += usage.usd or 0.0
 
     @contextmanager
-    def reserve(self, expected: Usage, model: str) -> Iterator[list[Usage]]:
-        """Hold back what a call may cost while it runs; put what it did cost into the list.
+    def reserve(self, expected: Usage, model: str) -> Iterator[_Hold]:
+        """Hold back what a call may cost while it runs; put what it did cost into `spent`.
 
         Raises BudgetError before anything is spent. A call whose price is unknown is refused where money
         has a ceiling, because a ceiling that nobody can check is none.
         """
-        tokens = expected.prompt_tokens + expected.completion_tokens
-        with self._lock:
-            self._check(tokens, expected.usd, model)
-            self.tokens += tokens
-            self.usd += expected.usd or 0.0
-        spent: list[Usage] = []
+        hold = _Hold(expected, model)
+        self.renew(hold, Usage(usd=0.0))
         try:
-            yield spent
+            yield hold
         finally:
-            cost = sum(spent, Usage(usd=0.0))
             with self._lock:
-                self.tokens += cost.prompt_tokens + cost.completion_tokens - tokens
-                self.usd += (cost.usd or 0.0) - (expected.usd or 0.0)
+                self._hold(hold, sum(hold.spent, Usage(usd=0.0)))
 
-    def _check(self, tokens: int, usd: float | None, model: str) -> None:
+    def renew(self, hold: _Hold, paid: Usage) -> None:
+        """Hold back one more request of a call that has cost `paid` so far; raises BudgetError."""
+        with self._lock:
+            self._hold(hold, paid)
+            self._check(hold.expected, hold.model)
+            self._hold(hold, paid + hold.expected)
+
+    def _hold(self, hold: _Hold, usage: Usage) -> None:
+        tokens, usd = usage.prompt_tokens + usage.completion_tokens, usage.usd or 0.0
+        self.tokens += tokens - hold.tokens
+        self.usd += usd - hold.usd
+        hold.tokens, hold.usd = tokens, usd
+
+    def _check(self, expected: Usage, model: str) -> None:
+        tokens, usd = expected.prompt_tokens + expected.completion_tokens, expected.usd
         if self.max_tokens is not None and self.tokens + tokens > self.max_tokens:
             raise BudgetError(
                 f"a call of `{model}` may take {tokens} tokens; {self.tokens} of {self.max_tokens} are spent",
@@ -149,9 +187,9 @@ class Booked:
             return self._call(messages, tools, sampling, purpose)
         limit = sampling.get("max_new_tokens") or self._max_new_tokens
         expected = self.model.estimate(messages, tools, limit)
-        with self._meter.reserve(expected, self.name) as spent, _paid(spent):
-            reply = self._call(messages, tools, sampling, purpose)
-            spent.append(reply.usage)
+        with self._meter.reserve(expected, self.name) as hold, _paid(hold.spent):
+            reply = self._call(messages, tools, sampling, purpose, hold)
+            hold.spent.append(reply.usage)
         return reply
 
     def score(self, prompt: str, completion: str, *, top_k: int) -> Reply:
@@ -162,9 +200,10 @@ class Booked:
         if not isinstance(self.model, Priced):
             return self._booked(lambda: ask(prompt, completion, top_k=top_k), "teacher")
         whole = (Message(role="user", content=prompt + completion),)
-        with self._meter.reserve(self.model.estimate(whole, (), 1), self.name) as spent, _paid(spent):
-            reply = self._booked(lambda: ask(prompt, completion, top_k=top_k), "teacher")
-            spent.append(reply.usage)
+        expected = self.model.estimate(whole, (), 1)
+        with self._meter.reserve(expected, self.name) as hold, _paid(hold.spent):
+            reply = self._booked(lambda: ask(prompt, completion, top_k=top_k), "teacher", hold)
+            hold.spent.append(reply.usage)
         return reply
 
     def close(self) -> None:
@@ -174,14 +213,20 @@ class Booked:
             close()
 
     def _call(
-        self, messages: Sequence[Message], tools: Sequence[ToolSpec], sampling: dict[str, Any], purpose: str
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[ToolSpec],
+        sampling: dict[str, Any],
+        purpose: str,
+        hold: _Hold | None = None,
     ) -> Reply:
-        return self._booked(lambda: self.model.reply(messages, tools, **sampling), purpose)
+        return self._booked(lambda: self.model.reply(messages, tools, **sampling), purpose, hold)
 
-    def _booked(self, ask: Callable[[], Reply], purpose: str) -> Reply:
+    def _booked(self, ask: Callable[[], Reply], purpose: str, hold: _Hold | None = None) -> Reply:
         self._check()
         self._meter.begin(self.name)
         started = time.monotonic()
+        token = _AGAIN.set(partial(self._again, hold))
         try:
             reply = ask()
         except Exception as error:
@@ -191,9 +236,17 @@ class Booked:
                 purpose, self.name, usage, ok=False, error=str(error), run_id=self._meter.occasion
             )
             raise
+        finally:
+            _AGAIN.reset(token)
         self._ledger.calls.book(purpose, reply.model or self.name, reply.usage, run_id=self._meter.occasion)
         self._meter.book(reply.usage)
         return reply
+
+    def _again(self, hold: _Hold | None, paid: Usage) -> None:
+        self._check()
+        if hold is not None:
+            self._meter.renew(hold, paid)
+        self._meter.begin(self.name)
 
 
 def _usage_of(error: Exception) -> Usage | None:
@@ -211,3 +264,24 @@ def _paid(spent: list[Usage]) -> Iterator[None]:
         if (usage := _usage_of(error)) is not None:
             spent.append(usage)
         raise
+
+
+@contextmanager
+def paying(
+    ledger: Ledger, meter: Meter, check: Callable[[], None], model: str, expected: Usage, purpose: str
+) -> Iterator[list[Usage]]:
+    """Count and book a request that is no reply of a model; see `agentkd.protocols.Kit.paying`."""
+    with meter.reserve(expected, model) as hold:
+        check()
+        meter.begin(model)
+        error = "it was broken off"
+        try:
+            yield hold.spent
+            error = ""
+        except Exception as raised:
+            error = str(raised)
+            raise
+        finally:
+            usage = sum(hold.spent, Usage(usd=0.0))
+            meter.book(usage)
+            ledger.calls.book(purpose, model, usage, ok=not error, error=error, run_id=meter.occasion)

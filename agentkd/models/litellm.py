@@ -16,7 +16,8 @@ from typing import Any
 from pydantic import Field
 
 from agentkd.config import ModelSettings
-from agentkd.errors import ModelError
+from agentkd.errors import AgentkdError, ModelError
+from agentkd.models.booking import begin_again
 from agentkd.models.fault import PASSING, as_model_error, is_unsupported
 from agentkd.models.wire import (
     BadArguments,
@@ -78,29 +79,20 @@ class LiteLLMModel:
 
         A call whose arguments are no JSON is mended where that is plain, else the model is asked once more.
         """
-        litellm = import_litellm()
         request = self._request(messages, tools, sampling)
-        names = wire_names(tools)
+        spent: list[Usage] = []
         started = time.monotonic()
-        spent = Usage(usd=0.0)
-        for is_last in (False, True):
-            response = self._complete(litellm, request)
-            usage = self._usage(litellm, response)
-            spent += usage
-            try:
-                reply = read_reply(response, self.name, names)
-            except BadArguments as bad:
-                if is_last:
-                    raise ModelError(
-                        f"model `{self.name}` called `{bad.tool}` with arguments that are no JSON, twice",
-                        hint="take a model that knows tool calls, or a simpler tool",
-                        usage=spent.model_copy(update={"seconds": time.monotonic() - started}),
-                    ) from bad
-                request["messages"] = [*request["messages"], *ask_again(bad)]
-            else:
-                took = spent.model_copy(update={"seconds": time.monotonic() - started})
-                return reply.model_copy(update={"usage": took})
-        raise AssertionError("unreachable")
+
+        def cost() -> Usage:
+            return sum(spent, Usage(seconds=time.monotonic() - started, usd=0.0))
+
+        try:
+            reply = self._asked(request, wire_names(tools), spent)
+        except AgentkdError as error:
+            if spent:
+                error.context.setdefault("usage", cost())
+            raise
+        return reply.model_copy(update={"usage": cost()})
 
     def estimate(
         self, messages: Sequence[Message], tools: Sequence[ToolSpec] = (), max_new_tokens: int | None = None
@@ -121,10 +113,28 @@ class LiteLLMModel:
         request = self._request((), (), {"max_new_tokens": 1, "temperature": 0.0})
         del request["messages"]
         request |= {"prompt": prompt + completion, "echo": True, "logprobs": top_k}
-        response = self._complete(litellm, request, litellm.text_completion)
+        response = self._complete(litellm, request, litellm.text_completion, ())
         usage = self._usage(litellm, response).model_copy(update={"seconds": time.monotonic() - started})
         trace = read_scores(response, prompt, completion)
         return Reply(text=completion, model=self.name, usage=usage, tokens=trace)
+
+    def _asked(self, request: dict[str, Any], names: Mapping[str, str], spent: list[Usage]) -> Reply:
+        """Ask, and once more where the arguments are no JSON; put what each answer cost into the list."""
+        litellm = import_litellm()
+        for is_last in (False, True):
+            response = self._complete(litellm, request, litellm.completion, spent)
+            spent.append(self._usage(litellm, response))
+            try:
+                return read_reply(response, self.name, names)
+            except BadArguments as bad:
+                if is_last:
+                    raise ModelError(
+                        f"model `{self.name}` called `{bad.tool}` with arguments that are no JSON, twice",
+                        hint="take a model that knows tool calls, or a simpler tool",
+                    ) from bad
+                request["messages"] = [*request["messages"], *ask_again(bad)]
+                begin_again(sum(spent, Usage(usd=0.0)))
+        raise AssertionError("unreachable")
 
     def _price(self, prompt: int, completion: int) -> float | None:
         litellm = import_litellm()
@@ -176,14 +186,20 @@ class LiteLLMModel:
             )
         return key
 
-    def _complete(self, litellm: Any, request: dict[str, Any], call: Callable[..., Any] | None = None) -> Any:
-        """Make one request with its further tries; what a provider does not know is asked without."""
+    def _complete(
+        self, litellm: Any, request: dict[str, Any], call: Callable[..., Any], spent: Sequence[Usage]
+    ) -> Any:
+        """Make one request with its further tries; what a provider does not know is asked without.
+
+        Each further one counts, beside what the answers before it have `spent`.
+        """
         tries = 0
         while True:
             try:
-                return (call or litellm.completion)(**request)
+                return call(**request)
             except Exception as error:
                 if is_unsupported(litellm, error) and _simplify(request, str(error)):
+                    begin_again(sum(spent, Usage(usd=0.0)))
                     continue
                 fault = as_model_error(
                     litellm, error, self.name, self._options.api_base, self._options.api_key_env
@@ -192,6 +208,7 @@ class LiteLLMModel:
                     raise fault from error
                 self._sleep(_wait_seconds(error, tries, self._options.backoff_seconds))
                 tries += 1
+                begin_again(sum(spent, Usage(usd=0.0)))
 
     def _usage(self, litellm: Any, response: Any) -> Usage:
         usage = getattr(response, "usage", None)

@@ -38,6 +38,7 @@ from agentkd.schema import (
     ToolResult,
     ToolSpec,
     Trajectory,
+    Usage,
 )
 
 if TYPE_CHECKING:
@@ -349,6 +350,13 @@ class Kit(Protocol):
 
     def embedder(self) -> Embedder:
         """Return the workspace's embedder."""
+
+    def paying(self, name: str, expected: Usage, purpose: str) -> AbstractContextManager[list[Usage]]:
+        """Count and book a request to a paid service: what it did cost is put into the list.
+
+        Raises BudgetError where the most that it may cost passes a ceiling, CeilingError while the workspace
+        is stopped; both before the request. Models of `model` do this themselves.
+        """
 
     def thresholds(self) -> Mapping[str, float]:
         """Return what it calls similar: `min_score`, `related_above`, `merge_above`, and `min_words`."""

@@ -16,6 +16,9 @@ __all__ = ["SandlockSandbox", "build"]
 
 _MAX_PROCESSES = 8
 _CODE, _WORK = "code.py", "work"
+_UNCOUNTED = ("memfd_create", "memfd_secret", "shmget", "msgget", "semget", "vmsplice", "setsockopt")
+"""System calls for memory that a process keeps without mapping it, which no limit counts; the last one makes
+the buffers of a socketpair large."""
 
 
 class SandlockSandbox(Backend):
@@ -72,6 +75,7 @@ def _run(code: str, settings: SandboxSettings) -> Ran:
             on_exit=BranchAction.ABORT,
             on_error=BranchAction.ABORT,
             max_memory=f"{settings.max_memory_mib}M",
+            extra_deny_syscalls=list(_UNCOUNTED),
             max_processes=_MAX_PROCESSES,
             max_open_files=64,
             clean_env=True,

@@ -1,7 +1,8 @@
 """A filter of system calls for programs that need none of them: no new processes, sockets, mounts, tracing.
 
-Written as classic BPF (linux/filter.h, linux/seccomp.h): a denied call fails with EPERM, `clone3` with ENOSYS
-so that the C library falls back to `clone`, and `clone` may make threads only.
+Nor memory that a process keeps without mapping it, which no limit of its address space counts. Written
+as classic BPF (linux/filter.h, linux/seccomp.h): a denied call fails with EPERM, `clone3` with ENOSYS so
+that the C library falls back to `clone`, and `clone` may make threads only.
 """
 
 from __future__ import annotations
@@ -19,17 +20,18 @@ _CLONE_THREAD = 0x00010000
 _X32 = 0x40000000  # numbers of the other ABI of x86-64: denied whole
 
 # io_uring_setup, open_tree, move_mount, fsopen, fsconfig, fsmount, fspick, pidfd_open, pidfd_getfd,
-# process_madvise, mount_setattr: numbered alike on all architectures.
-_COMMON = (425, 428, 429, 430, 431, 432, 433, 434, 438, 440, 442)
+# process_madvise, mount_setattr, memfd_secret: numbered alike on all architectures.
+_COMMON = (425, 428, 429, 430, 431, 432, 433, 434, 438, 440, 442, 447)
 _CLONE3 = 435
 _DENIED: dict[str, tuple[int, int, tuple[int, ...]]] = {
     # audit number, clone, then: fork vfork socket ptrace pivot_root chroot mount umount2 init_module
     # kexec_load add_key request_key keyctl unshare perf_event_open setns process_vm_readv process_vm_writev
-    # finit_module bpf userfaultfd (AArch64 has no fork and vfork)
+    # finit_module bpf userfaultfd memfd_create shmget msgget semget vmsplice
+    # setsockopt, which makes the buffer of a socketpair large (AArch64 has no fork and vfork)
     "x86_64": (0xC000003E, 56, (57, 58, 41, 101, 155, 161, 165, 166, 175, 246, 248, 249, 250, 272, 298, 308,
-                                310, 311, 313, 321, 323)),
+                                310, 311, 313, 321, 323, 319, 29, 68, 64, 278, 54)),
     "aarch64": (0xC00000B7, 220, (198, 117, 41, 51, 40, 39, 105, 104, 217, 218, 219, 97, 241, 268, 270, 271,
-                                  273, 280, 282)),
+                                  273, 280, 282, 279, 194, 186, 190, 75, 208)),
 }  # fmt: skip
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agentkd.config import Settings
 from agentkd.errors import ConfigError, ModelError
 from agentkd.protocols import Embedder, Model, Progress, Sandbox, SilentProgress, Suite, Views
-from agentkd.schema import Standing, Trajectory
+from agentkd.schema import Standing, Trajectory, Usage
 
 if TYPE_CHECKING:
     from agentkd.protocols import Kit
@@ -37,6 +38,8 @@ class FakeKit:
         self.settings = settings or Settings()
         self.cache_dir = cache_dir or Path(tempfile.mkdtemp(prefix="agentkd-kit-"))
         self.progress: Progress = progress or SilentProgress()
+        self.costs: list[list[Usage]] = []
+        """What each request to a paid service has cost."""
         self._models = dict(models or {})
         self._sources = dict(sources or {})
         self._embedder = embedder
@@ -65,6 +68,11 @@ class FakeKit:
 
             self._embedder = HashingEmbedder()
         return self._embedder
+
+    def paying(self, name: str, expected: Usage, purpose: str) -> AbstractContextManager[list[Usage]]:
+        """Return a list that is kept in `costs`; nothing is limited."""
+        self.costs.append([])
+        return nullcontext(self.costs[-1])
 
     def thresholds(self) -> Mapping[str, float]:
         """Return the thresholds of an embedder that nobody has measured, but for those that are set."""

@@ -8,6 +8,7 @@ import inspect
 import json
 import threading
 from collections.abc import Callable, Coroutine, Mapping
+from contextvars import copy_context
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from pydantic import ValidationError
@@ -142,7 +143,7 @@ def _wait(coroutine: Coroutine[Any, Any, Any]) -> Any:
         except BaseException as error:  # handed over to the waiting thread
             outcome["error"] = error
 
-    thread = threading.Thread(target=work, name="agentkd-tool")
+    thread = threading.Thread(target=copy_context().run, args=(work,), name="agentkd-tool")
     thread.start()
     thread.join()
     if "error" in outcome:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +75,12 @@ class Answers:
             return 0
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with progress.bar(label, len(missing), "rows") as bar, ThreadPoolExecutor(workers) as pool:
-            pending = [pool.submit(self._ask, key, wanted[key]) for key in missing]
+            pending = {pool.submit(self._ask, key, wanted[key]): key for key in missing}
             spent = Usage(usd=0.0)
             try:
-                for key, done in zip(missing, pending, strict=True):
+                for done in as_completed(pending):
                     done.result()
-                    spent += self.found[key].usage
+                    spent += self.found[pending[done]].usage
                     bar.advance(note=cost_text([spent]))
             except BaseException:
                 for future in pending:

@@ -77,10 +77,47 @@ def test_a_lock_that_another_holds_is_named(tmp_path: Path) -> None:
     assert {c.name: c.status for c in look_at_workspace(tmp_path)}["index lock"] == "PASS"
 
 
+SHIM = (
+    "import os; var = 'SETUPTOOLS_USE_DISTUTILS'; enabled = os.environ.get(var, 'local') == 'local'; "
+    "enabled and __import__('_distutils_hack').add_shim()"
+)
+NAMESPACE = (
+    "import sys, types, os;has_mfs = sys.version_info > (3, 5);"
+    "p = os.path.join(sys._getframe(1).f_locals['sitedir'], *('google', 'cloud'));"
+    "importlib = has_mfs and __import__('importlib.util');has_mfs and __import__('importlib.machinery');"
+    "m = has_mfs and sys.modules.setdefault('google.cloud', importlib.util.module_from_spec("
+    "importlib.machinery.PathFinder.find_spec('google.cloud', [os.path.dirname(p)])));"
+    "m = m or sys.modules.setdefault('google.cloud', types.ModuleType('google.cloud'));"
+    "mp = (m or []) and m.__dict__.setdefault('__path__',[]);(p not in mp) and mp.append(p);"
+    "m and setattr(sys.modules['google'], 'cloud', m)"
+)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import sys, types, os; exec(__import__('base64').b64decode('cHJpbnQoMSk='))",
+        "import os; var = 'SETUPTOOLS_USE_DISTUTILS'; exec('')",
+        "import _distutils_hack; exec('')",
+        f"{SHIM}; exec('')",
+        f"{NAMESPACE};exec('')",
+        "import _virtualenv;\x0cexec('')",
+        "\ufeffimport orphan",
+    ],
+)
+def test_a_known_beginning_of_a_pth_line_vouches_for_nothing_behind_it(tmp_path: Path, line: str) -> None:
+    (tmp_path / "orphan.pth").write_text(f"{line}\n", encoding="utf-8")
+    info = tmp_path / "other-1.0.dist-info"
+    info.mkdir()
+    (info / "RECORD").write_text("no-orphan.pth,sha256=x,24\n")
+    assert [path.name for path, _ in suspicious_lines(tmp_path)] == ["orphan.pth"]
+
+
 def test_only_pth_lines_that_run_unknown_code_are_suspicious(tmp_path: Path) -> None:
     good = {
         "easy-install.pth": "/some/folder\n",
-        "distutils-precedence.pth": "import os; var = 'SETUPTOOLS_USE_DISTUTILS'; enabled = True\n",
+        "distutils-precedence.pth": SHIM + "; \n",
+        "google-nspkg.pth": NAMESPACE + "\n",
         "_virtualenv.pth": "import _virtualenv\n",
         "__editable__.pth": "import __editable___x_1_finder; __editable___x_1_finder.install()\n",
         "plain.pth": "import harmless_module\n",

@@ -17,10 +17,11 @@ import torch
 import agentkd
 from agentkd import hf
 from agentkd.cycle.candidate import Source, dataset_of
+from agentkd.cycle.ceiling import Ceiling
 from agentkd.cycle.teach import teacher_fields
 from agentkd.cycle.training import told_by, train_job
 from agentkd.cycle.tutor import taught_job
-from agentkd.errors import ConfigError, ModelError
+from agentkd.errors import CeilingError, ConfigError, ModelError
 from agentkd.schema import DatasetCard, Heard, Message, Rendered, TrainJob
 from agentkd.train.artefact import inspect_caches
 from agentkd.train.remote import Said, Vocabulary, spelled
@@ -296,6 +297,22 @@ def test_a_run_that_broke_off_asks_only_for_the_rest(
         job = job_of(workspace).model_copy(update={"dataset": str(part)})
         assert len(list(read_examples(taught_job(workspace.parts, job).dataset))) == len(examples) - 1
         assert len(teacher.requests) == len(examples)
+
+
+def test_a_ceiling_ends_the_questions_between_two_rows(
+    tmp_path: Path, serve: Callable[[Path], Teacher], opened: Callable[..., agentkd.Workspace]
+) -> None:
+    teacher = serve(hf.tiny_model(tmp_path / "foreign", seed=3, n_vocabulary=280, width=32))
+    with opened(teacher.url, "openai/tiny", {"sft": {}}, run={"workers": 1}) as workspace:
+        parts, n_rows = workspace.parts, workspace.plan_training().signals_missing
+        parts.ceiling = Ceiling(max_tokens=24, spent=parts.spent)
+        with pytest.raises(CeilingError, match="24 tokens is met"):
+            job_of(workspace)
+        n_asked = len(teacher.requests)
+        assert 2 <= n_asked < n_rows
+        parts.ceiling = parts.no_ceiling()
+        job_of(workspace)
+        assert len(teacher.requests) == n_rows, "what was paid for is not asked again"
 
 
 @pytest.mark.parametrize("gate", [True, False])

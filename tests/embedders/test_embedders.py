@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
+from agentkd import Workspace
 from agentkd.embedders import (
     CachedEmbedder,
     HashingEmbedder,
@@ -23,7 +24,7 @@ from agentkd.embedders import (
 )
 from agentkd.embedders.minilm import build as build_minilm
 from agentkd.embedders.remote import build as build_remote
-from agentkd.errors import ConfigError, ModelError
+from agentkd.errors import BudgetError, CeilingError, ConfigError, ModelError
 from agentkd.memory.threshold import SHIPPED
 from agentkd.models.source import default_cache_dir, fetch, list_cached
 from agentkd.testing import FakeKit, check_embedder
@@ -250,6 +251,28 @@ def test_passing_faults_are_tried_again_and_lasting_ones_are_told(provider):
         Provider.faults[:] = faults
         with pytest.raises(ModelError, match="openai/tiny"):
             embedder.embed(["a"])
+
+
+def test_its_requests_are_booked_capped_and_stopped_with_the_workspace(provider, tmp_path):
+    settings = {
+        "memory": {"embedder": "litellm"},
+        "embedder": {"litellm": {"model": "openai/text-embedding-3-small", "api_base": provider,
+                                 "max_cached": 0}},
+        "models": {"max_calls": 2},
+    }  # fmt: skip
+    with Workspace(tmp_path / "shop", settings=settings) as shop:
+        embedder = shop.parts.embedder()
+        shop.parts.stop.set("")
+        with pytest.raises(CeilingError):
+            embedder.embed(["a"])
+        shop.parts.stop.lift()
+        embedder.embed(["a"])
+        booked = shop.ledger.calls.total("embed")
+        assert (booked.calls - booked.failed, booked.prompt_tokens) == (2, 2)  # its length was asked for
+        assert booked.usd == pytest.approx(4e-8)
+        with pytest.raises(BudgetError, match="2 of 2 calls are made"):
+            embedder.embed(["b"])
+    assert Provider.batches == [1, 1]
 
 
 def test_a_model_and_its_true_length_must_be_named(provider, tmp_path):

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,12 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentkd.config import ModelSettings
-from agentkd.errors import ModelError
-from agentkd.models.booking import Priced
+from agentkd.errors import BudgetError, CeilingError, ModelError
+from agentkd.ledger import Ledger
+from agentkd.models.booking import Booked, Meter, Priced
 from agentkd.models.litellm import LiteLLMModel, LiteLLMSettings, build, import_litellm
 from agentkd.models.wire import mend_json, to_wire, wire_names
 from agentkd.protocols import Model
 from agentkd.schema import Message, ToolCall, ToolSpec
+from agentkd.stop import StopFile
 
 ASK = [Message(role="user", content="hi")]
 TOOL = ToolSpec(name="shop.find", parameters={"type": "object", "properties": {"a": {"type": "integer"}}})
@@ -134,6 +137,43 @@ def test_broken_arguments_are_mended_or_asked_for_again_once(model: LiteLLMModel
     server.plays(called("a is one"), called("[1]"))
     with pytest.raises(ModelError, match="called `shop_find` with arguments that are no JSON, twice"):
         model.reply(ASK, [TOOL])
+
+
+@pytest.mark.parametrize("cap", ["max_calls", "max_tokens"])
+def test_every_request_of_a_call_is_counted_and_held_back(
+    model: LiteLLMModel, server: Server, tmp_path: Path, cap: str
+) -> None:
+    server.plays(called("a is one"), called('{"a": 1}'))
+    most = model.estimate(ASK, [TOOL], 64)
+    one = {"max_calls": 1, "max_tokens": most.prompt_tokens + most.completion_tokens}
+    with Ledger.open(tmp_path / "ledger.db") as ledger:
+        meter = Meter(**{cap: one[cap]})
+        with pytest.raises(BudgetError):
+            Booked(model, ledger, ModelSettings(), meter=meter).reply(ASK, [TOOL], max_new_tokens=64)
+        assert len(server.requests) == 1, "the question that would be asked again is a second request"
+        assert (meter.booked_tokens, ledger.calls.total().prompt_tokens) == (12, 9), "the first was paid for"
+        assert meter.tokens == (12 if cap == "max_tokens" else 0), "what was held back is free again"
+
+
+def test_further_tries_are_counted_and_end_where_somebody_asks_to_stop(
+    model: LiteLLMModel, server: Server, tmp_path: Path, waits: list[float]
+) -> None:
+    busy = (503, {"error": {"message": "slow down"}}, {})
+    with Ledger.open(tmp_path / "ledger.db") as ledger:
+        server.plays(busy, busy, said())
+        meter = Meter(max_calls=4)
+        Booked(model, ledger, ModelSettings(), meter=meter).reply(ASK)
+        assert meter.calls == 3
+        server.plays(busy, busy, said())
+        with pytest.raises(BudgetError, match="4 of 4 calls are made"):
+            Booked(model, ledger, ModelSettings(), meter=meter).reply(ASK)
+        stop = StopFile(tmp_path)
+        model._sleep = lambda seconds: stop.set("")
+        server.requests.clear()
+        server.plays(busy, said())
+        with pytest.raises(CeilingError):
+            Booked(model, ledger, ModelSettings(), check=stop.check).reply(ASK)
+        assert len(server.requests) == 1
 
 
 def test_a_schema_is_asked_for_as_response_format(model: LiteLLMModel, server: Server) -> None:

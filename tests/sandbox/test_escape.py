@@ -75,6 +75,34 @@ PROBES = {
         "print({won})"
     ),
     "2 GB": "b = bytearray(2 << 30); b[-1] = 1; print({won})",
+    "memory without a mapping": (
+        "import os\n"
+        "files = [os.memfd_create('a') for _ in range(8)]\n"
+        "for file in files:\n"
+        "    for _ in range(10): os.write(file, bytes(4 << 20))\n"
+        "print({won})"
+    ),
+    "memory of System V": (
+        "import ctypes\n"
+        "c = ctypes.CDLL(None)\n"
+        "made = [c.shmget(0, 4096, 0o1600), c.msgget(0, 0o1600), c.semget(0, 9, 0o1600), c.syscall(447, 0)]\n"
+        "for drop, id_ in zip((c.shmctl, c.msgctl), made): drop(id_, 0, None)\n"
+        "c.semctl(made[2], 0, 0)\n"
+        "print({won} if max(made) >= 0 else '')"
+    ),
+    "memory in sockets": (
+        "import socket\n"
+        "pair = socket.socketpair()\n"
+        "for option in (7, 32): pair[0].setsockopt(socket.SOL_SOCKET, option, 64 << 20)\n"
+        "print({won})"
+    ),
+    "memory in a pipe": (
+        "import ctypes, os\n"
+        "text = ctypes.create_string_buffer(4096)\n"
+        "piece = (ctypes.c_size_t * 2)(ctypes.addressof(text), 4096)\n"
+        "sent = ctypes.CDLL(None).vmsplice(os.pipe()[1], piece, 1, 0)\n"
+        "print({won} if sent == 4096 else '')"
+    ),
     "a signal": "import os; os.kill({pid}, 15); print({won})",
     "a signal to all": "import os; os.kill(-1, 15)",
     "libc's system": (
@@ -152,7 +180,8 @@ def test_a_probe_fails(sandbox: Sandbox, world: World, probe: str) -> None:
 
 @pytest.mark.parametrize(
     "probe", ["read a file outside", "write outside", "TCP to loopback", "libc's system", "our environment",
-              "a link to outside", "another program", "list a folder outside", "through /proc"],
+              "a link to outside", "another program", "list a folder outside", "through /proc",
+              "memory without a mapping", "memory of System V", "memory in sockets", "memory in a pipe"],
 )  # fmt: skip
 def test_the_probes_are_live(world: World, probe: str) -> None:
     done = subprocess.run(
@@ -198,6 +227,18 @@ def test_a_program_is_held_to_time_and_output(sandbox: Sandbox) -> None:
     loud = sandbox.run("while True:\n    print('x' * 1000)")
     assert loud.ended == "output"
     assert len(loud.output) < 1100
+
+
+def test_an_honest_program_has_threads_and_coroutines(sandbox: Sandbox) -> None:
+    lines = [
+        "import asyncio, tempfile",
+        "from concurrent.futures import ThreadPoolExecutor",
+        "async def work():",
+        "    return await asyncio.to_thread(abs, -6)",
+        "tempfile.TemporaryFile().write(b'x')",
+        "print(asyncio.run(work()), *ThreadPoolExecutor(2).map(abs, [-1, -2]))",
+    ]
+    assert sandbox.run("\n".join(lines)).output == "6 1 2\n"
 
 
 def test_an_honest_program_gets_its_answer_and_a_fresh_folder(sandbox: Sandbox) -> None:
