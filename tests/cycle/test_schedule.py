@@ -157,7 +157,7 @@ def test_a_tainted_student_that_serves_is_replaced_by_schedule_once(
 ) -> None:
     asked: list[bool] = []
 
-    def run(parts: Any, *, recompile: bool) -> CycleReport:
+    def run(parts: Any, *, recompile: bool = False) -> CycleReport:
         asked.append(recompile)
         return CycleReport(id="cycle-2", number=2, suite="jsonl")
 
@@ -298,7 +298,7 @@ def test_what_is_left_of_the_day_is_a_ceiling_of_a_cycle_by_schedule(
 ) -> None:
     met: list[Ceiling] = []
 
-    def run(parts: Any, *, recompile: bool) -> CycleReport:
+    def run(parts: Any, *, recompile: bool = False) -> CycleReport:
         met.append(parts.ceiling)
         return CycleReport(id="cycle-2", number=2, suite="jsonl")
 
@@ -561,13 +561,16 @@ class _AlwaysDue:
 
 def test_a_watch_spends_what_one_command_may_and_no_more() -> None:
     opened: list[_AlwaysDue] = []
+    stop = threading.Event()
 
     def open_workspace() -> Any:
         opened.append(_AlwaysDue(money=2.0))
+        if len(opened) == 5:
+            stop.set()
         return opened[-1]
 
     with pytest.raises(BudgetError, match=r"\$4.0000 of \$5.0000 are spent"):
-        watch(open_workspace, stop=threading.Event(), say=lambda line: None)
+        watch(open_workspace, stop=stop, say=lambda line: None)
     assert len(opened) == 3
 
 
