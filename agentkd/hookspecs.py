@@ -217,8 +217,10 @@ def retire_memory(memory: Memory, checkpoint: str) -> bool | None:
 def is_compile_due(n_new_memories: int, n_new_trajectories: int, expected_gain: float) -> bool | None:
     """Decide whether it is time to compile and train; the first answer wins.
 
-    `expected_gain` is in tokens per task, weighed by measured lift. `agentkd cycle --if-due` asks before a
-    cycle begins, and every cycle before it compiles.
+    Memories are new since the last compilation of the suite on the present base, trajectories since its last
+    finished distillation; `expected_gain` is in tokens per task, weighed by measured lift. `agentkd cycle
+    --if-due` asks before a cycle begins, and every cycle before it compiles. Whether a tainted student that
+    serves is to be replaced is not asked.
 
     Example::
 

@@ -112,7 +112,8 @@ def transfer(invocation: Invocation, name: str, source: str) -> None:
 
     What training added to the old weights is added to the new ones. The new base must have the same layers
     and the same tokenizer. Set `[roles] student` to it, then `agentkd gate` judges the candidate, and
-    `agentkd train --from` or a stacked cycle goes on from it.
+    `agentkd train --from`, or the next cycle that compiles where `[train] candidates` holds `stacked`, goes
+    on from it.
     """
     with invocation.workspace() as workspace:
         checkpoint = workspace.transfer(name, source)

@@ -69,8 +69,8 @@ def command(
             invocation.note(f"due: {due.reason}")
         invocation.note(cycle_estimate(workspace))
         ceilings["asked"] = lambda: "SIGTERM" if stop.is_set() else ""
-        if if_due and not rounds:
-            found = workspace.cycle_if_due(**ceilings)
+        if if_due:
+            found = workspace.cycle_if_due(rounds=rounds or 1, **ceilings)
             if found is None:
                 invocation.show(workspace.when_due(), print_due)
                 return NOT_DUE

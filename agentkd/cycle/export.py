@@ -60,7 +60,7 @@ def _exported(parts: Parts, name: str, shape: str, out: Path, dtype: str) -> Exp
     if checkpoint.status == "tainted":
         raise CheckpointError(
             f"checkpoint `{name}` is tainted: a memory that it was trained on was revoked",
-            hint="run a cycle: it trains without that memory",
+            hint="`agentkd cycle --recompile` trains a new one without that memory",
         )
     base = parts.student_files
     if base.base_id != checkpoint.base_id:

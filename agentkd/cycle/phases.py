@@ -191,8 +191,10 @@ def promote_phase(parts: Parts, plan: Plan, judged: Sequence[PhaseReport]) -> St
         parts.ledger.checkpoints.promote(best.name)
         parts.hooks.ask(hookspecs.after_promote, checkpoint=best.name, previous=plan.serving)
     others = [each.surpassed_by(best) for each in found if each is not best]
+    serving = parts.ledger.checkpoints.serving()
+    serves = serving.name if serving else "base"  # a person may have promoted one while the cycle was stopped
     for each in (*others, best):
-        if not each.verdict.promote and not each.obstacle:
+        if not each.verdict.promote and not each.obstacle and each.name != serves:
             parts.ledger.checkpoints.set_status(each.name, "rejected")
     word = "promoted" if best.verdict.promote else "not promoted"
     return StageResult(
@@ -253,8 +255,7 @@ def _obstacle(parts: Parts, plan: Plan, candidate: str) -> str:
     """Return what happened since a candidate was trained that forbids to promote it; else nothing."""
     if parts.checkpoint(candidate).status == "tainted":
         return "something that it was trained on was revoked since"
-    events = [event for event in parts.ledger.checkpoints.history() if event.name == candidate]
-    if events and events[-1].action == "rollback":
+    if candidate in parts.ledger.checkpoints.withdrawn():
         return "it was rolled back; `agentkd checkpoints promote` lets it serve again"
     found = parts.serving()
     serving = found.name if found else "base"

@@ -44,7 +44,7 @@ def transfer(parts: Parts, name: str, source: str) -> Checkpoint:
     if checkpoint.status == "tainted":
         raise CheckpointError(
             f"checkpoint `{name}` was trained on a memory that was revoked since",
-            hint="run a cycle on the new base: it trains without that memory",
+            hint="`agentkd cycle --recompile` on the new base trains one without that memory",
         )
     new = resolve_model(source, cache_dir=parts.cache_dir, progress=parts.progress)
     if new.base_id == checkpoint.base_id:

@@ -109,15 +109,17 @@ class Checkpoints:
         return stack[-1] if stack else BASE
 
     def withdrawn(self, at: datetime | None = None) -> frozenset[str]:
-        """Return what was rolled back and not promoted again, or tainted: at a time, by default now."""
+        """Return what was rolled back and serves no more, or is tainted: at a time, by default now."""
         s, c = t.serving.c, t.checkpoints.c
         past = [s.happened_at <= at] if at is not None else []
         with self._database.read() as connection:
             events = connection.execute(sa.select(s.name, s.action).where(*past).order_by(s.seq))
             last = {row.name: row.action for row in events}
+            stack = _stack(connection, *past)
             gone = set(connection.execute(sa.select(c.name).where(c.status == "tainted")).scalars())
             gone -= tainted_after(connection, at) if at is not None else set()
-        return frozenset(gone | {name for name, action in last.items() if action == "rollback"})
+        back = {name for name, action in last.items() if action == "rollback"}
+        return frozenset(gone | back.difference(stack[-1:]))  # what was promoted twice may serve again
 
     def promote(self, name: str, reason: str = "", *, force: bool = False) -> bool:
         """Let a checkpoint serve; False when it does already. A tainted one raises CheckpointError."""
@@ -128,7 +130,7 @@ class Checkpoints:
             if checkpoint.status == "tainted" and not force:
                 raise CheckpointError(
                     f"checkpoint `{name}` was trained on a memory that was revoked since",
-                    hint="run a cycle: it trains a new one without that memory",
+                    hint="`agentkd cycle --recompile` trains a new one without that memory",
                 )
             if stack:
                 _retire(connection, stack[-1])

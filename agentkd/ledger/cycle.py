@@ -91,10 +91,12 @@ class Cycles:
             body = connection.execute(query).scalar_one_or_none()
         return None if body is None else load(PhaseReport, body)
 
-    def newest_phase(self, name: str) -> PhaseReport | None:
-        """Return the report of the phase of this name that was done last, in any cycle."""
+    def newest_phase(self, name: str, suite: str | None = None) -> PhaseReport | None:
+        """Return the report of the phase of this name that was done last, in any cycle, or any of a suite."""
         c = t.phases.c
-        where = (c.name == name, c.status == "done")
+        where = [c.name == name, c.status == "done"]
+        if suite is not None:
+            where.append(c.cycle_id.in_(sa.select(t.cycles.c.id).where(t.cycles.c.suite == suite)))
         query = sa.select(c.body).where(*where).order_by(c.started_at.desc()).limit(1)
         with self._database.read() as connection:
             body = connection.execute(query).scalar_one_or_none()

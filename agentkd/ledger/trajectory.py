@@ -195,10 +195,15 @@ class Trajectories:
         with self._database.read() as connection:
             return _fetch(connection, *where)
 
-    def n_since(self, since: datetime | None, suite: str = "", split: str = "") -> int:
-        """Count the finished trajectories of a suite's split, or all that are lived, begun after a time."""
+    def n_since(self, since: Mapping[str, datetime], suite: str = "", split: str = "") -> int:
+        """Count the finished trajectories of a suite's split, or all that are lived, begun after a time.
+
+        `since` has the time of each suite; under the empty name, that of all. Without one all count.
+        """
         c = t.trajectories.c
-        where = [c.is_finished, *([c.created_at > since] if since is not None else [])]
+        where: list[sa.ColumnElement[bool]] = [c.is_finished]
+        for name, at in since.items():
+            where.append(sa.or_(c.created_at > at, c.suite != name) if name else c.created_at > at)
         where += [c.suite == suite, c.split == split] if suite else []
         query = sa.select(c.split, sa.func.count()).where(*where).group_by(c.split)
         with self._database.read() as connection:

@@ -89,6 +89,15 @@ class Meter:
         finally:
             self.occasion = before
 
+    def go_on_from(self, earlier: Meter) -> None:
+        """Count what an earlier meter of the same command counted."""
+        with self._lock:
+            self.calls += earlier.calls
+            self.usd += earlier.usd
+            self.tokens += earlier.tokens
+            self.booked_usd += earlier.booked_usd
+            self.booked_tokens += earlier.booked_tokens
+
     @property
     def is_capped(self) -> bool:
         """Whether there is a ceiling at all."""

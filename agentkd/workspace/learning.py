@@ -249,21 +249,16 @@ class Learning(Opening):
 
         Raises LockedError where another process runs a cycle on this ledger, or took this one over.
         """
-        from agentkd.cycle import run_cycle
-
         count = rounds if rounds is not None else self.settings.cycle.rounds
         if count < 1:
             raise ConfigError("`rounds` must be at least 1", key="cycle.rounds")
         with self._leading(max_seconds, max_tokens, max_usd, asked):
-            for number in range(count):
-                report = run_cycle(self.parts, recompile=recompile and not number)
-                if report.stopped or report.verdict is None:
-                    break
-        return report
+            return self._rounds(count, recompile=recompile)
 
     def cycle_if_due(
         self,
         *,
+        rounds: int = 1,
         max_seconds: float | None = None,
         max_tokens: int | None = None,
         max_usd: float | None = None,
@@ -271,12 +266,22 @@ class Learning(Opening):
     ) -> CycleReport | None:
         """Run one cycle where one is due, asked under the lease: of several workers one runs it.
 
-        Arguments and errors are those of `cycle`; None where nothing is due.
+        Arguments and errors are those of `cycle`; None where nothing is due. What is left of the day's budget
+        is a ceiling too, and while a tainted student serves the first cycle recompiles.
         """
+        with self._leading(max_seconds, max_tokens, max_usd, asked, of_day=True):
+            due = self.when_due()
+            return self._rounds(rounds, recompile=due.recompiles) if due.is_due else None
+
+    def _rounds(self, count: int, *, recompile: bool) -> CycleReport:
         from agentkd.cycle import run_cycle
 
-        with self._leading(max_seconds, max_tokens, max_usd, asked):
-            return run_cycle(self.parts) if self.when_due().is_due else None
+        report = run_cycle(self.parts, recompile=recompile)
+        for _ in range(count - 1):
+            if report.stopped or report.verdict is None:
+                break
+            report = run_cycle(self.parts)
+        return report
 
     @contextmanager
     def _leading(
@@ -285,16 +290,26 @@ class Learning(Opening):
         max_tokens: int | None,
         max_usd: float | None,
         asked: Callable[[], str],
+        *,
+        of_day: bool = False,
     ) -> Iterator[None]:
-        """Hold the lease of cycles, under ceilings; who loses the lease stops between two items."""
+        """Hold the lease of cycles, under ceilings; who loses the lease stops between two items.
+
+        With `of_day` none of the ceilings is above what is left of the day's budget.
+        """
         from agentkd.cycle.ceiling import Ceiling
+        from agentkd.cycle.schedule import left_of_day
 
         limits = self.settings.cycle
         with self.ledger.leases.held("cycle", limits.lease_seconds) as hold:
+            left = left_of_day(self.parts) if of_day else {}
+            tokens = _least(limits.max_tokens if max_tokens is None else max_tokens, left.get("tokens"))
             self.parts.ceiling = Ceiling(
-                max_seconds=limits.max_seconds if max_seconds is None else max_seconds,
-                max_tokens=limits.max_tokens if max_tokens is None else max_tokens,
-                max_usd=limits.max_usd if max_usd is None else max_usd,
+                max_seconds=_least(
+                    limits.max_seconds if max_seconds is None else max_seconds, left.get("seconds")
+                ),
+                max_tokens=None if tokens is None else int(tokens),
+                max_usd=_least(limits.max_usd if max_usd is None else max_usd, left.get("usd")),
                 spent=self.parts.spent,
                 asked=lambda: hold.lost or asked() or self.parts.stop.asked(),
             )
@@ -302,3 +317,8 @@ class Learning(Opening):
                 yield
             finally:
                 self.parts.ceiling = self.parts.no_ceiling()
+
+
+def _least(*limits: float | None) -> float | None:
+    """Return the lowest of the limits that are set; None where none is."""
+    return min((limit for limit in limits if limit is not None), default=None)

@@ -75,14 +75,15 @@ class Serving(Opening):
         What has served before, or passed the gate of a cycle, is not judged again; anything else is judged
         now, against what serves now.
 
-        Raises ConfigError where the gate refuses it, and CheckpointError where its files are damaged or not
-        safe, whatever `force` says.
+        Raises ConfigError where the gate refuses it, and whatever `force` says where it was trained on
+        another base than the present one, CheckpointError where its files are damaged or not safe.
         """
         from agentkd.cycle.revoke import mask_checkpoint
         from agentkd.cycle.verdict import passed_before
 
         checkpoint = self.parts.checkpoint(name)
         self.parts.checkpoint_folder(name)
+        self._refuse_stranger(checkpoint)
         if checkpoint.status in ("rejected", "tainted") and not force:
             raise ConfigError(
                 f"checkpoint `{name}` is {checkpoint.status}",
@@ -95,8 +96,7 @@ class Serving(Opening):
                     f"the gate refuses `{name}` ({', '.join(verdict.flags)})",
                     hint=f"`agentkd gate {name}` says why; `--force` lets it serve all the same",
                 )
-        serving = self.ledger.checkpoints.serving()
-        previous = serving.name if serving else "base"
+        previous = self._serving()
         if previous != name:
             self.ledger.checkpoints.promote(name, force=force)
             if checkpoint.status == "tainted":
@@ -105,10 +105,31 @@ class Serving(Opening):
         return previous
 
     def rollback(self) -> tuple[str, str]:
-        """Let serve again what served before; returns (from, to)."""
-        old, new = self.ledger.checkpoints.rollback()
+        """Let serve again what served before; returns (from, to).
+
+        To the base where what served before was trained on another one. Raises NotFoundError while the base
+        serves.
+        """
+        if self._serving() == "base":
+            raise NotFoundError(
+                "there is nothing to roll back: the base model serves", hint="promote a checkpoint first"
+            )
+        old, _ = self.ledger.checkpoints.rollback()
+        new = self._serving()
         self.hooks.ask(hookspecs.after_promote, checkpoint=new, previous=old)
         return old, new
+
+    def _serving(self) -> str:
+        found = self.parts.serving()
+        return found.name if found else "base"
+
+    def _refuse_stranger(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.base_id != self.parts.student_files.base_id:
+            raise ConfigError(
+                f"`{checkpoint.name}` was trained on another base than `{self.settings.roles.student}`: it "
+                "cannot serve there",
+                hint="`agentkd checkpoints transfer` carries it over, or set `[roles] student` to its base",
+            )
 
     def transfer(self, name: str, source: str) -> Checkpoint:
         """Carry a checkpoint over to another base as a candidate; see `agentkd.cycle.upgrade`."""

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from agentkd.config import CycleSettings
-from agentkd.errors import ModelError, StoreError, of_the_disk
+from agentkd.errors import BudgetError, ModelError, StoreError, of_the_disk
 
 if TYPE_CHECKING:
+    from agentkd.models.booking import Meter
     from agentkd.schema import CycleReport
     from agentkd.workspace.learning import Learning
 
@@ -30,7 +31,7 @@ def watch(
     The workspace is closed while nothing is due, so that an application may use it. A cycle under way when
     `stop` is set stops between two items and stays open. Where another process holds the workspace, or a
     model or the disk gives way, be it while opening or looking, it is tried again after the last pause;
-    other errors end the watch.
+    other errors end the watch. So does a ceiling of `[models]`, which holds for all its cycles together.
 
     Args:
         open_workspace: Opens it anew for every look, with the settings as they are then.
@@ -41,11 +42,15 @@ def watch(
         ceilings: `max_seconds`, `max_tokens`, `max_usd` of each cycle.
     """
     n_cycles, said = 0, ""
+    meter: Meter | None = None
     pause = CycleSettings().poll_seconds if every is None else every
     while not stop.is_set():
         report = None
         try:
             with open_workspace() as workspace:
+                if meter is not None:
+                    workspace.parts.meter.go_on_from(meter)
+                meter = workspace.parts.meter
                 if every is None:
                     pause = workspace.settings.cycle.poll_seconds
                 due = workspace.when_due()
@@ -57,6 +62,8 @@ def watch(
                     )
                     if report is None:
                         line = "not due: another process ran the cycle"
+        except BudgetError:
+            raise  # what one command may spend is spent
         except (OSError, ModelError) as error:
             line = f"not now: {_passing(error).message}"
         if report is not None:
@@ -65,8 +72,7 @@ def watch(
         elif line != said:
             say(line)
         said = line
-        if report is None or report.stopped or report.verdict is None:
-            stop.wait(pause)
+        stop.wait(pause)
     return n_cycles
 
 

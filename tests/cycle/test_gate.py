@@ -16,12 +16,14 @@ from agentkd.cli.gate import _needs
 from agentkd.cli.root import run_command_line
 from agentkd.cycle import judge, look_number
 from agentkd.cycle.evaluation import check_rivals
+from agentkd.cycle.journal import open_plan
+from agentkd.cycle.phases import promote_phase
 from agentkd.errors import ConfigError, DataError, NotFoundError
 from agentkd.hf import registered_files
 from agentkd.ledger import tables as t
 from agentkd.ledger.body import dump
 from agentkd.plugins import NoSettings
-from agentkd.schema import CycleReport, Task, ToolCall, Verdict, now
+from agentkd.schema import CycleReport, PhaseReport, Task, ToolCall, Verdict, now
 from agentkd.testing import FakeSuite
 
 
@@ -156,6 +158,17 @@ def test_nothing_serves_without_the_gates_word_or_force(desk: agentkd.Workspace)
         shutil.copytree(copied, desk.root / "checkpoints" / "student@3")
         with pytest.raises(ConfigError, match="no held-out tasks to judge `student@3` on"):
             lost.promote("student@3")
+
+
+def test_a_candidate_that_a_person_promoted_meanwhile_is_not_marked_as_rejected(
+    desk: agentkd.Workspace,
+) -> None:
+    known = desk.ledger.checkpoints.serving()
+    assert known is not None
+    judged = PhaseReport(name="evaluate", key="k", output={"checkpoint": known.name, "evaluations": []})
+    done = promote_phase(desk.parts, open_plan(desk.parts), [judged])
+    assert not done.output["verdict"]["promote"]
+    assert desk.ledger.checkpoints.serving() == known
 
 
 def test_a_candidate_whose_rows_are_gone_is_not_judged_by_the_rest(cycled: Path) -> None:

@@ -11,30 +11,36 @@ import threading
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import pytest
 
 import agentkd
 from agentkd.cli.root import run_command_line
 from agentkd.cycle.ceiling import Ceiling
-from agentkd.cycle.schedule import _spent
-from agentkd.errors import CeilingError, ConfigError, LockedError, ModelError, StoreError
+from agentkd.cycle.schedule import _spent, is_due
+from agentkd.errors import BudgetError, CeilingError, ConfigError, LockedError, ModelError, StoreError
 from agentkd.hf import file_sha256
 from agentkd.ledger import Ledger
+from agentkd.models.booking import Meter
+from agentkd.models.gguf import ModelFiles
 from agentkd.protocols import SilentProgress
 from agentkd.schema import (
     ADHOC,
     ASSESS_SPLIT,
     SYNTHETIC_SPLIT,
     CycleReport,
+    Evidence,
     Memory,
     Message,
     PhaseReport,
     Scope,
     Task,
     Trajectory,
+    Usage,
     Utility,
+    Verdict,
     content_id,
     memory_id,
     now,
@@ -102,7 +108,99 @@ def test_what_the_cycle_would_not_distil_makes_none_due_and_a_look_at_the_rest_s
     desk.parts.settings = desk.settings.model_copy(update={"cycle": every})
     lived("later", ADHOC)
     lived("written", "desk", SYNTHETIC_SPLIT)
-    assert n_new() == 1
+    assert n_new() == 4 + 1  # no cycle has distilled what an application did
+
+
+def store(
+    workspace: agentkd.Workspace,
+    number: int,
+    *phases: PhaseReport,
+    suite: str = "jsonl",
+    status: Literal["done", "failed"] = "done",
+) -> None:
+    """Write down a cycle with phases that were begun at their time, and its plan."""
+    cycles, base_id = workspace.ledger.cycles, workspace.parts.student_files.base_id
+    report = CycleReport(id=f"cycle-{number}", number=number, suite=suite, phases=phases)
+    planned = {"suite": suite, "base_id": base_id, "revoked": workspace.ledger.revocations.mark()}
+    plan = PhaseReport(name="plan", key=f"plan-{number}", status="done", output=planned)
+    cycles.begin_cycle(report)
+    for phase in (plan, *phases):
+        cycles.phase_done(phase, report.id)
+    cycles.finish_cycle(report, status)
+
+
+def test_what_another_suite_learns_makes_no_cycle_of_this_one_due_nor_needless(cycled: Path) -> None:
+    def admit(first: int, **changes: Any) -> None:
+        workspace.ledger.memories.admit([lesson(n, **changes) for n in range(first, first + 8)])
+
+    with agentkd.Workspace(cycled) as workspace:
+        for name, suite in (("ours", "jsonl"), ("theirs", "other")):
+            task = Task(id=name, suite=suite, split="train", prompt="Hello!")
+            workspace.ledger.trajectories.finish(Trajectory(id=name, run_id="app", task=task, model="m"))
+        admit(0, scope=Scope(app="jsonl"))
+        admit(10, scope=Scope(app="other"))
+        admit(20, evidence=Evidence(trajectories=("theirs",)))
+        phases = [PhaseReport(name=n, key=n, status="done") for n in ("run", "distill", "compile")]
+        store(workspace, 2, *phases, suite="other")
+        learnt = workspace.when_due().learnt
+        assert (learnt.n_new_memories, learnt.n_new_trajectories) == (8, 1)
+    for suite, why in (("other", "0 of 8 new memories"), ("third", "no cycle has run on `third` yet")):
+        with agentkd.Workspace(cycled, settings={"cycle": {"suite": suite}}) as workspace:
+            assert workspace.when_due().reason.startswith(why)
+    with agentkd.Workspace(cycled, settings={"cycle": {"suite": ""}}) as workspace:
+        learnt = workspace.when_due().learnt  # each as its own suite's cycle saw it
+        assert (learnt.n_new_memories, learnt.n_new_trajectories) == (8, 1)
+
+
+def test_a_tainted_student_that_serves_is_replaced_by_schedule_once(
+    cycled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def run(parts: Any, *, recompile: bool = False) -> CycleReport:
+        asked.append(recompile)
+        return CycleReport(id="cycle-2", number=2, suite="jsonl")
+
+    monkeypatch.setattr("agentkd.cycle.run_cycle", run)
+    with agentkd.Workspace(cycled) as workspace:
+        name = workspace.checkpoints()[0].name
+        workspace.promote(name, force=True)
+        assert not workspace.when_due().is_due
+        taught = workspace.lineage(name)["down"].ids("memory")[0]
+        workspace.revoke(taught, reason="the policy changed")
+        due = workspace.when_due()
+        assert due.reason == f"`{name}` serves and is tainted: one is trained without what was revoked"
+        assert due.recompiles
+        assert is_due(workspace.parts)  # of an ordinary cycle too
+        assert workspace.cycle_if_due() is not None
+        assert asked == [True]
+        store(workspace, 2, PhaseReport(name="compile", key="again", status="done"))
+        assert not workspace.when_due().is_due  # the gate refused that one
+        assert not is_due(workspace.parts)
+        workspace.revoke(workspace.lineage(name)["down"].ids("memory")[1], reason="that one too")
+        assert workspace.when_due().recompiles
+
+
+def test_on_an_upgraded_base_all_is_new_and_nothing_is_retired(cycled: Path) -> None:
+    helps = Utility(recalls=20, wins=20, held_out=10, held_out_wins=0)
+    with agentkd.Workspace(cycled) as workspace:
+        name = workspace.checkpoints()[0].name
+        workspace.promote(name, force=True)
+        strong = lesson(0, utility=helps)
+        workspace.ledger.memories.admit([strong])
+        for run in workspace.trajectories(split="train"):
+            workspace.ledger.trials.record(run.id, "shown", Scope())
+            assert run.outcome is not None
+            workspace.ledger.trajectories.grade(run.id, run.outcome)
+        workspace.ledger.memories.set_status(strong.id, "retired", "", checkpoint=name)
+        learnt = workspace.when_due().learnt
+        assert (learnt.n_new_memories, learnt.expected_gain) == (1, 0.0)
+        files = workspace.parts.student_files
+        workspace.parts.student_files = ModelFiles(path=files.path, base_id="new", source=files.source)
+        due = workspace.when_due()
+        assert due.learnt.n_new_memories > 8
+        assert due.learnt.expected_gain > 20
+        assert due.is_due
 
 
 def test_only_what_may_be_compiled_and_is_new_lets_a_cycle_go_on_to_compile(cycled: Path) -> None:
@@ -120,22 +218,13 @@ def test_only_what_may_be_compiled_and_is_new_lets_a_cycle_go_on_to_compile(cycl
 
 
 def test_a_phase_of_a_cycle_that_was_given_up_is_no_look_and_one_found_done_is(cycled: Path) -> None:
-    def store(name: str, *phases: PhaseReport, status: str = "done", number: int = 2) -> None:
-        cycles = workspace.ledger.cycles
-        report = CycleReport(id=name, number=number, suite="jsonl", phases=phases)
-        cycles.begin_cycle(report)
-        for phase in phases:
-            cycles.phase_done(phase, name)
-        cycles.finish_cycle(report, status)  # type: ignore[arg-type]
-
     with agentkd.Workspace(cycled) as workspace:
         [done] = [phase for phase in workspace.report().phases if phase.name == "compile"]
         workspace.ledger.memories.admit([lesson(number) for number in range(8)])
         compiled = done.model_copy(update={"key": "given-up", "started_at": now()})
-        store("cycle-2", compiled, status="failed")
+        store(workspace, 2, compiled, status="failed")
         assert workspace.when_due().learnt.n_new_memories == 8  # compiled, and never trained on
-        plan = PhaseReport(name="plan", key="plan", status="done")
-        store("cycle-3", plan, done, number=3)
+        store(workspace, 3, done)
         assert workspace.when_due().learnt.n_new_memories == 0
 
 
@@ -164,13 +253,16 @@ def test_a_used_up_budget_and_a_plugin_have_the_last_word(cycled: Path) -> None:
     class Always:
         @agentkd.hookimpl
         def is_compile_due(self, n_new_memories, n_new_trajectories, expected_gain):  # type: ignore[no-untyped-def]
-            heard.update(n=n_new_memories, gain=expected_gain)
+            heard.update(n=n_new_memories, runs=n_new_trajectories, gain=expected_gain)
             return True
 
     with agentkd.Workspace(cycled, plugins=[Always()]) as workspace:
         assert workspace.when_due().reason.startswith("a plugin decides: ")
         assert workspace.when_due().is_due
-        assert heard == {"n": 0, "gain": 0.0}
+        assert heard == {"n": 0, "runs": 0, "gain": 0.0}
+        heard.clear()
+        assert is_due(workspace.parts)  # asked within a cycle, of the same figures
+        assert heard == {"n": 0, "runs": 0, "gain": 0.0}
     for table in ({"day_seconds": 1e-3}, {"day_tokens": 1}):
         with agentkd.Workspace(cycled, plugins=[Always()], settings={"cycle": table}) as workspace:
             due = workspace.when_due()
@@ -199,6 +291,33 @@ def test_the_budget_of_a_day_counts_all_roles_cut_off_phases_and_nobody_else(cyc
         [kept] = workspace.ledger.cycles.phases("cycle-2")
         assert (kept.seconds, kept.earlier_seconds) == (2.0, 8.0)
         assert day(workspace)["seconds"] == pytest.approx(before["seconds"] + 10.0)
+
+
+def test_what_is_left_of_the_day_is_a_ceiling_of_a_cycle_by_schedule(
+    cycled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    met: list[Ceiling] = []
+
+    def run(parts: Any, *, recompile: bool = False) -> CycleReport:
+        met.append(parts.ceiling)
+        return CycleReport(id="cycle-2", number=2, suite="jsonl")
+
+    class Always:
+        @agentkd.hookimpl
+        def is_compile_due(self) -> bool:
+            return True
+
+    monkeypatch.setattr("agentkd.cycle.run_cycle", run)
+    with agentkd.Workspace(cycled) as workspace:
+        spent = _spent(workspace.parts, now() - timedelta(days=1))
+    table = {"day_tokens": int(spent["tokens"]) + 100, "day_seconds": spent["seconds"] + 60.0}
+    with agentkd.Workspace(cycled, plugins=[Always()], settings={"cycle": table}) as workspace:
+        workspace.cycle_if_due(max_usd=2.0)
+        workspace.cycle_if_due(max_tokens=7, max_seconds=1e9)
+        workspace.cycle()  # asked for outright
+    ceilings = [(each.max_seconds, each.max_tokens, each.max_usd) for each in met]
+    left = pytest.approx(60.0)
+    assert ceilings == [(left, 100, 2.0), (left, 7, None), (None, None, None)]
 
 
 @pytest.mark.parametrize("option", ["--if-due", "--watch"])
@@ -414,6 +533,53 @@ def test_a_watch_outlives_what_fails_while_it_opens_looks_or_runs(cycled: Path) 
     faults.append(ConfigError("no such setting"))
     with pytest.raises(ConfigError):
         watch(open_workspace, stop=threading.Event(), say=say, every=0.01)
+
+
+class _AlwaysDue:
+    """A workspace in which a cycle is always due, and finds everything done."""
+
+    def __init__(self, money: float = 0.0) -> None:
+        self.settings = SimpleNamespace(cycle=SimpleNamespace(poll_seconds=0.01))
+        self.parts = SimpleNamespace(meter=Meter(max_usd=5.0))
+        self._money = money
+
+    def __enter__(self) -> _AlwaysDue:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def when_due(self) -> Any:
+        return SimpleNamespace(is_due=True, reason="a plugin decides")
+
+    def cycle_if_due(self, **ceilings: Any) -> CycleReport:
+        with self.parts.meter.reserve(Usage(usd=self._money), "m") as spent:
+            spent.append(Usage(usd=self._money))
+        verdict = Verdict(promote=False, checkpoint="c", against="base")
+        return CycleReport(id="cycle-2", number=2, suite="jsonl", verdict=verdict)
+
+
+def test_a_watch_spends_what_one_command_may_and_no_more() -> None:
+    opened: list[_AlwaysDue] = []
+    stop = threading.Event()
+
+    def open_workspace() -> Any:
+        opened.append(_AlwaysDue(money=2.0))
+        if len(opened) == 5:
+            stop.set()
+        return opened[-1]
+
+    with pytest.raises(BudgetError, match=r"\$4.0000 of \$5.0000 are spent"):
+        watch(open_workspace, stop=stop, say=lambda line: None)
+    assert len(opened) == 3
+
+
+def test_a_watch_pauses_after_a_cycle_too() -> None:
+    stop, reports = threading.Event(), list[CycleReport]()
+    threading.Timer(0.5, stop.set).start()
+    opened: Any = _AlwaysDue
+    n = watch(opened, stop=stop, say=lambda line: None, after=reports.append, every=300.0)
+    assert (n, len(reports)) == (1, 1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

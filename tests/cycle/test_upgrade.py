@@ -15,7 +15,7 @@ from agentkd.cli.root import run_command_line
 from agentkd.cycle.candidate import sources_of
 from agentkd.cycle.journal import open_plan
 from agentkd.cycle.training import newest_checkpoint, train_job
-from agentkd.errors import AgentkdError, CheckpointError, ConfigError
+from agentkd.errors import AgentkdError, CheckpointError, ConfigError, NotFoundError
 from agentkd.schema import Scope
 
 
@@ -85,6 +85,10 @@ def test_what_was_decided_about_the_old_checkpoint_does_not_leak_over(cycled: Pa
         assert memory.id in recalled(moved.name)
     with agentkd.Workspace(cycled, settings=there) as workspace:
         assert workspace.parts.serving() is None  # the old student's weights mean nothing here
+        with pytest.raises(ConfigError, match="was trained on another base"):
+            workspace.promote(name, force=True)
+        with pytest.raises(NotFoundError, match="the base model serves"):
+            workspace.rollback()
         assert workspace.model("student").name == workspace.model("base").name
         assert newest_checkpoint(workspace.parts) == moved.name
         plan = open_plan(workspace.parts)
@@ -95,6 +99,8 @@ def test_what_was_decided_about_the_old_checkpoint_does_not_leak_over(cycled: Pa
     with agentkd.Workspace(cycled) as workspace:
         assert workspace.ledger.checkpoints.serving() is not None
         assert workspace.parts.serving() is None
+    with agentkd.Workspace(cycled, settings=there) as workspace:
+        assert workspace.rollback() == (moved.name, "base")
 
 
 def test_training_on_the_new_base_may_start_from_it(cycled: Path, new_base: Path) -> None:

@@ -111,6 +111,15 @@ def test_a_rollback_passes_over_tainted_checkpoints(trained: Ledger) -> None:
     assert trained.checkpoints.promote(name(2), force=True)
 
 
+def test_what_serves_after_roll_backs_is_not_withdrawn(trained: Ledger) -> None:
+    for number in (1, 2, 1):
+        trained.checkpoints.promote(name(number))
+    trained.checkpoints.rollback()
+    assert trained.checkpoints.withdrawn() == {name(1)}
+    assert trained.checkpoints.rollback() == (name(2), name(1))
+    assert trained.checkpoints.withdrawn() == {name(2)}
+
+
 def test_revoking_a_memory_taints_what_was_trained_on_it(ledger: Ledger, make: Make) -> None:
     memory = make.whole_loop(ledger)
     ledger.datasets.add(make.card("ds-2"), [])
