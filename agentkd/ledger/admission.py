@@ -12,7 +12,7 @@ from agentkd.ledger import event
 from agentkd.ledger import tables as t
 from agentkd.ledger.body import dump, load
 from agentkd.ledger.database import chunks, insert_many, known
-from agentkd.ledger.redact import Redact, is_clean, redact_json
+from agentkd.ledger.redact import Redact, redact_json
 from agentkd.schema import Evidence, Memory, Value, now
 
 __all__ = [
@@ -202,10 +202,7 @@ def _as_admitted(memory: Memory, told: Told | None) -> str:
 
 
 def _columns(memory: Memory, redact: Redact, lessons: Mapping[str, str]) -> dict[str, Any]:
-    data = memory.model_dump(mode="json")
-    body = dump(data)
-    if not is_clean(body, redact):
-        body = dump(redact_json(data, redact, keep=_KEPT)[0])
+    data, _ = redact_json(memory.model_dump(mode="json"), redact, keep=_KEPT)
     return {
         "id": memory.id,
         "kind": memory.kind,
@@ -220,7 +217,7 @@ def _columns(memory: Memory, redact: Redact, lessons: Mapping[str, str]) -> dict
         **memory.utility.model_dump(),
         "lesson": lessons.get(memory.id),
         "created_at": memory.created_at,
-        "body": body,
+        "body": dump(data),
     }
 
 

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 
-__all__ = ["SECRET_KEYS", "Finding", "find_secrets", "folded", "may_hold"]
+__all__ = ["SECRET_KEYS", "Finding", "find_secrets", "may_hold"]
 
 Finding = tuple[int, int, str]
 """Start, end and kind of a secret in a text."""
@@ -90,14 +90,9 @@ _BITS = 4.0  # bits per character of a random token of 32 characters; identifier
 _CHANGES = 0.4  # share of neighbours of another class (upper, lower, digit, other); camel case has a third
 
 
-def folded(text: str) -> str:
-    """Return a text in which small and capital letters are alike, as patterns that ignore case take them."""
-    return text.casefold().replace("\u0131", "i")
-
-
 def _is_named(text: str) -> bool:
     """Whether a name is in a text: twenty searches for a literal take a tenth of one that ignores case."""
-    plain = folded(text)
+    plain = text.casefold().replace("\u0131", "i")  # small and capital letters as patterns take them
     return any(name in plain for name in _NAMES)
 
 

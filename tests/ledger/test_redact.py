@@ -120,6 +120,24 @@ def test_another_redaction_can_be_given(path: Path, make: Any) -> None:
         assert ledger.trajectories.get("trj-1").answer == "Hello [redacted:name]"
 
 
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("password:\thunter2abc9", "password:\t[redacted:password]"),
+        ("IBAN:\nDE89370400440532013000", "IBAN:\n[redacted:iban]"),
+        ("card\u00a04111111111111111", "card\u00a0[redacted:card]"),
+        ("card\u20264111111111111111", "card\u2026[redacted:card]"),
+        ("key\nsk-" + "a1" * 20, "key\n[redacted:api-key]"),
+    ],
+)
+def test_what_json_makes_of_a_space_hides_no_secret(path: Path, make: Any, text: str, clean: str) -> None:
+    assert redact_json({"prompt": text}, redact_secrets) == ({"prompt": clean}, True)
+    assert redact_json([{text: 1}], redact_secrets) == ([{clean: 1}], True)
+    with Ledger.open(path) as ledger:
+        ledger.memories.admit([memory := make.memory(text)])
+        assert ledger.memories.get(memory.id).content == clean
+
+
 def is_on_disk(path: Path, text: str) -> bool:
     return any(text.encode() in file.read_bytes() for file in path.parent.iterdir())
 
