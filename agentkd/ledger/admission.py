@@ -22,6 +22,8 @@ __all__ = [
     "add_evidence",
     "admit",
     "answer",
+    "clean",
+    "clean_evidence",
     "corroborate",
     "link_evidence",
     "link_parents",
@@ -35,7 +37,8 @@ __all__ = [
 Outcome = Literal["stored", "merged", "rejected"]
 T = TypeVar("T")
 
-_KEPT = (("id",), ("parent",), ("evidence",))
+_SOURCES = (("trajectories",), ("corrections",), ("steps",), ("spans", "trajectory"), ("spans", "principal"))
+_KEPT = (("id",), ("parent",), *(("evidence", *path) for path in _SOURCES))
 MOST_SPANS = 64
 """Quotes that one memory keeps; the ids of its evidence are all kept."""
 
@@ -85,7 +88,7 @@ def admit(
         missing = _missing(memory.evidence, sources)
         if memory.id in rows:
             beyond = told[memory.id].uncounted if memory.id in told else frozenset()
-            answers.append(merge_equal(connection, rows[memory.id], memory, beyond))
+            answers.append(merge_equal(connection, rows[memory.id], clean(memory, redact), beyond))
             rows.update(rows_of(connection, [memory.id]))
         elif missing:
             answers.append(answer(memory, "rejected", f"its evidence `{missing[0]}` is not in the ledger"))
@@ -99,10 +102,25 @@ def admit(
     return answers
 
 
+def clean(memory: Memory, redact: Redact) -> Memory:
+    """Return a memory without secrets, the quotes that it rests on included."""
+    data, has_changed = redact_json(memory.model_dump(mode="json"), redact, keep=_KEPT)
+    return Memory.model_validate(data) if has_changed else memory
+
+
+def clean_evidence(evidence: Evidence, redact: Redact) -> Evidence:
+    """Return evidence without secrets: a quote holds the words themselves."""
+    data, has_changed = redact_json(evidence.model_dump(mode="json"), redact, keep=_SOURCES)
+    return Evidence.model_validate(data) if has_changed else evidence
+
+
 def merge_equal(
     connection: sa.Connection, row: sa.RowMapping, memory: Memory, uncounted: Collection[str] = ()
 ) -> Admission:
-    """Let the equal memory that is there take over the evidence; a revoked or replaced one refuses."""
+    """Let the equal memory that is there take over the evidence, which holds no secrets any more.
+
+    A revoked or replaced one refuses.
+    """
     if row["status"] == "revoked":
         return answer(memory, "rejected", f"it was revoked: {row['reason']}")
     if not row["current"]:

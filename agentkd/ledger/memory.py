@@ -55,6 +55,7 @@ class Memories:
 
         Those in `uncounted` are kept as evidence and raise nothing.
         """
+        evidence = admission.clean_evidence(evidence, self._redact)
         with self._database.write() as connection:
             return admission.corroborate(connection, memory_id, evidence, uncounted)
 

@@ -53,7 +53,8 @@ def redact_json(data: Any, redact: Redact, *, keep: Collection[tuple[str, ...]] 
     """Return JSON data with every string redacted, keys included, and whether anything changed.
 
     What a field such as `password` or `Authorization` holds is taken out whatever it looks like.
-    `keep` holds the paths of identifiers that must stay as they are, such as `("task", "id")`.
+    `keep` holds the paths of identifiers that must stay as they are, such as `("task", "id")`; those of the
+    items of a list are the list's.
     """
     if redact is redact_secrets and isinstance(data, (Mapping, list, tuple)) and _is_clean(data):
         return data, False
@@ -90,7 +91,7 @@ def _walked(data: Any, redact: Redact, keep: Collection[tuple[str, ...]] = ()) -
     if isinstance(data, Mapping):
         return _redact_mapping(data, redact, keep)
     if isinstance(data, (list, tuple)):
-        pairs = [_walked(item, redact) for item in data]
+        pairs = [_walked(item, redact, keep) for item in data]
         return [item for item, _ in pairs], any(changed for _, changed in pairs)
     if isinstance(data, int) and abs(data) >= _LONG_NUMBER:  # a card's number may be a number
         clean = redact(text := str(data))
