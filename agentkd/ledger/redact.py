@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
-from agentkd.ledger.secret import SECRET_KEYS, Finding, find_secrets, may_hold
+from agentkd.ledger.secret import NAMING_KEYS, PLACEHOLDER, SECRET_KEYS, Finding, find_secrets, may_hold
 from agentkd.schema import REDACTED
 
 __all__ = ["Redact", "redact_json", "redact_secrets", "redactor"]
@@ -81,7 +81,8 @@ def _is_clean(data: Any) -> bool:
         elif isinstance(item, Mapping):
             names.update(item)
             waiting.extend(item.values())
-    return not any(map(SECRET_KEYS.match, names)) and not may_hold("\n".join([*names, *texts]))
+    is_named = any(SECRET_KEYS.match(name) or NAMING_KEYS.match(name) for name in names)
+    return not is_named and not may_hold("\n".join([*names, *texts]))
 
 
 def _walked(data: Any, redact: Redact, keep: Collection[tuple[str, ...]] = ()) -> tuple[Any, bool]:
@@ -92,7 +93,7 @@ def _walked(data: Any, redact: Redact, keep: Collection[tuple[str, ...]] = ()) -
         return _redact_mapping(data, redact, keep)
     if isinstance(data, (list, tuple)):
         pairs = [_walked(item, redact, keep) for item in data]
-        return [item for item, _ in pairs], any(changed for _, changed in pairs)
+        return type(data)(item for item, _ in pairs), any(changed for _, changed in pairs)
     if isinstance(data, int) and abs(data) >= _LONG_NUMBER:  # a card's number may be a number
         clean = redact(text := str(data))
         return (data, False) if clean == text else (clean, True)
@@ -111,6 +112,10 @@ def _redact_mapping(
         deeper = [path[1:] for path in keep if path[0] == key]
         if SECRET_KEYS.match(key):
             new_value, value_changed = _held_by(key, value, redact)
+        elif isinstance(value, str) and NAMING_KEYS.match(key):
+            named = f"{key}: "
+            new_value = redact(f"{named}{value}").removeprefix(named)
+            value_changed = new_value != value
         else:
             new_value, value_changed = _walked(value, redact, deeper)
         new_key = redact(key) if len(key) >= _SHORTEST else key
@@ -123,7 +128,7 @@ def _held_by(key: str, value: Any, redact: Redact) -> tuple[Any, bool]:
     """Take out every text and number under the name of a secret, and look at what is deeper as usual."""
     if isinstance(value, (list, tuple)):
         pairs = [_held_by(key, item, redact) for item in value]
-        return [item for item, _ in pairs], any(changed for _, changed in pairs)
+        return type(value)(item for item, _ in pairs), any(changed for _, changed in pairs)
     if isinstance(value, Mapping) or value is None or isinstance(value, bool) or value == "":
         return _walked(value, redact)
     text = str(value)
@@ -131,7 +136,7 @@ def _held_by(key: str, value: Any, redact: Redact) -> tuple[Any, bool]:
 
 
 def _is_told(value: str) -> bool:
-    return REDACTED in value or value.startswith(("$", "<", "{"))
+    return REDACTED in value or PLACEHOLDER.fullmatch(value) is not None
 
 
 def _of_secret(key: str, value: str, redact: Redact) -> str:
