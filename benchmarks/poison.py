@@ -178,7 +178,7 @@ def query(shop: agentkd.Workspace, victims: Sequence[Task], root: Path) -> None:
             AIMessage("It is done."),
         ]
         config: Any = {"configurable": {"thread_id": f"mallory-{number}"}}
-        turn = read_turn(messages, config)
+        turn = read_turn(shop, messages, config)
         store_turn(shop, turn, lambda run: Outcome(success=True, reward=1.0, grader="fooled"), "mallory")
 
 

@@ -83,6 +83,39 @@ def test_a_named_field_is_taken_out_whatever_it_looks_like() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("password", "$uperS3cret!"), ("password", "$uperS3cret"), ("api_key", "<9sk2kd9"),
+        ("Authorization", "{abc} def"), ("secret_access_key", "swordfish"), ("db_pass", "hunter2"),
+        ("dbPassword", "swordfish"), ("token", "hunter2abc9"), ("access_key", "hunter2abc9"),
+    ],
+)  # fmt: skip
+def test_a_named_field_that_only_begins_as_a_placeholder_is_taken_out(name: str, value: str) -> None:
+    told, has_changed = redact_json({"headers": [{name: value}]}, redact_secrets)
+    assert has_changed
+    assert value not in json.dumps(told)
+    if len(value) >= 10:
+        assert value not in redact_secrets(f"{name.replace('_access', '')}={value}")
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["$API_KEY", "${API_KEY_2}", "$api_key", "<your-key-1>", "<token 1>", "{token1234}", "{{ token1234 }}",
+     "$(get-token1)", "%(token1)s", "$env:TOKEN1", "{tokens[0]}", "<|reserved_token_12|>"],
+)  # fmt: skip
+def test_a_whole_placeholder_stays(value: str) -> None:
+    assert redact_json({"password": value, "token": value}, redact_secrets)[1] is False
+    for text in (f"password={value}", f'"api_key": "{value}"', f"(token={value})"):
+        assert redact_secrets(text) == text
+
+
+def test_a_field_called_token_holds_a_word_or_a_number_of_them() -> None:
+    kept = {"token": "swordfish", "tokens": 1234567890, "next_token": "page-2-of-30", "boarding_pass": "A12"}
+    assert redact_json(kept, redact_secrets) == (kept, False)
+    assert redact_secrets("login?password%3Dhunter2abc9") == "login?password%3D[redacted:password]"
+
+
+@pytest.mark.parametrize(
     "name", ["password", "PASSWD", "pa\u017f\u017fword", "api_\u212aey", "Ap\u0131-key", "toKEN"]
 )
 def test_a_name_is_known_in_every_case_in_which_a_pattern_knows_it(name: str) -> None:
@@ -299,6 +332,26 @@ def test_a_clean_serializer_is_narrowed_as_any_other_and_encrypts_what_is_clean(
         assert narrowed.loads_typed(written) == {"note": secret, "n": 1}
         assert inner.loads_typed(written) == {"note": "[redacted:api-key]", "n": 1}
     assert not is_clean_serializer(plain)
+
+
+def test_what_a_person_is_asked_is_cleaned_by_the_names_of_its_fields() -> None:
+    from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+    from langgraph.types import Interrupt
+
+    from agentkd.agents.serializer import clean_serializer
+
+    key = "AKIA" + "IOSFODNN7EXAMPLE"
+    arguments = {
+        "Authorization": ["Token swordfish"],
+        "cookie": ("swordfish",),
+        key: {"password": "swordfish"},
+    }
+    asked = [Interrupt(value={"waiting": [{"name": "pay", "arguments": arguments}]}, id="one")]
+    serde = clean_serializer(JsonPlusSerializer())
+    written = serde.dumps_typed(asked)
+    assert b"swordfish" not in written[1]
+    assert key.encode() not in written[1]
+    assert serde.loads_typed(written) == asked
 
 
 def test_a_checkpointer_of_the_application_is_cleaned_too_and_stays_its_own(tmp_path: Path) -> None:

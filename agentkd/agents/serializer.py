@@ -91,12 +91,17 @@ class _Clean:
             clean, has_changed = redact_json(obj, self._redact)
             return clean if has_changed else obj
         if isinstance(obj, Mapping):
-            named, has_changed = redact_json(
-                {k: v for k, v in obj.items() if isinstance(v, (str, int))}, self._redact
-            )
-            parts = {k: named.get(k, v) if has_changed else self._cleaned(v) for k, v in obj.items()}
-            parts = {k: self._cleaned(v) for k, v in parts.items()}
-            return parts if any(parts.get(k) is not v for k, v in obj.items()) else obj
+            parts: dict[Any, Any] = {}
+            has_changed = False
+            for key, value in obj.items():
+                if isinstance(key, str) and _is_json(value):
+                    part, is_new = redact_json({key: value}, self._redact)
+                    parts |= part
+                else:
+                    parts[key] = self._cleaned(value)
+                    is_new = parts[key] is not value
+                has_changed = has_changed or is_new
+            return parts if has_changed else obj
         if isinstance(obj, (list, tuple)):
             items = [self._cleaned(item) for item in obj]
             has_changed = any(new is not old for new, old in zip(items, obj, strict=True))
@@ -106,6 +111,15 @@ class _Clean:
             changed = {n: new for n, old in fields.items() if (new := self._cleaned(old)) is not old}
             return dataclasses.replace(obj, **changed) if changed else obj
         return obj
+
+
+def _is_json(data: Any) -> bool:
+    """Whether a value is plain JSON data: the names of its fields tell what they hold."""
+    if isinstance(data, dict):
+        return all(isinstance(key, str) and _is_json(value) for key, value in data.items())
+    if type(data) in (list, tuple):
+        return all(map(_is_json, data))
+    return data is None or isinstance(data, (str, int, float))
 
 
 def _key(kind: str, data: bytes) -> bytes:

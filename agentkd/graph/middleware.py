@@ -18,7 +18,8 @@ from langgraph.types import Command
 from agentkd.agents.taint import OUTER, Outer
 from agentkd.errors import MissingExtraError
 from agentkd.graph.host import Host
-from agentkd.graph.message import MARK, marks_of, text_of, turn_of
+from agentkd.graph.mark import marked
+from agentkd.graph.message import text_of, turn_of
 from agentkd.graph.notes import Finder, Recall
 from agentkd.graph.record import Grade, store_turn, user_of
 from agentkd.graph.turn import Turn, read_turn
@@ -142,7 +143,7 @@ class AgentkdMiddleware(AgentMiddleware[Any, Any, Any]):
         """Mark a result with the call that was run; an error of the tool is kept with the steps before it."""
         token = OUTER.set(self._outer(request.state))
         try:
-            return _traced(handler(request), request)
+            return self._traced(handler(request), request)
         except GraphBubbleUp:
             raise
         except Exception as error:
@@ -159,7 +160,7 @@ class AgentkdMiddleware(AgentMiddleware[Any, Any, Any]):
         """Do the same without blocking."""
         token = OUTER.set(self._outer(request.state))
         try:
-            return _traced(await handler(request), request)
+            return await asyncio.to_thread(self._traced, await handler(request), request)
         except GraphBubbleUp:
             raise
         except Exception as error:
@@ -178,15 +179,43 @@ class AgentkdMiddleware(AgentMiddleware[Any, Any, Any]):
         """Store the turn without blocking."""
         return await asyncio.to_thread(self.after_agent, state, runtime)
 
+    def _traced(
+        self, result: ToolMessage | Command[Any], request: ToolCallRequest
+    ) -> ToolMessage | Command[Any]:
+        """Write on a tool's message which call was run, whatever the AI message says."""
+        call, state = request.tool_call, request.state or {}
+        edits: Mapping[str, Any] = state.get(_EDITS) or {}
+        ran = edits.get(str(call["id"]), call)
+
+        def with_marks(message: ToolMessage) -> ToolMessage:
+            marks = {"executed": {"name": ran["name"], "args": ran["args"]}, "n_chars": len(text_of(message))}
+            return marked(self._host, message, marks, state.get("messages", ()), get_config())
+
+        if isinstance(result, ToolMessage):
+            return with_marks(result)
+        if not isinstance(result.update, dict) or not isinstance(result.update.get("messages"), list):
+            return result
+        messages: list[BaseMessage] = [
+            with_marks(m) if isinstance(m, ToolMessage) and m.tool_call_id == call["id"] else m
+            for m in result.update["messages"]
+        ]
+        return Command(
+            graph=result.graph,
+            update={**result.update, "messages": messages},
+            resume=result.resume,
+            goto=result.goto,
+        )
+
     def _with_notes(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
-        notes = self._finder.render(request.state.get("agentkd_recalled") or {})  # type: ignore[arg-type]
+        recall: Any = request.state.get("agentkd_recalled") or {}
+        notes = self._finder.render(recall, get_config())
         if not notes:
             return request
         return request.override(system_message=_joined(request.system_message, notes))
 
     def _turn(self, state: Any, failure: Failure | None = None) -> Turn | None:
-        recall = state.get("agentkd_recalled") or {}
-        return read_turn(state["messages"], get_config(), recall=recall, is_traced=True, failure=failure)
+        recall, messages = state.get("agentkd_recalled") or {}, state["messages"]
+        return read_turn(self._host, messages, get_config(), recall=recall, is_traced=True, failure=failure)
 
     def _outer(self, state: Any) -> Outer:
         """Return what the model had heard when it called the tool."""
@@ -212,30 +241,3 @@ def _joined(system: SystemMessage | None, notes: str) -> SystemMessage:
     else:
         content = [*system.content, {"type": "text", "text": f"\n\n{notes}"}]
     return system.model_copy(update={"content": content})
-
-
-def _traced(result: ToolMessage | Command[Any], request: ToolCallRequest) -> ToolMessage | Command[Any]:
-    """Write on a tool's message which call was run, whatever the AI message says."""
-    call = request.tool_call
-    edits: Mapping[str, Any] = (request.state or {}).get(_EDITS) or {}
-    ran = edits.get(str(call["id"]), call)
-    executed = {"name": ran["name"], "args": ran["args"]}
-    if isinstance(result, ToolMessage):
-        return _marked(result, executed)
-    if not isinstance(result.update, dict) or not isinstance(result.update.get("messages"), list):
-        return result
-    messages: list[BaseMessage] = [
-        _marked(m, executed) if isinstance(m, ToolMessage) and m.tool_call_id == call["id"] else m
-        for m in result.update["messages"]
-    ]
-    return Command(
-        graph=result.graph,
-        update={**result.update, "messages": messages},
-        resume=result.resume,
-        goto=result.goto,
-    )
-
-
-def _marked(message: ToolMessage, executed: Mapping[str, Any]) -> ToolMessage:
-    marks = {**marks_of(message), "executed": dict(executed), "n_chars": len(text_of(message))}
-    return message.model_copy(update={"additional_kwargs": {**message.additional_kwargs, MARK: marks}})

@@ -11,6 +11,7 @@ from agentkd.agents.trial import Trial, TrialPolicy
 from agentkd.graph.host import Host, check_host
 from agentkd.graph.message import request_key, situation, text_of, turn_of
 from agentkd.graph.namespace import Asker
+from agentkd.memory.scope import sees
 from agentkd.schema import Hit, Scope, Task, content_id, now
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ Found = dict[str, Any]
 
 Recall = dict[str, Any]
 """What a turn recalled, as plain JSON: `found`, and the `trial` that says what of it is shown."""
+
+
+_HIDDEN = ("candidate", "quarantined", "revoked", "tombstone")
 
 
 class Finder:
@@ -59,7 +63,7 @@ class Finder:
             return before
         step, prompt = sum(message.type == "ai" for message in turn), text_of(turn[0])
         task = Task(id=content_id("adh", prompt), prompt=prompt)
-        hits = self._fitting(before, self.host.hooks.ranked(task, hits))
+        hits = self._fitting(before, self.host.hooks.ranked(task, hits), config)
         if not hits:
             return before
         _, trajectory_id = ids_of_turn(messages, config)
@@ -69,16 +73,19 @@ class Finder:
         found = [*known, *_as_found(shown, step, False), *_as_found(withheld, step, True)]
         return {"found": found, "trial": trial.model_dump(mode="json")} if found else before
 
-    def render(self, recall: Recall) -> str:
+    def render(self, recall: Recall, config: Mapping[str, Any]) -> str:
         """Return the notes of what is shown: data between fixed delimiters; empty for nothing."""
-        return self.host.memory.render(self._shown(recall))
+        return self.host.memory.render(self._shown(recall, config))
 
-    def _shown(self, recall: Recall) -> list[Hit]:
-        return [hit for hits in hits_of(self.host, shown_of(recall)).values() for hit in hits]
+    def _shown(self, recall: Recall, config: Mapping[str, Any]) -> list[Hit]:
+        """Return the hits that are shown: those that the asker may see, and that nobody took back since."""
+        asker = self.scope(config) or self.host.settings.memory.scope
+        hits = [hit for hits in hits_of(self.host, shown_of(recall)).values() for hit in hits]
+        return [h for h in hits if sees(asker, h.memory.scope) and h.memory.status not in _HIDDEN]
 
-    def _fitting(self, before: Recall, hits: Sequence[Hit]) -> list[Hit]:
+    def _fitting(self, before: Recall, hits: Sequence[Hit], config: Mapping[str, Any]) -> list[Hit]:
         """Return the hits that the notes still have room for: what is left out of them is never seen."""
-        shown = self._shown(before)
+        shown = self._shown(before, config)
         known = {hit.memory.id for hit in shown}
         return [h for h in self.host.memory.fitting([*shown, *hits]) if h.memory.id not in known]
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from langchain_core.messages import RemoveMessage, SystemMessage
 from langgraph.config import get_config
 
-from agentkd.graph.message import MARK, is_notes, marks_of, recall_of, request_key, turn_of
+from agentkd.graph.mark import believed, marked
+from agentkd.graph.message import is_notes, recall_of, request_key, turn_of
 from agentkd.graph.notes import Finder, shown_of
 from agentkd.schema import Scope, content_id
 
@@ -67,12 +68,12 @@ def _update(
     ]
     if mode == "start" and any(message.type == "ai" for message in turn):
         return update
-    before = recall_of(turn)
-    recall = finder.find(messages, before, config)
+    known = believed(finder.host, messages, config)
+    before = recall_of(turn_of(known))
+    recall = finder.find(known, before, config)
     if recall == before:
         return update
+    bearer = turn[0]  # all of it is withheld
     if shown_of(recall):
-        marks = {MARK: {"recalled": recall}}
-        return [*update, SystemMessage(finder.render(recall), id=notes_id, additional_kwargs=marks)]
-    marks = {**turn[0].additional_kwargs, MARK: {**marks_of(turn[0]), "recalled": recall}}
-    return [*update, turn[0].model_copy(update={"additional_kwargs": marks})]  # all of it is withheld
+        bearer = SystemMessage(finder.render(recall, config), id=notes_id)
+    return [*update, marked(finder.host, bearer, {"recalled": recall}, messages, config)]

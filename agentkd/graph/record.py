@@ -49,7 +49,9 @@ def record_node(
 
         config = get_config()
         asked = asker.scope(config, workspace.settings.memory.scope)
-        store_turn(workspace, read_turn(state[messages_key], config), grade, user_of(config), asked)
+        store_turn(
+            workspace, read_turn(workspace, state[messages_key], config), grade, user_of(config), asked
+        )
         return {}
 
     return record_turn

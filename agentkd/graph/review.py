@@ -2,36 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import ToolMessage
 
 from agentkd.agents.review import Restart, read_decisions, settle
 from agentkd.errors import DataError
-from agentkd.graph.message import MARK, call_of, marks_of
+from agentkd.graph.mark import marked
+from agentkd.graph.message import call_of
 
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage, BaseMessage
 
+    from agentkd.graph.host import Host
+
 __all__ = ["apply_decisions"]
 
 
-def apply_decisions(message: AIMessage, decisions: Any, asked: Sequence[str] = ()) -> list[BaseMessage]:
+def apply_decisions(
+    workspace: Host,
+    messages: Sequence[BaseMessage],
+    decisions: Any,
+    asked: Sequence[str] = (),
+    *,
+    config: Mapping[str, Any] | None = None,
+) -> list[BaseMessage]:
     """Return the update of a messages channel after a review: the message with the calls to run, and answers.
 
     The message keeps its id, so that the reducer puts it in the place of the old one; it holds the accepted
-    calls, and what was proposed is kept beside them for `record_node`. A refused call, and one that the
-    person answered, gets its tool message here; run the others.
+    calls, and what was proposed is kept beside them for `record_node`, sealed for this turn of this thread.
+    A refused call, and one that the person answered, gets its tool message here; run the others.
 
     Args:
-        message: What the model said.
+        workspace: The `agentkd.Workspace` of `record_node`.
+        messages: The conversation; its last AI message is decided on.
         decisions: One per asked call: ours, their JSON, or the answer to a HumanInTheLoop request.
         asked: Ids of the calls that were decided on, in order; all of the message's by default.
+        config: Of the graph, with its `thread_id`; within a node that of the call.
 
     Raises:
         DataError: a decision cannot be read, their number is wrong, or one restarts the task.
     """
+    message = _last_reply(messages)
     places = _places(message, asked)
     read = read_decisions(decisions)
     if len(read) != len(places):
@@ -44,9 +57,9 @@ def apply_decisions(message: AIMessage, decisions: Any, asked: Sequence[str] = (
         {**call, "name": (r.accepted or r.proposed).name, "args": (r.accepted or r.proposed).arguments}
         for call, r in zip(message.tool_calls, reviewed, strict=True)
     ]
-    marks = {**marks_of(message), "reviewed": [r.model_dump(mode="json") for r in reviewed]}
-    kwargs = {**message.additional_kwargs, MARK: marks}
-    kept = message.model_copy(update={"tool_calls": calls, "additional_kwargs": kwargs})
+    marks = {"reviewed": [r.model_dump(mode="json") for r in reviewed]}
+    kept = message.model_copy(update={"tool_calls": calls})
+    kept = marked(workspace, kept, marks, messages, _config() if config is None else config)
     answers = [
         ToolMessage(
             content=r.result.content or r.result.error,
@@ -58,6 +71,23 @@ def apply_decisions(message: AIMessage, decisions: Any, asked: Sequence[str] = (
         if r.result is not None
     ]
     return [kept, *answers]
+
+
+def _last_reply(messages: Sequence[BaseMessage]) -> AIMessage:
+    reply: Any = next((message for message in reversed(messages) if message.type == "ai"), None)
+    if reply is None:
+        raise DataError("there is no AI message whose calls could be decided on")
+    return reply  # type: ignore[no-any-return]
+
+
+def _config() -> Mapping[str, Any]:
+    """Return the configuration of the node that runs now; empty outside a graph."""
+    from langgraph.config import get_config
+
+    try:
+        return get_config()
+    except RuntimeError:
+        return {}
 
 
 def _places(message: AIMessage, asked: Sequence[str]) -> list[int]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentkd.agents.review import AnyDecision, Edit, Reject, Respond, Reviewed, correction_of, settle
 from agentkd.agents.taint import OUTER
+from agentkd.graph.mark import believed, is_foreign
 from agentkd.graph.message import (
     answers_of,
     call_of,
@@ -39,6 +40,8 @@ from agentkd.trust import heard_after
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage, BaseMessage
 
+    from agentkd.graph.host import Host
+
 __all__ = ["Turn", "read_turn"]
 
 _REJECTED = "User rejected the tool call for `{name}`"
@@ -68,6 +71,7 @@ class Turn:
 
 
 def read_turn(
+    host: Host,
     messages: Sequence[BaseMessage],
     config: Mapping[str, Any],
     *,
@@ -78,6 +82,7 @@ def read_turn(
     """Read the turn since the last human request; None where there is none.
 
     Args:
+        host: Whose marks are believed.
         messages: The whole conversation.
         config: Of the graph: its `thread_id` names the run.
         recall: What was recalled, where the messages do not say so.
@@ -85,6 +90,7 @@ def read_turn(
             that says a person refused is believed.
         failure: Why the turn broke off.
     """
+    messages = believed(host, messages, config)
     turn = turn_of(messages)
     if not turn:
         return None
@@ -172,6 +178,8 @@ def _review(at: int, reply: AIMessage, answer: BaseMessage | None, is_traced: bo
     proposed = call_of(call)
     if answer is None:
         return settle(proposed, None)
+    if is_foreign(reply) or is_foreign(answer):
+        return Reviewed(proposed=proposed, accepted=None)  # what ran is not known
     executed = marks_of(answer).get("executed")
     if executed is not None:
         ran = call_of({**executed, "id": proposed.id})

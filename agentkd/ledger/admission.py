@@ -12,7 +12,7 @@ from agentkd.ledger import event
 from agentkd.ledger import tables as t
 from agentkd.ledger.body import dump, load
 from agentkd.ledger.database import chunks, insert_many, known
-from agentkd.ledger.redact import Redact, is_clean, redact_json
+from agentkd.ledger.redact import Redact, redact_json
 from agentkd.schema import Evidence, Memory, Value, now
 
 __all__ = [
@@ -22,6 +22,8 @@ __all__ = [
     "add_evidence",
     "admit",
     "answer",
+    "clean",
+    "clean_evidence",
     "corroborate",
     "link_evidence",
     "link_parents",
@@ -35,7 +37,9 @@ __all__ = [
 Outcome = Literal["stored", "merged", "rejected"]
 T = TypeVar("T")
 
-_KEPT = (("id",), ("parent",), ("evidence",))
+_IDS = ("trajectories", "corrections", "steps", "vouched")
+_SOURCES = (*((name,) for name in _IDS), ("spans", "trajectory"), ("spans", "principal"))
+_KEPT = (("id",), ("parent",), *(("evidence", *path) for path in _SOURCES))
 MOST_SPANS = 64
 """Quotes that one memory keeps; the ids of its evidence are all kept."""
 
@@ -85,7 +89,7 @@ def admit(
         missing = _missing(memory.evidence, sources)
         if memory.id in rows:
             beyond = told[memory.id].uncounted if memory.id in told else frozenset()
-            answers.append(merge_equal(connection, rows[memory.id], memory, beyond))
+            answers.append(merge_equal(connection, rows[memory.id], clean(memory, redact), beyond))
             rows.update(rows_of(connection, [memory.id]))
         elif missing:
             answers.append(answer(memory, "rejected", f"its evidence `{missing[0]}` is not in the ledger"))
@@ -99,10 +103,25 @@ def admit(
     return answers
 
 
+def clean(memory: Memory, redact: Redact) -> Memory:
+    """Return a memory without secrets, the quotes that it rests on included."""
+    data, has_changed = redact_json(memory.model_dump(mode="json"), redact, keep=_KEPT)
+    return Memory.model_validate(data) if has_changed else memory
+
+
+def clean_evidence(evidence: Evidence, redact: Redact) -> Evidence:
+    """Return evidence without secrets: a quote holds the words themselves."""
+    data, has_changed = redact_json(evidence.model_dump(mode="json"), redact, keep=_SOURCES)
+    return Evidence.model_validate(data) if has_changed else evidence
+
+
 def merge_equal(
     connection: sa.Connection, row: sa.RowMapping, memory: Memory, uncounted: Collection[str] = ()
 ) -> Admission:
-    """Let the equal memory that is there take over the evidence; a revoked or replaced one refuses."""
+    """Let the equal memory that is there take over the evidence, which holds no secrets any more.
+
+    A revoked or replaced one refuses.
+    """
     if row["status"] == "revoked":
         return answer(memory, "rejected", f"it was revoked: {row['reason']}")
     if not row["current"]:
@@ -202,10 +221,7 @@ def _as_admitted(memory: Memory, told: Told | None) -> str:
 
 
 def _columns(memory: Memory, redact: Redact, lessons: Mapping[str, str]) -> dict[str, Any]:
-    data = memory.model_dump(mode="json")
-    body = dump(data)
-    if not is_clean(body, redact):
-        body = dump(redact_json(data, redact, keep=_KEPT)[0])
+    data, _ = redact_json(memory.model_dump(mode="json"), redact, keep=_KEPT)
     return {
         "id": memory.id,
         "kind": memory.kind,
@@ -220,7 +236,7 @@ def _columns(memory: Memory, redact: Redact, lessons: Mapping[str, str]) -> dict
         **memory.utility.model_dump(),
         "lesson": lessons.get(memory.id),
         "created_at": memory.created_at,
-        "body": body,
+        "body": dump(data),
     }
 
 

@@ -31,6 +31,7 @@ from agentkd.ledger.migration import prepare
 from agentkd.ledger.outline import Outlines
 from agentkd.ledger.recall import Trials
 from agentkd.ledger.redact import Redact, redact_secrets
+from agentkd.ledger.seal import Seals
 from agentkd.ledger.taint import Revocations
 from agentkd.ledger.teaching import Teaching
 from agentkd.ledger.trajectory import Trajectories
@@ -98,6 +99,7 @@ class Ledger:
         self.cycles = Cycles(database, redact)
         self.calls = Calls(database, redact)
         self.leases = Leases(database)
+        self.seals = Seals(database)
         self.lineage = Lineage(database)
         self.revocations = Revocations(database, redact)
 

@@ -51,12 +51,10 @@ class Memories:
             return tuple(admission.admit(connection, batch, self._redact, lessons or {}, told))
 
     def corroborate(self, memory_id: str, evidence: Evidence, uncounted: Collection[str] = ()) -> int:
-        """Add evidence and return by how many distinct new trajectories the support rose.
-
-        Those in `uncounted` are kept as evidence and raise nothing.
-        """
+        """Add evidence; return by how many new trajectories, but the `uncounted`, the support rose."""
+        clean = admission.clean_evidence(evidence, self._redact)
         with self._database.write() as connection:
-            return admission.corroborate(connection, memory_id, evidence, uncounted)
+            return admission.corroborate(connection, memory_id, clean, uncounted)
 
     def supersede(self, old_id: str, new_memory: Memory, reason: str = "") -> Admission:
         """Make `new_memory` the current version in the place of `old_id`."""

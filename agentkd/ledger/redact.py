@@ -6,23 +6,16 @@ implements `find_secrets`; another function may be handed to `Ledger.open(redact
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
-from agentkd.ledger.secret import SECRET_KEYS, Finding, find_secrets, folded, may_hold
+from agentkd.ledger.secret import NAMING_KEYS, PLACEHOLDER, SECRET_KEYS, Finding, find_secrets, may_hold
 from agentkd.schema import REDACTED
 
-__all__ = ["Redact", "is_clean", "redact_json", "redact_secrets", "redactor"]
+__all__ = ["Redact", "redact_json", "redact_secrets", "redactor"]
 
 Redact = Callable[[str], str]
 
-_KEYED = tuple(
-    f'{name}"{space}:'
-    for name in ("passwd", "password", "passphrase", "pwd", "secret", "key", "token", "cvv", "authorization",
-                 "cookie")
-    for space in ("", " ")
-)  # fmt: skip
 _LONG_NUMBER = 10**9  # below, a number is a count
 _SHORTEST = 8  # characters of a text that can hold a secret, such as a://b:c@
 
@@ -56,27 +49,40 @@ def _replaced(text: str, findings: Iterable[Finding]) -> str:
     return "".join([*parts, text[at:]]) if parts else text
 
 
-def is_clean(rendered: str, redact: Redact) -> bool:
-    """Whether rendered JSON surely holds nothing that is taken out: one look instead of many."""
-    if redact is not redact_secrets or may_hold(rendered):
-        return False
-    plain = folded(rendered)
-    return not any(key in plain for key in _KEYED)
-
-
 def redact_json(data: Any, redact: Redact, *, keep: Collection[tuple[str, ...]] = ()) -> tuple[Any, bool]:
     """Return JSON data with every string redacted, keys included, and whether anything changed.
 
     What a field such as `password` or `Authorization` holds is taken out whatever it looks like.
-    `keep` holds the paths of identifiers that must stay as they are, such as `("task", "id")`.
+    `keep` holds the paths of identifiers that must stay as they are, such as `("task", "id")`; those of the
+    items of a list are the list's.
     """
-    if isinstance(data, (Mapping, list, tuple)) and is_clean(_rendered(data), redact):
+    if redact is redact_secrets and isinstance(data, (Mapping, list, tuple)) and _is_clean(data):
         return data, False
     return _walked(data, redact, keep)
 
 
-def _rendered(data: Any) -> str:
-    return json.dumps(data, ensure_ascii=False, default=str)
+def _is_clean(data: Any) -> bool:
+    """Whether JSON data surely holds nothing that is taken out: one look at all its texts instead of many.
+
+    The texts are joined as they are: what JSON makes of a tab or of a wide space hides a secret beside it.
+    """
+    texts: list[str] = []
+    names: set[str] = set()
+    waiting = [data]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            texts.append(item)
+        elif isinstance(item, int):
+            if abs(item) >= _LONG_NUMBER:
+                texts.append(str(item))
+        elif isinstance(item, (list, tuple)):
+            waiting.extend(item)
+        elif isinstance(item, Mapping):
+            names.update(item)
+            waiting.extend(item.values())
+    is_named = any(SECRET_KEYS.match(name) or NAMING_KEYS.match(name) for name in names)
+    return not is_named and not may_hold("\n".join([*names, *texts]))
 
 
 def _walked(data: Any, redact: Redact, keep: Collection[tuple[str, ...]] = ()) -> tuple[Any, bool]:
@@ -86,8 +92,8 @@ def _walked(data: Any, redact: Redact, keep: Collection[tuple[str, ...]] = ()) -
     if isinstance(data, Mapping):
         return _redact_mapping(data, redact, keep)
     if isinstance(data, (list, tuple)):
-        pairs = [_walked(item, redact) for item in data]
-        return [item for item, _ in pairs], any(changed for _, changed in pairs)
+        pairs = [_walked(item, redact, keep) for item in data]
+        return type(data)(item for item, _ in pairs), any(changed for _, changed in pairs)
     if isinstance(data, int) and abs(data) >= _LONG_NUMBER:  # a card's number may be a number
         clean = redact(text := str(data))
         return (data, False) if clean == text else (clean, True)
@@ -106,6 +112,10 @@ def _redact_mapping(
         deeper = [path[1:] for path in keep if path[0] == key]
         if SECRET_KEYS.match(key):
             new_value, value_changed = _held_by(key, value, redact)
+        elif isinstance(value, str) and NAMING_KEYS.match(key):
+            named = f"{key}: "
+            new_value = redact(f"{named}{value}").removeprefix(named)
+            value_changed = new_value != value
         else:
             new_value, value_changed = _walked(value, redact, deeper)
         new_key = redact(key) if len(key) >= _SHORTEST else key
@@ -118,7 +128,7 @@ def _held_by(key: str, value: Any, redact: Redact) -> tuple[Any, bool]:
     """Take out every text and number under the name of a secret, and look at what is deeper as usual."""
     if isinstance(value, (list, tuple)):
         pairs = [_held_by(key, item, redact) for item in value]
-        return [item for item, _ in pairs], any(changed for _, changed in pairs)
+        return type(value)(item for item, _ in pairs), any(changed for _, changed in pairs)
     if isinstance(value, Mapping) or value is None or isinstance(value, bool) or value == "":
         return _walked(value, redact)
     text = str(value)
@@ -126,7 +136,7 @@ def _held_by(key: str, value: Any, redact: Redact) -> tuple[Any, bool]:
 
 
 def _is_told(value: str) -> bool:
-    return REDACTED in value or value.startswith(("$", "<", "{"))
+    return REDACTED in value or PLACEHOLDER.fullmatch(value) is not None
 
 
 def _of_secret(key: str, value: str, redact: Redact) -> str:

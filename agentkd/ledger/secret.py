@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 
-__all__ = ["SECRET_KEYS", "Finding", "find_secrets", "folded", "may_hold"]
+__all__ = ["NAMING_KEYS", "PLACEHOLDER", "SECRET_KEYS", "Finding", "find_secrets", "may_hold"]
 
 Finding = tuple[int, int, str]
 """Start, end and kind of a secret in a text."""
@@ -62,20 +62,30 @@ _NAMED = re.compile(
     r"""
     (?P<name> (?:passw(?:or)?d|passphrase|pwd|secret|token|api[_-]?key|access[_-]?key|account[_-]?key
       |private[_-]?key) (?:[_-](?:key|id))? )
-    (?:\\?["'])? [ \t]{0,4} (?:=>|:=|[:=]|\bis\b) [ \t]{0,4} (?P<quote>\\?["'])?
+    (?:\\?["'])? [ \t]{0,4} (?:=>|:=|[:=]|%3[AD]|\bis\b) [ \t]{0,4} (?P<quote>\\?["'])?
     (?P<secret> (?(quote) [^"'\\\s]{6,256} | [^\s"'\\,;&)<>\]}]{8,256} ) )
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-_PLACEHOLDER = re.compile(r"^(?:\[redacted:|[$<{%]|env\b|os\.|None$|null$|true$|false$)", re.IGNORECASE)
+_NO_VALUE = re.compile(r"\[redacted:|env\b|os\.|None$|null$|true$|false$", re.IGNORECASE)
+
+PLACEHOLDER = re.compile(
+    r"\$(?:env:\w+|[A-Z][A-Z\d_]*|[a-z_]+|\d{1,2}|\([\w ./-]+\))|\$?\{\{?\ ?[\w.\[\]]+\ ?\}\}?|<[\w .|-]+>"
+    r"|%\(\w+\)s|%\w+%"
+)
+"""What stands for a value that is filled in later, as a whole: `$NAME`, `${name}`, `<your key>`."""
 
 SECRET_KEYS = re.compile(
-    r"^(?:.*[_.-])?(?:password|passwd|passphrase|pwd|secret|secret[_-]?key|client[_-]?secret|api[_-]?key|x-api-key"
+    r"^(?:.*password|.*passwd|(?:.*[_.-])?(?:passphrase|pwd|(?:db|user|admin|root|login|smtp|ftp|ssh)[_-]?pass"
+    r"|secret|secret[_-]?key|secret[_-]?access[_-]?key|client[_-]?secret|api[_-]?key|x-api-key"
     r"|access[_-]?token|refresh[_-]?token|auth[_-]?token|id[_-]?token|session[_-]?token|private[_-]?key|cvv"
-    r"|proxy-authorization|authorization|set-cookie|cookie)$",
+    r"|proxy-authorization|authorization|set-cookie|cookie))$",
     re.IGNORECASE,
 )
 """Names of fields and headers whose value is a secret whatever it looks like."""
+
+NAMING_KEYS = re.compile(r"^(?:token|(?:.*[_.-])?(?:access|account)[_-]?key)$", re.IGNORECASE)
+"""Names of fields whose value is a secret where it would be one in text, after the name and a colon."""
 
 _NUMBER = re.compile(r"\d[\d -]{9,}\d")  # long enough for any of those below
 _DIGITS = re.compile(r"(?<![\d.-])\d(?:[ -]?\d){12,18}(?![\d-]|\.\d)")
@@ -90,14 +100,9 @@ _BITS = 4.0  # bits per character of a random token of 32 characters; identifier
 _CHANGES = 0.4  # share of neighbours of another class (upper, lower, digit, other); camel case has a third
 
 
-def folded(text: str) -> str:
-    """Return a text in which small and capital letters are alike, as patterns that ignore case take them."""
-    return text.casefold().replace("\u0131", "i")
-
-
 def _is_named(text: str) -> bool:
     """Whether a name is in a text: twenty searches for a literal take a tenth of one that ignores case."""
-    plain = folded(text)
+    plain = text.casefold().replace("\u0131", "i")  # small and capital letters as patterns take them
     return any(name in plain for name in _NAMES)
 
 
@@ -136,7 +141,9 @@ def _named(text: str) -> Iterator[Finding]:
         return
     for match in _NAMED.finditer(text):
         value = match["secret"]
-        if _PLACEHOLDER.match(value) or not any(c.isdigit() for c in value):
+        told = PLACEHOLDER.match(text, match.start("secret"))  # its closing bracket is no part of the value
+        is_told = told is not None and told.end() >= match.end("secret")
+        if is_told or _NO_VALUE.match(value) or not any(c.isdigit() for c in value):
             continue
         if any(c.isalpha() for c in value) or len(value) >= 12:
             name = match["name"].lower()

@@ -19,6 +19,7 @@ from agentkd.ledger.admission import (
     add_evidence,
     admit,
     answer,
+    clean,
     link_evidence,
     link_parents,
     merge_equal,
@@ -43,6 +44,7 @@ def supersede(
     connection: sa.Connection, old_id: str, new: Memory, redact: Redact, reason: str = ""
 ) -> Admission:
     """Put a new version in the place of a current memory; the old one stays on record."""
+    new = clean(new, redact)
     old = row_of(connection, old_id)
     if old is None:
         raise unknown(old_id)
@@ -110,7 +112,7 @@ def merge(
     The union may be one of them (or another memory that is current): then it takes the others in.
     Raises DataError for memories that cannot be merged: replaced, revoked, of another scope or privacy.
     """
-    wanted = dict.fromkeys(ids)
+    wanted, union = dict.fromkeys(ids), clean(union, redact)
     rows = rows_of(connection, [*wanted, union.id])
     for id_ in wanted:
         if id_ not in rows:

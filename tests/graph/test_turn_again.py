@@ -58,9 +58,10 @@ def test_calls_of_one_reply_that_share_an_id_are_told_apart_by_their_tool() -> N
     assert answers_of([HumanMessage("q"), reply, *told])[id(reply)] == told[::-1]
 
 
-def test_decisions_are_paired_with_calls_that_share_an_id() -> None:
+def test_decisions_are_paired_with_calls_that_share_an_id(parts: Parts) -> None:
     reply = calls(("find", {"order": 1}, "x"), ("refund", {"order": 1}, "x"))
-    kept, refused = apply_decisions(reply, [{"kind": "approve"}, {"kind": "reject", "reason": "no"}])
+    decisions = [{"kind": "approve"}, {"kind": "reject", "reason": "no"}]
+    kept, refused = apply_decisions(parts, [HumanMessage("q"), reply], decisions)
     first, second = kept.additional_kwargs[MARK]["reviewed"]
     assert (first["decision"]["kind"], second["decision"]["kind"]) == ("approve", "reject")
     assert isinstance(refused, ToolMessage)

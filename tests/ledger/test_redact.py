@@ -11,7 +11,7 @@ import pytest
 
 from agentkd.ledger import Ledger, redact_secrets
 from agentkd.ledger.redact import redact_json
-from agentkd.schema import Message, TokenTrace, ToolCall, ToolResult
+from agentkd.schema import Evidence, Memory, MemoryKeys, Message, Span, TokenTrace, ToolCall, ToolResult
 
 Make = Any
 
@@ -118,6 +118,54 @@ def test_another_redaction_can_be_given(path: Path, make: Any) -> None:
     with Ledger.open(path, redact=lambda text: re.sub("Ada", "[redacted:name]", text)) as ledger:
         ledger.trajectories.finish(make.trajectory(1, answer="Hello Ada"))
         assert ledger.trajectories.get("trj-1").answer == "Hello [redacted:name]"
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("password:\thunter2abc9", "password:\t[redacted:password]"),
+        ("IBAN:\nDE89370400440532013000", "IBAN:\n[redacted:iban]"),
+        ("card\u00a04111111111111111", "card\u00a0[redacted:card]"),
+        ("card\u20264111111111111111", "card\u2026[redacted:card]"),
+        ("key\nsk-" + "a1" * 20, "key\n[redacted:api-key]"),
+    ],
+)
+def test_what_json_makes_of_a_space_hides_no_secret(path: Path, make: Any, text: str, clean: str) -> None:
+    assert redact_json({"prompt": text}, redact_secrets) == ({"prompt": clean}, True)
+    assert redact_json([{text: 1}], redact_secrets) == ([{clean: 1}], True)
+    with Ledger.open(path) as ledger:
+        ledger.memories.admit([memory := make.memory(text)])
+        assert ledger.memories.get(memory.id).content == clean
+
+
+def test_the_words_that_a_memory_rests_on_hold_no_secret(path: Path, make: Any) -> None:
+    token, card = SECRETS["github-token"], "4111 1111 1111 1111"
+    odd = "trj-fb42026074783338ab66"  # its digits check as a card's do
+
+    def resting_on(text: str, *quotes: str) -> Memory:
+        spans = [Span(trajectory=odd, origin="tool", quote=quote, principal="user:ann") for quote in quotes]
+        evidence = Evidence(trajectories=(odd,), steps=(f"{odd}:0",), spans=tuple(spans))
+        return make.memory(text, evidence=evidence)
+
+    with Ledger.open(path) as ledger:
+        ledger.trajectories.finish(make.trajectory(1).model_copy(update={"id": odd}))
+        first, second = resting_on("a", f"denied {token}"), resting_on("b", "plain")
+        ledger.memories.admit([first, second])
+        ledger.memories.admit([resting_on("a", f"paid with {card}")])
+        ledger.memories.corroborate(first.id, resting_on("a", f"again {token}").evidence)
+        ledger.memories.supersede(first.id, resting_on("a", f"once more {token}"))
+        union = resting_on("b", f"for all {card}").model_copy(update={"keys": MemoryKeys(query=f"by {card}")})
+        ledger.memories.replace([first.id, second.id], union, "alike")
+        assert not any(is_on_disk(path, secret) for secret in (token, card))
+        stored = ledger.memories.get(second.id)
+        found = {span.quote for span in stored.evidence.spans}
+    assert found == {
+        "denied [redacted:github-token]", "paid with [redacted:card]", "again [redacted:github-token]",
+        "once more [redacted:github-token]", "plain", "for all [redacted:card]",
+    }  # fmt: skip
+    assert stored.keys.query == "by [redacted:card]"
+    assert {span.trajectory for span in stored.evidence.spans} == {odd}
+    assert (stored.evidence.trajectories, stored.evidence.steps) == ((odd,), (f"{odd}:0",))
 
 
 def is_on_disk(path: Path, text: str) -> bool:
