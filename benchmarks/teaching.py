@@ -7,15 +7,17 @@
 
 SmolLM2-135M-Instruct is trained on ground truth that covers one half of what it will be asked for, as
 happens where traces cover a part of the work. From there both arms start. In each of three rounds the phase
-`synthesize` assesses the student, asks the teacher for items and checks them, and the student goes on
-training from its adapter on the ground truth and all items so far. Both arms get as many items, trainings
-and steps, so the figures say what choosing by the report is worth, not how well a model writes.
+`synthesize` assesses the student, asks the teacher for items and checks them, and the student is trained on
+the ground truth and all items so far. Both arms get as many items, trainings and steps, so the figures say
+what choosing by the report is worth, not how well a model writes.
 
 Two worlds, whose teachers are scripts that know neither the exam nor the held-out tasks:
 
     desk        Somebody with a habit for every kind of request, over real tools on SQLite. The ground truth
                 covers half of the habits, and the student has those soon. The teacher knows what is wanted,
                 and writes requests for the habit that it is asked about; held-out tasks have other values.
+                Every round trains from the base, in eight passes: going on from the adapter for two passes
+                on thirty rows, students came out better or worse by chance (seeds 0 to 4).
     bfcl-live   26 tools. The ground truth covers half of them, and SmolLM2 does few of those either. The
                 teacher may only hand out items of a pool, unused real requests with their accepted calls:
                 for `tailored` items those near the mistake that it is shown, for `random` ones any.
@@ -23,10 +25,8 @@ Two worlds, whose teachers are scripts that know neither the exam nor the held-o
 Final figures: `holdout`, read once per arm at the end; settings were chosen on `check`, a part of `train`.
 Finished arms lie in `results/cells/teaching`: any machine goes on from there.
 
-Neither world shows a gain as things stand (+0.028 [-0.031, 0.086] and +0.027 [-0.010, 0.064]). At the desk
-the seeds differ by far more (from -0.24 to +0.25) than choosing can be worth: a student that is trained for
-two passes on thirty rows comes out better or worse by chance. The cells of `bfcl-live` were made with two
-items a question, and with the newest items alone beside the ground truth.
+The cells of `bfcl-live` were made with two items a question, and with the newest items alone beside the
+ground truth; they show no gain.
 """
 
 from __future__ import annotations
