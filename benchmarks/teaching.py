@@ -20,13 +20,11 @@ Two worlds, whose teachers are scripts that know neither the exam nor the held-o
                 on thirty rows, students came out better or worse by chance (seeds 0 to 4).
     bfcl-live   26 tools. The ground truth covers half of them, and SmolLM2 does few of those either. The
                 teacher may only hand out items of a pool, unused real requests with their accepted calls:
-                for `tailored` items those near the mistake that it is shown, for `random` ones any.
+                for `tailored` items those near the mistake that it is shown, for `random` ones any. The
+                cells that are kept were made with other settings, and show no gain.
 
 Final figures: `holdout`, read once per arm at the end; settings were chosen on `check`, a part of `train`.
 Finished arms lie in `results/cells/teaching`: any machine goes on from there.
-
-The cells of `bfcl-live` were made with two items a question, and with the newest items alone beside the
-ground truth; they show no gain.
 """
 
 from __future__ import annotations
