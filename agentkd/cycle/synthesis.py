@@ -14,7 +14,16 @@ from agentkd.cycle.stage import StageResult
 from agentkd.cycle.vetting import Vetted, vet
 from agentkd.errors import BudgetError, ConfigError, ModelError
 from agentkd.protocols import Synthesizer
-from agentkd.schema import Budget, Memory, Synthetic, Trajectory, Unusable, content_id, origin_of
+from agentkd.schema import (
+    SYNTHETIC_SPLIT,
+    Budget,
+    Memory,
+    Synthetic,
+    Trajectory,
+    Unusable,
+    content_id,
+    origin_of,
+)
 
 __all__ = ["synthesize_stage"]
 
@@ -92,6 +101,7 @@ def _write(
 ) -> _Written:
     written = _Written()
     memories, before = _lessons(parts, exam), _asked_before(parts, exam.report.id)
+    kept = _written_before(parts, exam)
     shares = [
         n_items // len(synthesizers) + (i < n_items % len(synthesizers)) for i in range(len(synthesizers))
     ]
@@ -99,8 +109,9 @@ def _write(
         for synthesizer, share in zip(synthesizers, shares, strict=True):
             name = synthesizer.name
             budget = Budget(
-                items=share, seed=parts.settings.cycle.seed, spare=0 if is_dry else 1, skip=before[name]
-            )
+                items=share, seed=parts.settings.cycle.seed, spare=0 if is_dry else 1, skip=before[name],
+                written=kept,
+            )  # fmt: skip
             taken, answered = 0, teacher.n_answered
             try:
                 for found in synthesizer.synthesize(exam.runs, teacher, exam.report, memories, budget):
@@ -130,6 +141,20 @@ def _asked_before(parts: Parts, report_id: str) -> Counter[str]:
             if phase.name == PHASE and phase.output.get("report") == report_id:
                 asked.update(phase.output.get("asked", {}))
     return asked
+
+
+def _written_before(parts: Parts, exam: Exam) -> dict[str, int]:
+    """Return the items of the suite that follow another report than this one, by the tool of their answer."""
+    from agentkd.synthesize import accepted_of
+
+    items = parts.ledger.trajectories.list(suite=exam.report.suite or None, split=SYNTHETIC_SPLIT)
+    tools: Counter[str] = Counter()
+    for item in items:
+        origin = origin_of(item)
+        calls, _ = accepted_of(item)
+        if origin is not None and origin.report != exam.report.id and calls:
+            tools[calls[0].name] += 1
+    return dict(tools)
 
 
 def _lessons(parts: Parts, exam: Exam) -> Mapping[str, Sequence[Memory]]:

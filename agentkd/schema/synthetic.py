@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from agentkd.schema.base import Value, content_id
 from agentkd.schema.message import ToolCall, ToolSpec
 from agentkd.schema.trajectory import Trajectory
@@ -26,6 +28,8 @@ class Budget(Value):
 
     skip: int = 0
     """Questions that earlier cycles asked about this very report: the next ones follow them."""
+    written: dict[str, int] = Field(default_factory=dict)
+    """Items that were kept after other reports, by the tool that they are about."""
 
     def questions(self, per_question: int = 1) -> int:
         """Return how many questions may be asked where each asks for some items."""

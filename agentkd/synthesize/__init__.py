@@ -12,7 +12,7 @@ from agentkd.synthesize.retell import (
     build_paraphrase,
     build_rationale,
 )
-from agentkd.synthesize.target import student_text
+from agentkd.synthesize.target import accepted_of, student_text
 from agentkd.synthesize.write import (
     RandomSynthesizer,
     TailoredSynthesizer,
@@ -31,6 +31,7 @@ __all__ = [
     "RationaleSynthesizer",
     "TailoredSynthesizer",
     "WriteSettings",
+    "accepted_of",
     "ask_all",
     "build_paraphrase",
     "build_random",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from agentkd.hf import call_text
 from agentkd.schema import Memory, Mistake, StudentReport, ToolCall, ToolSpec, Trajectory
@@ -26,19 +26,22 @@ _REQUEST = 2000  # characters
 
 
 def wrong_ones(
-    seeds: Sequence[Trajectory], report: StudentReport
+    seeds: Sequence[Trajectory], report: StudentReport, written: Mapping[str, int] | None = None
 ) -> Iterator[tuple[Trajectory, Mistake, int]]:
     """Yield what the student got wrong, each tool in its share, hardest first; then again as the next series.
 
-    A tool with twice the mistakes comes twice as often, and no tool waits until another one is through.
+    A tool with twice the mistakes comes twice as often, and no tool waits until another one is through. Items
+    that were `written` for a tool after earlier reports count in its share: else one that the student does
+    not learn would take the place of all others, round after round.
     """
+    given = written or {}
     by_id = {seed.id: seed for seed in seeds}
     tools: dict[str, list[Mistake]] = defaultdict(list)
     for mistake in report.mistakes:
         if mistake.trajectory_id in by_id and mistake.accepted:
             tools[mistake.tool].append(mistake)
     placed = [
-        ((rank + 0.5) / len(group), tool, mistake)
+        ((given.get(tool, 0) + rank + 0.5) / len(group), tool, mistake)
         for tool, group in tools.items()
         for rank, mistake in enumerate(group)
     ]

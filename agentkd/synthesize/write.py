@@ -155,7 +155,7 @@ class TailoredSynthesizer(_Writes):
         memories: Mapping[str, Sequence[Memory]],
         budget: Budget,
     ) -> Iterator[Question]:
-        for seed, mistake, series in wrong_ones(seeds, report):
+        for seed, mistake, series in wrong_ones(seeds, report, budget.written):
             shown = memories.get(seed.id, ())
             tools, others = tool_texts(seed.task.tools, (mistake.tool, mistake.said_tool))
             slots = {

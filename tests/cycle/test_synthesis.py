@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,7 +19,18 @@ from agentkd.cli import main
 from agentkd.errors import ConfigError, ModelError
 from agentkd.models.scripted import ScriptedModel
 from agentkd.plugins import Component
-from agentkd.schema import Checkpoint, Message, Outcome, Step, ToolCall, ToolResult, ToolSpec, origin_of
+from agentkd.schema import (
+    Budget,
+    Checkpoint,
+    Message,
+    Outcome,
+    Step,
+    ToolCall,
+    ToolResult,
+    ToolSpec,
+    origin_of,
+)
+from agentkd.synthesize import TailoredSynthesizer
 from agentkd.trust import trust_of_run
 
 NEW = ("Bonn", "Kiel", "Graz", "Linz", "Bern", "Cork", "Lyon", "Nice", "Bari", "Pisa", "Bath", "Hull")
@@ -137,6 +149,25 @@ def test_what_the_teacher_wrote_becomes_rows_that_name_it(taught: Path) -> None:
         assert not {t.id for t in workspace.trajectories(split="assess")} & {
             row.provenance.trajectories[0] for row in workspace.ledger.datasets.rows(card.id)
         }
+
+
+def test_what_was_written_after_other_reports_counts_in_the_share_of_its_tool(
+    taught: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budgets: list[Budget] = []
+    synthesize = TailoredSynthesizer.synthesize
+
+    def spying(self: TailoredSynthesizer, *told: Any) -> Iterator[Any]:
+        budgets.append(told[-1])
+        return synthesize(self, *told)
+
+    monkeypatch.setattr(TailoredSynthesizer, "synthesize", spying)
+    with opened(taught, Teacher()) as workspace:
+        written = Counter(item.steps[0].accepted_calls[0].name for item in items(workspace))
+        workspace.synthesize()
+    with opened(taught, Teacher(), synthesize={"n": 20}) as workspace:  # another exam, and so a report
+        workspace.synthesize()
+    assert [budget.written for budget in budgets] == [{}, written]
 
 
 def test_a_written_item_stays_with_its_seed_and_below_its_share(taught: Path) -> None:

@@ -116,6 +116,8 @@ def test_mistakes_come_in_the_share_of_their_tools() -> None:
         tools = Counter(mistake.tool for _, mistake, _ in found[:n])
         assert tools == {"a": 2 * n // 3, "b": n // 3}
     assert [series for _, _, series in found] == [1] * 9 + [2] * 9
+    then = islice(wrong_ones(RUNS, REPORT, {"a": 4}), 4)
+    assert Counter(mistake.tool for _, mistake, _ in then) == {"b": 3, "a": 1}  # it has had its turn
 
 
 def test_tailored_shows_the_mistake_and_random_does_not() -> None:
