@@ -17,16 +17,15 @@ Two worlds, whose teachers are scripts that know neither the exam nor the held-o
                 covers half of the habits, and the student has those soon. The teacher knows what is wanted,
                 and writes requests for the habit that it is asked about; held-out tasks have other values.
                 Every round trains from the base, in eight passes: going on from the adapter for two passes
-                on thirty rows, students came out better or worse by chance (seeds 0 to 4). On seed 5
-                four of nine tailored items went to one habit that was never learnt (0.681 against
-                0.778): what was written before counts in a tool's share since then.
+                on thirty rows, students came out better or worse by chance (seeds 0 to 4). On seed 5 four
+                of nine tailored items went to one habit that was never learnt (0.681 against 0.778): since
+                then what was written before counts in a tool's share.
     bfcl-live   26 tools. The ground truth covers half of them, and SmolLM2 does few of those either. The
                 teacher may only hand out items of a pool, unused real requests with their accepted calls:
-                for `tailored` items those near the mistake that it is shown, for `random` ones any. The
-                cells kept of it have other settings.
+                for `tailored` items those near its mistake, else any. Cells kept of it have other settings.
 
-Final figures: `holdout`, read once per arm at the end; settings were chosen on `check`, a part of `train`.
-Finished arms lie in `results/cells/teaching`: any machine goes on from there.
+Final figures: `holdout`, read once per arm; settings were chosen on `check`, a part of `train`. Finished arms
+lie in `results/cells/teaching`: any machine goes on from there.
 """
 
 from __future__ import annotations
