@@ -553,8 +553,8 @@ class _AlwaysDue:
         return SimpleNamespace(is_due=True, reason="a plugin decides")
 
     def cycle_if_due(self, **ceilings: Any) -> CycleReport:
-        with self.parts.meter.reserve(Usage(usd=self._money), "m") as spent:
-            spent.append(Usage(usd=self._money))
+        with self.parts.meter.reserve(Usage(usd=self._money), "m") as hold:
+            hold.spent.append(Usage(usd=self._money))
         verdict = Verdict(promote=False, checkpoint="c", against="base")
         return CycleReport(id="cycle-2", number=2, suite="jsonl", verdict=verdict)
 
