@@ -15,6 +15,9 @@ tasks:
     weights          the student that learnt all by heart, no memory
     split            the student that reads facts, procedure out of its context as the phase `place` decides
 
+Settings were chosen on seed 100 (`--dev`): 32 customers who ask in six wordings teach the procedure so that it
+holds for new ones, 16 in three wordings did not (0.52 whole calls right by the split, 0.96 now).
+
 `agentkd.cycle.placement` measures both clusters of memories on the same tasks and decides by its own figures.
 """
 
@@ -58,7 +61,7 @@ SETTINGS: dict[str, Any] = {
     "agent": {"max_steps": 1, "force_tool_call": True, "tool_detail": "brief", "recall": "start"},
     "models": {"max_new_tokens": 48},
     "memory": {"k": 4, "min_score": 0.2, "refiners": []},
-    "train": {"epochs": 8, "learning_rate": 5e-4, "tokens_per_step": 512, "anchor": {"weight": 0.0}},
+    "train": {"epochs": 5, "learning_rate": 5e-4, "tokens_per_step": 512, "anchor": {"weight": 0.0}},
     "place": {"alike": 0.0, "extra_tasks": 1000},
     "cycle": {"suite": Desk.name},
 }
@@ -81,7 +84,7 @@ class Bench:
 
     def __init__(self, folder: Path, seed: int, *, small: bool) -> None:
         self.seed = seed
-        self.desk = Desk(seed, n_customers=8 if small else 16, n_new=4 if small else 8)
+        self.desk = Desk(seed, n_customers=8 if small else 32, n_new=4 if small else 8)
         self.n = 8 if small else 16
         epochs = 1 if small else SETTINGS["train"]["epochs"]
         self.settings = SETTINGS | {"train": SETTINGS["train"] | {"seed": seed, "epochs": epochs}}
