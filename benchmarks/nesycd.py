@@ -15,8 +15,8 @@ tasks:
     weights          the student that learnt all by heart, no memory
     split            the student that reads facts, procedure out of its context as the phase `place` decides
 
-Settings were chosen on seed 100 (`--dev`): 32 customers who ask in six wordings teach the procedure so that it
-holds for new ones, 16 in three wordings did not (0.52 whole calls right by the split, 0.96 now).
+Settings were chosen on seed 100 (`--dev`): 32 customers who ask in six wordings teach the procedure so that
+it holds for new ones; 16 in three wordings did not.
 
 `agentkd.cycle.placement` measures both clusters of memories on the same tasks and decides by its own figures.
 """
