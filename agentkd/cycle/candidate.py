@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from agentkd.cycle.journal import Plan
+from agentkd.cycle.journal import Plan, plan_phase
 from agentkd.cycle.parts import Parts
 from agentkd.cycle.replay import ancestor_datasets, union
 from agentkd.cycle.unlearnt import rival_of
@@ -93,9 +93,8 @@ def _earlier(parts: Parts, plan: Plan, card: DatasetCard) -> Iterator[str]:
         return  # compiled from the whole ledger
     found: dict[tuple[str, str], str] = {}
     for report in parts.ledger.cycles.list("done"):
-        compiled = [phase for phase in report.phases if phase.name == "compile"]
-        if compiled and report.number < plan.number:
-            found[report.suite, _split_of(parts, report.id)] = compiled[0].output["dataset_id"]
+        if report.dataset_id and report.number < plan.number:
+            found[report.suite, _split_of(parts, report.id)] = report.dataset_id
     found.pop((plan.suite, plan.split), None)
     for dataset_id in dict.fromkeys(found.values()):
         other = parts.ledger.datasets.get(dataset_id)
@@ -104,5 +103,5 @@ def _earlier(parts: Parts, plan: Plan, card: DatasetCard) -> Iterator[str]:
 
 
 def _split_of(parts: Parts, cycle_id: str) -> str:
-    plans = [p for p in parts.ledger.cycles.phases(cycle_id) if p.name == "plan"]
-    return Plan.model_validate(plans[0].output).split if plans else ""
+    planned = plan_phase(parts, cycle_id)
+    return Plan.model_validate(planned.output).split if planned else ""

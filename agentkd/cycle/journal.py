@@ -21,7 +21,7 @@ from agentkd.errors import CeilingError
 from agentkd.ledger.call import CYCLE
 from agentkd.schema import CycleReport, PhaseReport, Value, content_id, now
 
-__all__ = ["Plan", "journalled", "open_plan"]
+__all__ = ["Plan", "journalled", "open_plan", "plan_phase"]
 
 
 class Plan(Value):
@@ -76,6 +76,11 @@ class Plan(Value):
         return all(mine[name] == asked[name] for name in names) and self.recompile >= call.recompile
 
 
+def plan_phase(parts: Parts, cycle_id: str) -> PhaseReport | None:
+    """Return the phase in which a cycle froze its plan; None where it came to none."""
+    return next((each for each in parts.ledger.cycles.phases(cycle_id) if each.name == "plan"), None)
+
+
 def open_plan(parts: Parts, *, recompile: bool = False) -> Plan:
     """Return the plan of the cycle that was cut off if it set out for the same, else freeze a new one.
 
@@ -85,8 +90,8 @@ def open_plan(parts: Parts, *, recompile: bool = False) -> Plan:
     fresh = _make_plan(parts, cycles.next_number(), recompile)
     unfinished = cycles.unfinished()
     if unfinished is not None:
-        plans = [p for p in cycles.phases(unfinished.id) if p.name == "plan"]
-        plan = Plan.model_validate(plans[0].output) if plans else None
+        planned = plan_phase(parts, unfinished.id)
+        plan = Plan.model_validate(planned.output) if planned else None
         if plan is not None and plan.is_work_of(fresh):
             parts.progress.say(f"going on with {plan.cycle_id}")
             return plan

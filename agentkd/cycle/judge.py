@@ -13,7 +13,7 @@ from agentkd.cycle.replay import ancestor_datasets
 from agentkd.cycle.row_audit import audit_rows
 from agentkd.cycle.transfer import kept_cells, transfer_cells
 from agentkd.errors import DataError, NotFoundError
-from agentkd.schema import CycleReport, Evaluation, Example, Verdict
+from agentkd.schema import Evaluation, Example, Verdict
 
 if TYPE_CHECKING:
     from agentkd.evaluate import Contamination, RowAudit
@@ -77,7 +77,7 @@ def probe_earlier(
     replayed = parts.ledger.datasets.get(parts.checkpoint(candidate).dataset_id).settings.get("replayed", ())
     for report in parts.ledger.cycles.list("done"):
         is_promoted = report.verdict is not None and report.verdict.promote
-        if not n or not (is_promoted or _dataset_of(report) in replayed):
+        if not n or not (is_promoted or report.dataset_id in replayed):
             continue
         for held in report.evaluations[:1]:
             place = (held.suite, held.split, held.seed)
@@ -91,11 +91,6 @@ def probe_earlier(
                 )
             )  # fmt: skip
     return found
-
-
-def _dataset_of(report: CycleReport) -> str:
-    compiled = [phase for phase in report.phases if phase.name == "compile"]
-    return str(compiled[0].output["dataset_id"]) if compiled else ""
 
 
 def _contamination(parts: Parts, candidate: str, evaluation: Evaluation) -> Contamination | None:

@@ -24,7 +24,7 @@ def measured_places(parts: Parts) -> dict[str, Place]:
         return {}
     base_id, places = parts.student_files.base_id, dict[str, Place]()
     told = [each.output for each in reports if each.output.get("is_followed")]
-    told = [each for each in told if each["base_id"] == base_id and each.get("is_promoted", True)]
+    told = [each for each in told if each.get("base_id") == base_id and each.get("is_promoted", True)]
     for output in told[: parts.settings.place.lasts]:
         for each in map(Placement.model_validate, output["placements"]):
             if each.is_measured and (each.is_fact or any(way.place == "weights" for way in each.options)):

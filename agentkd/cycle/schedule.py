@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
 from agentkd import hookspecs
+from agentkd.cycle.journal import plan_phase
 from agentkd.cycle.parts import Parts
 from agentkd.cycle.placed import measured_places
-from agentkd.schema import ADHOC, Memory, PhaseReport, Value, lift_of, now, place_of, pooled_prior
+from agentkd.schema import ADHOC, Memory, Value, lift_of, now, place_of, pooled_prior
 
 __all__ = ["Due", "Learnt", "is_due", "learnt_since", "left_of_day", "when_due"]
 
@@ -128,14 +129,10 @@ def _looks(parts: Parts, phase: str, *, of_base: bool = False) -> dict[str, date
         began = [each.started_at for each in report.phases if each.name == phase]
         if not began or report.suite in found or (wanted and report.suite not in ("", wanted)):
             continue
-        plan = _plan_of(parts, report.id)
-        if not of_base or plan.output.get("base_id") == parts.student_files.base_id:
-            found[report.suite] = max([*began, plan.started_at])
+        plan = plan_phase(parts, report.id)
+        if not of_base or (plan and plan.output.get("base_id") == parts.student_files.base_id):
+            found[report.suite] = max([*began, *([plan.started_at] if plan else [])])
     return found
-
-
-def _plan_of(parts: Parts, cycle_id: str) -> PhaseReport:
-    return next(each for each in parts.ledger.cycles.phases(cycle_id) if each.name == "plan")
 
 
 def _to_replace(parts: Parts) -> str:
@@ -153,7 +150,8 @@ def _to_replace(parts: Parts) -> str:
     }
     for report in parts.ledger.cycles.list("done"):
         has_compiled = any(phase.name == "compile" for phase in report.phases)
-        if has_compiled and wanted.items() <= _plan_of(parts, report.id).output.items():
+        plan = plan_phase(parts, report.id) if has_compiled else None
+        if plan and wanted.items() <= plan.output.items():
             return ""
     return serving.name
 

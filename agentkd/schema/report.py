@@ -283,3 +283,9 @@ class CycleReport(Value):
     """(step, loss) pairs of the training."""
     created_at: datetime = Field(default_factory=now)
     """When it was written (UTC)."""
+
+    @property
+    def dataset_id(self) -> str:
+        """Id of the dataset that it compiled; empty where it compiled none."""
+        compiled = (phase.output["dataset_id"] for phase in self.phases if phase.name == "compile")
+        return str(next(compiled, ""))
