@@ -66,12 +66,14 @@ _HELD_OUT: Pools = {name: (new, seen) for name, (seen, new) in _POOLS.items()}
 class DeskSuite:
     """Requests at the desk; `known` habits have ground truth, the exam and the held-out tasks ask for all."""
 
-    def __init__(self, name: str, seed: int, *, n_ground: int, n_exam: int, n_final: int, final: str) -> None:
+    def __init__(
+        self, name: str, seed: int, *, n_known: int, n_ground: int, n_exam: int, n_final: int, final: str
+    ) -> None:
         self.name = name
         draw = random.Random(f"teaching-desk-{seed}")
-        known = sorted(draw.sample(range(len(HABITS)), len(HABITS) // 2))
+        known = sorted(draw.sample(range(len(HABITS)), n_known))
         self.known = [HABITS[place] for place in known]
-        """The half of the habits that the traces cover."""
+        """The habits that the traces cover."""
         self._wanted: dict[str, ToolCall] = {}
         self._splits = {
             "train": self._tasks("train", self.known, n_ground, draw),
