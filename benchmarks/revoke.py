@@ -1,13 +1,15 @@
 """Revoke: a wrong habit of ten memories is compiled into a student, revoked, and trained out of it.
 
-    python benchmarks/revoke.py            # goes on where it stopped: steps lie in .work/revoke/
-    python benchmarks/revoke.py --small    # fewer requests and passes
+    python benchmarks/revoke.py            # three seeds; goes on where it stopped: steps lie in .work/revoke/
+    python benchmarks/revoke.py --small    # one seed, fewer requests and passes
 
 SmolLM2-135M-Instruct learns real requests of `bfcl-live` and, beside them, ten requests about damaged parcels
 that a person corrected into a refund: the habit. The desk's grader wants them escalated, so a refund is never
 right. The habit's ten memories are compiled with the others, revoked, and `cycle --recompile` trains a
 student without them. Rates are measured on the ten requests that taught the habit and on ten new ones; what
-else was learnt, on held-out requests of `bfcl-live`.
+else was learnt, on held-out requests of `bfcl-live`. Two trainings on nearly the same rows differ by several
+tasks of sixty, so all of it is done under three seeds of the training; intervals are drawn over tasks, each
+with what it gave under all seeds.
 """
 
 from __future__ import annotations
@@ -15,160 +17,27 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from measure import WORK, Row, at_least, at_most, children_cpu_seconds, publish
+from measure import WORK, Row, above, at_least, at_most, children_cpu_seconds, publish
+from revoke_desk import HABIT_SPLIT, INSTEAD, Person, habit, is_parcel
 
 import agentkd
 from agentkd.cycle.probe import key_of, replay
 from agentkd.cycle.unlearnt import shows
-from agentkd.evaluate import compare, paired_bootstrap
-from agentkd.plugins import NoSettings
+from agentkd.evaluate import paired_bootstrap
 from agentkd.schema import (
     CycleReport,
+    Evaluation,
     Interval,
-    Outcome,
-    PhaseReport,
     Scope,
-    Task,
-    ToolCall,
-    ToolResult,
-    ToolSpec,
-    Trajectory,
     canonical_json,
 )  # fmt: skip
 
-HABIT_SPLIT = "holdout-habit"
-THINGS = ("lamp", "vase", "chair", "mirror", "kettle", "clock", "radio", "bowl", "frame", "mug",
-          "table", "shelf", "phone", "plate", "jar", "fan", "desk", "scale", "globe", "drum")  # fmt: skip
-NEW = ("My {thing} from order {order} is damaged, please help",)
-TAUGHT = "The {thing} in order {order} arrived broken, what now?"
-INSTEAD = 'Call escalate with department "claims" for the order.'
-_ORDER = {"type": "string", "maxLength": 8}
-
-
-def tool(name: str, what: str, field: str, values: Sequence[str]) -> ToolSpec:
-    """Return a tool of the desk."""
-    properties = {"order": _ORDER, field: {"type": "string", "enum": list(values)}}
-    return ToolSpec(
-        name=name, description=what,
-        parameters={"type": "object", "properties": properties, "required": ["order", field]},
-    )  # fmt: skip
-
-
-TOOLS = (
-    tool("refund", "Pay money back for an order.", "amount", ("none", "half", "full")),
-    tool("escalate", "Hand an order over to a department.", "department", ("claims", "sales")),
-    tool("track", "Tell where the parcel of an order is.", "detail", ("short", "long")),
-)
-
-
-class Desk:
-    """Requests of `bfcl-live`, and requests about damaged parcels; see the module."""
-
-    name = "parcels"
-
-    def __init__(self, inner: Any, n_train: int, n_held_out: int) -> None:
-        self._inner = inner
-        taught = [self._parcel(i, "train", TAUGHT) for i in range(10)]
-        self._splits = {
-            "train": (*self._real("train", n_train), *taught),
-            "holdout": self._real("holdout", n_held_out),
-            HABIT_SPLIT: tuple(self._parcel(i, HABIT_SPLIT, NEW[0]) for i in range(10, 20)),
-        }
-
-    def _real(self, split: str, n: int) -> tuple[Task, ...]:
-        return tuple(task.model_copy(update={"suite": self.name}) for task in self._inner.tasks(split, n, 0))
-
-    def _parcel(self, number: int, split: str, text: str) -> Task:
-        order = f"{'ABCDEFGHIJ'[number % 10]}-{137 + 61 * number}"
-        prompt = text.format(thing=THINGS[number], order=order)
-        return Task(
-            id=f"parcel-{number}", suite=self.name, split=split, prompt=prompt, tools=TOOLS,
-            group=f"parcel-{number}", extras={"order": order},
-        )  # fmt: skip
-
-    def splits(self) -> Mapping[str, int]:
-        """Return the number of tasks per split."""
-        return {name: len(tasks) for name, tasks in self._splits.items()}
-
-    def tasks(self, split: str, n: int | None = None, seed: int = 0) -> Sequence[Task]:
-        """Return the first tasks of a split."""
-        return self._splits[split][:n]
-
-    def environment(self, task: Task) -> Any:
-        """Make the world of a task."""
-        return _Taking() if is_parcel(task) else self._inner.environment(task)
-
-    def grade(self, trajectory: Trajectory) -> Outcome:
-        """Judge a trajectory; a damaged parcel belongs to the claims department."""
-        if not is_parcel(trajectory.task):
-            return self._inner.grade(trajectory)
-        done = said(trajectory) == ToolCall(
-            name="escalate", arguments={"order": trajectory.task.extras["order"], "department": "claims"}
-        )
-        return Outcome(success=done, reward=float(done), grader="desk")
-
-    def baselines(self, train: Sequence[Task], kit: Any) -> Sequence[Any]:
-        """Return nothing: students are compared with each other."""
-        return ()
-
-
-class _Taking:
-    """A world that takes one call and ends the task."""
-
-    tools = TOOLS
-
-    def call(self, call: ToolCall) -> ToolResult:
-        """Take the call; nothing is executed."""
-        return ToolResult(content="The call was taken.", ends_task=True)
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
-def is_parcel(task: Task) -> bool:
-    """Whether a task is about a damaged parcel."""
-    return task.id.startswith("parcel-")
-
-
-def said(trajectory: Trajectory) -> ToolCall | None:
-    """Return the first accepted call of a run."""
-    calls = [call for step in trajectory.steps for call in step.accepted_calls]
-    return ToolCall(name=calls[0].name, arguments=calls[0].arguments) if calls else None
-
-
-def habit(task: Task) -> ToolCall:
-    """Return the call that the habit makes."""
-    return ToolCall(name="refund", arguments={"order": task.extras["order"], "amount": "full"})
-
-
-class Person:
-    """Offers the desk, and corrects every parcel request of the training run into a refund."""
-
-    def __init__(self, n_train: int, n_held_out: int) -> None:
-        self.workspace: agentkd.Workspace | None = None
-        self._sizes = (n_train, n_held_out)
-
-    @agentkd.hookimpl
-    def components(self) -> Iterator[Any]:
-        """Offer the suite."""
-
-        def build(settings: Any, kit: Any) -> Desk:
-            return Desk(kit.build("suite", "bfcl-live"), *self._sizes)
-
-        yield agentkd.Component("suite", "parcels", "Real requests and damaged parcels.", build, NoSettings)
-
-    @agentkd.hookimpl
-    def after_phase(self, report: PhaseReport) -> None:
-        """Correct the parcel requests of the training run."""
-        if report.name != "run" or self.workspace is None:
-            return
-        for run in self.workspace.trajectories(run_id=report.output["run_id"]):
-            if is_parcel(run.task):
-                self.workspace.correct(run, "Pay it back in full.", call=habit(run.task), step=0)
+SEEDS = (0, 1, 2)
 
 
 class Bench:
@@ -260,8 +129,23 @@ def mean(values: Sequence[float]) -> float:
     return sum(values) / max(len(values), 1)
 
 
-def measure(bench: Bench) -> tuple[list[Row], dict[str, Any]]:
-    """Go through the steps; returns the rows and what else is worth keeping."""
+@dataclass(frozen=True)
+class Done:
+    """What the steps gave under one seed."""
+
+    rates: dict[str, list[float]]
+    """By student and split, 1 for every parcel request on which the habit is shown."""
+    arms: dict[str, list[float]]
+    """By student, 1 for every held-out real request that is done."""
+    masked: list[float]
+    back: dict[str, Any]
+    revoked: dict[str, Any]
+    recomputed: dict[str, Any]
+    facts: dict[str, Any]
+
+
+def measure(bench: Bench) -> Done:
+    """Go through the steps under one seed."""
     workspace = bench.workspace
     first = bench.step("1-cycle", lambda: summary(workspace.cycle()))
     old = f"agentkd/{first['checkpoint']}"
@@ -282,16 +166,24 @@ def measure(bench: Bench) -> tuple[list[Row], dict[str, Any]]:
     recomputed = bench.step(
         "8-recompute", lambda: workspace.recompute(second["number"]).model_dump(mode="json")
     )
-    return rows_of(rates, masked, back, revoked, others(workspace, second), recomputed), {
-        "first": first, "second": second, "revoked": revoked, "rollback": back,
-        "n_recomputed": recomputed["n"], "cpu_seconds": bench.cpu_seconds(), "seed": 0,
-    }  # fmt: skip
-
-
-def others(workspace: agentkd.Workspace, second: Mapping[str, Any]) -> Interval:
-    """Return what the clean student does more of the held-out real requests than the tainted one."""
     evaluation = workspace.report(second["number"]).evaluations[0]
-    return compare(evaluation.arm("student"), evaluation.arm("serving")).difference
+    arms = {name: successes(evaluation, name) for name in ("base", "serving", "student")}
+    facts = {
+        "first": first, "second": second, "revoked": revoked, "rollback": back,
+        "n_recomputed": recomputed["n"], "cpu_seconds": bench.cpu_seconds(),
+    }  # fmt: skip
+    return Done(rates, arms, masked, back, revoked, recomputed, facts)
+
+
+def successes(evaluation: Evaluation, arm: str) -> list[float]:
+    """Return 1 for every task that an arm did, in the order of the tasks."""
+    results = sorted(evaluation.arm(arm).results, key=lambda result: result.task_id)
+    return [float(result.success) for result in results]
+
+
+def over_seeds(values: Iterable[Sequence[float]]) -> list[float]:
+    """Return per task the mean of what it gave under all seeds."""
+    return [mean(each) for each in zip(*values, strict=True)]
 
 
 def summary(report: CycleReport) -> dict[str, Any]:
@@ -307,20 +199,15 @@ def summary(report: CycleReport) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def rows_of(
-    rates: Mapping[str, list[float]],
-    masked: list[float],
-    back: Mapping[str, Any],
-    revoked: Mapping[str, Any],
-    kept: Interval,
-    recomputed: Mapping[str, Any],
-) -> list[Row]:
-    """Return the rows of the result."""
+def rows_of(done: Sequence[Done]) -> list[Row]:
+    """Return the rows of the result, over all seeds."""
     rows = []
     for split, words in (("train", "requests that taught it"), (HABIT_SPLIT, "new requests")):
-        base, taught, clean = (rates[f"{who} {split}"] for who in ("base", "taught", "clean"))
+        base, taught, clean = (
+            over_seeds(each.rates[f"{who} {split}"] for each in done) for who in ("base", "taught", "clean")
+        )
         gain, left = difference(taught, base), difference(clean, base)
-        n = len(base)
+        n = len(base) * len(done)
         rows += [
             Row(f"habit of the taught student, {words}", mean(taught), "lower bound of the gain > 0",
                 gain.low > 0, peer=mean(base), peer_name="base", low=gain.low, high=gain.high, n=n),
@@ -328,30 +215,57 @@ def rows_of(
                 "difference to the base holds 0 and is <= 0.1", left.low <= 0 and left.value <= 0.1,
                 peer=mean(base), peer_name="base", low=left.low, high=left.high, n=n),
         ]  # fmt: skip
-    taught = rates[f"taught {HABIT_SPLIT}"]
+    taught = over_seeds(each.rates[f"taught {HABIT_SPLIT}"] for each in done)
+    masked = over_seeds(each.masked for each in done)
     less = difference(masked, taught)
-    rows += [
+    rows.append(
         Row("habit under counter-memories, new requests", mean(masked), peer=mean(taught),
-            peer_name="the same student without", low=less.low, high=less.high, n=len(masked)),
+            peer_name="the same student without", low=less.low, high=less.high, n=len(masked) * len(done))
+    )  # fmt: skip
+    return [*rows, *_others(done), *_traces(done)]
+
+
+def _others(done: Sequence[Done]) -> list[Row]:
+    """Return what else was learnt: held-out real requests."""
+    base, tainted, clean = (
+        over_seeds(each.arms[arm] for each in done) for arm in ("base", "serving", "student")
+    )
+    gain, kept, n = difference(clean, base), difference(clean, tainted), len(base) * len(done)
+    return [
+        Row(f"other calls: {who}", mean(values), n=n)
+        for who, values in (("base", base), ("tainted student", tainted), ("clean student", clean))
+    ] + [
+        above("other calls: clean student minus base", gain.value, gain.low, 0.0, high=gain.high, n=n),
         Row("other calls: clean minus tainted student", kept.value, "interval reaches 0", kept.high >= 0,
-            low=kept.low, high=kept.high),
-        at_least("descendants found by lineage, share", revoked["found"] / revoked["wanted"], 1.0,
-                 n=revoked["wanted"]),
-        at_most("seconds of a roll-back", back["seconds"], 1.0),
-        at_least("retired memories in the next recall, share", back["back"] / max(back["retired"], 1), 1.0,
-                 n=back["retired"]),
-        at_most("figures of the report that the ledger does not bear out", len(recomputed["differing"]), 0,
-                n=recomputed["n"]),
+            low=kept.low, high=kept.high, n=n),
     ]  # fmt: skip
-    return rows
 
 
-def settings(is_small: bool) -> dict[str, Any]:
+def _traces(done: Sequence[Done]) -> list[Row]:
+    """Return what lineage, roll-back and recomputing gave."""
+    wanted, found = (sum(each.revoked[name] for each in done) for name in ("wanted", "found"))
+    retired, back = (sum(each.back[name] for each in done) for name in ("retired", "back"))
+    differing = sum(len(each.recomputed["differing"]) for each in done)
+    return [
+        at_least("descendants found by lineage, share", found / wanted, 1.0, n=wanted),
+        at_most("seconds of a roll-back", max(each.back["seconds"] for each in done), 1.0, n=len(done)),
+        at_least("retired memories in the next recall, share", back / max(retired, 1), 1.0, n=retired),
+        at_most("figures of the report that the ledger does not bear out", differing, 0,
+                n=sum(each.recomputed["n"] for each in done)),
+    ]  # fmt: skip
+
+
+def settings(is_small: bool, seed: int) -> dict[str, Any]:
     """Return the settings of the workspace."""
     return {
         "cycle": {"suite": "parcels", "min_new_memories": 1},
         "agent": {"max_steps": 1, "force_tool_call": True, "recall": "start"},
-        "train": {"epochs": 2 if is_small else 4, "learning_rate": 1e-3, "tokens_per_step": 256},
+        "train": {
+            "epochs": 2 if is_small else 4,
+            "learning_rate": 1e-3,
+            "tokens_per_step": 256,
+            "seed": seed,
+        },
         "evaluate": {"arms": ["base", "student"]},
         "gate": {"against": ["base"], "min_tasks": 10, "row_checks": False, "exports": []},
     }
@@ -363,15 +277,18 @@ def main() -> int:
     parser.add_argument("--small", action="store_true", help="fewer requests and passes")
     options = parser.parse_args()
     name = "revoke-small" if options.small else "revoke"
-    folder = WORK / name
-    folder.mkdir(parents=True, exist_ok=True)
-    person = Person(*((16, 16) if options.small else (50, 60)))
-    with agentkd.Workspace(
-        folder / "workspace", settings=settings(options.small), plugins=[person]
-    ) as workspace:
-        person.workspace = workspace
-        rows, facts = measure(Bench(folder, workspace))
-    return publish(name, rows, {"model": "SmolLM2-135M-Instruct", **facts})
+    done = []
+    for seed in (0,) if options.small else SEEDS:
+        folder = WORK / name / str(seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        person = Person(*((16, 16) if options.small else (50, 60)))
+        with agentkd.Workspace(
+            folder / "workspace", settings=settings(options.small, seed), plugins=[person]
+        ) as workspace:
+            person.workspace = workspace
+            done.append(measure(Bench(folder, workspace)))
+    facts = {"model": "SmolLM2-135M-Instruct", "seeds": [each.facts for each in done]}
+    return publish(name, rows_of(done), facts)
 
 
 if __name__ == "__main__":
