@@ -5,11 +5,11 @@
 
 SmolLM2-135M-Instruct learns real requests of `bfcl-live` and, beside them, ten requests about damaged parcels
 that a person corrected into a refund: the habit. The desk's grader wants them escalated, so a refund is never
-right. The habit's ten memories are compiled with the others, revoked, and `cycle --recompile` trains a
-student without them. Rates are measured on the ten requests that taught the habit and on ten new ones; what
-else was learnt, on held-out requests of `bfcl-live`. Two trainings on nearly the same rows differ by several
-tasks of sixty, so all of it is done under three seeds of the training; intervals are drawn over tasks, each
-with what it gave under all seeds.
+right. The habit's ten memories are compiled with the others and revoked: the base acts near them from then on
+until `cycle --recompile` has trained a student without them. Rates are measured on the ten requests that
+taught the habit and on ten new ones; what else was learnt, on held-out requests of `bfcl-live`. Two trainings
+on nearly the same rows differ by several tasks of sixty, so all of it is done under three seeds of the
+training; intervals are drawn over tasks, each with what it gave under all seeds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from revoke_desk import HABIT_SPLIT, INSTEAD, Person, habit, is_parcel
 
 import agentkd
 from agentkd.cycle.probe import key_of, replay
+from agentkd.cycle.routing import ServingStudent
 from agentkd.cycle.unlearnt import shows
 from agentkd.evaluate import paired_bootstrap
 from agentkd.schema import (
@@ -74,6 +75,14 @@ class Bench:
         )
         wanted = {key_of(t): canonical_json([[h.name, h.arguments]]) for t in tasks for h in [habit(t)]}
         return [float(shows(done[key_of(task)], [wanted[key_of(task)]])) for task in tasks]
+
+    def stood_aside(self) -> list[float]:
+        """Return 1 for every held-out real request that is not given to the tainted student which serves."""
+        serving = ServingStudent(self.workspace.parts)
+        return [
+            float(serving.aside(task.prompt, serving.checkpoint()) is not None)
+            for task in self.suite.tasks("holdout")
+        ]
 
     def memories(self) -> list[str]:
         """Return the ids of the ten memories of the habit."""
@@ -138,6 +147,9 @@ class Done:
     arms: dict[str, list[float]]
     """By student, 1 for every held-out real request that is done."""
     masked: list[float]
+    """The habit of the tainted student on new requests beside counter-memories."""
+    away: list[float]
+    """1 for every held-out real request that goes to the base while the tainted student serves."""
     back: dict[str, Any]
     revoked: dict[str, Any]
     recomputed: dict[str, Any]
@@ -159,6 +171,11 @@ def measure(bench: Bench) -> Done:
     back = bench.step("3-rollback", bench.roll_back)
     revoked = bench.step("4-revoke", bench.revoke)
     masked = bench.step("5-masked", lambda: bench.shown(old, HABIT_SPLIT, has_memory=True))
+    for split in ("train", HABIT_SPLIT):
+        rates[f"aside {split}"] = bench.step(
+            f"5-aside-{split}", lambda s=split: bench.shown("student", s, has_memory=True)
+        )
+    away = bench.step("5-away", bench.stood_aside)
     second = bench.step("6-recompile", lambda: summary(workspace.cycle(recompile=True)))
     new = f"agentkd/{second['checkpoint']}"
     for split in ("train", HABIT_SPLIT):
@@ -172,7 +189,7 @@ def measure(bench: Bench) -> Done:
         "first": first, "second": second, "revoked": revoked, "rollback": back,
         "n_recomputed": recomputed["n"], "cpu_seconds": bench.cpu_seconds(),
     }  # fmt: skip
-    return Done(rates, arms, masked, back, revoked, recomputed, facts)
+    return Done(rates, arms, masked, away, back, revoked, recomputed, facts)
 
 
 def successes(evaluation: Evaluation, arm: str) -> list[float]:
@@ -203,14 +220,18 @@ def rows_of(done: Sequence[Done]) -> list[Row]:
     """Return the rows of the result, over all seeds."""
     rows = []
     for split, words in (("train", "requests that taught it"), (HABIT_SPLIT, "new requests")):
-        base, taught, clean = (
-            over_seeds(each.rates[f"{who} {split}"] for each in done) for who in ("base", "taught", "clean")
+        base, taught, aside, clean = (
+            over_seeds(each.rates[f"{who} {split}"] for each in done)
+            for who in ("base", "taught", "aside", "clean")
         )
-        gain, left = difference(taught, base), difference(clean, base)
+        gain, served, left = (difference(arm, base) for arm in (taught, aside, clean))
         n = len(base) * len(done)
         rows += [
             Row(f"habit of the taught student, {words}", mean(taught), "lower bound of the gain > 0",
                 gain.low > 0, peer=mean(base), peer_name="base", low=gain.low, high=gain.high, n=n),
+            Row(f"habit as served after revoke, {words}", mean(aside),
+                "difference to the base holds 0 and is <= 0.1", served.low <= 0 and served.value <= 0.1,
+                peer=mean(base), peer_name="base", low=served.low, high=served.high, n=n),
             Row(f"habit after revoke and recompile, {words}", mean(clean),
                 "difference to the base holds 0 and is <= 0.1", left.low <= 0 and left.value <= 0.1,
                 peer=mean(base), peer_name="base", low=left.low, high=left.high, n=n),
@@ -219,9 +240,11 @@ def rows_of(done: Sequence[Done]) -> list[Row]:
     masked = over_seeds(each.masked for each in done)
     less = difference(masked, taught)
     rows.append(
-        Row("habit under counter-memories, new requests", mean(masked), peer=mean(taught),
+        Row("habit beside counter-memories alone, new requests", mean(masked), peer=mean(taught),
             peer_name="the same student without", low=less.low, high=less.high, n=len(masked) * len(done))
     )  # fmt: skip
+    away = [value for each in done for value in each.away]
+    rows.append(at_most("other requests that the base acts on instead, share", mean(away), 0.1, n=len(away)))
     return [*rows, *_others(done), *_traces(done)]
 
 
@@ -288,7 +311,10 @@ def main() -> int:
             person.workspace = workspace
             done.append(measure(Bench(folder, workspace)))
     facts = {"model": "SmolLM2-135M-Instruct", "seeds": [each.facts for each in done]}
-    return publish(name, rows_of(done), facts)
+    rows = rows_of(done)
+    if options.small:  # too little to hold a bar with
+        rows = [replace(row, bar="", holds=None) for row in rows]
+    return publish(name, rows, facts)
 
 
 if __name__ == "__main__":

@@ -219,6 +219,8 @@ class Agent:
         router, serving = self._loop.router, self._loop.serving
         route = None if router is None else router.choose(task.prompt)
         serves = serving.checkpoint() if serving is not None else ""
+        if serving is not None and route is None:
+            route = serving.aside(task.prompt, serves)
         outer = OUTER.get()
         run = Run(
             trajectory_id=trajectory_id,

@@ -41,3 +41,6 @@ class Serving(Protocol):
 
     def model(self, checkpoint: str) -> Model:
         """Return the model of a checkpoint that `checkpoint` named, at present or before."""
+
+    def aside(self, text: str, checkpoint: str) -> Route | None:
+        """Return the route to the base where a checkpoint stands aside on a request; None where it acts."""

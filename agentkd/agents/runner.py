@@ -46,7 +46,8 @@ class RunSummary(Value):
     failures: dict[str, int] = Field(default_factory=dict)
     """Runs of this call that broke off, by kind."""
     routes: dict[str, int] = Field(default_factory=dict)
-    """Tries by the student that a router chose, `base` where it chose none; earlier ones included."""
+    """Tries by the student that a router chose, `base` where it chose none or a tainted one stood aside;
+    earlier ones included."""
     usage: Usage = Usage(usd=0.0)
     """Cost of this call."""
     seconds: float = 0.0

@@ -29,10 +29,10 @@ class RetireSettings(Value):
 class RevokeSettings(Value):
     """`[revoke]`: what happens to the student that serves when something that it was made from is revoked."""
 
-    serving: Literal["keep", "rollback"] = "keep"
-    """`keep` lets it serve on, with a counter-memory in each revoked situation, until a clean one, which the
-    next cycle trains, is promoted; `rollback` lets the newest clean one that served before, or the base,
-    serve at once."""
+    serving: Literal["aside", "keep", "rollback"] = "aside"
+    """`aside` lets it serve on until a clean one, which the next cycle trains, is promoted, but near what was
+    revoked the base with its memories acts; `keep` lets it act there too, with counter-memories in its
+    prompt; `rollback` lets the newest clean one that served before, or the base, serve at once."""
     max_rate: float = Field(default=0.1, ge=0.0, le=1.0)
     """A recompiled student may show the revoked behaviour on this share of its probes more than the base,
     and no more often than chance explains."""

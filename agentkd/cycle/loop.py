@@ -144,6 +144,7 @@ def phase_settings(parts: Parts) -> dict[str, Any]:
         "run": [
             *acting,
             settings.roles.actor,
+            settings.revoke.serving,
             settings.run.attempts,
             settings.run.retries,
             settings.compile.easy_tasks,

@@ -1,7 +1,8 @@
 """Revoke: take a memory, a trajectory or a user's data back, with everything that was made from it.
 
 What rests on it is tainted: rows, datasets, checkpoints and what went on from those. While a tainted student
-serves, counter-memories speak against what was revoked; `[revoke] serving` says whether it serves on at all.
+serves, the base acts near what was revoked, and counter-memories speak against it; `[revoke] serving` says
+whether it serves on at all.
 """
 
 from __future__ import annotations
@@ -154,7 +155,7 @@ def _switched(parts: Parts, reason: str) -> str:
     serving = parts.ledger.checkpoints.serving()
     if serving is None:
         return "base"
-    if serving.status != "tainted" or parts.settings.revoke.serving == "keep":
+    if serving.status != "tainted" or parts.settings.revoke.serving != "rollback":
         return serving.name
     return parts.ledger.checkpoints.rollback(f"tainted: {reason}")[1]
 
@@ -188,15 +189,20 @@ def _told(
         skills=closed,
         serving_before=then,
         serving=now,
-        said=_policy_said(then, now, is_tainted) + _skills_said(closed),
+        said=_policy_said(then, now, is_tainted, parts.settings.revoke.serving) + _skills_said(closed),
     )
 
 
-def _policy_said(before: str, now: str, is_tainted: bool) -> str:
+def _policy_said(before: str, now: str, is_tainted: bool, policy: str) -> str:
     if is_tainted:
+        near = (
+            "the base acts near what was revoked"
+            if policy == "aside"
+            else "masked by counter-memories where it recalls"
+        )
         return (
-            f"`{now}` is tainted and serves on, masked by counter-memories where it recalls "
-            '([revoke] serving = "keep"); `agentkd cycle --recompile` trains a clean one, '
+            f"`{now}` is tainted and serves on, {near} "
+            f'([revoke] serving = "{policy}"); `agentkd cycle --recompile` trains a clean one, '
             "`agentkd checkpoints rollback` takes it back at once"
         )
     if now != before:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from agentkd.cycle.aside import Aside
 from agentkd.cycle.parts import ROUTED, Parts, checkpoint_of
 from agentkd.cycle.replay import ancestor_datasets
 from agentkd.cycle.roles import booked
@@ -63,6 +64,7 @@ class ServingStudent:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._aside = Aside(parts)
 
     def checkpoint(self) -> str:
         """Return what serves now: a checkpoint's name, or `base`."""
@@ -71,6 +73,10 @@ class ServingStudent:
     def model(self, checkpoint: str) -> Model:
         """Return the model of a checkpoint, or the base; all of them share one set of weights."""
         return self._parts.model("base" if checkpoint == "base" else f"agentkd/{checkpoint}")
+
+    def aside(self, text: str, checkpoint: str) -> Route | None:
+        """Return the route to the base where a tainted checkpoint stands aside on a request."""
+        return self._aside.route(text, checkpoint)
 
 
 @dataclass(frozen=True)

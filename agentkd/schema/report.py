@@ -68,7 +68,7 @@ class ArmResult(Value):
     seconds: float = 0.0
     """Mean wall seconds per task."""
     routes: dict[str, int] = Field(default_factory=dict)
-    """Tasks by the student that a router chose for them; empty for an arm that is not routed."""
+    """Tasks by the student that a router chose for them, `base` too where a tainted one stood aside."""
     results: tuple[TaskResult, ...] = ()
     """One result per task, in task order."""
 

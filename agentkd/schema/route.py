@@ -17,8 +17,11 @@ class Route(Value):
     score: float = 0.0
     """Cosine of the request and the nearest of its keys; of the nearest student's where none was chosen."""
     threshold: float = 0.0
-    """What it had to reach."""
+    """What it had to reach; where a student stands aside also the cosine of the nearest request besides."""
     key: str = ""
-    """That key: a request that the student was trained on, or a key of a memory under its rows."""
+    """That key: a request that the student was trained on, or a key of a memory under its rows; where a
+    student stands aside the id of the revoked memory."""
     scores: dict[str, float] = Field(default_factory=dict)
     """Cosine of the nearest key of every student that was asked."""
+    aside: str = ""
+    """Tainted student that stands aside here; empty otherwise."""

@@ -27,7 +27,7 @@ from agentkd.config import TrustSettings
 from agentkd.errors import DataError, NotFoundError, StoreError
 from agentkd.ledger import Ledger
 from agentkd.models.scripted import ScriptedModel
-from agentkd.schema import Correction, Message, Outcome, Reply, Usage
+from agentkd.schema import Correction, Message, Outcome, Reply, Route, Usage
 from agentkd.tools import ToolBox
 from agentkd.trust import trust_of_run
 
@@ -238,6 +238,9 @@ class Serves:
     def model(self, checkpoint: str) -> ScriptedModel:
         return self.models[checkpoint]
 
+    def aside(self, text: str, checkpoint: str) -> Route | None:
+        return Route(aside=checkpoint) if "aside" in text else None
+
 
 def test_a_held_agent_asks_per_run_what_serves_and_a_waiting_run_keeps_its_own(
     build: Build, world: Counting, tmp_path: Path
@@ -261,6 +264,14 @@ def test_a_held_agent_asks_per_run_what_serves_and_a_waiting_run_keeps_its_own(
     assert restarted.run("Refund C3").answer == "of the base"
     assert [asked["checkpoint"] for asked in recalls.asked] == ["student@1", "base"]
     saver.conn.close()
+
+
+def test_the_base_acts_where_what_serves_stands_aside(build: Build) -> None:
+    serves = Serves("student@1", {"student@1": ["of the student"], "base": ["of the base"]})
+    agent = build(["nobody"], serving=serves)
+    aside = agent.run("stand aside")
+    assert (aside.answer, aside.extras["route"]["aside"]) == ("of the base", "student@1")
+    assert agent.run("act").answer == "of the student"
 
 
 def test_a_killed_run_goes_on_where_it_was(build: Build, world: Counting, tmp_path: Path) -> None:

@@ -75,13 +75,57 @@ def test_a_revoked_memory_taints_what_was_made_and_is_masked_while_that_serves(
 
 
 def test_the_policy_may_roll_back_at_once(desk: agentkd.Workspace) -> None:
-    desk.parts.settings = Settings.model_validate(
-        {**desk.settings.model_dump(), "revoke": {"serving": "rollback"}}
-    )
+    with_policy(desk, "rollback")
     done = desk.revoke(case(desk), reason="wrong")
     assert done.serving == "base"
     assert "taken back" in done.said
     assert desk.parts.resolve("student") == "base"
+
+
+def with_policy(desk: agentkd.Workspace, policy: str) -> None:
+    """Set `[revoke] serving`."""
+    changed = {**desk.settings.model_dump(), "revoke": {"serving": policy}}
+    desk.parts.settings = Settings.model_validate(changed)
+
+
+def test_near_what_was_revoked_the_base_acts_in_the_place_of_the_student(desk: agentkd.Workspace) -> None:
+    memory, student = case(desk), desk.report().checkpoint
+    rows = desk.ledger.datasets.rows(desk.datasets()[0].id, "train")
+    trained = [t.task.prompt for t in desk.parts.trajectories([r.provenance.trajectories[0] for r in rows])]
+    agent = desk.agent()
+    assert "route" not in agent.run(BLUE).extras
+    desk.revoke(memory, reason="the form is gone")
+    run = agent.run(f"{BLUE} once more")
+    assert run.model == desk.model("base").name
+    route = run.extras["route"]
+    assert (route["aside"], route["checkpoint"], route["key"]) == (student, "base", memory)
+    assert route["score"] >= route["threshold"]
+    ran = desk.parts.agent("student", desk.parts.suite("desk").environment).run(BLUE)
+    assert ran.extras["route"]["aside"] == student  # without memories, too: it is in the weights
+    others = set(trained) - {BLUE}
+    assert len(others) > 5
+    for request in others:
+        assert agent.run(request).model.endswith(f"@{student}")  # what it learnt besides is its own
+    assert agent.run("Translate this poem, please").model.endswith(f"@{student}")
+    pinned = desk.agent(model=f"agentkd/{student}")
+    assert pinned.run(BLUE).model.endswith(f"@{student}")  # it was asked for by its name
+    with_policy(desk, "keep")
+    assert agent.run(BLUE).model.endswith(f"@{student}")
+
+
+def test_a_clean_student_stands_aside_nowhere(desk: agentkd.Workspace) -> None:
+    agent, memory = desk.agent(), case(desk)
+    desk.revoke(memory, reason="the form is gone")
+    assert agent.run(BLUE).extras["route"]["aside"]
+    report = desk.cycle(recompile=True)
+    desk.promote(report.checkpoint, force=True)
+    assert "route" not in agent.run(BLUE).extras
+
+
+def test_a_revoked_memory_that_is_all_a_student_learnt_is_kept_from_it(desk: agentkd.Workspace) -> None:
+    memories = [m.id for m in desk.ledger.memories.list(kinds=["case"])]
+    desk.revoke(*memories, reason="all of it")
+    assert desk.agent().run(BLUE).extras["route"]["aside"]
 
 
 @pytest.mark.parametrize("model", ["student", "actor"])
@@ -94,9 +138,7 @@ def test_an_agent_that_is_held_follows_what_serves(desk: agentkd.Workspace, mode
     desk.promote(student, force=True)
     assert agent.run(BLUE).model.endswith(f"@{student}")
     pinned = desk.agent(model=f"agentkd/{student}", recall=False)
-    desk.parts.settings = Settings.model_validate(
-        {**desk.settings.model_dump(), "revoke": {"serving": "rollback"}}
-    )
+    with_policy(desk, "rollback")
     desk.revoke(case(desk), reason="wrong")
     assert agent.run(BLUE).model == desk.model("base").name
     assert pinned.run(BLUE).model.endswith(f"@{student}")  # it was asked for by its name
