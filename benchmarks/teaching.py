@@ -16,7 +16,8 @@ The worlds, whose teachers are scripts that know neither the exam nor the held-o
     desk        Somebody with a habit for every kind of request, over real tools on SQLite. The ground truth
                 covers six of nine habits, and the student has those soon. The teacher knows what is wanted,
                 and writes requests for the habit that it is asked about; held-out tasks have other values.
-                Every round trains from the base, in eight passes.
+                Every round trains from the base, in eight passes, on two items more. With twelve items in
+                all, random ones reach most habits, too (seed 100, on `check`: 0.875 against 0.792).
     desk-half   The same with four habits covered and three items a round. Nine items over five missing habits
                 were too few to show what choosing is worth (+0.008 [-0.042, 0.061]): hence `desk`.
     bfcl-live   26 tools. The ground truth covers half of them, and SmolLM2 does few of those either. The
@@ -102,8 +103,8 @@ WORLDS = {
     world.name: world
     for world in (
         World(
-            "desk", Plan(36, 27, 4, 72, (20, 21, 22, 23, 24), n_known=6),
-            Plan(36, 27, 4, 36, (100,), 2, "check", 6), **_DESK,
+            "desk", Plan(36, 27, 2, 72, (20, 21, 22, 23, 24), n_known=6),
+            Plan(36, 27, 2, 36, (100,), 2, "check", 6), **_DESK,
         ),
         World(
             "desk-half", Plan(24, 27, 3, 72, (10, 11, 12, 13, 14)), Plan(24, 27, 3, 36, (100,), 2, "check"),
