@@ -274,7 +274,6 @@ def _compared(
         "hidden": hidden[:5],
         "shown": shown[:5],
     }
-    print(rows, facts, flush=True)
     return rows, facts
 
 
