@@ -120,8 +120,9 @@ def repaired(world: Path, number: int, seed: int, expected: Any) -> dict[str, An
 
 
 def _json(said: str) -> Any:
-    """Return the JSON among what a process said (Chroma writes lines of its own)."""
-    return json.loads(said[said.index("[") : said.rindex("]") + 1])
+    """Return the list among what a process said (Chroma and numpy write lines of their own)."""
+    lines = said.splitlines()
+    return json.loads("\n".join(lines[lines.index("[") : len(lines) - lines[::-1].index("]")]))
 
 
 def values(path: Path) -> dict[str, int]:

@@ -106,7 +106,8 @@ class _Partition:
         if len(vectors) == 1:
             scores = _times_one(self.vectors[:n], vectors[0])[None]
         else:
-            scores = vectors @ self.vectors[:n].T
+            with np.errstate(invalid="ignore"):  # numbers of a damaged file are near nothing
+                scores = vectors @ self.vectors[:n].T
         scores[:, self.dead[:n]] = -np.inf
         return [self._best(line, min(k, len(self.rows))) for line in scores]
 
