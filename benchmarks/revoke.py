@@ -1,6 +1,6 @@
 """Revoke: a wrong habit of ten memories is compiled into a student, revoked, and trained out of it.
 
-    python benchmarks/revoke.py            # three seeds; goes on where it stopped: steps lie in .work/revoke/
+    python benchmarks/revoke.py            # three seeds; goes on where it stopped (.work/revoke)
     python benchmarks/revoke.py --small    # one seed, fewer requests and passes
 
 SmolLM2-135M-Instruct learns real requests of `bfcl-live` and, beside them, ten requests about damaged parcels
@@ -18,27 +18,25 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from measure import WORK, Row, above, at_least, at_most, children_cpu_seconds, publish
-from revoke_desk import HABIT_SPLIT, INSTEAD, Person, habit, is_parcel
+from measure import WORK, Row, above, at_least, at_most, children_cpu_seconds, kept, publish
+from revoke_desk import HABIT_SPLIT, INSTEAD, Person, habit, is_parcel, said
 
 import agentkd
 from agentkd.cycle.probe import key_of, replay
 from agentkd.cycle.routing import ServingStudent
+from agentkd.cycle.stage import run_stage
 from agentkd.cycle.unlearnt import shows
 from agentkd.evaluate import paired_bootstrap
-from agentkd.schema import (
-    CycleReport,
-    Evaluation,
-    Interval,
-    Scope,
-    canonical_json,
-)  # fmt: skip
+from agentkd.files import write_whole
+from agentkd.schema import CycleReport, Evaluation, Interval, Scope, canonical_json, content_id
 
 SEEDS = (0, 1, 2)
+EDITION = 1
+"""Raised where what is measured changes otherwise than by a setting."""
 
 
 class Bench:
@@ -75,6 +73,17 @@ class Bench:
         )
         wanted = {key_of(t): canonical_json([[h.name, h.arguments]]) for t in tasks for h in [habit(t)]}
         return [float(shows(done[key_of(task)], [wanted[key_of(task)]])) for task in tasks]
+
+    def served(self, split: str) -> list[float]:
+        """Return 1 for every parcel request on which what serves shows the habit, as agents are served."""
+        tasks = [task for task in self.suite.tasks(split) if is_parcel(task)]
+        run_id = content_id("run", "as served", split)
+        run_stage(
+            self.workspace.parts, suite=self.suite, tasks=tasks, run_id=run_id, model="student",
+            uses_memory=True, label="served", has_trials=False,
+        )  # fmt: skip
+        done = {run.task.id: run for run in self.workspace.ledger.trajectories.of_run(run_id)}
+        return [float(said(done[task.id]) == habit(task)) for task in tasks]
 
     def stood_aside(self) -> list[float]:
         """Return 1 for every held-out real request that is not given to the tainted student which serves."""
@@ -172,9 +181,7 @@ def measure(bench: Bench) -> Done:
     revoked = bench.step("4-revoke", bench.revoke)
     masked = bench.step("5-masked", lambda: bench.shown(old, HABIT_SPLIT, has_memory=True))
     for split in ("train", HABIT_SPLIT):
-        rates[f"aside {split}"] = bench.step(
-            f"5-aside-{split}", lambda s=split: bench.shown("student", s, has_memory=True)
-        )
+        rates[f"aside {split}"] = bench.step(f"5-aside-{split}", lambda s=split: bench.served(s))
     away = bench.step("5-away", bench.stood_aside)
     second = bench.step("6-recompile", lambda: summary(workspace.cycle(recompile=True)))
     new = f"agentkd/{second['checkpoint']}"
@@ -253,14 +260,14 @@ def _others(done: Sequence[Done]) -> list[Row]:
     base, tainted, clean = (
         over_seeds(each.arms[arm] for each in done) for arm in ("base", "serving", "student")
     )
-    gain, kept, n = difference(clean, base), difference(clean, tainted), len(base) * len(done)
+    gain, left, n = difference(clean, base), difference(clean, tainted), len(base) * len(done)
     return [
         Row(f"other calls: {who}", mean(values), n=n)
         for who, values in (("base", base), ("tainted student", tainted), ("clean student", clean))
     ] + [
         above("other calls: clean student minus base", gain.value, gain.low, 0.0, high=gain.high, n=n),
-        Row("other calls: clean minus tainted student", kept.value, "interval reaches 0", kept.high >= 0,
-            low=kept.low, high=kept.high, n=n),
+        Row("other calls: clean minus tainted student", left.value, "interval reaches 0", left.high >= 0,
+            low=left.low, high=left.high, n=n),
     ]  # fmt: skip
 
 
@@ -290,8 +297,28 @@ def settings(is_small: bool, seed: int) -> dict[str, Any]:
             "seed": seed,
         },
         "evaluate": {"arms": ["base", "student"]},
+        "retire": {} if seed == 0 else {"probes": 0},  # a roll-back is looked at once
         "gate": {"against": ["base"], "min_tasks": 10, "row_checks": False, "exports": []},
     }
+
+
+def of_seed(name: str, seed: int, is_small: bool) -> Done:
+    """Return what the steps gave under a seed, now or on another machine before."""
+    table = settings(is_small, seed)
+    cell, key = kept(name) / f"{seed}.json", content_id("cell", table, EDITION)
+    if cell.is_file():
+        known = json.loads(cell.read_text(encoding="utf-8"))
+        if known.pop("key") == key:
+            return Done(**known)
+    folder, person = WORK / name / str(seed), Person(*((16, 16) if is_small else (50, 60)))
+    folder.mkdir(parents=True, exist_ok=True)
+    with agentkd.Workspace(folder / "workspace", settings=table, plugins=[person]) as workspace:
+        person.workspace = workspace
+        done = measure(Bench(folder, workspace))
+    if not is_small:
+        cell.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(cell, json.dumps({"key": key, **asdict(done)}))
+    return done
 
 
 def main() -> int:
@@ -300,16 +327,7 @@ def main() -> int:
     parser.add_argument("--small", action="store_true", help="fewer requests and passes")
     options = parser.parse_args()
     name = "revoke-small" if options.small else "revoke"
-    done = []
-    for seed in (0,) if options.small else SEEDS:
-        folder = WORK / name / str(seed)
-        folder.mkdir(parents=True, exist_ok=True)
-        person = Person(*((16, 16) if options.small else (50, 60)))
-        with agentkd.Workspace(
-            folder / "workspace", settings=settings(options.small, seed), plugins=[person]
-        ) as workspace:
-            person.workspace = workspace
-            done.append(measure(Bench(folder, workspace)))
+    done = [of_seed(name, seed, options.small) for seed in ((0,) if options.small else SEEDS)]
     facts = {"model": "SmolLM2-135M-Instruct", "seeds": [each.facts for each in done]}
     rows = rows_of(done)
     if options.small:  # too little to hold a bar with

@@ -9,7 +9,7 @@ import agentkd
 from agentkd.plugins import NoSettings
 from agentkd.schema import Outcome, PhaseReport, Task, ToolCall, ToolResult, ToolSpec, Trajectory
 
-__all__ = ["HABIT_SPLIT", "INSTEAD", "Person", "habit", "is_parcel"]
+__all__ = ["HABIT_SPLIT", "INSTEAD", "Person", "habit", "is_parcel", "said"]
 
 HABIT_SPLIT = "holdout-habit"
 THINGS = ("lamp", "vase", "chair", "mirror", "kettle", "clock", "radio", "bowl", "frame", "mug",

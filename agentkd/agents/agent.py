@@ -219,8 +219,6 @@ class Agent:
         router, serving = self._loop.router, self._loop.serving
         route = None if router is None else router.choose(task.prompt)
         serves = serving.checkpoint() if serving is not None else ""
-        if serving is not None and route is None:
-            route = serving.aside(task.prompt, serves)
         outer = OUTER.get()
         run = Run(
             trajectory_id=trajectory_id,
@@ -234,6 +232,7 @@ class Agent:
             heard=outer.heard,
             tainted=foreign_request(task, outer, self._loop.trust),
         )
+        run = self._loop.stood_aside(run)
         return run.model_copy(update={"model": self._loop.lane_of(run).model.name})
 
     def _start(self, run: Run) -> Iterator[AgentEvent]:

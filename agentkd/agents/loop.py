@@ -105,7 +105,7 @@ class Loop:
 
     def recall(self, state: GraphState) -> GraphState:
         """Find memories for the turn that comes; plugins may reorder them or take some out."""
-        run = state["run"]
+        run = self.stood_aside(state["run"])
         mode = self.settings.recall
         run = run.model_copy(update={"hits": (), "withheld": ()})
         if self.recaller is None or mode == "off" or (mode == "start" and run.steps):
@@ -140,7 +140,7 @@ class Loop:
 
     def think(self, state: GraphState) -> GraphState:
         """Ask the model; an error of the model ends the run as a failure, a met ceiling is raised."""
-        run = state["run"]
+        run = self.stood_aside(state["run"])  # what it began with may be tainted by now
         self.check()
         tools = _context().tools
         choice = "required" if self.settings.force_tool_call else "auto"
@@ -240,6 +240,13 @@ class Loop:
             return self.lane
         model = models.model(name)
         return Lane(model, name, shows_tools(self.settings, model, name != "base"))
+
+    def stood_aside(self, run: Run) -> Run:
+        """Return a run with the base in the place of a student that stands aside where the run is now."""
+        if self.serving is None or run.route is not None or not run.checkpoint:
+            return run
+        route = self.serving.aside(recall_state(run), run.checkpoint)
+        return run if route is None else run.model_copy(update={"route": route, "checkpoint": "base"})
 
     def _begin_anew(self, run: Run, decision: Restart) -> Run:
         """Store the try that a person gave up, and return the next one in a world of its own."""

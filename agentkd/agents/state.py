@@ -47,9 +47,10 @@ class Run(Value):
     model: str = ""
     """Model that acts."""
     route: Route | None = None
-    """Which student acts and why; None where there is no choice."""
+    """Which student acts and why; None where there is no choice, or what serves does not stand aside."""
     checkpoint: str = ""
-    """What it began with and goes on with, whatever serves since; empty where the agent has one model."""
+    """What it began with and goes on with, whatever serves since, unless that stands aside; empty where the
+    agent has one model."""
     scope: Scope = Scope()
     """Whose work it is."""
     notes: str = ""

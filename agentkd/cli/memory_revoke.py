@@ -25,7 +25,9 @@ __all__ = ["revoke"]
 @click.option("--app", default="", help="With or without `--user`: of this application or suite.")
 @click.option("--tenant", default="", help="With or without `--user`: of this tenant.")
 @click.option(
-    "--instead", default="", help="What to do in the place of the lesson, while a tainted student serves."
+    "--instead",
+    default="",
+    help="What to do in the place of the lesson: said to a tainted student where it acts.",
 )
 @pass_invocation
 def revoke(
@@ -35,7 +37,7 @@ def revoke(
 
     ID is that of a memory or a trajectory, several may be given; REASON is kept in the ledger. With `--user`
     and the like all that has this scope is revoked. Rows, datasets and checkpoints that rest on it are
-    tainted; `[revoke] serving` says whether a tainted student serves on, masked by counter-memories.
+    tainted; `[revoke] serving` says whether a tainted student serves on, and what acts near the revoked.
     """
     from agentkd.schema import Scope
 
@@ -64,7 +66,7 @@ def _print(done: Revocation, console: Console) -> None:
             ("made from it", counts or "nothing"),
             ("tainted", f"{done.rows} rows in {len(done.datasets)} datasets" if done.rows else ""),
             ("tainted students", ", ".join(done.checkpoints)),
-            ("masked by", _listed(done.counters, "counter-memories")),
+            ("spoken against by", _listed(done.counters, "counter-memories")),
             ("to look at", _listed(done.to_look_at, "memories learnt from runs that were shown it")),
             ("serving", done.said),
         ],

@@ -1,22 +1,23 @@
 """Where the base acts in the place of a tainted student: near what was revoked of it.
 
 Words in a prompt do not stop a student from what its weights hold (SmolLM2 showed a revoked habit on ten of
-ten requests beside counter-memories that forbade it). So a request is not given to it that is as near to a
-revoked situation as recall asks, and no nearer to anything else that the student learnt.
+ten requests beside counter-memories that forbade it). So a request is not given to it that is as near to one
+which it should not have learnt as recall asks, and no nearer to anything else that it learnt.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from agentkd.cycle.replay import ancestor_datasets
+from agentkd.errors import BudgetError, ModelError
 from agentkd.memory.projection import key_texts
-from agentkd.schema import Memory, Route
+from agentkd.schema import Route
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,28 +29,29 @@ __all__ = ["Aside"]
 
 @dataclass(frozen=True)
 class _Masked:
-    """What was revoked of one student."""
+    """What a student should not have learnt, and what else it did."""
 
     ids: Sequence[str]
-    """Revoked memory of each key: a key itself may be somebody's words."""
+    """Revoked memory, or run, of each key: a key itself may be somebody's words."""
     vectors: NDArray[np.float32]
     """Unit vectors, `[keys, dimension]`."""
     others: NDArray[np.float32]
-    """Those of the requests that the student learnt besides, `[requests, dimension]`."""
+    """Those of the other requests that it was trained on, `[requests, dimension]`."""
 
 
 class Aside:
     """Says per request whether a tainted student stands aside; safe to use from several threads.
 
-    Keys are those of the counter-memories that are active for the student, whosever they are: its weights
-    hold what was revoked for everybody. They are embedded on first use, and anew after each revocation.
+    Keys are the requests under its tainted rows and those of the counter-memories that are active for it,
+    whosever they are: its weights hold what was revoked for everybody. They are embedded on first use, and
+    anew after each revocation. Where none are left nothing says where the revoked shows: it never acts then.
     """
 
     def __init__(self, parts: Parts) -> None:
         """Ask of the workspace `parts`."""
         self._parts = parts
         self._lock = threading.Lock()
-        self._known: dict[tuple[str, ...], _Masked] = {}
+        self._known: dict[tuple[str, str], _Masked | None] = {}
 
     def route(self, text: str, checkpoint: str) -> Route | None:
         """Return the route to the base where `checkpoint` stands aside on a request, else None."""
@@ -58,10 +60,15 @@ class Aside:
             return None
         if parts.checkpoint(checkpoint).status != "tainted":
             return None
-        masked = self._masked(checkpoint)
+        try:
+            masked = self._masked(checkpoint)
+            (vector,) = parts.embedder().embed([text])
+        except BudgetError:
+            raise
+        except ModelError:  # nobody can say whether it is near
+            masked = None
         if masked is None:
-            return None
-        (vector,) = parts.embedder().embed([text])
+            return Route(aside=checkpoint)
         cosines = masked.vectors @ vector
         at = int(cosines.argmax())
         score = round(float(cosines[at]), 6)
@@ -72,30 +79,43 @@ class Aside:
         return Route(score=score, threshold=threshold, key=masked.ids[at], aside=checkpoint)
 
     def _masked(self, checkpoint: str) -> _Masked | None:
-        kinds, memories = ("constraint",), self._parts.ledger.memories
-        counters = [m for m in memories.list("active", kinds=kinds, checkpoint=checkpoint) if m.counters]
-        if not counters:
-            return None
-        key = (checkpoint, *(memory.id for memory in counters))
+        key = checkpoint, self._parts.ledger.revocations.mark()
         with self._lock:
             if key not in self._known:
-                self._known = {key: self._embedded(checkpoint, counters)}
+                self._known = {key: self._embedded(checkpoint)}
             return self._known[key]
 
-    def _embedded(self, checkpoint: str, counters: Sequence[Memory]) -> _Masked:
+    def _embedded(self, checkpoint: str) -> _Masked | None:
+        keys = dict(self._keys(checkpoint, is_tainted=True))
+        if not keys:
+            return None
+        others = [text for text, _ in self._keys(checkpoint, is_tainted=False) if text not in keys]
         embedder = self._parts.embedder()
-        keys = [(memory.counters, text) for memory in counters for text in key_texts(memory).values()]
-        vectors, others = embedder.embed([text for _, text in keys]), self._others(checkpoint)
-        away = embedder.embed(others) if others else np.zeros((0, 1), dtype=np.float32)
-        return _Masked([id_ for id_, _ in keys], vectors, away)
+        vectors = embedder.embed(list(keys))
+        return _Masked(
+            list(keys.values()),
+            vectors,
+            embedder.embed(list(dict.fromkeys(others))) if others else vectors[:0],
+        )
 
-    def _others(self, checkpoint: str) -> list[str]:
-        """Return the requests under the student's rows that rest on nothing revoked."""
-        parts, texts = self._parts, dict[str, None]()
-        for dataset_id in ancestor_datasets(parts, checkpoint):
-            tainted = parts.ledger.revocations.rows(dataset_id)
-            rows = parts.ledger.datasets.rows(dataset_id, "train")
-            clean = (row.provenance.trajectories for row in rows if row.example_id not in tainted)
-            sources = dict.fromkeys(id_ for ids in clean for id_ in ids[:1])
-            texts |= dict.fromkeys(found.task.prompt for found in parts.trajectories(sources))
-        return list(texts)
+    def _keys(self, checkpoint: str, *, is_tainted: bool) -> Iterator[tuple[str, str]]:
+        """Yield the requests under the tainted rows, or under the others, with whose they are."""
+        ledger = self._parts.ledger
+        for dataset_id in ancestor_datasets(self._parts, checkpoint):
+            tainted = ledger.revocations.rows(dataset_id)
+            rows = [
+                row.provenance
+                for row in ledger.datasets.rows(dataset_id, "train")
+                if (row.example_id in tainted) == is_tainted
+            ]
+            sources = dict.fromkeys(id_ for row in rows for id_ in row.trajectories[:1])
+            yield from ((run.task.prompt, run.id) for run in self._parts.trajectories(sources))
+            # a memory that taught other requests, too, says nothing of where a row of its own is near
+            told = dict.fromkeys(id_ for row in rows if not row.trajectories for id_ in row.memories)
+            for memory in ledger.memories.get_many(told):
+                yield from ((text, memory.id) for text in key_texts(memory).values())
+        if is_tainted:
+            found = ledger.memories.list("active", kinds=["constraint"], checkpoint=checkpoint)
+            for memory in found:
+                if memory.counters:
+                    yield from ((text, memory.counters) for text in key_texts(memory).values())

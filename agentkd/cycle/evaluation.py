@@ -137,6 +137,8 @@ def run_key(
 ) -> str:
     """Return the id of a run: what was cut off goes on under it; other tasks or settings are another run."""
     spec, settings = parts.resolve(model), parts.settings
+    is_served = parts.role_model(model) == "student" and spec != "base"
+    is_tainted = is_served and parts.checkpoint(checkpoint_of(spec)).status == "tainted"
     is_local = spec in ("base", ROUTED) or spec.startswith("agentkd/")
     checkpoint = checkpoint_of(spec)
     if spec == ROUTED:
@@ -145,6 +147,7 @@ def run_key(
         "run", purpose, suite, tasks, spec, parts.student_files.base_id if is_local else "", settings.agent,
         settings.models.model_dump(include={"max_new_tokens", "temperature", "dtype"}), settings.model,
         (memory_snapshot(parts, checkpoint), *recall_settings(parts)) if uses_memory else "no memory", seed,
+        *([settings.revoke.serving, parts.ledger.revocations.mark()] if is_tainted else []),
     )  # fmt: skip
 
 

@@ -36,6 +36,8 @@ from agentkd.stop import StopFile
 
 if TYPE_CHECKING:
     from agentkd.agents import Agent
+    from agentkd.cycle.aside import Aside
+    from agentkd.cycle.routing import Acting
     from agentkd.ledger import Ledger
     from agentkd.memory import MemoryStore
     from agentkd.models.booking import Booked, Meter
@@ -70,17 +72,13 @@ class Parts:
         self.cache_dir = cache_dir
         self.stop = StopFile(root)
         """The kill switch."""
-        self.ceiling = self.no_ceiling()
-        """What the present call may take; nothing is limited outside a cycle."""
+        self.ceiling = Ceiling(asked=self.stop.asked)
+        """What the present call may take; outside a cycle only the kill switch ends it."""
         self._models: dict[str, Booked] = {}
         self._suites: dict[str, Suite] = {}
         self._strangers: set[str] = set()
         self._lock = threading.RLock()
         self._check_tables()
-
-    def no_ceiling(self) -> Ceiling:
-        """Return a ceiling that only the kill switch meets."""
-        return Ceiling(asked=self.stop.asked)
 
     def _check_tables(self) -> None:
         """Refuse a table such as `[suite.x]` that no component would ever read, and unknown keys in one."""
@@ -231,16 +229,19 @@ class Parts:
         models = self.settings.models
         return Meter(models.max_usd, models.max_tokens, models.max_calls)
 
-    def spent(self) -> tuple[int, float]:
-        """Return the tokens and the money that all models of this command have taken so far."""
-        return self.meter.booked_tokens, self.meter.booked_usd
-
     @cached_property
     def student_files(self) -> ModelFiles:
         """Files of the student's base model, fetched and converted on first use."""
         from agentkd.models.gguf import resolve_model
 
         return resolve_model(self.settings.roles.student, cache_dir=self.cache_dir, progress=self.progress)
+
+    @cached_property
+    def aside(self) -> Aside:
+        """Where the base acts in the place of a tainted student."""
+        from agentkd.cycle.aside import Aside
+
+        return Aside(self)
 
     def serving(self) -> Checkpoint | None:
         """Return the checkpoint that serves; None while the base does.
@@ -334,7 +335,7 @@ class Parts:
 
     def agent(
         self,
-        spec: str | Model,
+        spec: str | Model | Acting,
         environment: Callable[[Task], Environment],
         *,
         name: str = "agent",

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agentkd.cycle.aside import Aside
 from agentkd.cycle.parts import ROUTED, Parts, checkpoint_of
 from agentkd.cycle.replay import ancestor_datasets
 from agentkd.cycle.roles import booked
@@ -26,7 +25,7 @@ from agentkd.schema import Checkpoint, Route, content_id
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Acting", "AdapterRouter", "ServingStudent", "routable", "who_acts"]
+__all__ = ["Acting", "AdapterRouter", "ServingStudent", "routable", "who_acts", "who_stays"]
 
 _QUANTILE = 0.1
 """Share of its own rows that a student may lose to the base where nothing else is known."""
@@ -62,13 +61,14 @@ def routable(parts: Parts) -> list[Checkpoint]:
 class ServingStudent:
     """What serves, asked anew for every run: `agentkd.agents.Serving`."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, stays: str = "") -> None:
+        """Let what serves act, or for good what served at a time: the checkpoint `stays`."""
         self._parts = parts
-        self._aside = Aside(parts)
+        self._stays = stays
 
     def checkpoint(self) -> str:
         """Return what serves now: a checkpoint's name, or `base`."""
-        return checkpoint_of(self._parts.resolve("student"))
+        return self._stays or checkpoint_of(self._parts.resolve("student"))
 
     def model(self, checkpoint: str) -> Model:
         """Return the model of a checkpoint, or the base; all of them share one set of weights."""
@@ -76,7 +76,7 @@ class ServingStudent:
 
     def aside(self, text: str, checkpoint: str) -> Route | None:
         """Return the route to the base where a tainted checkpoint stands aside on a request."""
-        return self._aside.route(text, checkpoint)
+        return self._parts.aside.route(text, checkpoint)
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,19 @@ class Acting:
     """Says per run which student serves."""
 
 
-def who_acts(parts: Parts, spec: str | Model) -> Acting:
+def who_stays(parts: Parts, spec: str) -> str | Acting:
+    """Return who acts in all of many runs: behind `student` what serves now, whatever comes to serve."""
+    resolved = parts.resolve(spec)
+    if parts.role_model(spec) != "student":
+        return resolved
+    name = checkpoint_of(resolved)
+    return Acting(parts.model(resolved), name, serving=ServingStudent(parts, stays=name))
+
+
+def who_acts(parts: Parts, spec: str | Model | Acting) -> Acting:
     """Return who acts behind a model, a role or a model string; behind `student` it may change run by run."""
+    if isinstance(spec, Acting):
+        return spec
     if not isinstance(spec, str):
         return Acting(booked(parts, spec))
     named, resolved = parts.role_model(spec), parts.resolve(spec)

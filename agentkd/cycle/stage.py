@@ -75,13 +75,14 @@ def run_stage(
 
     Without trials, as for an arm of an evaluation, every task is tried once and sees what is recalled for it:
     by `recaller` where one is given, else by the workspace's memories. What serves at the beginning acts in
-    all tasks, as the `run_id` says.
+    all tasks, as the `run_id` says; where it is tainted it stands aside as for any agent.
     """
     from agentkd.agents import Recorder, run_tasks
+    from agentkd.cycle.routing import who_stays
 
     held_out = any(task.is_held_out for task in tasks)
     agent = parts.agent(
-        parts.resolve(model),
+        who_stays(parts, model),
         suite.environment,
         name=label,
         recaller=(recaller or parts.memory.before_run(run_id)) if uses_memory else None,

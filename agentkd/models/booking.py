@@ -80,6 +80,10 @@ class Meter:
         """What the calls are made for, such as the id of a cycle; booked with each."""
         self._lock = threading.Lock()
 
+    def spent(self) -> tuple[int, float]:
+        """Return the tokens and the money that all models of the command have taken so far."""
+        return self.booked_tokens, self.booked_usd
+
     @contextmanager
     def on(self, occasion: str) -> Iterator[None]:
         """Book the calls of a block under what they are made for."""

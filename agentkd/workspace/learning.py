@@ -310,13 +310,13 @@ class Learning(Opening):
                 ),
                 max_tokens=None if tokens is None else int(tokens),
                 max_usd=_least(limits.max_usd if max_usd is None else max_usd, left.get("usd")),
-                spent=self.parts.spent,
+                spent=self.parts.meter.spent,
                 asked=lambda: hold.lost or asked() or self.parts.stop.asked(),
             )
             try:
                 yield
             finally:
-                self.parts.ceiling = self.parts.no_ceiling()
+                self.parts.ceiling = Ceiling(asked=self.parts.stop.asked)
 
 
 def _least(*limits: float | None) -> float | None:

@@ -163,7 +163,7 @@ class Serving(Opening):
             identifiers: Ids of memories and trajectories.
             reason: Why; kept in the ledger.
             scope: All memories and trajectories whose scope has what this one sets, such as a user.
-            instead: What is to be done in the place of the lessons, while a tainted student serves.
+            instead: What is to be done in the place of the lessons: said to a tainted student where it acts.
 
         Raises NotFoundError for an unknown id, DataError for one of another kind.
         """

@@ -230,6 +230,7 @@ class Serves:
 
     def __init__(self, now: str, answers: dict[str, list[Any]]) -> None:
         self.now = now
+        self.word = "aside"
         self.models = {name: ScriptedModel(said, name=f"tiny@{name}") for name, said in answers.items()}
 
     def checkpoint(self) -> str:
@@ -239,7 +240,7 @@ class Serves:
         return self.models[checkpoint]
 
     def aside(self, text: str, checkpoint: str) -> Route | None:
-        return Route(aside=checkpoint) if "aside" in text else None
+        return Route(aside=checkpoint) if self.word in text and checkpoint != "base" else None
 
 
 def test_a_held_agent_asks_per_run_what_serves_and_a_waiting_run_keeps_its_own(
@@ -272,6 +273,19 @@ def test_the_base_acts_where_what_serves_stands_aside(build: Build) -> None:
     aside = agent.run("stand aside")
     assert (aside.answer, aside.extras["route"]["aside"]) == ("of the base", "student@1")
     assert agent.run("act").answer == "of the student"
+
+
+def test_a_waiting_run_goes_on_with_the_base_once_its_student_stands_aside(
+    build: Build, world: Counting, tmp_path: Path
+) -> None:
+    serves = Serves("student@1", {"student@1": [WRONG], "base": ["of the base"]})
+    options: dict[str, Any] = {"world": lambda task: world, "interrupt_on": ["refund"]}
+    agent = build(["nobody"], serving=serves, **options)
+    waiting = agent.run("Refund A1")
+    assert isinstance(waiting, PausedRun)
+    serves.word = "A1"  # revoked meanwhile
+    finished = agent.resume(waiting.thread_id, Approve())
+    assert (finished.answer, finished.extras["route"]["aside"]) == ("of the base", "student@1")
 
 
 def test_a_killed_run_goes_on_where_it_was(build: Build, world: Counting, tmp_path: Path) -> None:

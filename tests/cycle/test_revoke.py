@@ -11,6 +11,7 @@ import pytest
 
 import agentkd
 from agentkd.config import Settings
+from agentkd.cycle.aside import Aside
 from agentkd.cycle.journal import open_plan
 from agentkd.cycle.training import train_job
 from agentkd.cycle.unlearnt import compare_behaviour, old_behaviour, shows, with_check
@@ -91,18 +92,21 @@ def with_policy(desk: agentkd.Workspace, policy: str) -> None:
 def test_near_what_was_revoked_the_base_acts_in_the_place_of_the_student(desk: agentkd.Workspace) -> None:
     memory, student = case(desk), desk.report().checkpoint
     rows = desk.ledger.datasets.rows(desk.datasets()[0].id, "train")
-    trained = [t.task.prompt for t in desk.parts.trajectories([r.provenance.trajectories[0] for r in rows])]
     agent = desk.agent()
     assert "route" not in agent.run(BLUE).extras
     desk.revoke(memory, reason="the form is gone")
     run = agent.run(f"{BLUE} once more")
     assert run.model == desk.model("base").name
     route = run.extras["route"]
-    assert (route["aside"], route["checkpoint"], route["key"]) == (student, "base", memory)
+    assert (route["aside"], route["checkpoint"]) == (student, "base")
+    (row,) = [row for row in rows if memory in row.provenance.memories]
+    assert route["key"] in {memory, row.provenance.trajectories[0]}
     assert route["score"] >= route["threshold"]
     ran = desk.parts.agent("student", desk.parts.suite("desk").environment).run(BLUE)
     assert ran.extras["route"]["aside"] == student  # without memories, too: it is in the weights
-    others = set(trained) - {BLUE}
+    tainted = desk.ledger.revocations.rows(desk.datasets()[0].id)
+    clean = [row.provenance.trajectories[0] for row in rows if row.example_id not in tainted]
+    others = {run.task.prompt for run in desk.parts.trajectories(clean)}
     assert len(others) > 5
     for request in others:
         assert agent.run(request).model.endswith(f"@{student}")  # what it learnt besides is its own
@@ -111,6 +115,35 @@ def test_near_what_was_revoked_the_base_acts_in_the_place_of_the_student(desk: a
     assert pinned.run(BLUE).model.endswith(f"@{student}")  # it was asked for by its name
     with_policy(desk, "keep")
     assert agent.run(BLUE).model.endswith(f"@{student}")
+
+
+def test_it_stands_aside_in_the_tasks_of_a_suite_too(desk: agentkd.Workspace) -> None:
+    student = desk.report().checkpoint
+    desk.revoke(case(desk), reason="the form is gone")
+    before = {run.id for run in desk.trajectories()}
+    assert desk.run().routes["base"] >= 1
+    (run,) = [run for run in desk.trajectories() if run.id not in before and run.task.prompt == BLUE]
+    assert run.extras["route"]["aside"] == student
+    pinned = desk.run(model=f"agentkd/{student}")
+    assert pinned.routes == {}
+
+
+def test_a_revoked_run_without_a_memory_is_kept_from_the_student_too(desk: agentkd.Workspace) -> None:
+    student, rows = desk.report().checkpoint, desk.ledger.datasets.rows(desk.datasets()[0].id, "train")
+    run = desk.parts.trajectories([rows[0].provenance.trajectories[0]])[0]
+    desk.revoke(run.id, reason="hers")
+    for memory in desk.ledger.memories.list("active", kinds=["constraint"], checkpoint=student):
+        desk.ledger.memories.set_status(memory.id, "quarantined", "as if there were none", checkpoint=student)
+    route = desk.agent().run(run.task.prompt).extras["route"]
+    assert (route["aside"], route["key"]) == (student, run.id)
+
+
+def test_where_nothing_says_what_was_revoked_the_base_acts_everywhere(
+    desk: agentkd.Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.revoke(case(desk), reason="the form is gone")
+    monkeypatch.setattr(Aside, "_keys", lambda *_, **__: iter(()))
+    assert desk.agent().run("Translate this poem, please").extras["route"]["aside"]
 
 
 def test_a_clean_student_stands_aside_nowhere(desk: agentkd.Workspace) -> None:

@@ -305,12 +305,12 @@ def test_a_ceiling_ends_the_questions_between_two_rows(
     teacher = serve(hf.tiny_model(tmp_path / "foreign", seed=3, n_vocabulary=280, width=32))
     with opened(teacher.url, "openai/tiny", {"sft": {}}, run={"workers": 1}) as workspace:
         parts, n_rows = workspace.parts, workspace.plan_training().signals_missing
-        parts.ceiling = Ceiling(max_tokens=24, spent=parts.spent)
+        parts.ceiling = Ceiling(max_tokens=24, spent=parts.meter.spent)
         with pytest.raises(CeilingError, match="24 tokens is met"):
             job_of(workspace)
         n_asked = len(teacher.requests)
         assert 2 <= n_asked < n_rows
-        parts.ceiling = parts.no_ceiling()
+        parts.ceiling = Ceiling(asked=parts.stop.asked)
         job_of(workspace)
         assert len(teacher.requests) == n_rows, "what was paid for is not asked again"
 
