@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentkd.schema import Lift, Utility, lift_of, pooled_prior
-from agentkd.schema.lift import UNIFORM
+from agentkd.config import MemorySettings
+from agentkd.schema import Lift, Utility, lift_of, mean_lift, pooled_prior
+from agentkd.schema.lift import UNIFORM, common_prior
 
 COUNTS = st.integers(0, 30)
 
@@ -125,3 +126,15 @@ def test_intervals_are_calibrated_where_the_prior_is_true() -> None:
 @cache
 def _lift(recalls: int, wins: int, held_out: int, held_out_wins: int) -> Lift:
     return lift_of(Utility(recalls=recalls, wins=wins, held_out=held_out, held_out_wins=held_out_wins))
+
+
+@pytest.mark.parametrize("seen", [(50, 2, 1, 0), (50, 48, 1, 1), (40, 20, 2, 1)])
+def test_one_withheld_task_of_a_hard_or_easy_suite_says_no_lift(seen: tuple[int, int, int, int]) -> None:
+    recalls, wins, held_out, held_out_wins = seen
+    utility = Utility(recalls=recalls, wins=wins, held_out=held_out, held_out_wins=held_out_wins)
+    assert abs(mean_lift(utility, common_prior(utility))) < 0.03
+
+
+def test_by_default_enough_tasks_show_nothing_to_switch_recall_off() -> None:
+    settings = MemorySettings()
+    assert settings.trial_share * settings.trial_all * settings.trial_window >= 2 * settings.trial_tasks

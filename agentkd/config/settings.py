@@ -149,8 +149,9 @@ class MemorySettings(Value):
     """Certainty with which lift must be negative before recall is switched off or a memory quarantined."""
     trial_all: float = Field(default=0.2, ge=0.0, le=1.0)
     """Share of the trials that withhold all memories, to measure recall as a whole; the rest withhold one."""
-    trial_window: int = Field(default=1000, ge=1)
-    """Newest tasks of a scope that its lift is measured on, so that it can recover."""
+    trial_window: int = Field(default=5000, ge=1)
+    """Newest tasks of a scope that its lift is measured on, so that it can recover; on a share of
+    `trial_share` x `trial_all` of them nothing is shown, and `trial_tasks` such tasks are wanted."""
     trial_tasks: int = Field(default=20, ge=1)
     """Graded tasks with and as many without memories before recall may be switched off."""
     switch_off: bool = True

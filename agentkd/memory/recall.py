@@ -26,6 +26,7 @@ from agentkd.memory.status import RECALLED, Statuses
 from agentkd.memory.threshold import Thresholds
 from agentkd.protocols import Embedder, Index
 from agentkd.schema import Hit, Memory, MemoryStatus, Scope, Utility, mean_lift
+from agentkd.schema.lift import common_prior
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -67,7 +68,7 @@ class Asked:
     def lift(self, memory: Memory) -> float:
         """Return the lift that ranking adds; 0 before the memory was ever withheld."""
         utility = memory.utility if self.utilities is None else self.utilities.get(memory.id, Utility())
-        return mean_lift(utility) if utility.held_out else 0.0
+        return mean_lift(utility, common_prior(utility)) if utility.held_out else 0.0
 
 
 @dataclass

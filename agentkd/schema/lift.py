@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # angles, and the distribution function there
 
-__all__ = ["STRENGTH", "UNIFORM", "Lift", "Prior", "lift_of", "mean_lift", "pooled_prior"]
+__all__ = ["STRENGTH", "UNIFORM", "Lift", "Prior", "common_prior", "lift_of", "mean_lift", "pooled_prior"]
 
 Prior = tuple[float, float]
 """Parameters of a Beta distribution."""
@@ -83,6 +83,12 @@ def pooled_prior(utilities: Iterable[Utility], strength: float = STRENGTH) -> Pr
         return UNIFORM
     mean = (wins + 1) / (n + 2)
     return max(_LEAST, strength * mean), max(_LEAST, strength * (1.0 - mean))
+
+
+def common_prior(utility: Utility, strength: float = STRENGTH) -> Prior:
+    """Return the prior that is centred on all that something was tried on: few tasks alone say no lift."""
+    mean = (utility.wins + utility.held_out_wins + 1) / (utility.recalls + utility.held_out + 2)
+    return strength * mean, strength * (1.0 - mean)
 
 
 def mean_lift(utility: Utility, prior: Prior = UNIFORM) -> float:
