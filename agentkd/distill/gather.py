@@ -228,13 +228,16 @@ def _joined(first: Sequence[str], second: Sequence[str]) -> tuple[str, ...]:
 
 
 def _cap(memories: Sequence[Memory], limit: int) -> list[Memory]:
-    """Keep what is among the `limit` most confident of at least one trajectory that it rests on."""
-    used: dict[str, int] = {}
+    """Keep what is among the `limit` most confident of at least one trajectory that it rests on.
+
+    Cases are counted apart: of what was done there is plenty, and it is surer than what a model says of it.
+    """
+    used: dict[tuple[str, bool], int] = {}
     kept = {memory.id for memory in memories if memory.kind in _OF_MANY_RUNS}
     for memory in sorted(memories, key=lambda m: -m.confidence):
         if memory.id in kept:
             continue
-        sources = memory.evidence.trajectories
+        sources = [(source, memory.kind == "case") for source in memory.evidence.trajectories]
         if sources and all(used.get(source, 0) >= limit for source in sources):
             continue
         kept.add(memory.id)

@@ -63,6 +63,22 @@ def test_the_least_confident_candidates_of_a_run_are_left_out(make):
     assert "3 beyond the cap" in kit.progress.lines[-1]
 
 
+def test_cases_leave_the_lessons_of_a_model_their_places(make):
+    run = make.trajectory()
+
+    def give(runs, _):
+        cases = [
+            candidate("case", f"state {i}", "Call: book", trajectories=runs, scope=Scope(), origin="case",
+                      confidence=0.9)
+            for i in range(4)
+        ]  # fmt: skip
+        return [*cases, lesson(runs, "look twice", 0.8)]
+
+    report = distill_report([run], [], [Giving(give)], make.kit(), DistillSettings())
+    assert [m.content for m in report.memories if m.kind == "insight"] == ["look twice"]
+    assert len([m for m in report.memories if m.kind == "case"]) == 3
+
+
 def test_held_out_tasks_and_their_corrections_are_never_read(make):
     seen = []
 
