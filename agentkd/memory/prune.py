@@ -1,8 +1,9 @@
 """The refiner `utility-prune`: what harms, idles or overflows leaves, by measured lift, and can come back.
 
 A memory goes from `active` to `quarantined`, where nothing recalls it, and after a while to `tombstone`.
-Both stay in the ledger: a person can make them active again at any time, and so does new evidence where
-this refiner had put them away and nothing measured speaks against them.
+Both stay in the ledger: a person can make them active again at any time, and so does new evidence for what
+this refiner had quarantined where nothing measured speaks against it. What was put away for its age or for
+want of room alone is active again once it is learnt again.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from datetime import datetime, timedelta
 from pydantic import Field
 
 from agentkd.memory.lift import lifts_of, rank_of
+from agentkd.memory.refine import learnt_at
 from agentkd.protocols import Kit
 from agentkd.schema import Lift, Memory, MemoryEdit, Standing, Value, now
 
@@ -77,7 +79,7 @@ class UtilityPruneRefiner:
                 yield _edit(memory, "quarantined", reason)
             else:
                 left.append(memory)
-        yield from self._overflow(left)
+        yield from self._overflow(left, kit)
         away = [m for m in memories if m.status == "quarantined"]
         away.sort(key=lambda m: rank_of(m, lifts[m.id]))
         yield from self._quarantined(away, lifts, self.settings.max_pool - len(left), kit)
@@ -98,21 +100,24 @@ class UtilityPruneRefiner:
             )
         return ""
 
-    def _overflow(self, ranked: Sequence[Memory]) -> Iterator[MemoryEdit]:
+    def _overflow(self, ranked: Sequence[Memory], kit: Kit) -> Iterator[MemoryEdit]:
         """Put out what a full pool has no room for; `ranked` holds the active memories, best first."""
         excess = len(ranked) - self.settings.max_pool
         if excess <= 0:
             return
         old = self._clock() - timedelta(days=self.settings.unused_days)
-        unused = [m for m in ranked if not (m.utility.recalls or m.utility.held_out) and m.created_at < old]
-        unused.sort(key=lambda m: (m.support, m.created_at, m.id))
+        idle = [m for m in ranked if not (m.utility.recalls or m.utility.held_out)]
+        standings = kit.standings(memory.id for memory in idle)
+        since = {memory.id: learnt_at(memory, standings.get(memory.id)) for memory in idle}
+        unused = [memory for memory in idle if since[memory.id] < old]
+        unused.sort(key=lambda m: (m.support, since[m.id], m.id))
         ids = {memory.id for memory in unused}
         others = [memory for memory in reversed(ranked) if memory.id not in ids]
         for memory in unused[:excess]:
             yield _edit(
                 memory,
                 "quarantined",
-                f"unused: no task has recalled it since {memory.created_at:%Y-%m-%d}, and the pool holds "
+                f"unused: no task has recalled it since {since[memory.id]:%Y-%m-%d}, and the pool holds "
                 f"{len(ranked)} memories for {self.settings.max_pool}",
             )
         for memory in others[: max(0, excess - len(unused))]:

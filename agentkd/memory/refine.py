@@ -16,6 +16,7 @@ __all__ = [
     "TtlRefiner",
     "TtlSettings",
     "build_ttl",
+    "learnt_at",
 ]
 
 
@@ -45,9 +46,9 @@ class TtlRefiner:
         judged = [memory for memory in memories if self._can_expire(memory)]
         standings = kit.standings(memory.id for memory in judged)
         for memory in judged:
-            learnt_at = _learnt_at(memory, standings.get(memory.id))
-            if learnt_at < oldest:
-                reason = f"last learnt on {learnt_at:%Y-%m-%d}, over {self.settings.days:g} days ago"
+            learnt = learnt_at(memory, standings.get(memory.id))
+            if learnt < oldest:
+                reason = f"last learnt on {learnt:%Y-%m-%d}, over {self.settings.days:g} days ago"
                 yield MemoryEdit(ids=(memory.id,), status="quarantined", reason=reason)
 
     def _can_expire(self, memory: Memory) -> bool:
@@ -55,7 +56,7 @@ class TtlRefiner:
         return memory.status == "active" and memory.kind in self.settings.kinds and not is_spared
 
 
-def _learnt_at(memory: Memory, standing: Standing | None) -> datetime:
+def learnt_at(memory: Memory, standing: Standing | None) -> datetime:
     """Return when a memory was last learnt here; what a foreign store says of its age does not count."""
     if standing is None:
         return memory.created_at

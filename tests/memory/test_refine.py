@@ -64,6 +64,40 @@ def test_a_fact_that_gained_evidence_is_as_young_as_its_evidence(lesson, store, 
     assert refine() == [(seen.id, "quarantined")]
 
 
+def test_an_expired_fact_is_recalled_again_once_it_is_learnt_again(lesson, store, ledger):
+    store.admit([lesson("price", "it costs 5", kind="fact")])
+    _long_ago(ledger, timedelta(days=100), "admitted")
+    [edit] = store.refine([TtlRefiner()], _Kit(ledger))
+    assert store.recall("price") == []
+    [answer] = store.admit([lesson("price", "it costs 5", kind="fact")])  # an import has no new evidence
+    assert "active again" in answer.reason
+    assert [hit.memory.id for hit in store.recall("price")] == [edit.memory_id]
+    assert store.refine([TtlRefiner()], _Kit(ledger)) == []
+    late = FixedClock(now() + timedelta(days=100))
+    store.refine([TtlRefiner(clock=late)], _Kit(ledger))
+    buried = UtilityPruneRefiner(UtilityPruneSettings(), clock=FixedClock(now() + timedelta(days=200)))
+    assert [e.status for e in store.refine([buried], _Kit(ledger))] == ["tombstone"]
+    store.admit([lesson("price", "it costs 5", kind="fact")])
+    assert ledger.memories.get(edit.memory_id).status == "active"
+
+
+def test_what_a_person_put_away_stays_away_when_it_is_learnt_again(lesson, store, ledger):
+    store.admit([fact := lesson("price", "it costs 5", kind="fact")])
+    store.set_status(fact.id, "quarantined", "a person: ttl: it is wrong")
+    store.admit([lesson("price", "it costs 5", kind="fact")])
+    assert ledger.memories.get(fact.id).status == "quarantined"
+
+
+def test_a_full_pool_keeps_old_words_that_came_in_today(lesson, store, ledger):
+    foreign = [
+        lesson(f"fact {n}").model_copy(update={"created_at": now() - timedelta(days=900)}) for n in range(3)
+    ]
+    store.admit(foreign)
+    refiner = UtilityPruneRefiner(UtilityPruneSettings(max_pool=2))
+    [edit] = store.refine([refiner], _Kit(ledger))
+    assert "no room" in edit.reason
+
+
 def test_a_union_is_as_old_as_its_parts(lesson, store, ledger, happened):
     parts = [lesson(name, name, kind="fact", evidence=(happened(name),)) for name in ("a price", "a cost")]
     store.admit(parts)
