@@ -16,7 +16,7 @@ from agentkd.cycle.parts import Parts
 from agentkd.errors import ModelError
 from agentkd.protocols import Kit
 from agentkd.schema import Correction, Hit, Memory, Outcome, Span, Trajectory
-from agentkd.trust import heard_after
+from agentkd.trust import VOUCHING, heard_after
 
 if TYPE_CHECKING:
     from agentkd.agents import Lessons, Retries
@@ -56,12 +56,13 @@ def proven(
 ) -> list[Memory]:
     """Leave out lessons that rest on nothing but failed tries which no retry rescued.
 
-    Such a lesson was read by a retry and did not help. What rests on an accepted call or answer stays.
+    Such a lesson was read by a retry and did not help. What rests on a call or an answer that a person or a
+    grader gave stays.
     """
     from agentkd.agents import unrescued
 
     refuted = unrescued(trajectories)
-    accepted = {c.id for c in corrections if c.accepted or c.accepted_answer}
+    accepted = {c.id for c in corrections if c.source in VOUCHING and (c.accepted or c.accepted_answer)}
     return [
         memory
         for memory in memories

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -14,6 +15,7 @@ from agentkd.ledger.body import dump, load
 from agentkd.ledger.database import chunks, insert_many, known
 from agentkd.ledger.redact import Redact, redact_json
 from agentkd.schema import Evidence, Memory, Value, now
+from agentkd.trust import VOUCHING
 
 __all__ = [
     "MOST_SPANS",
@@ -40,6 +42,10 @@ T = TypeVar("T")
 _IDS = ("trajectories", "corrections", "steps", "vouched")
 _SOURCES = (*((name,) for name in _IDS), ("spans", "trajectory"), ("spans", "principal"))
 _KEPT = (("id",), ("parent",), *(("evidence", *path) for path in _SOURCES))
+_AGED = re.compile(
+    r"(?:utility-prune: in quarantine since \S+: )?(?:ttl: |utility-prune: (?:unused|no room): )"
+)
+"""Begins the reason of what was put away for its age, or for want of room, alone."""
 MOST_SPANS = 64
 """Quotes that one memory keeps; the ids of its evidence are all kept."""
 
@@ -124,32 +130,65 @@ def merge_equal(
     """
     if row["status"] == "revoked":
         return answer(memory, "rejected", f"it was revoked: {row['reason']}")
-    if not row["current"]:
-        union = _union_of(connection, row)
-        if union is not None:
-            rise = corroborate(connection, union, memory.evidence, uncounted)
-            reason = f"it is a part of `{union}`, whose support rose by {rise}"
-            return Admission(memory_id=union, outcome="merged", reason=reason)
-        was = f"superseded by `{row['successor']}`" if row["successor"] else "taken back"
-        return answer(memory, "rejected", f"it was {was}")
     missing = _missing(memory.evidence, _sources(connection, [memory.evidence]))
     if missing:
         return answer(memory, "rejected", f"its evidence `{missing[0]}` is not in the ledger")
+    if not row["current"]:
+        heir = _heir_of(connection, row)
+        if heir is not None:
+            rise = corroborate(connection, heir, memory.evidence, uncounted)
+            reason = f"`{heir}` says it now, whose support rose by {rise}"
+            return Admission(memory_id=heir, outcome="merged", reason=reason)
+        was = f"superseded by `{row['successor']}`" if row["successor"] else "taken back"
+        if not (row["successor"] and _is_said_anew(connection, row, memory)):
+            return answer(memory, "rejected", f"it was {was}")
+        add_evidence(connection, row, memory.evidence, uncounted)
+        where = t.memories.c.id == memory.id
+        connection.execute(t.memories.update().where(where).values(current=True, successor=None))
+        reason = f"it was {was}, and a newer correction says it again"
+        event.append(connection, memory.id, "reactivated", reason, current=True)
+        return answer(memory, "merged", reason)
     added = add_evidence(connection, row, memory.evidence, uncounted)
     n_new = _count(added)
     if n_new:
         reason = f"{n_new} new pieces of evidence"
         event.append(connection, memory.id, "merged", reason, details=_added(added, uncounted))
+    is_away = row["status"] in ("quarantined", "tombstone") and _AGED.match(row["reason"])
+    if is_away and "untrusted" not in (memory.trust, load(Memory, row["body"]).trust):
+        return _learnt_again(connection, memory)
     return answer(memory, "merged", f"an equal memory is there; new evidence: {n_new}")
 
 
-def _union_of(connection: sa.Connection, row: sa.RowMapping) -> str | None:
-    """Return the current memory that a memory was merged into, through any number of merges."""
+def _learnt_again(connection: sa.Connection, memory: Memory) -> Admission:
+    """Let a memory be recalled again that was put away for its age, or for want of room, alone."""
+    s, reason = t.memory_status.c, "learnt again"
+    event.append(connection, memory.id, "merged", reason)
+    connection.execute(
+        t.memory_status.update()
+        .where(s.memory_id == memory.id, s.checkpoint == "base")
+        .values(status="active", reason=reason, changed_at=now())
+    )
+    event.append(connection, memory.id, "activated", reason, status="active")
+    return answer(memory, "merged", "an equal memory is there, and active again")
+
+
+def _is_said_anew(connection: sa.Connection, row: sa.RowMapping, memory: Memory) -> bool:
+    """Whether a candidate brings a correction of a person or a grader that its equal does not rest on."""
+    new = _new(load(Memory, row["body"]).evidence.corrections, memory.evidence.corrections)
+    c = t.corrections.c
+    query = sa.select(sa.func.count()).where(c.id.in_(new), c.source.in_(VOUCHING))
+    return bool(new) and bool(connection.execute(query).scalar())
+
+
+def _heir_of(connection: sa.Connection, row: sa.RowMapping) -> str | None:
+    """Return the current memory that says what a memory said, through any number of merges and rewordings."""
     while row["successor"] is not None:
         e = t.memory_events.c
         closed = event.find(connection, e.memory_id == row["id"], e.kind == "superseded")
         after = row_of(connection, row["successor"])
-        if not closed or "with" not in closed[-1].details or after is None or after["status"] == "revoked":
+        if not closed or after is None or after["status"] == "revoked":
+            return None
+        if "with" not in closed[-1].details and "reworded_by" not in load(Memory, after["body"]).extras:
             return None
         if after["current"]:
             return str(after["id"])

@@ -58,6 +58,14 @@ class Corrections:
             raise NotFoundError(f"there is no correction `{correction_id}`")
         return found[0]
 
+    def sources(self, ids: Iterable[str]) -> dict[str, str]:
+        """Return who gave corrections, by id; unknown ids are left out."""
+        c, found = t.corrections.c, dict[str, str]()
+        with self._database.read() as connection:
+            for batch in chunks(dict.fromkeys(ids)):
+                found |= dict(connection.execute(sa.select(c.id, c.source).where(c.id.in_(batch))).all())
+        return found
+
     def for_trajectory(self, trajectory_id: str) -> Found:
         """Return the corrections of a trajectory, oldest first."""
         return self._where(t.corrections.c.trajectory_id == trajectory_id)

@@ -12,6 +12,7 @@ from agentkd.ledger import tables as t
 from agentkd.ledger.database import chunks
 from agentkd.ledger.undo import STATUS_KINDS
 from agentkd.schema import Standing
+from agentkd.trust import VOUCHING
 
 __all__ = ["REVOCATION", "find"]
 
@@ -36,10 +37,11 @@ def find(connection: sa.Connection, ids: Iterable[str]) -> dict[str, Standing]:
             .where(s.checkpoint == "base", s.memory_id.in_(batch))
         )
         doubtful, learnt = _doubtful(connection, batch), _learnt_at(connection, batch)
+        corrected = _corrected_at(connection, batch)
         for row in connection.execute(query).mappings():
             id_ = row["memory_id"]
-            more = {"is_doubtful": id_ in doubtful, "learnt_at": learnt.get(id_)}
-            found[id_] = Standing.model_validate({**row, **more})
+            more = {"learnt_at": learnt.get(id_), "corrected_at": corrected.get(id_)}
+            found[id_] = Standing.model_validate({**row, **more, "is_doubtful": id_ in doubtful})
     return found
 
 
@@ -60,6 +62,18 @@ def _learnt_at(connection: sa.Connection, ids: Sequence[str]) -> dict[str, datet
         .join_from(line, t.memory_events, e.memory_id == line.c.part)
         .where(is_new)
         .group_by(line.c.memory_id)
+    )
+    return {row[0]: row[1] for row in connection.execute(query)}
+
+
+def _corrected_at(connection: sa.Connection, ids: Sequence[str]) -> dict[str, datetime]:
+    """Return when a person or a grader last gave a correction that memories rest on."""
+    link, c = t.memory_corrections.c, t.corrections.c
+    query = (
+        sa.select(link.source, sa.func.max(c.created_at))
+        .join_from(t.memory_corrections, t.corrections, c.id == link.target)
+        .where(link.source.in_(ids), c.source.in_(VOUCHING))
+        .group_by(link.source)
     )
     return {row[0]: row[1] for row in connection.execute(query)}
 

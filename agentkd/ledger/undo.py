@@ -228,9 +228,10 @@ def overruled(connection: sa.Connection) -> list[tuple[str, str, frozenset[str]]
 
 
 def _concerned(edit: MemoryEvent) -> frozenset[str]:
-    """Return the memories that an edit closed, and the one among them that took the others in."""
+    """Return the memories that an edit closed, and the one that was there and took their place."""
     if "with" not in edit.details:
-        return frozenset({edit.memory_id})
+        is_by_known = edit.kind == "superseded" and not edit.details.get("made")
+        return frozenset({edit.memory_id, *([edit.details["by"]] if is_by_known else [])})
     return frozenset(edit.details["with"]) | (set() if edit.details["made"] else {edit.details["by"]})
 
 

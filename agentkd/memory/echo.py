@@ -9,6 +9,7 @@ from agentkd.memory.lesson import lesson_of, normalise
 from agentkd.memory.wording import says_the_same, wording_of
 from agentkd.protocols import Embedder
 from agentkd.schema import Evidence, Memory, Span
+from agentkd.trust import VOUCHING
 
 if TYPE_CHECKING:
     from agentkd.ledger import Ledger
@@ -28,6 +29,8 @@ class Echoes:
         runs = dict.fromkeys(id_ for memory in candidates for id_ in memory.evidence.trajectories)
         ids = ledger.memories.shown_in(runs)
         known = {m.id: m for m in ledger.memories.get_many({id_ for group in ids.values() for id_ in group})}
+        given = {id_ for memory in candidates for id_ in memory.evidence.corrections}
+        self._said = {id_ for id_, source in ledger.corrections.sources(given).items() if source in VOUCHING}
         self._shown = {run: [known[id_] for id_ in sorted(group)] for run, group in ids.items()}
         self._merge_above = merge_above
         self._embedder = embedder
@@ -43,7 +46,7 @@ class Echoes:
 
         None where nothing else is left. What a person or a grader corrected is no echo.
         """
-        if memory.evidence.corrections or not self.shown(memory):
+        if self._said.intersection(memory.evidence.corrections) or not self.shown(memory):
             return memory, ""
         by_run = {run: self._echoed(memory, run) for run in memory.evidence.trajectories}
         echoed = sorted({id_ for id_ in by_run.values() if id_})

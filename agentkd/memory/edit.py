@@ -94,7 +94,8 @@ def _is_given(memory: Memory) -> bool:
 def _is_overruled(edit: MemoryEdit, taken_back: Iterable[tuple[str, frozenset[str]]]) -> bool:
     """Whether a person took the same edit, or a part of it, back."""
     kind = edit.status or ("united" if len(set(edit.ids)) > 1 else "superseded")
-    return any(kind == what and ids <= {*edit.ids} for what, ids in taken_back)
+    by = {edit.replacement.id} if edit.replacement is not None and kind == "superseded" else set()
+    return any(kind == what and ids <= {*edit.ids} | by for what, ids in taken_back)
 
 
 def _apply(edit: MemoryEdit, reason: str, known: Mapping[str, Memory], ledger: Ledger) -> Iterator[Edit]:

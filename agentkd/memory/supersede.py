@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import datetime
 
 from pydantic import Field
 
@@ -14,6 +15,9 @@ from agentkd.protocols import Embedder, Kit
 from agentkd.schema import Memory, MemoryEdit, ToolSpec, Value
 
 __all__ = ["SupersedeRefiner", "SupersedeSettings", "build"]
+
+Said = Mapping[str, datetime]
+"""When a person or a grader last gave a correction that a memory rests on, by id."""
 
 _CODE = re.compile(r"`([^`]+)`")
 
@@ -30,9 +34,9 @@ class SupersedeRefiner:
     """Let one of two contradicting lessons take the other's place; the other stays on record.
 
     Lessons for the same situation contradict each other where they give one parameter of one tool other
-    values, or differ in nothing but a value or a `not`. What a person corrected goes first, then the better
-    supported, then the newer one. Exemplars of one and the same task contradict each other only where a
-    newer correction accepted other calls; a request that comes with other tools is another task.
+    values, or differ in nothing but a value or a `not`. What a person or a grader corrected last goes first,
+    then the better supported, then the newer one. Exemplars of one and the same task contradict each other
+    only where a newer correction accepted other calls; a request that comes with other tools is another task.
     """
 
     name = "supersede"
@@ -45,27 +49,35 @@ class SupersedeRefiner:
         told = self.settings.above
         above = kit.thresholds()["merge_above"] if told is None else told
         gone: set[str] = set()
+        standings = kit.standings(memory.id for memory in memories if memory.evidence.corrections)
+        said = {id_: each.corrected_at for id_, each in standings.items() if each.corrected_at is not None}
         for group in together(judged(memories)):
             if any(memory.kind == "case" or memory.calls for memory in group):
                 conflicts = [
                     (*pair, "a newer correction accepted other calls")
-                    for pair in _recalled(group)
+                    for pair in _recalled(group, said)
                     if _tools_offered(pair[0], kit) == _tools_offered(pair[1], kit)
                 ]
             else:
                 conflicts = [
-                    (*_winner_first(*pair), why) for *pair, why in _conflicts(group, above, kit.embedder())
+                    (*_winner_first(first, second, said), why)
+                    for first, second, why in _conflicts(group, above, kit.embedder())
                 ]
-            conflicts.sort(key=lambda conflict: (conflict[0].created_at, conflict[0].id), reverse=True)
+            conflicts.sort(key=lambda conflict: _age(conflict[0], said), reverse=True)
             for winner, loser, why in conflicts:
                 if winner.id not in gone and loser.id not in gone:
                     gone.add(loser.id)
                     yield MemoryEdit(
-                        ids=(loser.id,), replacement=winner, reason=f"{why}: {_figures(winner, loser)}"
+                        ids=(loser.id,), replacement=winner, reason=f"{why}: {_figures(winner, loser, said)}"
                     )
 
 
-def _recalled(group: Sequence[Memory]) -> Iterator[Pair]:
+def _age(memory: Memory, said: Said) -> tuple[datetime, str]:
+    """Order memories by when somebody last said them: a value that a person came back to is the newest."""
+    return max(memory.created_at, said.get(memory.id, memory.created_at)), memory.id
+
+
+def _recalled(group: Sequence[Memory], said: Said) -> Iterator[Pair]:
     """Yield (newer correction, older case) of one state of one task with other calls."""
     states: dict[tuple[str, str], list[Memory]] = {}
     for memory in group:
@@ -73,9 +85,9 @@ def _recalled(group: Sequence[Memory]) -> Iterator[Pair]:
             state = (normalise(memory.keys.task), normalise(situation_of(memory)))
             states.setdefault(state, []).append(memory)
     for same in states.values():
-        same.sort(key=lambda memory: (memory.created_at, memory.id))
+        same.sort(key=lambda memory: _age(memory, said))
         for at, newer in enumerate(same):
-            if newer.evidence.corrections:
+            if newer.id in said:
                 yield from ((newer, older) for older in same[:at] if lesson_of(older) != lesson_of(newer))
 
 
@@ -109,24 +121,22 @@ def _slot(memory: Memory) -> tuple[str, str] | None:
     return (found[0], found[1]) if len(found) > 1 else None
 
 
-def _winner_first(first: Memory, second: Memory) -> Pair:
-    ordered = sorted((first, second), key=_claim, reverse=True)
+def _winner_first(first: Memory, second: Memory, said: Said) -> Pair:
+    def claim(memory: Memory) -> tuple[object, ...]:
+        """Order two contradicting lessons: of those that people corrected the newest is right."""
+        newest = _age(memory, said)
+        return (True, 0, *newest) if memory.id in said else (False, memory.support, *newest)
+
+    ordered = sorted((first, second), key=claim, reverse=True)
     return ordered[0], ordered[1]
 
 
-def _claim(memory: Memory) -> tuple[object, ...]:
-    """Order two contradicting lessons: of those that people corrected the newest is right."""
-    is_said = bool(memory.evidence.corrections)
-    newest = (memory.created_at, memory.id)
-    return (True, 0, *newest) if is_said else (False, memory.support, *newest)
+def _figures(winner: Memory, loser: Memory, said: Said) -> str:
+    def of(memory: Memory) -> str:
+        by = "corrected" if memory.id in said else f"support {memory.support}"
+        return f"{_age(memory, said)[0]:%Y-%m-%d}, {by}"
 
-
-def _figures(winner: Memory, loser: Memory) -> str:
-    def said(memory: Memory) -> str:
-        by = "corrected" if memory.evidence.corrections else f"support {memory.support}"
-        return f"{memory.created_at:%Y-%m-%d}, {by}"
-
-    return f"{said(winner)} against {said(loser)}"
+    return f"{of(winner)} against {of(loser)}"
 
 
 def build(settings: SupersedeSettings, kit: Kit) -> SupersedeRefiner:

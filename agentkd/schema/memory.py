@@ -227,6 +227,8 @@ class Standing(Value):
     """When another trajectory last supported it (UTC); None where it never happened."""
     learnt_at: datetime | None = None
     """When it, or what it took the place of, came in here or last gained evidence (UTC)."""
+    corrected_at: datetime | None = None
+    """When a person or a grader last gave a correction that it rests on (UTC); None where nobody did."""
     is_doubtful: bool = False
     """Whether it was put away because something that it rests on was revoked: no refiner brings it back."""
 

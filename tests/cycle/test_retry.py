@@ -194,8 +194,16 @@ def test_lessons_that_only_failed_tries_support_are_not_proven() -> None:
         lesson("lost-0", "once-0"),
         lesson("lost-0", corrections=("c1",)),
     ]
-    dropped = [lesson("lost-0"), lesson("lost-0", "lost-1000"), lesson("lost-1000", corrections=("c2",))]
-    assert proven([*kept, *dropped], tries, [answered]) == kept
+    mended = Correction(
+        id="c3", trajectory_id="lost-0", text="x", source="tool", accepted=(ToolCall(name="book"),)
+    )
+    dropped = [
+        lesson("lost-0", corrections=("c3",)),
+        lesson("lost-0"),
+        lesson("lost-0", "lost-1000"),
+        lesson("lost-1000", corrections=("c2",)),
+    ]
+    assert proven([*kept, *dropped], tries, [answered, mended]) == kept
 
 
 def test_accepted_values_are_masked_in_the_graders_words() -> None:

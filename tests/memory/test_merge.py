@@ -13,7 +13,7 @@ from agentkd.memory.corroborate import CorroborateRefiner, CorroborateSettings
 from agentkd.memory.merge import MergeRefiner, MergeSettings
 from agentkd.memory.supersede import SupersedeRefiner, SupersedeSettings
 from agentkd.memory.wording import contains, contradicts, says_the_same, wording_of
-from agentkd.schema import Evidence, MemoryEdit, Scope, ToolCall, ToolSpec
+from agentkd.schema import Evidence, MemoryEdit, Scope, ToolCall, ToolSpec, now
 from agentkd.testing import FakeKit, ScriptedModel, example_correction, example_trajectory
 
 CALL = ToolCall(name="find_order", arguments={"email": "a@b.c"})
@@ -40,7 +40,9 @@ def merge(store, kit=None, above=0.4, **settings):
 
 
 def supersede(store, above=0.6):
-    return store.refine([SupersedeRefiner(SupersedeSettings(above=above))], FakeKit())
+    known = [memory.id for memory in store._ledger.memories.list()]
+    kit = FakeKit(standings=store._ledger.memories.standings(known).values())
+    return store.refine([SupersedeRefiner(SupersedeSettings(above=above))], kit)
 
 
 def current(ledger):
@@ -250,6 +252,81 @@ def test_the_better_supported_of_two_opposites_stays_unless_a_person_said_so(
     [edit] = supersede(store)
     assert edit.memory_id == new.id
     store.undo(new.id)
+
+
+@pytest.fixture
+def told(ledger, lesson):
+    """Return a function that makes the rule that somebody's correction taught, `days` ago."""
+
+    def make(value, days, source="person"):
+        run = example_trajectory().model_copy(update={"id": f"run-{days}"})
+        ledger.trajectories.begin(run)
+        ledger.trajectories.finish(run)
+        said = example_correction(run, f"{value}, please")
+        said = said.model_copy(update={"created_at": now() - timedelta(days=days), "source": source})
+        ledger.corrections.add(said)
+        rule = lesson("a call of `search` is due", f"When calling `search`, set `lang` to '{value}'.",
+                      kind="parameter")  # fmt: skip
+        evidence = Evidence(trajectories=(run.id,), corrections=(said.id,))
+        return rule.model_copy(update={"evidence": evidence, "created_at": said.created_at})
+
+    return make
+
+
+def values(ledger):
+    return [memory.content.split("'")[1] for memory in ledger.memories.list()]
+
+
+@pytest.mark.parametrize("is_settled", [True, False])
+def test_a_person_may_come_back_to_an_earlier_value(store, ledger, told, is_settled):
+    store.admit([told("en", 3)])
+    store.admit([told("de", 2)])
+    if is_settled:
+        assert [edit.replacement for edit in supersede(store)]
+        assert values(ledger) == ["de"]
+    [answer] = store.admit([told("en", 1)])
+    assert answer.outcome == "merged"
+    assert len(supersede(store)) == 1
+    assert values(ledger) == ["en"]
+    assert "set `lang` to 'en'" in store.recall("a call of `search` is due")[0].memory.content
+
+
+def test_a_tool_that_says_it_again_brings_nothing_back(store, ledger, told):
+    store.admit([told("en", 3)])
+    store.admit([told("de", 2)])
+    supersede(store)
+    [answer] = store.admit([told("en", 1, source="tool")])
+    assert answer.outcome == "rejected"
+    assert values(ledger) == ["de"]
+
+
+def test_what_a_tool_accepted_is_no_persons_word(store, ledger, told):
+    store.admit([told("de", 3)])
+    store.admit([told("en", 1, source="tool")])
+    supersede(store)
+    assert values(ledger) == ["de"]
+
+
+def test_a_reworded_lesson_takes_the_evidence_of_its_old_words(store, ledger, lesson, happened):
+    words = ("asks for a refund", "look at the date")
+    store.admit([old := lesson(*words, evidence=(happened("tra-1"),))])
+    better = lesson(words[0], "look at the date of the order")
+    better = better.model_copy(update={"extras": {"reworded_by": "teacher"}})
+    ledger.memories.replace([old.id], better, "redistil: clearer")
+    [answer] = store.admit([lesson(*words, evidence=(happened("tra-2"),))])
+    assert (answer.outcome, answer.memory_id) == ("merged", better.id)
+    assert ledger.memories.get(better.id).evidence.trajectories[-1] == "tra-2"
+
+
+def test_a_memory_that_a_person_kept_may_still_lose_to_another(store, ledger, told):
+    store.admit([told("en", 3)])
+    store.admit([told("de", 2)])
+    [edit] = supersede(store)
+    store.undo(edit.memory_id, "both are right")
+    assert supersede(store) == []
+    store.admit([told("fr", 1)])
+    assert {edit.memory_id for edit in supersede(store)} >= {edit.memory_id}
+    assert "en" not in values(ledger)
 
 
 def test_a_newer_correction_replaces_the_exemplar_of_the_same_task_only(
