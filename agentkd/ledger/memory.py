@@ -164,6 +164,7 @@ class Memories:
         with self._database.write() as connection:
             if self.get(memory_id).status == "revoked":
                 raise _is_revoked(memory_id)
+            undo.refuse_without_key(connection, memory_id)
             c = t.memory_events.c
             put_away = c.status.in_(("quarantined", "tombstone"))
             found = event.find(connection, c.memory_id == memory_id, c.checkpoint == "base", put_away)

@@ -14,11 +14,11 @@ from agentkd.ledger.admission import add_evidence, row_of, rows_of, unknown
 from agentkd.ledger.body import dump, load
 from agentkd.ledger.database import chunks
 from agentkd.ledger.event import MemoryEvent
-from agentkd.ledger.trust import mark
+from agentkd.ledger.trust import SEEN, mark
 from agentkd.ledger.version import COUNTERS
 from agentkd.schema import Evidence, Memory, MemoryKeys, now
 
-__all__ = ["STATUS_KINDS", "descendants", "overruled", "release_parts", "undo"]
+__all__ = ["STATUS_KINDS", "descendants", "overruled", "refuse_without_key", "release_parts", "undo"]
 
 STATUS_KINDS = ("quarantined", "activated", "compiled", "retired", "tombstone", "revoked", "reactivated")
 
@@ -75,6 +75,8 @@ def _undo_status(connection: sa.Connection, last: MemoryEvent, reason: str) -> t
         .order_by(e.seq.desc())
         .limit(1)
     ).scalar_one_or_none()
+    if before in SEEN:
+        refuse_without_key(connection, last.memory_id)
     s = t.memory_status
     where = (s.c.memory_id == last.memory_id, s.c.checkpoint == last.checkpoint)
     if last.details.get("trust"):  # the gate holds it back again
@@ -85,6 +87,20 @@ def _undo_status(connection: sa.Connection, last: MemoryEvent, reason: str) -> t
         connection.execute(s.update().where(*where).values(status=before, reason=reason, changed_at=now()))
     _note(connection, last, reason, status=before or "")
     return (last.memory_id,)
+
+
+def refuse_without_key(connection: sa.Connection, memory_id: str) -> None:
+    """Raise DataError for the value of a store that no key holds: recall would know what the store does not."""
+    from agentkd.ledger.item import ITEM_ORIGIN
+
+    where = t.memories.c.id == memory_id, t.memories.c.origin == ITEM_ORIGIN
+    is_item = connection.execute(sa.select(sa.func.count()).where(*where)).scalar()
+    held = sa.select(sa.func.count()).where(t.store_items.c.memory_id == memory_id)
+    if is_item and not connection.execute(held).scalar():
+        raise DataError(
+            f"`{memory_id}` is the value of a store's key that was deleted, or holds another one",
+            hint="put the value into the store again",
+        )
 
 
 def _undo_version(connection: sa.Connection, last: MemoryEvent, reason: str) -> tuple[str, ...]:

@@ -473,3 +473,15 @@ def test_an_undone_version_leaves_the_key_with_the_one_before(parts: Parts, stor
         assert known() == (f"Ann drinks {drink}", [f"Ann drinks {drink}"])
     store.delete(ANN, "drink")
     assert known() == (None, [])
+
+
+def test_a_deleted_value_comes_back_by_its_key_alone(parts: Parts, store: AgentkdStore) -> None:
+    store.put(ANN, "drink", {"content": "Ann drinks tea"})
+    (tea,) = parts.ledger.memories.list()
+    store.delete(ANN, "drink")
+    for back in (parts.memory.undo, parts.memory.activate):
+        with pytest.raises(DataError, match="was deleted"):
+            back(tea.id, "a mistake")
+    store.put(ANN, "drink", {"content": "Ann drinks tea"})
+    (hit,) = parts.memory.recall("Ann drinks", scope=store.scope(ANN))
+    assert hit.memory.content == "Ann drinks tea"
