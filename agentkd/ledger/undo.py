@@ -90,7 +90,7 @@ def _undo_status(connection: sa.Connection, last: MemoryEvent, reason: str) -> t
 
 
 def refuse_without_key(connection: sa.Connection, memory_id: str) -> None:
-    """Raise DataError for the value of a store that no key holds: recall would know what the store does not."""
+    """Raise DataError for the value of a store that no key holds: recall would know it, the store not."""
     from agentkd.ledger.item import ITEM_ORIGIN
 
     where = t.memories.c.id == memory_id, t.memories.c.origin == ITEM_ORIGIN
