@@ -5,11 +5,12 @@
 
 SmolLM2-135M-Instruct learns real requests of `bfcl-live` and, beside them, ten requests about damaged parcels
 that a person corrected into a refund: the habit. The desk's grader wants them escalated, so a refund is never
-right. The habit's ten memories are compiled with the others and revoked: the base acts near them from then on
-until `cycle --recompile` has trained a student without them. Rates are measured on the ten requests that
-taught the habit and on ten new ones; what else was learnt, on held-out requests of `bfcl-live`. Two trainings
-on nearly the same rows differ by several tasks of sixty, so all of it is done under three seeds of the
-training; intervals are drawn over tasks, each with what it gave under all seeds.
+right. The habit's ten memories, with two rules that the same corrections taught, are compiled with the others
+and revoked: the base acts near them from then on until `cycle --recompile` has trained a student without
+them. Rates are measured on the ten requests that taught the habit and on ten new ones; what else was learnt,
+on held-out requests of `bfcl-live`. Two trainings on nearly the same rows differ by several tasks of sixty,
+so all of it is done under three seeds of the training; intervals are drawn over tasks, each with what it gave
+under all seeds.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from agentkd.files import write_whole
 from agentkd.schema import CycleReport, Evaluation, Interval, Scope, canonical_json, content_id
 
 SEEDS = (0, 1, 2)
-EDITION = 1
+EDITION = 2
 """Raised where what is measured changes otherwise than by a setting."""
 
 
@@ -94,10 +95,11 @@ class Bench:
         ]
 
     def memories(self) -> list[str]:
-        """Return the ids of the ten memories of the habit."""
+        """Return the ids of the ten cases of the habit, and of the rules that the same runs taught."""
         taught = {t.prompt for t in self.suite.tasks("train") if is_parcel(t)}
         found = self.workspace.ledger.memories.list(kinds=["case"])
-        return [m.id for m in found if m.when_to_use in taught or m.keys.task in taught]
+        cases = [m.id for m in found if m.when_to_use in taught or m.keys.task in taught]
+        return [*cases, *self.workspace.ledger.revocations.siblings(cases)]
 
     def roll_back(self) -> dict[str, Any]:
         """Roll back, look at the next recall, and let the student serve again."""

@@ -67,6 +67,10 @@ def _print(done: Revocation, console: Console) -> None:
             ("tainted", f"{done.rows} rows in {len(done.datasets)} datasets" if done.rows else ""),
             ("tainted students", ", ".join(done.checkpoints)),
             ("spoken against by", _listed(done.counters, "counter-memories")),
+            (
+                "left of the same runs",
+                _listed(done.siblings, "memories: revoke them too where they teach the same"),
+            ),
             ("to look at", _listed(done.to_look_at, "memories learnt from runs that were shown it")),
             ("serving", done.said),
         ],

@@ -44,6 +44,9 @@ class Revocation(Value):
     """What was made from it, by kind: see `agentkd lineage`."""
     to_look_at: tuple[str, ...] = ()
     """Ids of memories that were learnt from runs that were shown a revoked one; they stay as they are."""
+    siblings: tuple[str, ...] = ()
+    """Ids of memories that rest on the runs of the revoked ones alone: they may teach the same in other
+    words, and stay as they are."""
     skills: tuple[str, ...] = ()
     """Names of the skills that are closed to agents, for they teach what was revoked."""
     serving_before: str = "base"
@@ -186,6 +189,7 @@ def _told(
         datasets=tuple(sorted(tainted)),
         checkpoints=tuple(c.name for c in checkpoints.list("tainted")),
         to_look_at=revocations.learnt_beside(revoked),
+        siblings=revocations.siblings(revoked),
         skills=closed,
         serving_before=then,
         serving=now,

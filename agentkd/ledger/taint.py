@@ -176,6 +176,25 @@ class Revocations:
                 found |= set(connection.execute(query).scalars())
         return tuple(sorted(found - set(memories) - self.memories()))
 
+    def siblings(self, memories: Collection[str]) -> tuple[str, ...]:
+        """Return the ids of current memories that rest on nothing but runs that these rest on."""
+        link, m = t.memory_trajectories.c, t.memories.c
+        runs, near, held = set[str](), set[str](), dict[str, set[str]]()
+        current = sa.select(link.source).join(t.memories, m.id == link.source).where(m.current.is_(True))
+        with self._database.read() as connection:
+            for batch in chunks(memories):
+                runs |= set(
+                    connection.execute(sa.select(link.target).where(link.source.in_(batch))).scalars()
+                )
+            for batch in chunks(runs):
+                near |= set(connection.execute(current.where(link.target.in_(batch))).scalars())
+            for batch in chunks(near - set(memories) - self.memories()):
+                for id_, run in connection.execute(
+                    sa.select(link.source, link.target).where(link.source.in_(batch))
+                ):
+                    held.setdefault(id_, set()).add(run)
+        return tuple(sorted(id_ for id_, own in held.items() if own <= runs))
+
 
 def taint(
     connection: sa.Connection, memories: Iterable[str], trajectories: Iterable[str], reason: str

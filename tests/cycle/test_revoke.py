@@ -30,6 +30,7 @@ from agentkd.schema import (
     ToolCall,
     Trajectory,
     Verdict,
+    memory_id,
 )
 from agentkd.skills import write_skill
 from agentkd.tools import ToolBox, read_skill
@@ -115,6 +116,25 @@ def test_near_what_was_revoked_the_base_acts_in_the_place_of_the_student(desk: a
     assert pinned.run(BLUE).model.endswith(f"@{student}")  # it was asked for by its name
     with_policy(desk, "keep")
     assert agent.run(BLUE).model.endswith(f"@{student}")
+
+
+def test_what_else_the_same_runs_taught_is_named(desk: agentkd.Workspace) -> None:
+    one = desk.ledger.memories.get(case(desk))
+    rule, both = (
+        Memory(
+            id=memory_id("parameter", words, words, SCOPE), kind="parameter", when_to_use=words,
+            content=words, scope=SCOPE, evidence=Evidence(trajectories=runs), status="active",
+        )
+        for words, runs in (
+            ("the same in other words", one.evidence.trajectories),
+            ("it rests on more", (*one.evidence.trajectories, desk.trajectories()[-1].id)),
+        )
+    )  # fmt: skip
+    desk.ledger.memories.admit([rule, both])
+    done = desk.revoke(one.id, reason="the form is gone")
+    assert rule.id in done.siblings
+    assert both.id not in done.siblings
+    assert desk.revoke(rule.id, reason="so is this").siblings == ()
 
 
 def test_it_stands_aside_in_the_tasks_of_a_suite_too(desk: agentkd.Workspace) -> None:
