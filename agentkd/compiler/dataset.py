@@ -181,8 +181,7 @@ class _Compilation:
         teacher_view: tuple[Message, ...],
         shown: Sequence[Hit],
     ) -> Example:
-        rejected = self._rejected(turn, student_view)
-        student, teacher = self._rendered(turn, student_view, teacher_view, rejected)
+        student, teacher, rejected = self._rendered(turn, student_view, teacher_view)
         resting = self.holdings.under(turn)
         memories = {*resting, *turn.recalled, *(hit.memory.id for hit in shown)}
         origin = origin_of(turn.trajectory)
@@ -215,8 +214,9 @@ class _Compilation:
         """Return what must not be said as tokens; without it a row with a target still teaches that."""
         if turn.rejected is None:
             return None
+        like = None if turn.is_negative else turn.target
         try:
-            return self.renderer.render(view, turn.rejected)
+            return self.renderer.render(view, turn.rejected, like=like)
         except RowRefused as refusal:
             if turn.is_negative:
                 raise
@@ -225,28 +225,28 @@ class _Compilation:
             return None
 
     def _rendered(
-        self,
-        turn: Turn,
-        student_view: tuple[Message, ...],
-        teacher_view: tuple[Message, ...],
-        rejected: Rendered | None,
-    ) -> tuple[Rendered, Rendered | None]:
-        """Return both views as tokens: the labels of both are the same tokens with the same weights."""
+        self, turn: Turn, student_view: tuple[Message, ...], teacher_view: tuple[Message, ...]
+    ) -> tuple[Rendered, Rendered | None, Rendered | None]:
+        """Return both views and what must not be said as tokens.
+
+        The labels of both views are the same tokens with the same weights.
+        """
+        rejected = self._rejected(turn, student_view)
         if turn.is_negative:
-            return self.renderer.prompt(student_view), None
+            return self.renderer.prompt(student_view), None, rejected
         with_history = rejected is None  # a pair compares two answers, and nothing else
         student = self.renderer.render(student_view, turn.target, with_history=with_history)
         if turn.is_correction and rejected is not None and self.settings.correction_weight != 1.0:
-            student = emphasised(student, rejected, self.settings.correction_weight)
+            student, rejected = emphasised(student, rejected, self.settings.correction_weight)
         if not teacher_view:
-            return student, None
+            return student, None, rejected
         teacher = self.renderer.render(
             teacher_view, turn.target, name="teacher view", with_history=with_history
         )
         if _labels(teacher)[0] != _labels(student)[0]:  # a template that renders later turns otherwise
             student = self.renderer.render(student_view, turn.target)
             teacher = self.renderer.render(teacher_view, turn.target, name="teacher view")
-        return student, _weighted_like(teacher, student)
+        return student, _weighted_like(teacher, student), rejected
 
 
 def _labels(rendered: Rendered) -> tuple[list[int], list[float]]:

@@ -56,19 +56,26 @@ class RowRenderer:
         self._head: _Head | None = None
 
     def render(
-        self, view: Sequence[Message], target: Message, *, name: str = "row", with_history: bool = False
+        self,
+        view: Sequence[Message],
+        target: Message,
+        *,
+        name: str = "row",
+        with_history: bool = False,
+        like: Message | None = None,
     ) -> Rendered:
         """Return a view and its target as tokens, `[time]`.
 
-        With `with_history` tool results and earlier turns get the weights that the settings give them. Raises
-        RowRefused for a row that is longer than `max_tokens` (it is never cut), that cannot be rendered
-        exactly, or in which nothing has a weight; TemplateFault where no row could be.
+        With `with_history` tool results and earlier turns get the weights that the settings give them. A
+        rejected answer weighs what the right one does, which is `like` then. Raises RowRefused for a row
+        that is longer than `max_tokens` (it is never cut), that cannot be rendered exactly, or in which
+        nothing has a weight; TemplateFault where no row could be.
         """
         head = self._prompt(view, name)
         completion = self._completion(head, target, name)
         if len(head.ids) + len(completion) > self.max_tokens:
             raise _too_long(name, len(head.ids) + len(completion), self.max_tokens)
-        weight = self._weights.tool_call if target.tool_calls else self._weights.assistant
+        weight = self._weights.tool_call if (like or target).tool_calls else self._weights.assistant
         before = self._history(head) if with_history else (0.0,) * len(head.ids)
         if not weight and not any(before):
             raise RowRefused(
@@ -158,19 +165,27 @@ class RowRenderer:
             ) from None
 
 
-def emphasised(right: Rendered, wrong: Rendered, factor: float) -> Rendered:
-    """Return a corrected row whose tokens that differ from the wrong answer weigh `factor` times as much.
+def emphasised(right: Rendered, wrong: Rendered, factor: float) -> tuple[Rendered, Rendered]:
+    """Return a corrected row and its wrong answer; the tokens in which they differ weigh `factor` as much.
 
-    Both rows share their prompt; the longest runs of equal tokens are what does not differ.
+    Both rows share their prompt; the longest runs of equal tokens are what does not differ, and weigh the
+    same in both.
     """
-    starts = [next((t for t, weight in enumerate(row.weights) if weight), 0) for row in (right, wrong)]
-    said, other = right.ids[starts[0] :], wrong.ids[starts[1] :]
-    weights = list(right.weights)
-    for tag, begin, end, _, _ in SequenceMatcher(None, said, other, autojunk=False).get_opcodes():
+    rows = (right, wrong)
+    starts = [next((t for t, weight in enumerate(row.weights) if weight), 0) for row in rows]
+    said, other = (row.ids[start:] for row, start in zip(rows, starts, strict=True))
+    weights = [list(row.weights) for row in rows]
+    for tag, begin, end, other_begin, other_end in SequenceMatcher(
+        None, said, other, autojunk=False
+    ).get_opcodes():
         if tag != "equal":
-            for place in range(starts[0] + begin, starts[0] + end):
-                weights[place] *= factor
-    return Rendered(ids=right.ids, weights=tuple(weights))
+            for side, places in enumerate((range(begin, end), range(other_begin, other_end))):
+                for place in places:
+                    weights[side][starts[side] + place] *= factor
+    return (
+        Rendered(ids=right.ids, weights=tuple(weights[0])),
+        Rendered(ids=wrong.ids, weights=tuple(weights[1])),
+    )
 
 
 def describe_row(example: Example, tokenizer: Any) -> list[tuple[str, float]]:

@@ -219,7 +219,7 @@ class CompileSettings(Value):
     role_weights: RoleWeights = RoleWeights()
     """Loss weight by kind of token."""
     correction_weight: float = Field(default=1.0, ge=0.0)
-    """Factor on the tokens of a corrected answer that differ from the wrong one."""
+    """Factor on the tokens of a corrected answer that differ from the wrong one, and on the wrong one's."""
 
 
 class EvaluateSettings(Value):

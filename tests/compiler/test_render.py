@@ -131,11 +131,12 @@ def test_the_tokens_that_a_correction_changed_weigh_more(tokenizer_of):
     rejected = renderer.render(
         VIEW, Message(role="assistant", content=hf.call_text(wrong), tool_calls=(wrong,))
     )
-    heavy = emphasised(right, rejected, 3.0)
-    changed = [tokenizer.decode([t]) for t, w in zip(heavy.ids, heavy.weights, strict=True) if w == 3.0]
-    assert "".join(changed).strip() == "3"
-    assert {w for w in heavy.weights if w not in (0.0, 3.0)} == {1.0}
-    assert heavy.ids == right.ids
+    heavy, other = emphasised(right, rejected, 3.0)
+    for row, said, changed in ((heavy, right, "3"), (other, rejected, "2")):
+        marked = [tokenizer.decode([t]) for t, w in zip(row.ids, row.weights, strict=True) if w == 3.0]
+        assert "".join(marked).strip() == changed
+        assert {w for w in row.weights if w not in (0.0, 3.0)} == {1.0}
+        assert row.ids == said.ids
 
 
 POISONED = {
