@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -25,6 +25,7 @@ from agentkd.compiler.split import task_key
 from agentkd.compiler.template import TemplateFault
 from agentkd.compiler.turn import Turn
 from agentkd.compiler.views import build_views
+from agentkd.compiler.weighed import places_in, with_weighed
 from agentkd.compiler.write import Tally, read_outlines, write_dataset
 from agentkd.config import CompileSettings
 from agentkd.errors import DataError, ModelError
@@ -130,6 +131,8 @@ class _Compilation:
             if turns and task_key(turns[0].trajectory.task) in self.plan.left_out:
                 self.dropped["written by a teacher, beyond `[synthesize] max_share`"] += len(turns)
                 turns = []
+            if self.settings.role_weights.history or self.settings.role_weights.observation:
+                turns = with_weighed(turns, traces, self.inputs.trust)
             for turn in turns:
                 yield from self.rows(turn)
             bar.advance()
@@ -234,15 +237,15 @@ class _Compilation:
         rejected = self._rejected(turn, student_view)
         if turn.is_negative:
             return self.renderer.prompt(student_view), None, rejected
-        with_history = rejected is None  # a pair compares two answers, and nothing else
-        student = self.renderer.render(student_view, turn.target, with_history=with_history)
+        alone = turn if rejected is None else replace(turn, weighed=frozenset())  # a pair compares answers
+        weighed = places_in(student_view, alone)
+        student = self.renderer.render(student_view, turn.target, weighed=weighed)
         if turn.is_correction and rejected is not None and self.settings.correction_weight != 1.0:
             student, rejected = emphasised(student, rejected, self.settings.correction_weight)
         if not teacher_view:
             return student, None, rejected
-        teacher = self.renderer.render(
-            teacher_view, turn.target, name="teacher view", with_history=with_history
-        )
+        weighed = places_in(teacher_view, alone)
+        teacher = self.renderer.render(teacher_view, turn.target, name="teacher view", weighed=weighed)
         if _labels(teacher)[0] != _labels(student)[0]:  # a template that renders later turns otherwise
             student = self.renderer.render(student_view, turn.target)
             teacher = self.renderer.render(teacher_view, turn.target, name="teacher view")

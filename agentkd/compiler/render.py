@@ -6,7 +6,7 @@ template is ever searched for. Texts of the history are found by rendering the s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import groupby
@@ -61,22 +61,22 @@ class RowRenderer:
         target: Message,
         *,
         name: str = "row",
-        with_history: bool = False,
+        weighed: Collection[int] = (),
         like: Message | None = None,
     ) -> Rendered:
         """Return a view and its target as tokens, `[time]`.
 
-        With `with_history` tool results and earlier turns get the weights that the settings give them. A
-        rejected answer weighs what the right one does, which is `like` then. Raises RowRefused for a row
-        that is longer than `max_tokens` (it is never cut), that cannot be rendered exactly, or in which
-        nothing has a weight; TemplateFault where no row could be.
+        Tool results and earlier turns at the places `weighed` of the view get the weights that the settings
+        give them. A rejected answer weighs what the right one does, which is `like` then. Raises RowRefused
+        for a row that is longer than `max_tokens` (it is never cut), that cannot be rendered exactly, or in
+        which nothing has a weight; TemplateFault where no row could be.
         """
         head = self._prompt(view, name)
         completion = self._completion(head, target, name)
         if len(head.ids) + len(completion) > self.max_tokens:
             raise _too_long(name, len(head.ids) + len(completion), self.max_tokens)
         weight = self._weights.tool_call if (like or target).tool_calls else self._weights.assistant
-        before = self._history(head) if with_history else (0.0,) * len(head.ids)
+        before = self._history(head, weighed)
         if not weight and not any(before):
             raise RowRefused(
                 f"{name} in which no token has a weight",
@@ -120,13 +120,13 @@ class RowRenderer:
             raise exact
         return ids[: stop + 1]
 
-    def _history(self, head: _Head) -> tuple[float, ...]:
+    def _history(self, head: _Head, weighed: Collection[int]) -> tuple[float, ...]:
         """Return the weight of every token of a prompt: of tool results and of earlier assistant turns."""
         weights = [0.0] * len(head.ids)
-        if not self._weights.observation and not self._weights.history:
+        if not weighed or not (self._weights.observation or self._weights.history):
             return tuple(weights)
         offsets = self._encoder.offsets(head.text)
-        for weight, start, end, is_turn in self._pieces(head):
+        for weight, start, end, is_turn in self._pieces(head, weighed):
             last = None
             for place, (begins, ends) in enumerate(offsets):
                 if start <= begins < ends <= end:
@@ -135,11 +135,11 @@ class RowRenderer:
                 weights[last + 1] = weight
         return tuple(weights)
 
-    def _pieces(self, head: _Head) -> list[tuple[float, int, int, bool]]:
+    def _pieces(self, head: _Head, weighed: Collection[int]) -> list[tuple[float, int, int, bool]]:
         """Return (weight, start, end, whether a turn ends there) of the weighted texts of a prompt."""
         found: list[tuple[float, int, int, bool]] = []
         number, at, previous = -1, 0, ""
-        for message in head.view:
+        for place, message in enumerate(head.view):
             turn = hf.chat_turns([message], self._specials)[0]
             if number < 0 or not turn["role"] == previous == "user":  # as `chat_turns` merges turns
                 number, at = number + 1, 0
@@ -147,7 +147,7 @@ class RowRenderer:
                 at += len("\n\n")
             start, end = head.spans[number]
             said, previous = turn["content"], turn["role"]
-            is_whole = end - start == len(head.turns[number]["content"])
+            is_whole = place in weighed and end - start == len(head.turns[number]["content"])
             if is_whole and message.role == "tool" and self._weights.observation:
                 begins = start + at + len(_TOOL_PREFIX.rstrip())  # a word takes the space before it
                 found.append((self._weights.observation, begins, start + at + len(said), False))

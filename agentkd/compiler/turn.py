@@ -47,6 +47,8 @@ class Turn:
     """Ids of the corrections that gave the target."""
     recalled: tuple[str, ...] = ()
     """Memories that stood in the prompt of a model that acted well."""
+    weighed: frozenset[int] = frozenset()
+    """Places in the history of what may be learnt from beside the target."""
 
 
 class Specs:

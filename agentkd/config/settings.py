@@ -177,9 +177,10 @@ class RoleWeights(Value):
     tool_call: float = Field(default=1.0, ge=0.0)
     """Tokens of a target that is a tool call."""
     observation: float = Field(default=0.0, ge=0.0)
-    """Tokens of the tool results in a row's history; a small weight such as 0.1 teaches what tools answer."""
+    """Tokens of what trusted tools answered in a row's history; a small weight such as 0.1 teaches that."""
     history: float = Field(default=0.0, ge=0.0)
-    """Tokens of the assistant's earlier turns in a row's history, which are targets of rows of their own."""
+    """Tokens of the assistant's earlier turns in a row's history that may be targets of rows of their own: a
+    call that failed, a turn that was put right and one that the trust gate holds back weigh nothing."""
 
 
 class CompileSettings(Value):

@@ -100,7 +100,7 @@ def test_both_ways_of_rendering_a_row_give_the_same_tokens(tokenizer_of, name):
 def test_tool_results_and_earlier_turns_get_the_weight_that_is_set(tokenizer_of, name):
     tokenizer = tokenizer_of(name)
     weights = RoleWeights(observation=0.1, history=0.25, tool_call=0.5)
-    rendered = RowRenderer(tokenizer, 4096, weights).render(VIEW, RIGHT, with_history=True)
+    rendered = RowRenderer(tokenizer, 4096, weights).render(VIEW, RIGHT, weighed=range(len(VIEW)))
     end = "<end_of_turn>" if name == "gemma" else "<|im_end|>"
     said = {
         weight: tokenizer.decode(
@@ -117,7 +117,7 @@ def test_two_results_in_a_row_are_weighed_without_what_stands_between_them(token
     view = (*VIEW, Message(role="tool", content="and a third", name="find"))
     tokenizer = tokenizer_of("smollm2")
     rendered = RowRenderer(tokenizer, 4096, RoleWeights(observation=0.1)).render(
-        view, RIGHT, with_history=True
+        view, RIGHT, weighed=range(len(view))
     )
     texts = [tokenizer.decode([t]) for t, w in zip(rendered.ids, rendered.weights, strict=True) if w == 0.1]
     assert "".join(texts) == " two places are free and a third"
