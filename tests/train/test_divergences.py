@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -144,6 +145,26 @@ def test_taid_moves_to_the_teacher_and_goes_on_from_its_state() -> None:
     for step in range(6, 10):
         context = chunk(logits(10 + step), logits(30), K, step)
         assert loss_of(resumed, context).item() == loss_of(objective, context).item()
+
+
+@pytest.mark.parametrize("before", [1e-8, -1e-8, 0.0])
+def test_taid_keeps_to_its_schedule_after_a_loss_of_next_to_nothing(before: float) -> None:
+    objective = build("taid")
+    objective.prepare(10)
+    objective.load_state_dict({"t": 0.4, "trend": 0.25, "before": before, "step": 4, "sum": 3.0})
+    assert math.isfinite(loss_of(objective, chunk(logits(1), logits(30), K, 5)).item())
+    state = objective.state_dict()
+    assert state["trend"] == 0.25
+    assert 0.7 <= state["t"] < 0.71
+    assert state["before"] == 3.0
+
+
+def test_taid_bears_any_jump_of_the_loss() -> None:
+    objective = build("taid")
+    objective.prepare(10)
+    objective.load_state_dict({"t": 0.4, "trend": 0.0, "before": 1e-3, "step": 4, "sum": 1e6})
+    loss_of(objective, chunk(logits(1), logits(30), K, 5))
+    assert objective.state_dict()["t"] == pytest.approx(0.7)
 
 
 def test_the_closed_gradient_of_jsd_is_autograds() -> None:

@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 Formula = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
+_LEAST = 1e-6  # a loss below is rounding: its relative change says nothing
 
 
 class TopKSettings(Value):
@@ -196,9 +197,10 @@ class Taid(Divergence):
     def _advance(self, step: int) -> None:
         """Move t at the end of an optimiser step by the mean loss that it had."""
         settings, loss = self.settings, self._sum
-        if self._before:
-            change = (self._before - loss) / self._before
-            self._trend = settings.momentum * self._trend + (1 - settings.momentum) * change
+        if self._before is not None:
+            if self._before > _LEAST:
+                change = (self._before - loss) / self._before
+                self._trend = settings.momentum * self._trend + (1 - settings.momentum) * change
             faster = self._t + settings.rate * _sigmoid(self._trend) * (1 - self._t)
             linear = settings.start + (settings.end - settings.start) * step / self._n_steps
             self._t = min(settings.end, max(faster, linear))
@@ -244,4 +246,5 @@ def _floored(log_p: torch.Tensor) -> torch.Tensor:
 
 
 def _sigmoid(x: float) -> float:
-    return 1 / (1 + math.exp(-x))
+    small = math.exp(-abs(x))
+    return (1 if x >= 0 else small) / (1 + small)
