@@ -85,7 +85,9 @@ class _Training:
         self.pack = functools.partial(
             make_packs, max_tokens=self.plan.pack_tokens, max_pairs=self.plan.pack_pairs
         )
-        self.stepper = self._make_stepper()
+        devices = [self.body.device] if self.body.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):  # dropout draws the same whatever was cached already
+            self.stepper = self._make_stepper()
         for weighted in self.objectives:
             weighted.objective.prepare(len(self.steps))
 

@@ -185,6 +185,18 @@ def test_an_adapter_on_the_same_base_teaches(job: MakeJob, student: Path) -> Non
     assert found[-1] < 0.9 * found[0]
 
 
+def test_dropout_draws_the_same_whether_the_signals_were_there_or_not(job: MakeJob) -> None:
+    first = job({"sft": {}}, "taught", epochs=2.0)
+    train(first, Reporter(is_machine=False))
+    lora = LoraSettings(r=4, alpha=8, dropout=0.2)
+    options = {"teacher_adapter": first.output, "teacher_id": "student@1", "lora": lora, "epochs": 2.0}
+    made = [job({"forward-kl": {}}, name, **options) for name in ("missing", "cached")]
+    for each in made:
+        train(each, Reporter(is_machine=False))
+    missing, cached = ((Path(each.output) / "adapter_model.safetensors").read_bytes() for each in made)
+    assert missing == cached
+
+
 def test_signals_are_kept_apart_by_teacher_and_unit(
     job: MakeJob, sibling: Path, foreigner: Path, tmp_path: Path
 ) -> None:
