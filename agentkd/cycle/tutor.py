@@ -88,7 +88,7 @@ class _Tutor:
     asking: Sequence[str]
 
     def score(self) -> None:
-        """Let the teacher score the target of every row."""
+        """Let the teacher score the target of every row that has one text to score."""
         from agentkd.train.remote import Vocabulary
 
         rows, vocabulary = self._rows(self.job.dataset), Vocabulary(self.job.base)
@@ -100,8 +100,10 @@ class _Tutor:
                 continue  # several stretches in one row: no one text to score
             asked = vocabulary.text(view.ids[:first]), vocabulary.text(view.ids[first : last + 1])
             wanted[key] = partial(model.score, *asked, top_k=min(self.top_k, _MOST_TOP))
+        self._tell_unscored(len(rows), len(wanted))
         answers = self._ask("score", wanted)
-        self._refuse_silence(answers.values())
+        if wanted:
+            self._refuse_silence(answers.values())
         texts = {key: _target_text(answers[key].text, view, vocabulary) for key, (_, view) in rows.items()
                  if key in answers}  # fmt: skip
         self._store(self.job, rows, answers, texts, vocabulary)
@@ -174,11 +176,33 @@ class _Tutor:
             progress.say(f"teacher `{teacher}` has cost {cost_text(said.usage for said in found.values())}")
         return found
 
+    def _tell_unscored(self, n_rows: int, n_wanted: int) -> None:
+        """Say how many rows are not scored; raises ConfigError where none would be."""
+        if n_wanted == n_rows:
+            return
+        teacher = self.job.settings.teacher
+        if not n_wanted:
+            raise ConfigError(
+                f"teacher `{teacher}` scores one stretch of text a row, and every row learns from several: "
+                f"{self._named} would learn nothing",
+                hint="set `history` and `observation` of `[compile.role_weights]` to 0 and compile again, or "
+                "take a teacher on this machine",
+                key="compile.role_weights",
+            )
+        self.parts.progress.say(
+            f"{n_rows - n_wanted} rows are not scored by teacher `{teacher}`: they learn from several "
+            "stretches of text"
+        )
+
+    @property
+    def _named(self) -> str:
+        return ", ".join(f"`{name}`" for name in self.asking)
+
     def _refuse_silence(self, answers: Any) -> None:
         if not any(said.pieces for said in answers):
-            named = ", ".join(f"`{name}`" for name in self.asking)
             raise ConfigError(
-                f"teacher `{self.job.settings.teacher}` sends text without log-probabilities, and {named} "
+                f"teacher `{self.job.settings.teacher}` sends text without log-probabilities, and "
+                f"{self._named} "
                 "cannot be computed from text alone",
                 hint="train on its text with `sft`, or take a teacher that sends `top_logprobs`",
                 key="train.teacher",

@@ -22,6 +22,7 @@ from agentkd.cycle.teach import teacher_fields
 from agentkd.cycle.training import told_by, train_job
 from agentkd.cycle.tutor import taught_job
 from agentkd.errors import CeilingError, ConfigError, ModelError
+from agentkd.protocols import SilentProgress
 from agentkd.schema import DatasetCard, Heard, Message, Rendered, TrainJob
 from agentkd.train.artefact import inspect_caches
 from agentkd.train.remote import Said, Vocabulary, spelled
@@ -399,6 +400,51 @@ def test_words_of_a_chat_model_weigh_what_the_target_weighed_and_the_card_counts
 
 def weighing(row: Rendered, change: Callable[[float], float]) -> Rendered:
     return row.model_copy(update={"weights": tuple(map(change, row.weights))})
+
+
+@pytest.mark.parametrize("n_apart", [2, None], ids=["some", "all"])
+def test_rows_with_several_stretches_are_counted_and_nobody_is_blamed(
+    n_apart: int | None,
+    serve: Callable[[Path], Teacher],
+    opened: Callable[..., agentkd.Workspace],
+    cycled: Path,
+) -> None:
+    lines: list[str] = []
+
+    class Listening(SilentProgress):
+        def say(self, line: str) -> None:
+            lines.append(line)
+
+    teacher = serve(student_of(cycled))
+    with opened(teacher.url, "text-completion-openai/tiny", {"alm": {}}) as workspace:
+        whole = Path(train_job(workspace.parts, workspace.datasets()[-1].id, "out").dataset)
+        rows = list(read_examples(whole))
+        rows = [
+            row.model_copy(update={"teacher": None, "student": apart(row.student)}) if number < n else row
+            for n in [len(rows) if n_apart is None else n_apart]
+            for number, row in enumerate(rows)
+        ]
+        folder = whole.parent / "dat-apart"
+        folder.mkdir()
+        card = DatasetCard.model_validate_json((whole / "card.json").read_bytes())
+        (folder / "card.json").write_text(card.model_copy(update={"id": folder.name}).model_dump_json())
+        (folder / "train.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in rows))
+        job = train_job(workspace.parts, card.id, "out").model_copy(update={"dataset": str(folder)})
+        workspace.parts.progress = Listening()
+        if n_apart is None:
+            with pytest.raises(ConfigError, match="every row learns from several: `alm`") as refused:
+                taught_job(workspace.parts, job)
+            assert "[compile.role_weights]" in refused.value.hint
+            assert not teacher.requests
+        else:
+            taught_job(workspace.parts, job)
+            assert any("2 rows are not scored by teacher" in line for line in lines)
+            assert len(teacher.requests) == len(rows) - 2
+
+
+def apart(row: Rendered) -> Rendered:
+    """Give a token of the prompt a weight too."""
+    return row.model_copy(update={"weights": (0.0, 0.5, 0.0, *row.weights[3:])})
 
 
 def test_a_teacher_without_log_probabilities_teaches_text_alone(
