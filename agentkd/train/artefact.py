@@ -152,6 +152,10 @@ class SignalCache:
                 found.update((key, RowSignals(**row)) for key, row in whole.rows(wanted))
         return found
 
+    def keys(self) -> set[str]:
+        """Return the keys of the rows that are there by its shards' own account; reads no tensor."""
+        return cached_keys(self.folder.parent, self.folder.name).get(self.folder.name, set())
+
     def fill(
         self,
         missing: list[str],
@@ -175,12 +179,12 @@ class SignalCache:
         write_shard(self.folder, tensors, self._facts)
 
 
-def cached_keys(root: Path) -> dict[str, set[str]]:
+def cached_keys(root: Path, folders: str = "signals-*") -> dict[str, set[str]]:
     """Return the keys of the rows in each folder of signals below `root`, by its name; reads no tensor."""
     from safetensors import safe_open
 
     found: dict[str, set[str]] = {}
-    for file in sorted(root.glob("signals-*/*.safetensors")):
+    for file in sorted(root.glob(f"{folders}/*.safetensors")):
         with contextlib.suppress(Exception), safe_open(str(file), framework="numpy") as opened:
             found.setdefault(file.parent.name, set()).update(json.loads(opened.metadata()["rows"]))
     return found

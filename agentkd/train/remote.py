@@ -139,9 +139,13 @@ class Vocabulary:
 
 
 def unit_of(pairs: Sequence[tuple[Said, View]], vocabulary: Vocabulary) -> Unit:
-    """Return `token` where the teacher cuts most of the texts as the student does, else `byte`."""
-    alike = sum(_is_alike(said, view, vocabulary) for said, view in pairs)
-    return "token" if 2 * alike > len(pairs) else "byte"
+    """Return `token` where the teacher cuts most of the texts as the student does, else `byte`.
+
+    It is `token` where no answer tells.
+    """
+    heard = [(said, view) for said, view in pairs if said.pieces]
+    alike = sum(_is_alike(said, view, vocabulary) for said, view in heard)
+    return "token" if 2 * alike > len(heard) or not heard else "byte"
 
 
 def _is_alike(said: Said, view: View, vocabulary: Vocabulary) -> bool:

@@ -201,15 +201,18 @@ def _same_vocabulary(first: str, second: str) -> bool:
     return bool(hf.load_tokenizer(first).get_vocab() == hf.load_tokenizer(second).get_vocab())
 
 
-def _has_tokens(job: TrainJob, template_hash: str, top_k: int, reads_tokens: bool) -> bool:
-    """Whether a remote teacher's signals are of the student's tokens.
+def _has_tokens(job: TrainJob, dataset: Dataset, top_k: int, reads_tokens: bool) -> bool:
+    """Whether a remote teacher's signals of these rows are of the student's tokens.
 
-    Before any are fetched (a plan is made first) it is taken to give what the objectives read.
+    One teacher may have both kinds, of several datasets: those count that cover more of the rows. Before any
+    are fetched (a plan is made first) it is taken to give what the objectives read.
     """
+    wanted = {row_key(row.teacher) for row in dataset.train if row.teacher is not None}
     of_tokens, of_bytes = (
-        signal_cache(job, template_hash, top_k, unit).folder.is_dir() for unit in ("token", "byte")
+        len(wanted & signal_cache(job, dataset.card.template_hash, top_k, unit).keys())
+        for unit in ("token", "byte")
     )
-    return of_tokens or (reads_tokens and not of_bytes)
+    return of_tokens >= of_bytes if of_tokens or of_bytes else reads_tokens
 
 
 def _remote(
@@ -221,7 +224,7 @@ def _remote(
             hint="train through a workspace (`agentkd train`): it fetches what the teacher says first",
         )
     dataset = with_own_views(dataset)
-    if _has_tokens(job, dataset.card.template_hash, top_k, reads_tokens):
+    if _has_tokens(job, dataset, top_k, reads_tokens):
         return TeacherPlan(is_own=False, is_remote=True), dataset
     stretches = student_stretches(job.base, job.dataset, dataset)
     return TeacherPlan(is_own=False, is_remote=True, unit="byte", stretches=stretches), dataset

@@ -13,13 +13,15 @@ import torch
 from agentkd import hf
 from agentkd.errors import ConfigError
 from agentkd.schema import DatasetCard, Example, LoraSettings, Message, TrainJob, TrainSettings
-from agentkd.train.artefact import inspect_caches
+from agentkd.train.artefact import Unit, inspect_caches, row_key
 from agentkd.train.loop import train
 from agentkd.train.plan import lesson_of, plan
+from agentkd.train.prepare import build_objectives
+from agentkd.train.remote import Said, Vocabulary, spelled, unit_of
 from agentkd.train.reporter import Reporter
-from agentkd.train.rows import load_dataset
+from agentkd.train.rows import View, load_dataset
 from agentkd.train.second import count_parameters
-from agentkd.train.teacher import signal_cache
+from agentkd.train.teacher import plan_teacher, signal_cache
 
 TEXTS = (
     ("Where is the parcel of Ann?", 'the order of {"email": "ann@example.com"}'),
@@ -141,6 +143,34 @@ def test_the_plan_of_a_remote_teacher_is_made_before_it_is_asked(job: MakeJob, n
     assert (lesson.teacher.is_remote, lesson.teacher.unit) == (True, unit)
     planned = plan(remote, Reporter(is_machine=False))
     assert planned.signals_missing == len(TEXTS)
+
+
+@pytest.mark.parametrize("unit", ["token", "byte"])
+def test_the_unit_of_a_remote_teacher_is_that_of_the_signals_which_cover_the_rows(
+    job: MakeJob, student: Path, unit: Unit
+) -> None:
+    remote = job({"uld": {}}, teacher="", teacher_id="gpt-0")
+    data = load_dataset(remote.dataset, 4096)
+    keys = [row_key(row.teacher or row.student) for row in data.train]
+    silence = spelled(Said(key="", text=""), data.train[0].student, "", "token", Vocabulary(student), 20)
+    other: Unit = "byte" if unit == "token" else "token"
+    for kind, covered in ((unit, keys), (other, [keys[0], "of another dataset"])):
+        signal_cache(remote, data.card.template_hash, 20, kind).write(dict.fromkeys(covered, silence))
+    plan, _ = plan_teacher(remote, data, build_objectives(remote), lambda line: None)
+    assert (plan.is_remote, plan.unit) == (True, unit)
+
+
+def test_no_answer_is_no_sign_of_another_vocabulary(student: Path) -> None:
+    vocabulary = Vocabulary(student)
+    view = View((1, 300, 301), (1, 2), (1.0, 1.0))
+    own, silent = (
+        Said(key="k", text="", pieces=pieces)
+        for pieces in (tuple(vocabulary.bytes_of(token).decode("latin-1") for token in (300, 301)), ())
+    )
+    other = Said(key="k", text="", pieces=("no", "tokens"))
+    assert unit_of([], vocabulary) == unit_of([(silent, view)], vocabulary) == "token"
+    assert unit_of([(own, view), (silent, view), (silent, view)], vocabulary) == "token"
+    assert unit_of([(other, view), (silent, view)], vocabulary) == "byte"
 
 
 def test_the_plan_counts_a_teacher_of_its_own(job: MakeJob, foreigner: Path) -> None:
