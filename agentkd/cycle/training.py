@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 _OF_THE_MACHINE = ("processes", "threads")  # options of trainers
+_WORDS = frozenset({"", "start", "base", "none"})  # references that are no folder
 
 
 def decisive_settings(parts: Parts) -> tuple[TrainSettings, dict[str, dict[str, Any]]]:
@@ -47,9 +48,9 @@ def read_beside(parts: Parts) -> list[str]:
     These are anchors and references of one's own, and a teacher in a folder.
     """
     train = parts.settings.train
-    options = [Path(str(each.get("reference", ""))) for each in train.objective.values()]
+    named = [str(each.get("reference", "")) for each in train.objective.values()]
     anchors = Path(train.anchor.path).expanduser()
-    files = [anchors, *(path / "adapter_model.safetensors" for path in options if path.is_absolute())]
+    files = [anchors, *(Path(name) / "adapter_model.safetensors" for name in named if name not in _WORDS)]
     found = [hf.file_sha256(file) for file in files if file.is_file()]
     return [*found, *([teacher_fields(parts)["teacher_id"]] if train.teacher.startswith("path:") else [])]
 

@@ -136,7 +136,8 @@ class TrainJob(Value):
     teacher_adapter: str = ""
     """Adapter folder of the teacher; empty for none."""
     teacher_id: str = ""
-    """Fingerprint of a teacher that is not the student's own base: part of the name of its signals."""
+    """Fingerprint of a teacher that is not the student's own base: part of the name of its signals; empty
+    computes that of a local one."""
 
 
 class Checkpoint(Value):

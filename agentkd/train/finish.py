@@ -17,7 +17,16 @@ from agentkd.errors import CheckpointError, TrainError
 from agentkd.files import put_in_place
 from agentkd.schema import AnchorSettings, Checkpoint, DatasetCard, TrainJob, TrainSettings, content_id
 
-__all__ = ["SHIPPED_ANCHORS", "anchor_file", "decisive", "finished", "job_key", "limits_key", "publish"]
+__all__ = [
+    "SHIPPED_ANCHORS",
+    "anchor_file",
+    "decisive",
+    "finished",
+    "job_key",
+    "limits_key",
+    "publish",
+    "teacher_id",
+]
 
 _NOT_PART_OF_THE_RESULT = {
     "candidates",
@@ -39,7 +48,19 @@ def job_key(job: TrainJob, card: DatasetCard) -> str:
     init = hf.file_sha256(adapter) if job.init_adapter else ""
     read = [hf.file_sha256(file) for file in _files(job.settings)]
     settings = job.settings.model_dump(mode="json", exclude=_NOT_PART_OF_THE_RESULT)
-    return content_id("job", card.id, job.base_id, settings, init, job.plugins, job.teacher_id, read)
+    return content_id("job", card.id, job.base_id, settings, init, job.plugins, teacher_id(job), read)
+
+
+def teacher_id(job: TrainJob) -> str:
+    """Return the fingerprint of the job's teacher: computed where a spec names a local one without it."""
+    if job.teacher_id or not job.settings.teacher or not (job.teacher or job.teacher_adapter):
+        return job.teacher_id
+    base = hf.base_id(job.teacher) if job.teacher else job.base_id
+    if not job.teacher_adapter:
+        return base
+    return content_id(
+        "teacher", base, hf.file_sha256(Path(job.teacher_adapter) / "adapter_model.safetensors")
+    )
 
 
 def anchor_file(settings: AnchorSettings) -> Path:

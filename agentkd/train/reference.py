@@ -20,6 +20,7 @@ from agentkd.errors import ConfigError
 from agentkd.schema import TrainJob, content_id
 from agentkd.train.batch import PackSignals, Weighted
 from agentkd.train.body import Body
+from agentkd.train.finish import teacher_id
 from agentkd.train.lora import without_dropout
 from agentkd.train.objectives.label_loss import label_losses
 from agentkd.train.packing import Pack
@@ -166,7 +167,7 @@ def prepare_references(
             Path(job.signals or Path(job.dataset) / "signals"),
             reference_id=content_id("of", job.base_id, template_hash, reference_id, *numbers),
             top_k=top_k,
-            teacher_id=f"{job.teacher_id}/{getattr(signals, 'top_k', 0)}" if top_k else "",
+            teacher_id=f"{teacher_id(job)}/{getattr(signals, 'top_k', 0)}" if top_k else "",
         )
         with as_reference as reference:
             n = references.prepare(referred, reference, pack=pack, chunk_tokens=chunk_tokens, signals=signals)

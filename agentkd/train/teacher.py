@@ -19,6 +19,7 @@ from agentkd.train.alignment import Stretch
 from agentkd.train.artefact import SignalCache, Unit, row_key
 from agentkd.train.batch import TEACHER, Weighted
 from agentkd.train.body import Body
+from agentkd.train.finish import teacher_id
 from agentkd.train.rows import Dataset, Row, View
 from agentkd.train.signals import Packer, TeacherModel, TeacherSignals
 from agentkd.train.view import foreign_view, read_examples, student_stretches, with_own_views
@@ -89,7 +90,7 @@ def signal_cache(job: TrainJob, template_hash: str, top_k: int, unit: Unit) -> S
     """Return the cache of the job's teacher."""
     return SignalCache(
         Path(job.signals or Path(job.dataset) / "signals"),
-        teacher_id=job.teacher_id if job.settings.teacher else job.base_id,
+        teacher_id=teacher_id(job) if job.settings.teacher else job.base_id,
         template_hash=template_hash,
         top_k=top_k,
         unit=unit,

@@ -8,8 +8,9 @@ import pytest
 
 import agentkd
 from agentkd.cycle.teach import objective_modules, settings_with_folders
+from agentkd.cycle.training import read_beside
 from agentkd.errors import ConfigError, NotFoundError
-from agentkd.hf import registered_files
+from agentkd.hf import file_sha256, registered_files
 from agentkd.schema import Checkpoint, DatasetCard
 
 SETTINGS = {
@@ -52,6 +53,24 @@ def test_a_named_checkpoint_becomes_its_folder_and_a_tainted_one_is_refused(tmp_
             ConfigError, match="`checkpoint:student@1-aaaaaaaa` is of another base or was tainted"
         ):
             settings_with_folders(parts)
+
+
+def test_a_training_is_named_after_its_reference_wherever_that_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    adapter = tmp_path / "adapters" / "ref" / "adapter_model.safetensors"
+    adapter.parent.mkdir(parents=True)
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"of nobody")
+    found = []
+    for reference, content in (("adapters/ref", b"1"), (str(adapter.parent), b"1"), ("adapters/ref", b"2")):
+        adapter.write_bytes(content)
+        settings = {"train": {"objective": {"dpo": {"reference": reference}, "sft": {}}}}
+        with agentkd.Workspace(tmp_path / "shop", settings=settings) as workspace:
+            found.append(read_beside(workspace.parts))
+    relative, absolute, changed = found
+    assert relative == absolute
+    assert changed == [file_sha256(adapter)] != relative
 
 
 class _Files:

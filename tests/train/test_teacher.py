@@ -14,6 +14,7 @@ from agentkd import hf
 from agentkd.errors import ConfigError
 from agentkd.schema import DatasetCard, Example, LoraSettings, Message, TrainJob, TrainSettings
 from agentkd.train.artefact import Unit, inspect_caches, row_key
+from agentkd.train.finish import job_key
 from agentkd.train.loop import train
 from agentkd.train.plan import lesson_of, plan
 from agentkd.train.prepare import build_objectives
@@ -236,6 +237,25 @@ def test_signals_are_kept_apart_by_teacher_and_unit(
     assert {name: facts.unit for name, facts in found.items()} == {"sibling": "token", "foreigner": "byte"}
     assert found["sibling"].n_rows == found["foreigner"].n_rows == len(TEXTS)
     assert found["foreigner"].n_tokens > found["sibling"].n_tokens, "a smaller vocabulary needs more tokens"
+
+
+def test_local_teachers_without_an_id_are_told_apart(
+    job: MakeJob, sibling: Path, foreigner: Path, student: Path
+) -> None:
+    taught = job({"sft": {}}, "taught", epochs=0.5)
+    train(taught, Reporter(is_machine=False))
+    nameless = {"teacher_id": ""}
+    made = [
+        job({"uld": {}}, "a", teacher=str(sibling), **nameless),
+        job({"uld": {}}, "a", teacher=str(foreigner), **nameless),
+        job({"uld": {}}, "a", teacher_adapter=taught.output, **nameless),
+        job({"uld": {}}, "a", teacher=str(sibling), teacher_adapter=taught.output, **nameless),
+    ]
+    card = load_dataset(made[0].dataset, 4096).card
+    assert len({signal_cache(one, "t", 4, "token").folder for one in made}) == len(made)
+    assert len({job_key(one, card) for one in made}) == len(made)
+    named = job({"uld": {}}, "a", teacher=str(sibling), teacher_id=hf.base_id(sibling))
+    assert signal_cache(named, "t", 4, "token").folder == signal_cache(made[0], "t", 4, "token").folder
 
 
 def test_signals_are_kept_apart_by_the_numbers_that_they_were_computed_in(job: MakeJob) -> None:
