@@ -78,23 +78,23 @@ def plan_teacher(
 
 
 def arithmetic(job: TrainJob) -> str:
-    """Return what tells the signals of one model from those of the same model in other numbers."""
+    """Return what tells what one model on this machine says from what it says in other numbers."""
     settings = job.settings
-    is_remote = settings.teacher and not (job.teacher or job.teacher_adapter)
-    if is_remote or (settings.dtype, settings.quantise) == ("auto", "none"):
+    if (settings.dtype, settings.quantise) == ("auto", "none"):
         return ""
     return f"{settings.dtype}/{settings.quantise}"
 
 
 def signal_cache(job: TrainJob, template_hash: str, top_k: int, unit: Unit) -> SignalCache:
     """Return the cache of the job's teacher."""
+    is_remote = job.settings.teacher and not (job.teacher or job.teacher_adapter)
     return SignalCache(
         Path(job.signals or Path(job.dataset) / "signals"),
         teacher_id=teacher_id(job) if job.settings.teacher else job.base_id,
         template_hash=template_hash,
         top_k=top_k,
         unit=unit,
-        arithmetic=arithmetic(job),
+        arithmetic="" if is_remote else arithmetic(job),
     )
 
 

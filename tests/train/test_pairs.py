@@ -277,6 +277,15 @@ def test_the_reference_is_computed_once_for_all_runs(make_job: MakeJob, pairs: P
     assert len(list((pairs / "signals").glob("*"))) == 2  # the model that training starts from is another
 
 
+def test_a_reference_beside_a_remote_teacher_is_computed_again_in_other_numbers(
+    make_job: MakeJob, pairs: Path
+) -> None:
+    for dtype in ("float32", "bfloat16"):
+        fields = {"teacher": "text-completion-openai/tiny", "dtype": dtype, "epochs": 0.5}
+        run(make_job(dtype, dataset=pairs, objective={"dpo": {}}, **fields))
+    assert len(list((pairs / "signals").glob("*"))) == 2
+
+
 def test_pairs_that_are_wanted_and_not_there_are_asked_for(make_job: MakeJob) -> None:
     with pytest.raises(TrainError, match="`redi` needs rows with a rejected completion"):
         run(make_job(objective={"redi": {}}))
