@@ -74,7 +74,18 @@ def check_processes(objectives: Sequence[Weighted], n_processes: int) -> None:
 _CURES = {
     "rejected": "compile with corrections or failed runs, or train with `sft`",
     "teacher": "compile with memories that are recalled for the rows, or train with `sft`",
+    "target": "compile with runs that succeeded or with corrections, or train without it",
 }
+
+_NAMES = {"rejected": "a rejected completion", "teacher": "a teacher view", "target": "a target to say"}
+
+
+def _lacking(weighted: Weighted) -> str:
+    """Return what an objective misses in rows from which it learns nothing."""
+    needs = weighted.objective.requires
+    if "rejected" in needs:
+        return "rejected"
+    return "teacher" if weighted.needs_teacher or "teacher-spans" in needs else "target"
 
 
 def useful_rows(
@@ -89,11 +100,10 @@ def useful_rows(
         rows = tuple(replace(row, rejected=None) if row.rejected else row for row in rows)
     for weighted in objectives:
         if not any(learns_from(weighted, row) for row in rows):
-            what = "rejected" if "rejected" in weighted.objective.requires else "teacher"
-            lacking = {"rejected": "a rejected completion", "teacher": "a teacher view"}[what]
+            lacking = _lacking(weighted)
             raise TrainError(
-                f"objective `{weighted.name}` needs rows with {lacking}, and the dataset has none",
-                hint=_CURES[what],
+                f"objective `{weighted.name}` needs rows with {_NAMES[lacking]}, and the dataset has none",
+                hint=_CURES[lacking],
             )
     useful = tuple(row for row in rows if any(learns_from(weighted, row) for weighted in objectives))
     if len(useful) < len(rows):

@@ -123,7 +123,8 @@ class TeacherSignals:
                 None for a teacher whose signals were fetched before. Raises TrainError for missing rows then.
             pack: Makes packs of views.
             chunk_tokens: Label positions whose logits exist at one time.
-            on_rows: Called with the number of rows that each shard adds.
+            on_rows: Called with the number of rows that are cached, where not all are, then with those that
+                each shard adds.
             ends: Byte after each of the teacher's label tokens by row key, where its vocabulary is another.
         """
         views = {row_key(row.teacher): row.teacher for row in rows if row.teacher is not None}
@@ -133,6 +134,8 @@ class TeacherSignals:
         if teacher is None:
             self._refuse_gaps(missing, len(views))
             return 0
+        if missing and len(missing) < len(views):
+            on_rows(len(views) - len(missing))
         if missing or self._is_live:
             model = teacher()
             self._live = model if self._is_live else None

@@ -15,6 +15,7 @@ import torch
 from agentkd.errors import TrainError
 from agentkd.files import write_whole
 from agentkd.schema import TrainSettings
+from agentkd.train import saves
 from agentkd.train.anchor import ANCHOR, Anchors
 from agentkd.train.body import Body
 from agentkd.train.distributed import World
@@ -165,11 +166,12 @@ class Stepper:
         if self.world.is_main:
             write_whole(file, json.dumps(facts, indent=1))
         self.world.wait()  # torchrun ends all where one process ends
+        kept = "; the last good save is kept" if saves.latest(self.work) is not None else ""
         raise TrainError(
             f"the loss of step {step + 1} is not finite ({facts['terms']}, gradient norm {norm}); "
             + _blame(faulty, rows),
-            hint=f"lower `[train] learning_rate`, or look at the rows in `{file}` and compile without them; "
-            "the last good save is kept",
+            hint=f"lower `[train] learning_rate`, or look at the rows in `{file}` and compile without them"
+            + kept,
             path=str(file),
         )
 

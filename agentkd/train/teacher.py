@@ -118,7 +118,8 @@ def open_signals(
 ) -> TeacherSignals | None:
     """Load or compute the signals of all rows; None where no objective asks for any.
 
-    `on_rows` hears, after each shard that is computed and stored, how many rows are done, and of how many.
+    `on_rows` hears how many rows are done, and of how many: first of those that were cached, then after each
+    shard that is computed and stored. Equal views count once.
     """
     wanted = [w.objective for w in objectives if _NEEDS & w.objective.requires]
     if not wanted:
@@ -132,12 +133,12 @@ def open_signals(
         stretches=plan.stretches,
         is_live=any("teacher-hidden" in objective.requires for objective in wanted),
     )
-    done = 0
+    done, total = 0, len({row_key(row.teacher) for row in rows if row.teacher})
 
     def stored(n: int) -> None:
         nonlocal done
         done += n
-        on_rows(done, len(rows))
+        on_rows(done, total)
 
     signals.prepare(
         rows,

@@ -225,6 +225,11 @@ def test_a_step_that_fails_names_its_rows_and_keeps_the_last_good_save(
     saved = saves.latest(Path(f"{job.output}.partial"))
     assert saved is not None
     assert saved.name == "step-000003"
+    job = make_job("unsaved", objective={"squared": {}}, plugins=("late_objective",))
+    with pytest.raises(TrainError) as raised:
+        run(job)
+    assert saves.latest(Path(f"{job.output}.partial")) is None
+    assert "is kept" not in raised.value.hint
 
 
 def test_the_row_at_fault_is_found_and_written_down_whole(

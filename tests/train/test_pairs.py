@@ -296,6 +296,16 @@ def test_an_unknown_reference_is_refused(make_job: MakeJob, pairs: Path) -> None
         run(make_job(dataset=pairs, objective={"dpo": {"reference": "yesterday"}}))
 
 
+def test_a_target_that_is_wanted_and_not_there_is_asked_for(
+    make_job: MakeJob, write_dataset: Callable[..., Path], make_example: Callable[..., Example]
+) -> None:
+    lone = [_without_target(paired(n, make_example)) for n in range(4)]
+    data = write_dataset(lone, name="lone")
+    with pytest.raises(TrainError, match="`sft` needs rows with a target to say") as refused:
+        run(make_job(dataset=data, objective={"sft": {}, "redi": {}}))
+    assert "runs that succeeded" in refused.value.hint
+
+
 def test_a_failed_run_without_a_repair_is_unlearnt(
     make_job: MakeJob, write_dataset: Callable[..., Path], make_example: Callable[..., Example]
 ) -> None:

@@ -41,7 +41,13 @@ def body(base: Path, rows: tuple[Row, ...]) -> Body:
 
 
 def prepared(
-    root: Path, rows: tuple[Row, ...], body: Body, *, template: str = "t", top_k: int = 6
+    root: Path,
+    rows: tuple[Row, ...],
+    body: Body,
+    *,
+    template: str = "t",
+    top_k: int = 6,
+    on_rows: Callable[[int], None] = lambda n: None,
 ) -> tuple[TeacherSignals, int]:
     cache = SignalCache(root, teacher_id="base-tiny", template_hash=template, top_k=top_k)
     signals = TeacherSignals(cache, n_vocabulary=body.n_vocabulary)
@@ -50,9 +56,17 @@ def prepared(
         lambda: TeacherModel(body, True),
         pack=lambda views: make_packs(views, 64),
         chunk_tokens=5,
-        on_rows=lambda n: None,
+        on_rows=on_rows,
     )
     return signals, n
+
+
+def test_progress_counts_what_was_cached(tmp_path: Path, rows: tuple[Row, ...], body: Body) -> None:
+    prepared(tmp_path, rows[:2], body)
+    told: list[int] = []
+    for _ in range(2):
+        prepared(tmp_path, rows, body, on_rows=told.append)
+    assert told == [2, 2], "two were there, two are computed, and later nothing is"
 
 
 def test_signals_are_the_base_models_own_distribution(
