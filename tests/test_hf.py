@@ -37,6 +37,20 @@ def adapter(tiny: Path, tmp_path: Path) -> Path:
     return tmp_path / "adapter"
 
 
+def test_an_adapter_of_single_layers_fits_a_base_that_is_as_deep(tiny: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=4, target_modules=["layers.0.self_attn.q_proj"])
+    model = get_peft_model(hf.load_model(tiny, "float32"), config)
+    model.save_pretrained(str(tmp_path / "single"))
+    adapter = hf.read_adapter(tmp_path / "single")
+    assert len(adapter.pairs()) == 1
+    other = hf.tiny_model(tmp_path / "other", seed=1)
+    hf.check_fits(adapter, other, tiny)
+    with pytest.raises(CheckpointError, match="had that layer cannot be told"):
+        hf.check_fits(adapter, other)
+
+
 def _manifest(folder: Path) -> None:
     files = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.glob("adapter_*")}
     (folder / "checkpoint.json").write_text(json.dumps({"files": files}))

@@ -20,8 +20,8 @@ def check_fits(adapter: Adapter, base: str | Path, old_base: str | Path | None =
     """Refuse an adapter whose B @ A cannot be added to the weights of `base`.
 
     Every layer that it changes must be there with the same shape, and no layer of the same kind may be
-    without a change: the new base would then be deeper. Where the `old_base` is at hand, its architecture
-    must be the same. Reads headers only.
+    without a change, but for those that it left alone on its `old_base`: the new base would then be deeper.
+    Where the old base is at hand, its architecture must be the same. Reads headers only.
 
     Raises:
         CheckpointError: it does not fit, and why.
@@ -40,10 +40,17 @@ def check_fits(adapter: Adapter, base: str | Path, old_base: str | Path | None =
         if found != wanted:
             there = f"there it is {list(found)}" if found else "it is not there"
             raise _refused(adapter, f"changes `{module}` of shape {list(wanted)}; {there} in `{base}`")
+    known = {*pairs, *(linear_shapes(old_base) if old_base is not None else ())}
     kinds = {module.rpartition(".")[2] for module in pairs}
-    beyond = sorted(name for name in shapes if name.rpartition(".")[2] in kinds and name not in pairs)
+    beyond = sorted(name for name in shapes if name.rpartition(".")[2] in kinds and name not in known)
     if beyond:
-        raise _refused(adapter, f"has no change for `{beyond[0]}` of `{base}`: the new base has more layers")
+        is_open = old_base is None and _names_layers(adapter)
+        why = (
+            "whether its old base had that layer cannot be told"
+            if is_open
+            else "the new base has more layers"
+        )
+        raise _refused(adapter, f"has no change for `{beyond[0]}` of `{base}`: {why}")
 
 
 def linear_shapes(base: str | Path) -> dict[str, tuple[int, ...]]:
@@ -57,6 +64,12 @@ def linear_shapes(base: str | Path) -> dict[str, tuple[int, ...]]:
             if name.endswith(".weight") and len(facts["shape"]) == 2:
                 found[name.removesuffix(".weight")] = tuple(facts["shape"])
     return found
+
+
+def _names_layers(adapter: Adapter) -> bool:
+    """Whether an adapter's targets may be single layers, and not all of a kind."""
+    targets = adapter.config["target_modules"]
+    return any("." in name for name in ([targets] if isinstance(targets, str) else targets))
 
 
 def _check_configs(adapter: Adapter, base: Path, old_base: str | Path | None) -> None:
