@@ -56,9 +56,9 @@ class Bench:
             started = time.monotonic(), time.process_time() + children_cpu_seconds()
             value = work()
             cpu = time.process_time() + children_cpu_seconds() - started[1]
-            kept = {"value": value, "seconds": time.monotonic() - started[0], "cpu_seconds": cpu}
+            found = {"value": value, "seconds": time.monotonic() - started[0], "cpu_seconds": cpu}
             aside = file.with_suffix(".tmp")
-            aside.write_text(json.dumps(kept, indent=1), encoding="utf-8")
+            aside.write_text(json.dumps(found, indent=1), encoding="utf-8")
             aside.replace(file)
         return json.loads(file.read_text(encoding="utf-8"))["value"]
 

@@ -275,7 +275,7 @@ def main() -> int:
     parser.add_argument("--small", action="store_true", help="under five minutes, without bars")
     parser.add_argument("--dev", action="store_true", help="choose settings: three other seeds, on `check`")
     parser.add_argument("--world", nargs="+", choices=list(WORLDS), help="worlds; default all")
-    parser.add_argument("--seeds", nargs="+", type=int, help="seeds; default 0 1 2 3 4")
+    parser.add_argument("--seeds", nargs="+", type=int, help="seeds; default those of the world")
     parser.add_argument("--publish", action="store_true", help="publish what is there and make nothing")
     options = parser.parse_args()
     name = "teaching" + ("-small" if options.small else "-dev" if options.dev else "")

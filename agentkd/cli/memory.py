@@ -86,7 +86,8 @@ def recall(invocation: Invocation, text: str, k: int | None, app: str | None, at
             scope = scope.of_suite(suite)
         if at is None:
             serving = checkpoint_of(workspace.parts.resolve("actor"))
-            if workspace.parts.aside.route(text, serving) is not None:
+            is_served = workspace.parts.role_model("actor") == "student"
+            if is_served and workspace.parts.aside.route(text, serving) is not None:
                 workspace.parts.progress.say(f"`{serving}` is tainted and stands aside here: the base acts")
                 serving = "base"
             hits = workspace.memory.recall(text, k, scope=scope, checkpoint=serving)

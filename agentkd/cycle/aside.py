@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from agentkd.cycle.replay import ancestor_datasets
+from agentkd.cycle.routing import nearest
 from agentkd.errors import BudgetError, ModelError
 from agentkd.memory.projection import key_texts
-from agentkd.schema import Route
+from agentkd.schema import Provenance, Route
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,18 +63,16 @@ class Aside:
             return None
         try:
             masked = self._masked(checkpoint)
+            if masked is None:
+                return Route(aside=checkpoint)
             (vector,) = parts.embedder().embed([text])
         except BudgetError:
             raise
         except ModelError:  # nobody can say whether it is near
-            masked = None
-        if masked is None:
             return Route(aside=checkpoint)
-        cosines = masked.vectors @ vector
-        at = int(cosines.argmax())
-        score = round(float(cosines[at]), 6)
-        nearest = round(float((masked.others @ vector).max()), 6) if len(masked.others) else 0.0
-        threshold = max(parts.thresholds()["min_score"], nearest)
+        score, at = nearest(masked.vectors, vector)
+        besides = nearest(masked.others, vector)[0] if len(masked.others) else 0.0
+        threshold = max(parts.thresholds()["min_score"], besides)
         if score < threshold:
             return None
         return Route(score=score, threshold=threshold, key=masked.ids[at], aside=checkpoint)
@@ -86,36 +85,29 @@ class Aside:
             return self._known[key]
 
     def _embedded(self, checkpoint: str) -> _Masked | None:
-        keys = dict(self._keys(checkpoint, is_tainted=True))
+        keys, others = self._requests(checkpoint)
         if not keys:
             return None
-        others = [text for text, _ in self._keys(checkpoint, is_tainted=False) if text not in keys]
-        embedder = self._parts.embedder()
-        vectors = embedder.embed(list(keys))
-        return _Masked(
-            list(keys.values()),
-            vectors,
-            embedder.embed(list(dict.fromkeys(others))) if others else vectors[:0],
-        )
+        vectors = self._parts.embedder().embed([*keys, *others])
+        return _Masked(list(keys.values()), vectors[: len(keys)], vectors[len(keys) :])
 
-    def _keys(self, checkpoint: str, *, is_tainted: bool) -> Iterator[tuple[str, str]]:
-        """Yield the requests under the tainted rows, or under the others, with whose they are."""
-        ledger = self._parts.ledger
+    def _requests(self, checkpoint: str) -> tuple[dict[str, str], list[str]]:
+        """Return what a student should not have learnt, with whose it is, and the requests besides."""
+        ledger, keys, others = self._parts.ledger, dict[str, str](), dict[str, str]()
         for dataset_id in ancestor_datasets(self._parts, checkpoint):
             tainted = ledger.revocations.rows(dataset_id)
-            rows = [
-                row.provenance
-                for row in ledger.datasets.rows(dataset_id, "train")
-                if (row.example_id in tainted) == is_tainted
-            ]
-            sources = dict.fromkeys(id_ for row in rows for id_ in row.trajectories[:1])
-            yield from ((run.task.prompt, run.id) for run in self._parts.trajectories(sources))
-            # a memory that taught other requests, too, says nothing of where a row of its own is near
-            told = dict.fromkeys(id_ for row in rows if not row.trajectories for id_ in row.memories)
-            for memory in ledger.memories.get_many(told):
-                yield from ((text, memory.id) for text in key_texts(memory).values())
-        if is_tainted:
-            found = ledger.memories.list("active", kinds=["constraint"], checkpoint=checkpoint)
-            for memory in found:
-                if memory.counters:
-                    yield from ((text, memory.counters) for text in key_texts(memory).values())
+            rows = ledger.datasets.rows(dataset_id, "train")
+            keys |= dict(self._under([row.provenance for row in rows if row.example_id in tainted]))
+            others |= dict(self._under([row.provenance for row in rows if row.example_id not in tainted]))
+        for memory in ledger.memories.list("active", kinds=["constraint"], checkpoint=checkpoint):
+            if memory.counters:
+                keys |= dict.fromkeys(key_texts(memory).values(), memory.counters)
+        return keys, [text for text in others if text not in keys]
+
+    def _under(self, rows: Sequence[Provenance]) -> Iterator[tuple[str, str]]:
+        """Yield the requests that rows were made from; the keys of its memories for one that has no run."""
+        sources = dict.fromkeys(id_ for row in rows for id_ in row.trajectories[:1])
+        yield from ((run.task.prompt, run.id) for run in self._parts.trajectories(sources))
+        told = dict.fromkeys(id_ for row in rows if not row.trajectories for id_ in row.memories)
+        for memory in self._parts.ledger.memories.get_many(told):
+            yield from ((text, memory.id) for text in key_texts(memory).values())

@@ -137,10 +137,10 @@ def run_key(
 ) -> str:
     """Return the id of a run: what was cut off goes on under it; other tasks or settings are another run."""
     spec, settings = parts.resolve(model), parts.settings
-    is_served = parts.role_model(model) == "student" and spec != "base"
-    is_tainted = is_served and parts.checkpoint(checkpoint_of(spec)).status == "tainted"
     is_local = spec in ("base", ROUTED) or spec.startswith("agentkd/")
     checkpoint = checkpoint_of(spec)
+    is_served = parts.role_model(model) == "student" and checkpoint != "base"
+    is_tainted = is_served and parts.checkpoint(checkpoint).status == "tainted"
     if spec == ROUTED:
         spec = AdapterRouter(parts).id
     return content_id(

@@ -25,7 +25,7 @@ from agentkd.schema import Checkpoint, Route, content_id
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Acting", "AdapterRouter", "ServingStudent", "routable", "who_acts", "who_stays"]
+__all__ = ["Acting", "AdapterRouter", "ServingStudent", "nearest", "routable", "who_acts", "who_stays"]
 
 _QUANTILE = 0.1
 """Share of its own rows that a student may lose to the base where nothing else is known."""
@@ -93,11 +93,11 @@ class Acting:
     """Says per run which student serves."""
 
 
-def who_stays(parts: Parts, spec: str) -> str | Acting:
+def who_stays(parts: Parts, spec: str) -> Acting:
     """Return who acts in all of many runs: behind `student` what serves now, whatever comes to serve."""
     resolved = parts.resolve(spec)
     if parts.role_model(spec) != "student":
-        return resolved
+        return who_acts(parts, resolved)
     name = checkpoint_of(resolved)
     return Acting(parts.model(resolved), name, serving=ServingStudent(parts, stays=name))
 
@@ -115,6 +115,13 @@ def who_acts(parts: Parts, spec: str | Model | Acting) -> Acting:
     return Acting(parts.model(resolved), checkpoint_of(resolved), serving=serving)
 
 
+def nearest(vectors: NDArray[np.float32], vector: NDArray[np.float32]) -> tuple[float, int]:
+    """Return the cosine and the place of the nearest of some unit vectors, `[keys, dimension]`."""
+    cosines = vectors @ vector
+    at = int(cosines.argmax())
+    return round(float(cosines[at]), 6), at
+
+
 @dataclass(frozen=True)
 class _Student:
     """One student's keys, and how near a request must be to one of them."""
@@ -126,9 +133,8 @@ class _Student:
     threshold: float
 
     def nearest(self, vector: NDArray[np.float32]) -> tuple[float, str]:
-        cosines = self.vectors @ vector
-        at = int(cosines.argmax())
-        return round(float(cosines[at]), 6), self.keys[at]
+        score, at = nearest(self.vectors, vector)
+        return score, self.keys[at]
 
 
 class AdapterRouter:

@@ -24,6 +24,7 @@ __all__ = [
     "add_evidence",
     "admit",
     "answer",
+    "bring_back",
     "clean",
     "clean_evidence",
     "corroborate",
@@ -142,12 +143,8 @@ def merge_equal(
         was = f"superseded by `{row['successor']}`" if row["successor"] else "taken back"
         if not (row["successor"] and _is_said_anew(connection, row, memory)):
             return answer(memory, "rejected", f"it was {was}")
-        add_evidence(connection, row, memory.evidence, uncounted)
-        where = t.memories.c.id == memory.id
-        connection.execute(t.memories.update().where(where).values(current=True, successor=None))
-        reason = f"it was {was}, and a newer correction says it again"
-        event.append(connection, memory.id, "reactivated", reason, current=True)
-        return answer(memory, "merged", reason)
+        why = f"it was {was}, and a newer correction says it again"
+        return bring_back(connection, row, memory, why, uncounted)
     added = add_evidence(connection, row, memory.evidence, uncounted)
     n_new = _count(added)
     if n_new:
@@ -155,14 +152,30 @@ def merge_equal(
         event.append(connection, memory.id, "merged", reason, details=_added(added, uncounted))
     is_away = row["status"] in ("quarantined", "tombstone") and _AGED.match(row["reason"])
     if is_away and "untrusted" not in (memory.trust, load(Memory, row["body"]).trust):
-        return _learnt_again(connection, memory)
+        if not n_new:
+            event.append(connection, memory.id, "merged", "learnt again")
+        return _active_again(connection, memory)
     return answer(memory, "merged", f"an equal memory is there; new evidence: {n_new}")
 
 
-def _learnt_again(connection: sa.Connection, memory: Memory) -> Admission:
+def bring_back(
+    connection: sa.Connection,
+    row: sa.RowMapping,
+    memory: Memory,
+    reason: str,
+    uncounted: Collection[str] = (),
+) -> Admission:
+    """Make an earlier memory the current one again, with what it rests on now."""
+    where = t.memories.c.id == memory.id
+    connection.execute(t.memories.update().where(where).values(current=True, successor=None))
+    add_evidence(connection, row, memory.evidence, uncounted)
+    event.append(connection, memory.id, "reactivated", reason, current=True)
+    return answer(memory, "merged", reason)
+
+
+def _active_again(connection: sa.Connection, memory: Memory) -> Admission:
     """Let a memory be recalled again that was put away for its age, or for want of room, alone."""
     s, reason = t.memory_status.c, "learnt again"
-    event.append(connection, memory.id, "merged", reason)
     connection.execute(
         t.memory_status.update()
         .where(s.memory_id == memory.id, s.checkpoint == "base")

@@ -16,9 +16,9 @@ from agentkd.ledger import tables as t
 from agentkd.ledger.admission import (
     MOST_SPANS,
     Admission,
-    add_evidence,
     admit,
     answer,
+    bring_back,
     clean,
     link_evidence,
     link_parents,
@@ -63,7 +63,7 @@ def supersede(
         said = merge_equal(connection, there, new)
     elif there is not None and there["status"] != "revoked":
         details["before"] = there["successor"]
-        said = _bring_back(connection, there, new)
+        said = bring_back(connection, there, new, "it is the current version again")
     else:
         details["made"] = True
         version = new.model_copy(update={"version": old["version"] + 1, "parent": old_id})
@@ -84,15 +84,6 @@ def _is_rewording(old: Memory, new: Memory) -> bool:
     is_reworded = "reworded_by" in new.extras and "reworded_by" not in old.extras
     is_same_case = bool(new.calls) and new.when_to_use == old.when_to_use
     return new.kind == old.kind and new.calls == old.calls and (is_same_case or is_reworded)
-
-
-def _bring_back(connection: sa.Connection, row: sa.RowMapping, memory: Memory) -> Admission:
-    """Make an earlier version the current one again."""
-    where = t.memories.c.id == memory.id
-    connection.execute(t.memories.update().where(where).values(current=True, successor=None))
-    add_evidence(connection, row, memory.evidence)
-    event.append(connection, memory.id, "reactivated", "it is the current version again", current=True)
-    return answer(memory, "merged", "an earlier version is current again")
 
 
 def _close(

@@ -71,21 +71,17 @@ def check_processes(objectives: Sequence[Weighted], n_processes: int) -> None:
             )
 
 
-_CURES = {
-    "rejected": "compile with corrections or failed runs, or train with `sft`",
-    "teacher": "compile with memories that are recalled for the rows, or train with `sft`",
-    "target": "compile with runs that succeeded or with corrections, or train without it",
-}
-
-_NAMES = {"rejected": "a rejected completion", "teacher": "a teacher view", "target": "a target to say"}
+_REJECTED = "a rejected completion", "compile with corrections or failed runs, or train with `sft`"
+_TEACHER = "a teacher view", "compile with memories that are recalled for the rows, or train with `sft`"
+_TARGET = "a target to say", "compile with runs that succeeded or with corrections, or train without it"
 
 
-def _lacking(weighted: Weighted) -> str:
-    """Return what an objective misses in rows from which it learns nothing."""
+def _lacking(weighted: Weighted) -> tuple[str, str]:
+    """Return what an objective misses in rows from which it learns nothing, and the cure."""
     needs = weighted.objective.requires
     if "rejected" in needs:
-        return "rejected"
-    return "teacher" if weighted.needs_teacher or "teacher-spans" in needs else "target"
+        return _REJECTED
+    return _TEACHER if weighted.needs_teacher or "teacher-spans" in needs else _TARGET
 
 
 def useful_rows(
@@ -100,10 +96,9 @@ def useful_rows(
         rows = tuple(replace(row, rejected=None) if row.rejected else row for row in rows)
     for weighted in objectives:
         if not any(learns_from(weighted, row) for row in rows):
-            lacking = _lacking(weighted)
+            lacking, cure = _lacking(weighted)
             raise TrainError(
-                f"objective `{weighted.name}` needs rows with {_NAMES[lacking]}, and the dataset has none",
-                hint=_CURES[lacking],
+                f"objective `{weighted.name}` needs rows with {lacking}, and the dataset has none", hint=cure
             )
     useful = tuple(row for row in rows if any(learns_from(weighted, row) for weighted in objectives))
     if len(useful) < len(rows):

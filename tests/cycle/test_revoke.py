@@ -162,7 +162,7 @@ def test_where_nothing_says_what_was_revoked_the_base_acts_everywhere(
     desk: agentkd.Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     desk.revoke(case(desk), reason="the form is gone")
-    monkeypatch.setattr(Aside, "_keys", lambda *_, **__: iter(()))
+    monkeypatch.setattr(Aside, "_requests", lambda *_: ({}, []))
     assert desk.agent().run("Translate this poem, please").extras["route"]["aside"]
 
 

@@ -96,6 +96,9 @@ def test_a_full_pool_keeps_old_words_that_came_in_today(lesson, store, ledger):
     refiner = UtilityPruneRefiner(UtilityPruneSettings(max_pool=2))
     [edit] = store.refine([refiner], _Kit(ledger))
     assert "no room" in edit.reason
+    (gone,) = [memory for memory in foreign if memory.id == edit.memory_id]
+    store.admit([gone])
+    assert ledger.memories.get(gone.id).status == "active"  # it is learnt again
 
 
 def test_a_union_is_as_old_as_its_parts(lesson, store, ledger, happened):
