@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 
 import agentkd
-from agentkd.errors import ConfigError, DataError, NotFoundError
+from agentkd.errors import ConfigError, DataError, NotFoundError, StoreError
+from agentkd.ledger import Ledger
+from agentkd.memory.index_exact import ExactIndex
+from agentkd.memory.lexical import LexicalIndex
 from agentkd.schema import Correction, Scope, ToolCall
 from agentkd.testing import ScriptedModel
 
@@ -123,6 +126,23 @@ def test_closing_twice_is_safe_and_a_closed_workspace_opens_its_parts_again(tmp_
     workspace.close()
     assert workspace.trajectories() == []
     workspace.close()
+
+
+def test_what_cannot_be_closed_leaves_nothing_else_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: ExactIndex) -> None:
+        raise StoreError("the index refused to close")
+
+    workspace = agentkd.Workspace(tmp_path, settings=SETTINGS)
+    assert workspace.memory.recall("nothing is known yet") == []
+    closed: list[str] = []
+    for kind in (LexicalIndex, Ledger):
+        monkeypatch.setattr(kind, "close", lambda self: closed.append(type(self).__name__))
+    monkeypatch.setattr(ExactIndex, "close", refuse)
+    with pytest.raises(StoreError, match="refused to close"):
+        workspace.close()
+    assert closed == ["LexicalIndex", "Ledger"]
 
 
 def test_a_thread_that_is_asked_the_same_again_gets_another_attempt(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -391,10 +391,10 @@ class Parts:
 
     def close(self) -> None:
         """Close what was opened; safe to call twice."""
-        for name in ("memory", "ledger"):
-            part = self.__dict__.pop(name, None)
-            if part is not None:
-                part.close()
-        for model in self._models.values():
-            model.close()
+        stores = [self.__dict__.pop(name, None) for name in ("ledger", "memory")]
+        opened = [*self._models.values(), *stores]
         self._models.clear()
+        with ExitStack() as stack:  # the last one first; what one of them cannot do leaves no other one open
+            for part in opened:
+                if part is not None:
+                    stack.callback(part.close)

@@ -17,7 +17,7 @@ import unicodedata
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,14 +85,18 @@ class LexicalIndex:
             said = {memory_id: [_MARKER, *opened.words(text)] for memory_id, _, text in batch}
             new = [row for row in batch if not opened.holds(row[0], row[1], said[row[0]])]
             is_replacing = any(opened.knows(id_) for id_ in (*lost, *(row[0] for row in new)))
-            for memory_id in (*lost, *(row[0] for row in new)):
-                opened.remove(memory_id)
-            for memory_id, partition, _ in new:
-                opened.put(memory_id, said[memory_id], partition)
-            if lost or new:
-                opened.publish()
-            if is_replacing:
-                opened.settle()
+            try:
+                for memory_id in (*lost, *(row[0] for row in new)):
+                    opened.remove(memory_id)
+                for memory_id, partition, _ in new:
+                    opened.put(memory_id, said[memory_id], partition)
+                if lost or new:
+                    opened.publish()
+                if is_replacing:
+                    opened.settle()
+            except BaseException:
+                opened.close()  # a writer that failed once fails for good; the next change begins another
+                raise
 
     def search(self, text: str, k: int, partitions: Sequence[str]) -> list[WordHit]:
         """Return at most `k` memories of these partitions that share words with a text, best first."""
@@ -283,9 +287,11 @@ class _Opened:
         )
 
     def close(self) -> None:
+        """Stop writing; what was published stays, and what could not be merged is merged another time."""
         writer, self._writer = self._writer, None
         if writer is not None:
-            writer.wait_merging_threads()
+            with suppress(StoreError), _translated():
+                writer.wait_merging_threads()
 
     def _writing(self) -> Any:
         if self._writer is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -330,14 +330,13 @@ class MemoryStore:
             if self._words is not None:
                 self._projection.sync()
             self._projection.settle()
-        if self._renewal is not None:
-            self._renewal.stop()
-        self._index.close()
-        if self._words is not None:
-            self._words.close()
-        close = getattr(self._embedder, "close", None)
-        if close is not None:
-            close()
+        with ExitStack() as stack:  # what one of them cannot do leaves no other one open
+            stack.callback(getattr(self._embedder, "close", lambda: None))
+            if self._words is not None:
+                stack.callback(self._words.close)
+            stack.callback(self._index.close)
+            if self._renewal is not None:
+                stack.callback(self._renewal.stop)
 
     def __enter__(self) -> Self:
         return self
