@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
+
+from agentkd.train import trainer
+
+from .seats import Seats
 
 settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any-machine")
@@ -37,3 +43,22 @@ def built_once(
         return folder
 
     return built
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _seats() -> Iterator[None]:
+    """Let trainings be forked from a process that has imported torch, where a process can be forked."""
+    if not sys.platform.startswith("linux"):
+        yield
+        return
+    seats = Seats(trainer.LoraTrainer()._environment())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "subprocess", seats)
+        yield
+    seats.close()
+
+
+@pytest.fixture
+def new_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a training begin in a new Python, as outside the tests."""
+    monkeypatch.setattr(trainer, "subprocess", subprocess)

@@ -19,6 +19,7 @@ from agentkd.train import LoraTrainer, LoraTrainerSettings
 from agentkd.train.reporter import Reporter
 
 MakeJob = Callable[..., TrainJob]
+pytestmark = pytest.mark.usefixtures("new_python")
 
 
 class Seen:

@@ -1,0 +1,178 @@
+"""Training processes that start at once: forked from one that has imported torch and its like already.
+
+Most tests that train do so for what comes of it, and a new Python takes six seconds of a core to import the
+libraries. What is forked runs the same `agentkd.train` on the same arguments, environment and pipes, may be
+killed, and dies by itself. What asks for another environment gets a new Python, as do tests that use the
+fixture `new_python`; where nothing can be forked all of them do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+_MOST = 1 << 18  # bytes of an order
+_SET_BY_PACKAGES = ("LANGGRAPH_STRICT_MSGPACK", "TORCHINDUCTOR_CACHE_DIR")  # when they are imported
+
+
+class Seats:
+    """Stands in for `subprocess` where a trainer starts its process."""
+
+    DEVNULL, PIPE, TimeoutExpired = subprocess.DEVNULL, subprocess.PIPE, subprocess.TimeoutExpired
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = _less(environment)
+        self._line: socket.socket | None = None
+        self._server: subprocess.Popen[bytes] | None = None
+        self._guard = threading.Lock()
+
+    def Popen(self, arguments: Sequence[str], **options: Any) -> Any:  # noqa: N802
+        """Take a seat for a training in the usual environment, else start a process."""
+        is_training = list(arguments[:3]) == [sys.executable, "-m", "agentkd.train"]
+        if not is_training or _less(options["env"]) != self._environment:
+            return subprocess.Popen(arguments, **options)
+        order = {"arguments": arguments[3:], "environment": options["env"], "folder": os.getcwd()}
+        with self._guard:
+            line = self._connected()
+            ours, theirs = zip(os.pipe(), os.pipe(), os.pipe(), strict=True)
+            try:
+                socket.send_fds(line, [json.dumps(order).encode()], theirs)
+            finally:
+                for handle in theirs:
+                    os.close(handle)
+        return _Seat(*ours)
+
+    def close(self) -> None:
+        """End the process that forks."""
+        if self._line is not None and self._server is not None:
+            self._line.close()
+            self._server.wait(timeout=30)
+
+    def _connected(self) -> socket.socket:
+        if self._line is None:
+            self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            command = [sys.executable, str(Path(__file__)), str(theirs.fileno())]
+            environment = {**os.environ, **self._environment}
+            self._server = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment)
+            theirs.close()
+        return self._line
+
+
+class _Seat:
+    """A training, as `subprocess.Popen` shows it."""
+
+    def __init__(self, out: int, err: int, status: int) -> None:
+        self.stdout, self.stderr = (os.fdopen(end, encoding="utf-8", errors="replace") for end in (out, err))
+        self._status = os.fdopen(status)
+        self.returncode: int | None = None
+        self.pid = int(self._status.readline())
+
+    def poll(self) -> int | None:
+        if self.returncode is None and select.select([self._status], [], [], 0)[0]:
+            self.returncode = int(self._status.readline())
+            self._status.close()
+        return self.returncode
+
+    def wait(self, timeout: float = float("inf")) -> int:
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("agentkd.train", timeout)
+            time.sleep(0.002)
+        assert self.returncode is not None
+        return self.returncode
+
+    def terminate(self) -> None:
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        if self.poll() is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+
+def _less(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without what tests do not choose."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name not in _SET_BY_PACKAGES and not name.startswith("PYTEST_")
+    }
+
+
+def _serve(handle: int) -> None:
+    """Fork a training for every order, until the other end is closed."""
+    import peft  # noqa: F401
+
+    import agentkd.train.__main__
+    import agentkd.train.loop
+    import agentkd.train.plan  # noqa: F401
+
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who watch
+    line = socket.socket(fileno=handle)
+    while True:
+        said, handles, _, _ = socket.recv_fds(line, _MOST, 3)
+        if not said:
+            return
+        if os.fork() == 0:
+            line.close()
+            _watch(json.loads(said), *handles)
+        for each in handles:
+            os.close(each)
+
+
+def _watch(order: dict[str, Any], out: int, err: int, status: int) -> None:
+    """Fork the training, say its number, and at its end how it ended."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    pid = os.fork()
+    if pid == 0:
+        os.close(status)
+        _train(order, out, err)
+    os.close(out)
+    os.close(err)
+    os.write(status, f"{pid}\n".encode())
+    ended = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    with suppress(BrokenPipeError):
+        os.write(status, f"{ended}\n".encode())
+    os._exit(0)
+
+
+def _train(order: dict[str, Any], out: int, err: int) -> None:
+    code = 1
+    try:
+        for number, end in enumerate((os.open(os.devnull, os.O_RDONLY), out, err)):
+            os.dup2(end, number)
+            os.close(end)
+        os.chdir(order["folder"])
+        os.environ.clear()
+        os.environ.update(order["environment"])
+        arguments = order["arguments"]
+        arguments[arguments.index("--parent") + 1] = str(os.getppid())
+        code = sys.modules["agentkd.train.__main__"].main(arguments)
+    except SystemExit as leaving:
+        code = leaving.code if isinstance(leaving.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]))
