@@ -7,8 +7,10 @@ so a collection that does was not made by us and is refused.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -31,22 +33,28 @@ class Chroma:
         """Connect; raises LockedError where another process has the folder, StoreError where it fails."""
         self.where = settings.url or str(path)
         self.is_server = bool(settings.url)
+        self.connection = 0
+        """Number of the client: collections of an earlier one are of no use."""
         self._lock = None if settings.url or path is None else IndexLock(path / ".lock")
+        self._connect = partial(_connect, settings, path)
+        self._guard = threading.RLock()
         self._client: Any = None
-        self._is_interrupted = False
+        self._is_closed = self._is_interrupted = False
         try:
-            with self.translated():
-                self._client = _connect(settings, path)
+            self.check()
         except BaseException:
             self.close()
             raise
 
     def check(self) -> None:
-        """Raise StoreError where it is closed, LockedError in a forked child."""
+        """Raise StoreError where it is closed, LockedError in a forked child; connect after a failure."""
         if self._lock is not None:
             self._lock.check()
-        if self._client is None or self._is_interrupted:
+        if self._is_closed or self._is_interrupted:
             raise StoreError(f"the index `{self.where}` is closed", hint="open the workspace again")
+        if self._client is None:
+            with self._guard, self.translated():
+                self._client = self._client or self._connect()
 
     def interrupt(self) -> None:
         """Refuse every further use but `close`: what works in the background ends."""
@@ -104,24 +112,40 @@ class Chroma:
 
     def close(self) -> None:
         """Release files and lock; safe to call twice."""
-        client, self._client = self._client, None
+        self._is_closed = True
+        try:
+            self._disconnect()
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+
+    def _disconnect(self) -> None:
+        with self._guard:
+            client, self._client = self._client, None
+            self.connection += 1
         if client is not None:
             client.close()
-        if self._lock is not None:
-            self._lock.release()
 
     @contextmanager
     def translated(self) -> Iterator[None]:
-        """Turn what Chroma raises into StoreError with the way out."""
+        """Turn what Chroma raises into StoreError with the way out.
+
+        An embedded client whose disk has failed keeps the failed transaction open, and its next write waits
+        for ever, with the interpreter's lock in its hand: it is thrown away.
+        """
         try:
             yield
         except AgentkdError:
             raise
         except Exception as error:  # Chroma raises its own, pydantic's, httpx's and the bindings' classes
+            hint = "is the server up?" if self.is_server else "delete the index folder: it is rebuilt"
+            if not self.is_server and type(error).__name__ == "InternalError":
+                hint = f"see to the disk, or {hint}"
+                with suppress(Exception):
+                    self._disconnect()
             first = str(error).partition("\n")[0]
             raise StoreError(
-                f"the index `{self.where}` refused: {type(error).__name__}: {first}",
-                hint="is the server up?" if self.is_server else "delete the index folder: it is rebuilt",
+                f"the index `{self.where}` refused: {type(error).__name__}: {first}", hint=hint
             ) from error
 
 

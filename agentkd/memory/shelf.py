@@ -44,6 +44,7 @@ class Shelf:
         self.identity = identity
         self.is_shared = chroma.is_server
         self._chroma = chroma
+        self._connection = chroma.connection
         self._graph = graph
         self._guard = threading.RLock()
         self._collections: dict[str, Any] = {}
@@ -97,6 +98,7 @@ class Shelf:
     def settle(self, most: int) -> int:
         """Write at most `most` waiting vectors to their collections; returns how many still wait."""
         with self._guard, self._chroma.translated():
+            self._check()
             for name in self._tail.partitions():
                 ids, vectors, owners = self._tail.oldest(most, name)
                 if ids:
@@ -198,7 +200,7 @@ class Shelf:
     def _collection(self, partition: str, create: bool = False) -> Any:
         """Return a partition's collection; None where there is none and none is to be made."""
         name = self.name_of(partition)
-        self._chroma.check()
+        self._check()
         known = self._collections.get(name)
         if known is not None:
             return known
@@ -209,6 +211,14 @@ class Shelf:
             elif self._has(name):
                 self._collections[name] = self._chroma.collection(name)
             return self._collections.get(name)
+
+    def _check(self) -> None:
+        """Refuse where the door is closed; forget the collections of a client that was thrown away."""
+        self._chroma.check()
+        if self._connection != self._chroma.connection:
+            with self._guard:
+                self._collections.clear()
+                self._connection = self._chroma.connection
 
     def _in_memory(self, collection: Any) -> bool:
         """Whether all vectors of a small partition are in memory; reads them for its first query.

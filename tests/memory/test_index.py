@@ -33,6 +33,37 @@ print("open", flush=True)
 sys.stdin.read()
 """
 
+AFTER_A_FAILED_DISK = """
+import pathlib, resource, sys
+import numpy as np
+from agentkd.errors import StoreError
+from agentkd.memory import ChromaIndex, ChromaSettings
+
+def put(name):
+    index.add([f"{name}/task"], np.eye(8, dtype=np.float32)[:1], [name], ["task"], "p")
+
+def refused(work):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))  # no file may grow: SQLite says `disk I/O error`
+    try:
+        work()
+    except StoreError as error:
+        return "see to the disk" in str(error)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+index = ChromaIndex(ChromaSettings(waiting=int(sys.argv[2])), fingerprint="f", path=pathlib.Path(sys.argv[1]))
+put("mem-a")
+index.count()
+for name in ("mem-b", "mem-c"):
+    assert refused(lambda: (put(name), index.count())), name
+    put(name)
+    assert index.count() == len(index.stored()), index.stored()
+assert {id_ for _, id_, _ in index.stored()} == {"mem-a", "mem-b", "mem-c"}
+assert refused(lambda: (put("mem-d"), index.count()))
+index.close()
+"""
+
 
 def vectors(n, d=8, seed=0):
     made = np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32)
@@ -219,6 +250,15 @@ def test_damaged_files_are_reported_with_the_way_out(chroma, tmp_path):
     (tmp_path / "chroma" / "chroma.sqlite3").write_bytes(b"not a database" * 100)
     with pytest.raises(StoreError, match="rebuilt"):
         chroma(tmp_path)
+
+
+@pytest.mark.parametrize("waiting", [0, 100])
+def test_after_a_failed_disk_an_embedded_index_goes_on(tmp_path, waiting):
+    command = [sys.executable, "-c", AFTER_A_FAILED_DISK, str(tmp_path), str(waiting)]
+    subprocess.run(command, check=True, timeout=120)  # a process of its own: Chroma would hold it for ever
+    index = ChromaIndex(ChromaSettings(), fingerprint="f", path=tmp_path)
+    assert {id_ for _, id_, _ in index.stored()} >= {"mem-a", "mem-b", "mem-c"}
+    index.close()
 
 
 def test_a_closed_index_says_so(chroma, tmp_path):
