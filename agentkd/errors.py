@@ -22,6 +22,8 @@ Every message says what happened (identifiers in backticks), and ``hint`` says w
 from __future__ import annotations
 
 import errno
+import os
+import re
 from typing import Any, ClassVar
 
 __all__ = [
@@ -39,7 +41,10 @@ __all__ = [
     "StoreError",
     "TrainError",
     "of_the_disk",
+    "system_code",
 ]
+
+_IN_TEXT = re.compile(r"\(os error (\d+)\)")
 
 
 class AgentkdError(Exception):
@@ -81,14 +86,24 @@ class StoreError(AgentkdError, OSError):
     exit_code = 5
 
 
+def system_code(error: BaseException) -> int | None:
+    """Return the system's number of an error (`errno`); libraries in Rust have it in their text alone."""
+    if isinstance(error, OSError):
+        return error.errno
+    code = _IN_TEXT.search(str(error))
+    return int(code[1]) if code else None
+
+
 def of_the_disk(error: BaseException) -> StoreError | None:
     """Return what a full or failing disk is called, with the file where it is known; None for all else."""
-    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+    code = system_code(error)
+    if code not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
         return None
-    where = f" while writing `{error.filename}`" if error.filename else ""
-    if error.errno == errno.EIO:
+    file = getattr(error, "filename", None)
+    where = f" while writing `{file}`" if file else ""
+    if code == errno.EIO:
         return StoreError(
-            f"the disk failed{where}: {error.strerror}", hint="see to it and run the same command again"
+            f"the disk failed{where}: {os.strerror(code)}", hint="see to it and run the same command again"
         )
     return StoreError(f"disk full{where}", hint="free some space and run the same command again")
 

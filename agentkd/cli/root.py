@@ -184,9 +184,7 @@ def _as_known(error: Exception) -> AgentkdError | None:
     if isinstance(error, UnicodeEncodeError):
         said = ascii(error.object[error.start : error.end])
         return DataError(f"{said} is no character that can be stored", hint="write the argument in UTF-8")
-    if isinstance(error, OSError):
-        return of_the_disk(error) or StoreError(str(error))
-    return None
+    return of_the_disk(error) or (StoreError(str(error)) if isinstance(error, OSError) else None)
 
 
 def _print_error(message: str) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import signal
 import sys
 from pathlib import Path
@@ -18,7 +17,7 @@ from types import FrameType
 
 from pydantic import ValidationError
 
-from agentkd.errors import AgentkdError, ConfigError, MissingExtraError, StoreError
+from agentkd.errors import AgentkdError, ConfigError, MissingExtraError, StoreError, system_code
 from agentkd.schema import TrainJob
 from agentkd.train.reporter import Reporter
 
@@ -80,14 +79,11 @@ def _read(spec: Path) -> TrainJob:
 
 
 def _disk_trouble(error: Exception) -> StoreError | None:
-    """Return what the system said about a file; safetensors has it only in the text of its own error."""
-    code = re.search(r"\(os error (\d+)\)", str(error))
-    if isinstance(error, OSError):
-        said = error.strerror or str(error)
-    elif code is not None:
-        said = os.strerror(int(code[1]))
-    else:
+    """Return what the system said about a file; None where it said nothing."""
+    code = system_code(error)
+    if code is None and not isinstance(error, OSError):
         return None
+    said = os.strerror(code) if code is not None else str(error)
     return StoreError(
         f"the training could not write its files: {said}",
         hint="see to the disk and run the same command again: it goes on from its last save",

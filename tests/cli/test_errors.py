@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 import pytest
+from safetensors import SafetensorError
 
 from agentkd.cli import root
 from agentkd.errors import AgentkdError, DataError, LockedError, ModelError, PluginError, TrainError
@@ -101,6 +102,15 @@ def test_a_full_disk_is_called_one(cli: Cli, failing: Callable[[BaseException], 
     done = cli("init")
     assert done.code == 5
     assert "disk full while writing `/data/ledger.db`" in done.err
+
+
+def test_a_full_disk_that_a_library_in_rust_met_is_called_one(
+    cli: Cli, failing: Callable[[BaseException], None]
+) -> None:
+    failing(SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"))
+    done = cli("init")
+    assert done.code == 5
+    assert "disk full" in done.err
 
 
 def test_a_failing_disk_says_which_file_and_what_to_do(
