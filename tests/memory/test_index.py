@@ -39,8 +39,13 @@ import numpy as np
 from agentkd.errors import StoreError
 from agentkd.memory import ChromaIndex, ChromaSettings
 
+N = 300
+made = np.random.default_rng(0).normal(size=(N, 64)).astype(np.float32)
+made /= np.linalg.norm(made, axis=1, keepdims=True)
+
 def put(name):
-    index.add([f"{name}/task"], np.eye(8, dtype=np.float32)[:1], [name], ["task"], "p")
+    names = [f"{name}-{at}" for at in range(N)]
+    index.add([f"{each}/task" for each in names], made, names, ["task"] * N, "p")
 
 def refused(work):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -56,10 +61,11 @@ index = ChromaIndex(ChromaSettings(waiting=int(sys.argv[2])), fingerprint="f", p
 put("mem-a")
 index.count()
 for name in ("mem-b", "mem-c"):
-    assert refused(lambda: (put(name), index.count())), name
+    for _ in range(3):
+        assert refused(lambda: (put(name), index.count())), name
     put(name)
     assert index.count() == len(index.stored()), index.stored()
-assert {id_ for _, id_, _ in index.stored()} == {"mem-a", "mem-b", "mem-c"}
+assert index.count() == 3 * N
 assert refused(lambda: (put("mem-d"), index.count()))
 index.close()
 """
@@ -252,12 +258,13 @@ def test_damaged_files_are_reported_with_the_way_out(chroma, tmp_path):
         chroma(tmp_path)
 
 
-@pytest.mark.parametrize("waiting", [0, 100])
+@pytest.mark.parametrize("waiting", [0, 1000])
 def test_after_a_failed_disk_an_embedded_index_goes_on(tmp_path, waiting):
     command = [sys.executable, "-c", AFTER_A_FAILED_DISK, str(tmp_path), str(waiting)]
     subprocess.run(command, check=True, timeout=120)  # a process of its own: Chroma would hold it for ever
     index = ChromaIndex(ChromaSettings(), fingerprint="f", path=tmp_path)
-    assert {id_ for _, id_, _ in index.stored()} >= {"mem-a", "mem-b", "mem-c"}
+    found = {id_ for _, id_, _ in index.stored()}
+    assert found >= {f"mem-{name}-{at}" for name in "abc" for at in range(300)}
     index.close()
 
 
