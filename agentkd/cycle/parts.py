@@ -391,10 +391,10 @@ class Parts:
 
     def close(self) -> None:
         """Close what was opened; safe to call twice."""
-        stores = [self.__dict__.pop(name, None) for name in ("ledger", "memory")]
-        opened = [*self._models.values(), *stores]
-        self._models.clear()
         with ExitStack() as stack:  # the last one first; what one of them cannot do leaves no other one open
-            for part in opened:
-                if part is not None:
+            for model in self._models.values():
+                stack.callback(model.close)
+            for name in ("ledger", "memory"):
+                if (part := self.__dict__.pop(name, None)) is not None:
                     stack.callback(part.close)
+            self._models.clear()

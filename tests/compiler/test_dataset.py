@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import resource
 from datetime import UTC, datetime
 
 import pytest
@@ -273,13 +272,8 @@ def test_the_card_names_template_base_and_settings(make):
     assert stored["id"] == card.id
 
 
-def test_a_disk_that_refuses_is_one_clear_error_and_leaves_nothing(make):
+def test_a_disk_that_refuses_is_one_clear_error_and_leaves_nothing(make, files_of_at_most):
     inputs = make.inputs(many(make, 8))
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    try:
-        with pytest.raises(StoreError, match="cannot write a dataset"):
-            make.compile(inputs)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with files_of_at_most(4096), pytest.raises(StoreError, match="cannot write a dataset"):
+        make.compile(inputs)
     assert list(make.out_root.iterdir()) == []

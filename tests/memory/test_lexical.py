@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import resource
 import shutil
 from collections import Counter
-from contextlib import contextmanager
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -220,26 +218,15 @@ def test_a_panic_of_the_index_of_words_is_an_error_of_the_store() -> None:
         raise KeyboardInterrupt
 
 
-@contextmanager
-def full_disk():
-    """Let no file grow: what is written to disk meanwhile fails."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_after_a_full_disk_the_next_change_is_made_and_closing_says_nothing(tmp_path):
+def test_after_a_full_disk_the_next_change_is_made_and_closing_says_nothing(tmp_path, files_of_at_most):
     index = LexicalIndex(tmp_path / "words")
     index.change([("a", "p", "red apples")])
-    with full_disk(), pytest.raises(StoreError, match="the index of words refused"):
+    with files_of_at_most(0), pytest.raises(StoreError, match="the index of words refused"):
         index.change([(f"m{at}", "p", "green pears") for at in range(50)])
     assert index.stored() == {"a"}
     index.change([("b", "p", "green pears")])
     assert ids(index.search("green pears", 5, ["p"])) == ["b"]
-    with full_disk():
+    with files_of_at_most(0):
         with pytest.raises(StoreError, match="the index of words refused"):
             index.change([("c", "p", "blue plums")])
         index.close()
