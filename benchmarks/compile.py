@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from measure import Row, at_least, at_most, publish
+from measure import Row, at_least, at_most, peak_bytes, publish
 
 from agentkd import hf
 from agentkd.agents import PromptBuilder
@@ -86,11 +85,6 @@ def fill(file: Path, n: int) -> None:
             for number in range(start, min(n, start + 1000)):
                 ledger.trajectories.finish(trajectory(number))
     ledger.close()
-
-
-def peak_bytes() -> int:
-    """Return the largest resident size of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def compile_here(folder: Path) -> dict[str, Any]:

@@ -58,6 +58,15 @@ def children_cpu_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
+def peak_bytes() -> int:
+    """Return the peak of this program's memory; `ru_maxrss` would count what the forking parent held."""
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(peak.split()[1]) * 1024
+
+
 def kept(name: str) -> Path:
     """Return the folder of finished cells that go with the results: another machine goes on from there."""
     return RESULTS / "cells" / name

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
 import uuid
@@ -18,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from measure import peak_bytes
 from memory_served import Served
 
 BATCH, SINGLES, K = 100, 100, 10
@@ -327,18 +327,9 @@ def measure(
             "early": early, "cpu_seconds": used, "single_seconds": sum(singly) / SINGLES,
             "views": {view: _search(system, served, view) for view in system.views},
             "disk": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
-            "rss": _peak_bytes(), "unknown": served.unknown,
+            "rss": peak_bytes(), "unknown": served.unknown,
         }  # fmt: skip
         _tell(report, fact)
-
-
-def _peak_bytes() -> int:
-    """Return the peak of this program's memory; `ru_maxrss` would count what the forking parent held."""
-    status = Path("/proc/self/status")
-    if not status.is_file():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    return int(peak.split()[1]) * 1024
 
 
 def _timed(system: Any, row: int) -> float:

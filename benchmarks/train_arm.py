@@ -13,7 +13,6 @@ _STARTED = time.perf_counter()
 
 import contextlib  # noqa: E402
 import json  # noqa: E402
-import resource  # noqa: E402
 import sys  # noqa: E402
 import warnings  # noqa: E402
 from collections.abc import Callable, Iterator  # noqa: E402
@@ -21,6 +20,7 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 import torch  # noqa: E402
+from measure import peak_bytes  # noqa: E402
 
 Spec = dict[str, Any]
 PAD = -100
@@ -232,7 +232,7 @@ def main() -> None:
         return
     clock = Clock(spec["device"])
     ARMS[spec["arm"]](spec, clock)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_bytes() / 2**20
     if spec["device"] != "cpu":
         peak = torch.cuda.max_memory_allocated() / 2**20
     result = {"steps": clock.steps, "first_step_seconds": clock.ready, "peak_mib": peak}

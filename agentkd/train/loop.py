@@ -22,12 +22,13 @@ from agentkd.train.feed import Feed
 from agentkd.train.lock import exclusive
 from agentkd.train.lora import adapter_parameters, add_adapter, without_dropout
 from agentkd.train.loss import evaluate
+from agentkd.train.memory import peak_mib
 from agentkd.train.model import load_base, recompute_activations, translate
 from agentkd.train.packing import make_packs
 from agentkd.train.plan import keep_plan, lesson_of
 from agentkd.train.policy import make_policy
 from agentkd.train.prepare import build_objectives
-from agentkd.train.record import Record, peak_mib, plan_line, predicted
+from agentkd.train.record import Record, plan_line, predicted
 from agentkd.train.reference import prepare_references
 from agentkd.train.reporter import Reporter
 from agentkd.train.rows import Dataset, Row, View, check_vocabulary, load_dataset, preflight

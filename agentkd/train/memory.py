@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import resource
+import sys
 
 import torch
 
 from agentkd.schema import TrainJob
 
-__all__ = ["memory_limit_mib", "resident_mib"]
+__all__ = ["memory_limit_mib", "peak_mib", "resident_mib"]
 
 _MIB = 2**20
 _SHARE_OF_FREE = 0.8
@@ -52,6 +54,16 @@ def resident_mib() -> float:
         with open("/proc/self/statm", encoding="ascii") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / _MIB
     except OSError:  # no Linux
-        from agentkd.train.record import peak_mib
-
         return peak_mib("cpu")
+
+
+def peak_mib(device: str) -> float:
+    """Return the most memory that this process held: of the GPU where it trains on one, else resident."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated() / _MIB
+    try:
+        with open("/proc/self/status", encoding="ascii") as lines:
+            return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration, ValueError):  # no Linux
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

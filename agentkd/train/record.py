@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import resource
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from agentkd.files import write_whole
 from agentkd.schema import TrainPlan
+from agentkd.train.memory import peak_mib
 from agentkd.train.saves import Progressed
 
-__all__ = ["Record", "peak_mib", "plan_line", "predicted"]
+__all__ = ["Record", "plan_line", "predicted"]
 
 
 class Record:
@@ -74,11 +71,3 @@ def plan_line(plan: TrainPlan) -> str:
         f"{plan.dtype} on {plan.device}: about {plan.memory_mib:,.0f} MiB (of {plan.memory_limit_mib:,.0f}) "
         f"and {plan.seconds:,.0f} s; packs of {plan.pack_tokens} tokens{how}"
     )
-
-
-def peak_mib(device: str) -> float:
-    """Return the most memory that this process held: of the GPU where it trains on one, else resident."""
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated() / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Collection
 from dataclasses import fields
 from pathlib import Path
@@ -243,6 +245,15 @@ def test_processes_on_a_cpu_share_its_memory(make_job: MakeJob) -> None:
     assert [memory_limit_mib(fixed, "cpu", n) for n in (1, 4)] == [8192.0, 2048.0]
     assert memory_limit_mib(fixed, "cuda", 4) == 8192.0, "there each has its own"
     assert memory_limit_mib(free, "cpu", 4) == pytest.approx(memory_limit_mib(free, "cpu") / 4, rel=0.1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the figure is Linux'")
+def test_the_peak_of_a_training_leaves_out_the_process_that_began_it() -> None:
+    held = b"x" * 2**30  # `ru_maxrss` of a child begins with what its parent held
+    ask = "from agentkd.train.memory import peak_mib, resident_mib; print(peak_mib('cpu'), resident_mib())"
+    told = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout
+    peak, now = map(float, told.split())
+    assert len(held) / 2**20 > peak >= now
 
 
 def test_the_plan_of_a_continued_training_knows_its_adapter(make_job: MakeJob) -> None:
