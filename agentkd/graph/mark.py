@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from agentkd.graph.message import MARK, marks_of, text_of
+from agentkd.graph.message import MARK, marks_of, own_text, text_mark, text_of
 from agentkd.graph.notes import ids_of_turn
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from agentkd.graph.host import Host
 
-__all__ = ["believed", "is_foreign", "marked"]
+__all__ = ["believed", "is_foreign", "marked", "marks_of_run"]
 
 _SEAL, _FOREIGN = "seal", "foreign"
 
@@ -34,6 +34,15 @@ def marked(
     _, turn = ids_of_turn(messages, config)
     sealed = {**marks, _SEAL: host.ledger.seals.of(_said(turn, message, marks))}
     return _with(message, sealed)
+
+
+def marks_of_run(message: BaseMessage, name: str, args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the marks of a tool's message: the call that was run, and which text the tool gave.
+
+    Others may change the text later, as what takes addresses out does: the call is believed all the same.
+    """
+    text = text_of(message)
+    return {"executed": {"name": name, "args": args}, "n_chars": len(text), "text": text_mark(text)}
 
 
 def believed(host: Host, messages: Sequence[BaseMessage], config: Mapping[str, Any]) -> list[BaseMessage]:
@@ -58,9 +67,8 @@ def is_foreign(message: BaseMessage) -> bool:
 
 
 def _said(turn: str, message: BaseMessage, marks: Mapping[str, Any]) -> list[Any]:
-    """Return what a seal is of; before what a tool said, others may put a note later on."""
-    text, n_chars = text_of(message), marks.get("n_chars")
-    own = text[max(len(text) - n_chars, 0) :] if isinstance(n_chars, int) else text
+    """Return what a seal is of; what a tool said has a mark of its own (an earlier version sealed it)."""
+    own = "" if "text" in marks else own_text(message)
     calls = [[call["name"], call["args"], call["id"]] for call in getattr(message, "tool_calls", ())]
     return [turn, message.type, str(getattr(message, "tool_call_id", "")), own, calls, dict(marks)]
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from agentkd.agents.review import Reviewed
 from agentkd.schema import Message, ToolCall, ToolResult, Usage, content_id
 
 if TYPE_CHECKING:
@@ -20,10 +21,13 @@ __all__ = [
     "is_summary",
     "marks_of",
     "message_of",
+    "own_text",
     "recall_of",
     "request_key",
     "result_of",
+    "reviewed_of",
     "situation",
+    "text_mark",
     "text_of",
     "turn_of",
     "usage_of",
@@ -44,6 +48,12 @@ def marks_of(message: BaseMessage) -> dict[str, Any]:
     return dict(marks) if isinstance(marks, Mapping) else {}
 
 
+def reviewed_of(message: AIMessage) -> list[Reviewed]:
+    """Return what became of each call of a believed message by `apply_decisions`, if it was used."""
+    told = marks_of(message).get("reviewed", ())
+    return [Reviewed.model_validate(each) for each in told] if len(told) == len(message.tool_calls) else []
+
+
 def is_notes(message: BaseMessage) -> bool:
     """Whether a message is recalled memory: it is shown, and never learnt from."""
     return message.type == "system" and "recalled" in marks_of(message)
@@ -58,6 +68,17 @@ def recall_of(turn: Sequence[BaseMessage]) -> dict[str, Any]:
 def text_of(message: BaseMessage) -> str:
     """Return the text of a message, its blocks joined."""
     return str(message.text)
+
+
+def own_text(message: BaseMessage) -> str:
+    """Return the text that a message had when we marked it; a note that was put before it is left out."""
+    text, n_chars = text_of(message), marks_of(message).get("n_chars")
+    return text[max(len(text) - n_chars, 0) :] if isinstance(n_chars, int) else text
+
+
+def text_mark(text: str) -> str:
+    """Return what a text is known by."""
+    return content_id("txt", text)
 
 
 def is_summary(message: BaseMessage) -> bool:
@@ -137,16 +158,19 @@ def call_of(call: Mapping[str, Any]) -> ToolCall:
 def result_of(message: BaseMessage) -> ToolResult:
     """Return what the tool said: a result, or why there is none; what was put before it is left out.
 
-    Pictures and other blocks without text are told as JSON, cut short: a model reads them too.
+    What others changed of a text that we marked is untrusted: it is no longer the tool's word. Pictures and
+    other blocks without text are told as JSON, cut short: a model reads them too.
     """
-    text, n_chars = text_of(message), marks_of(message).get("n_chars")
-    if isinstance(n_chars, int):
-        text = text[max(len(text) - n_chars, 0) :]
+    text, mark = own_text(message), marks_of(message).get("text")
+    is_changed = mark is not None and text_mark(text) != mark
+    if is_changed:
+        text = text_of(message)
     if not text and message.content:
         text = json.dumps(message.content, default=str)[:_BLOCK_CHARS]
+    trust: Any = "untrusted" if is_changed else ""
     if getattr(message, "status", "success") == "error":
-        return ToolResult(error=text or "the tool failed")
-    return ToolResult(content=text)
+        return ToolResult(error=text or "the tool failed", trust=trust)
+    return ToolResult(content=text, trust=trust)
 
 
 def message_of(message: BaseMessage) -> Message:

@@ -1,16 +1,19 @@
 """AgentkdMiddleware: memory for LangChain's `create_agent` (extra `langchain`).
 
 List it after `HumanInTheLoopMiddleware`, so that it sees the call that a person accepted and not the one
-that the model proposed. (Before it, a call edited in mode `per_call` is kept without an accepted call.)
+that the model proposed. (Before it, a call edited in mode `per_call` is kept without an accepted call, and
+an answer that a person gave in that mode is taken for the tool's.) A result that no tool gave, such as a
+person's answer in its place, is kept as heard: which call stands there is not known, and no row is made.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal, NotRequired
 
-from langchain_core.messages import BaseMessage, SystemMessage, ToolMessage
+from langchain_core.messages import SystemMessage, ToolMessage
 from langgraph.config import get_config
 from langgraph.errors import GraphBubbleUp
 from langgraph.types import Command
@@ -18,8 +21,8 @@ from langgraph.types import Command
 from agentkd.agents.taint import OUTER, Outer
 from agentkd.errors import MissingExtraError
 from agentkd.graph.host import Host
-from agentkd.graph.mark import marked
-from agentkd.graph.message import text_of, turn_of
+from agentkd.graph.mark import marked, marks_of_run
+from agentkd.graph.message import turn_of
 from agentkd.graph.notes import Finder, Recall
 from agentkd.graph.record import Grade, store_turn, user_of
 from agentkd.graph.turn import Turn, read_turn
@@ -143,7 +146,8 @@ class AgentkdMiddleware(AgentMiddleware[Any, Any, Any]):
         """Mark a result with the call that was run; an error of the tool is kept with the steps before it."""
         token = OUTER.set(self._outer(request.state))
         try:
-            return self._traced(handler(request), request)
+            traced: ToolMessage | Command[Any] = self._traced(handler(request), request)
+            return traced
         except GraphBubbleUp:
             raise
         except Exception as error:
@@ -160,7 +164,10 @@ class AgentkdMiddleware(AgentMiddleware[Any, Any, Any]):
         """Do the same without blocking."""
         token = OUTER.set(self._outer(request.state))
         try:
-            return await asyncio.to_thread(self._traced, await handler(request), request)
+            traced: ToolMessage | Command[Any] = await asyncio.to_thread(
+                self._traced, await handler(request), request
+            )
+            return traced
         except GraphBubbleUp:
             raise
         except Exception as error:
@@ -179,32 +186,27 @@ class AgentkdMiddleware(AgentMiddleware[Any, Any, Any]):
         """Store the turn without blocking."""
         return await asyncio.to_thread(self.after_agent, state, runtime)
 
-    def _traced(
-        self, result: ToolMessage | Command[Any], request: ToolCallRequest
-    ) -> ToolMessage | Command[Any]:
-        """Write on a tool's message which call was run, whatever the AI message says."""
+    def _traced(self, result: Any, request: ToolCallRequest) -> Any:
+        """Write on a tool's message which call was run, whatever the AI message says.
+
+        A tool may answer with a list of messages and commands; what is neither passes as it is.
+        """
+        if isinstance(result, list):
+            return [self._traced(each, request) for each in result]
         call, state = request.tool_call, request.state or {}
         edits: Mapping[str, Any] = state.get(_EDITS) or {}
         ran = edits.get(str(call["id"]), call)
 
-        def with_marks(message: ToolMessage) -> ToolMessage:
-            marks = {"executed": {"name": ran["name"], "args": ran["args"]}, "n_chars": len(text_of(message))}
+        def told(message: Any) -> Any:
+            if not isinstance(message, ToolMessage) or message.tool_call_id != call["id"]:
+                return message
+            marks = marks_of_run(message, ran["name"], ran["args"])
             return marked(self._host, message, marks, state.get("messages", ()), get_config())
 
-        if isinstance(result, ToolMessage):
-            return with_marks(result)
-        if not isinstance(result.update, dict) or not isinstance(result.update.get("messages"), list):
-            return result
-        messages: list[BaseMessage] = [
-            with_marks(m) if isinstance(m, ToolMessage) and m.tool_call_id == call["id"] else m
-            for m in result.update["messages"]
-        ]
-        return Command(
-            graph=result.graph,
-            update={**result.update, "messages": messages},
-            resume=result.resume,
-            goto=result.goto,
-        )
+        update = result.update if isinstance(result, Command) else None
+        if isinstance(update, dict) and isinstance(update.get("messages"), list):
+            return replace(result, update={**update, "messages": [told(m) for m in update["messages"]]})
+        return told(result)
 
     def _with_notes(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
         recall: Any = request.state.get("agentkd_recalled") or {}

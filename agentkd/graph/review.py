@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import ToolMessage
 
-from agentkd.agents.review import Restart, read_decisions, settle
+from agentkd.agents.review import Restart, Reviewed, read_decisions, settle
 from agentkd.errors import DataError
-from agentkd.graph.mark import marked
-from agentkd.graph.message import call_of
+from agentkd.graph.mark import believed, marked
+from agentkd.graph.message import call_of, reviewed_of
 
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage, BaseMessage
@@ -38,13 +38,15 @@ def apply_decisions(
         workspace: The `agentkd.Workspace` of `record_node`.
         messages: The conversation; its last AI message is decided on.
         decisions: One per asked call: ours, their JSON, or the answer to a HumanInTheLoop request.
-        asked: Ids of the calls that were decided on, in order; all of the message's by default.
+        asked: Ids of the calls that were decided on, in order; all of the message's by default. What was
+            decided on others before stays as it is.
         config: Of the graph, with its `thread_id`; within a node that of the call.
 
     Raises:
         DataError: a decision cannot be read, their number is wrong, or one restarts the task.
     """
-    message = _last_reply(messages)
+    config = _config() if config is None else config
+    message = _last_reply(believed(workspace, messages, config))
     places = _places(message, asked)
     read = read_decisions(decisions)
     if len(read) != len(places):
@@ -52,14 +54,17 @@ def apply_decisions(
     if any(isinstance(decision, Restart) for decision in read):
         raise DataError("a graph of your own cannot be restarted from here", hint="reject the call instead")
     decided = dict(zip(places, read, strict=True))
-    reviewed = [settle(call_of(call), decided.get(at)) for at, call in enumerate(message.tool_calls)]
+    reviewed = [
+        settle(before.proposed, decided[at]) if at in decided else before
+        for at, before in enumerate(reviewed_of(message) or _undecided(message))
+    ]
     calls = [
         {**call, "name": (r.accepted or r.proposed).name, "args": (r.accepted or r.proposed).arguments}
         for call, r in zip(message.tool_calls, reviewed, strict=True)
     ]
     marks = {"reviewed": [r.model_dump(mode="json") for r in reviewed]}
     kept = message.model_copy(update={"tool_calls": calls})
-    kept = marked(workspace, kept, marks, messages, _config() if config is None else config)
+    kept = marked(workspace, kept, marks, messages, config)
     answers = [
         ToolMessage(
             content=r.result.content or r.result.error,
@@ -67,10 +72,14 @@ def apply_decisions(
             tool_call_id=r.proposed.id,
             status="success" if r.result.ok else "error",
         )
-        for r in reviewed
-        if r.result is not None
+        for at, r in enumerate(reviewed)
+        if at in decided and r.result is not None
     ]
     return [kept, *answers]
+
+
+def _undecided(message: AIMessage) -> list[Reviewed]:
+    return [settle(call_of(call), None) for call in message.tool_calls]
 
 
 def _last_reply(messages: Sequence[BaseMessage]) -> AIMessage:

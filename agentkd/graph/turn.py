@@ -18,6 +18,7 @@ from agentkd.graph.message import (
     recall_of,
     request_key,
     result_of,
+    reviewed_of,
     text_of,
     turn_of,
     usage_of,
@@ -172,10 +173,9 @@ def _heard(
 
 def _review(at: int, reply: AIMessage, answer: BaseMessage | None, is_traced: bool) -> Reviewed:
     """Say what became of call number `at`: what a person decided stands on the messages."""
-    call, told = reply.tool_calls[at], marks_of(reply).get("reviewed", ())
-    if len(told) == len(reply.tool_calls):  # `apply_decisions` wrote them in the order of the calls
-        return Reviewed.model_validate(told[at])
-    proposed = call_of(call)
+    told, proposed = reviewed_of(reply), call_of(reply.tool_calls[at])
+    if told:
+        return told[at]
     if answer is None:
         return settle(proposed, None)
     if is_foreign(reply) or is_foreign(answer):
@@ -186,9 +186,12 @@ def _review(at: int, reply: AIMessage, answer: BaseMessage | None, is_traced: bo
         if ran == proposed and text_of(answer).startswith(_REPLACED):
             return Reviewed(proposed=proposed, accepted=None)  # replaced unseen: what ran is not known
         return settle(proposed, None if ran == proposed else Edit(call=ran))
-    begin, text = _REJECTED.format(name=proposed.name), text_of(answer)
-    if is_traced and getattr(answer, "status", "") == "error" and text.startswith(begin):
+    text, is_error = text_of(answer), getattr(answer, "status", "") == "error"
+    is_refusal = is_error and text.startswith(_REJECTED.format(name=proposed.name))
+    if is_traced and is_refusal:
         return settle(proposed, Reject(reason=text.partition(" with reason: ")[2]))
+    if is_refusal or text.startswith(_REPLACED) or (is_traced and not is_error):
+        return Reviewed(proposed=proposed, accepted=None)  # what ran, if anything, is not known
     return settle(proposed, None)
 
 

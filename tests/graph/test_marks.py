@@ -72,6 +72,27 @@ def test_what_a_person_decided_holds_in_its_own_turn_and_nowhere_else(parts: Par
         assert found.trajectory.steps[0].accepted_calls == ()
 
 
+def test_decisions_that_come_one_after_the_other_all_hold(parts: Parts) -> None:
+    reply = calls(
+        ("refund", {"cents": 900}, "a"), ("refund", {"cents": 5}, "b"), ("refund", {"cents": 7}, "c")
+    )
+
+    def edited(cents: int) -> dict[str, Any]:
+        return {"kind": "edit", "call": {"name": "refund", "arguments": {"cents": cents}}}
+
+    kept, refused = apply_decisions(
+        parts, [REQUEST, reply], [{"kind": "reject", "reason": "no receipt"}], ["a"], config=CONFIG
+    )
+    (kept,) = apply_decisions(parts, [REQUEST, kept, refused], [edited(4)], ["b"], config=CONFIG)
+    (kept,) = apply_decisions(parts, [REQUEST, kept, refused], [edited(3)], ["b"], config=CONFIG)
+    answers = [ToolMessage("refunded", name="refund", tool_call_id=id_) for id_ in ("b", "c")]
+    found = turn(parts, REQUEST, kept, refused, *answers, DONE)
+    assert [call.arguments["cents"] for call in found.trajectory.steps[0].accepted_calls] == [3, 7]
+    corrections = found.corrections("tra-x", 0)
+    changes = [(c.proposed[0].arguments, [call.arguments for call in c.accepted]) for c in corrections]
+    assert changes == [({"cents": 900}, []), ({"cents": 5}, [{"cents": 3}])]
+
+
 def test_another_process_of_the_workspace_believes_them(make_parts: Callable[..., Parts]) -> None:
     (kept,) = apply_decisions(make_parts(), [REQUEST, ASKED], [EDIT], config=CONFIG)
     assert turn(make_parts(), REQUEST, kept, ANSWER, DONE).corrections("tra-x", 0)

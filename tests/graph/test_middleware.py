@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from graph_parts import Parts, Said, calls
@@ -14,15 +15,17 @@ from graph_parts import Parts, Said, calls
 pytest.importorskip("langchain", reason="the extra `langchain` is not installed")
 
 from langchain.agents import create_agent
-from langchain.agents.middleware import HumanInTheLoopMiddleware
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
-from langchain_core.tools import tool
+from langchain.agents.middleware import HumanInTheLoopMiddleware, PIIMiddleware
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.tools import InjectedToolCallId, tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command
 
+from agentkd.compiler.turn import turns_of
 from agentkd.config import TrustSettings
-from agentkd.graph import AgentkdMiddleware, AgentkdStore
+from agentkd.graph import AgentkdMiddleware, AgentkdStore, record_node
 from agentkd.graph.turn import read_turn
 from agentkd.schema import Outcome, Scope, Trajectory
 from agentkd.trust import trust_of_run
@@ -224,11 +227,79 @@ def test_a_refusal_is_a_correction_with_its_reason_and_no_accepted_call(
 
 
 @pytest.mark.parametrize("mode", ["batched", "per_call"])
-def test_an_answer_in_the_tools_place_is_its_result(parts: Parts, tmp_path: Path, mode: str) -> None:
+def test_an_answer_in_the_tools_place_makes_no_row_of_its_call(
+    parts: Parts, tmp_path: Path, mode: str
+) -> None:
     run = decided(parts, tmp_path, {"type": "respond", "message": "done by hand"}, mode=mode)
     assert DONE == []
-    assert [result.content for result in run.steps[0].results] == ["done by hand"]
+    assert run.steps[0].accepted_calls == ()
+    assert [(each.text, each.trust) for each in run.heard] == [("done by hand", "")]
     assert parts.ledger.corrections.for_trajectory(run.id) == []
+
+
+@pytest.mark.parametrize("kind", ["edit", "reject"])
+def test_a_node_that_saw_no_decision_takes_no_call_for_accepted(
+    parts: Parts, tmp_path: Path, kind: str
+) -> None:
+    replies = [calls(("refund", {"order": 1, "cents": 900}, "c1")), "Done."]
+    agent = create_agent(
+        Said(replies=replies), [refund], middleware=[HumanInTheLoopMiddleware({"refund": True})]
+    )
+    graph = StateGraph(MessagesState)
+    graph.add_node("agent", agent)
+    graph.add_node("record", record_node(parts, grade=lambda run: Outcome(success=True)))
+    for one, next_ in ((START, "agent"), ("agent", "record"), ("record", END)):
+        graph.add_edge(one, next_)
+    app = graph.compile(checkpointer=InMemorySaver())
+    app.invoke(ask("refund order 1"), CONFIG)
+    decision = EDIT if kind == "edit" else {"type": "reject", "message": "no receipt"}
+    app.invoke(Command(resume={"decisions": [decision]}), CONFIG)
+    run = only(parts)
+    assert run.success
+    assert run.steps[0].accepted_calls == ()
+    taught = [call for turn in turns_of(run, (), (), Counter()) for call in turn.target.tool_calls]
+    assert taught == [], "nobody knows what ran"
+
+
+@pytest.mark.parametrize("kind", ["a list of messages", "a list of commands"])
+def test_every_kind_of_answer_passes_and_is_traced(parts: Parts, kind: str) -> None:
+    @tool
+    def look(order: int, tool_call_id: Annotated[str, InjectedToolCallId]) -> Any:
+        """Look an order up."""
+        message = ToolMessage(f"order {order}", tool_call_id=tool_call_id)
+        return [message] if kind == "a list of messages" else [Command(update={"messages": [message]})]
+
+    agent = create_agent(
+        Said(replies=[calls(("look", {"order": 1}, "a")), "Found."]),
+        [look],
+        middleware=[AgentkdMiddleware(parts)],
+    )
+    state = agent.invoke(ask("find order 1"), CONFIG)
+    assert [m.text for m in state["messages"]][-2:] == ["order 1", "Found."]
+    assert [call.name for call in only(parts).steps[0].accepted_calls] == ["look"]
+
+
+def test_what_others_take_out_of_a_result_leaves_the_decision(parts: Parts) -> None:
+    @tool
+    def mail(to: str) -> str:
+        """Send a letter."""
+        return f"sent to {to}"
+
+    replies = [calls(("mail", {"to": "ann@example.com"}, "c1")), "Done."]
+    middleware = [
+        HumanInTheLoopMiddleware({"mail": True}),
+        PIIMiddleware("email", apply_to_input=False, apply_to_tool_results=True),
+        AgentkdMiddleware(parts),
+    ]
+    agent = create_agent(Said(replies=replies), [mail], middleware=middleware, checkpointer=InMemorySaver())
+    agent.invoke(ask("write to ann"), CONFIG)
+    edit = {"type": "edit", "edited_action": {"name": "mail", "args": {"to": "bob@example.com"}}}
+    agent.invoke(Command(resume={"decisions": [edit]}), CONFIG)
+    step = only(parts).steps[0]
+    assert [call.arguments for call in step.accepted_calls] == [{"to": "bob@example.com"}]
+    assert [(result.trust, "bob" in result.content) for result in step.results] == [("untrusted", False)]
+    (correction,) = parts.ledger.corrections.for_trajectory(only(parts).id)
+    assert correction.accepted[0].arguments == {"to": "bob@example.com"}
 
 
 def test_an_approval_teaches_nothing(parts: Parts, tmp_path: Path) -> None:
