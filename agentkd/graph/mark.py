@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from agentkd.graph.message import MARK, marks_of, own_text, text_mark, text_of
+from agentkd.graph.message import MARK, is_notes, marks_of, own_text, text_mark, text_of
 from agentkd.graph.notes import ids_of_turn
 
 if TYPE_CHECKING:
@@ -48,15 +48,14 @@ def marks_of_run(message: BaseMessage, name: str, args: Mapping[str, Any]) -> di
 def believed(host: Host, messages: Sequence[BaseMessage], config: Mapping[str, Any]) -> list[BaseMessage]:
     """Return a conversation in which every mark is ours; of others it is known only that they were there."""
     found: list[BaseMessage] = []
-    turn = ""
+    turn, (_, last) = "", ids_of_turn(messages, config)
     for at, message in enumerate(messages):
         if message.type == "human":
             _, turn = ids_of_turn(messages[: at + 1], config)
         marks = marks_of(message)
         seal = marks.pop(_SEAL, None)
-        is_ours = MARK not in message.additional_kwargs or host.ledger.seals.fits(
-            seal, _said(turn, message, marks)
-        )
+        said = _said(last if is_notes(message) else turn, message, marks)  # notes stand before their request
+        is_ours = MARK not in message.additional_kwargs or host.ledger.seals.fits(seal, said)
         found.append(message if is_ours else _with(message, {_FOREIGN: True}))
     return found
 

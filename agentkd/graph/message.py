@@ -59,9 +59,12 @@ def is_notes(message: BaseMessage) -> bool:
     return message.type == "system" and "recalled" in marks_of(message)
 
 
-def recall_of(turn: Sequence[BaseMessage]) -> dict[str, Any]:
-    """Return what was recalled for a turn: it stands on its notes, or on the request where none are shown."""
-    told = [marks_of(m)["recalled"] for m in turn if is_notes(m)]
+def recall_of(messages: Sequence[BaseMessage]) -> dict[str, Any]:
+    """Return what was recalled for the last turn of a believed conversation.
+
+    It stands on the turn's notes, wherever they are, or on the request where none are shown.
+    """
+    told, turn = [marks_of(m)["recalled"] for m in messages if is_notes(m)], turn_of(messages)
     return dict(told[-1] if told else marks_of(turn[0]).get("recalled", {})) if turn else {}
 
 

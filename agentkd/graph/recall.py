@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from langchain_core.messages import RemoveMessage, SystemMessage
 from langgraph.config import get_config
+from langgraph.graph.message import REMOVE_ALL_MESSAGES
 
 from agentkd.graph.mark import believed, marked
 from agentkd.graph.message import is_notes, recall_of, request_key, turn_of
@@ -34,8 +35,9 @@ def recall_node(
 ) -> Node:
     """Return a node that recalls for the last human or tool turn and adds the notes as one system message.
 
-    Put it before the model, inside the loop for `recall="step"`. There is one message of notes at any time:
-    a later step extends it, the next request replaces it. It may run again after an interrupt. On a share
+    Put it before the model, inside the loop for `recall="step"`. There is one message of notes at any time,
+    behind the system messages that the conversation begins with, for some models take none elsewhere: a
+    later step extends it, the next request replaces it. It may run again after an interrupt. On a share
     of the turns (`[memory] trial_share`) memories are withheld to measure what they are worth.
 
     Args:
@@ -69,11 +71,17 @@ def _update(
     if mode == "start" and any(message.type == "ai" for message in turn):
         return update
     known = believed(finder.host, messages, config)
-    before = recall_of(turn_of(known))
+    before = recall_of(known)
     recall = finder.find(known, before, config)
     if recall == before:
         return update
-    bearer = turn[0]  # all of it is withheld
-    if shown_of(recall):
-        bearer = SystemMessage(finder.render(recall, config), id=notes_id)
-    return [*update, marked(finder.host, bearer, {"recalled": recall}, messages, config)]
+    marks = {"recalled": recall}
+    if not shown_of(recall):  # all of it is withheld
+        return [*update, marked(finder.host, turn[0], marks, messages, config)]
+    notes = SystemMessage(finder.render(recall, config), id=notes_id)
+    notes = marked(finder.host, notes, marks, messages, config)
+    if any(message.id == notes_id for message in messages):
+        return [*update, notes]
+    others = [message for message in messages if not is_notes(message)]
+    at = next((at for at, message in enumerate(others) if message.type != "system"), len(others))
+    return [RemoveMessage(id=REMOVE_ALL_MESSAGES), *others[:at], notes, *others[at:]]

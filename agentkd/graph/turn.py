@@ -12,6 +12,7 @@ from agentkd.graph.mark import believed, is_foreign
 from agentkd.graph.message import (
     answers_of,
     call_of,
+    is_notes,
     is_summary,
     marks_of,
     message_of,
@@ -95,7 +96,9 @@ def read_turn(
     turn = turn_of(messages)
     if not turn:
         return None
-    recall = recall_of(turn) if recall is None else recall
+    recall = recall_of(messages) if recall is None else recall
+    start = len(messages) - len(turn)
+    notes = [message for message in messages[:start] if is_notes(message)]
     (run_id, id_), prompt = ids_of_turn(messages, config), text_of(turn[0])
     replies: list[Any] = [message for message in turn if message.type == "ai"]
     told = answers_of(turn)
@@ -123,8 +126,8 @@ def read_turn(
         run_id=run_id,
         task=Task(id=content_id("adh", prompt), prompt=prompt),
         model=str(last.response_metadata.get("model_name", "")) if last is not None else "",
-        heard=_heard(messages, len(messages) - len(turn), run_id, unseen),
-        messages=tuple(shown.get(id(message)) or message_of(message) for message in turn),
+        heard=_heard(messages, start, run_id, unseen),
+        messages=tuple(shown.get(id(message)) or message_of(message) for message in (*notes, *turn)),
         steps=tuple(steps),
         answer="" if last is None or last.tool_calls else text_of(last),
         failure=failure,

@@ -98,11 +98,11 @@ def test_what_helps_stands_before_the_model_as_delimited_data(parts: Parts) -> N
     state = graph_of(parts, model).invoke({"messages": [HumanMessage("where is my parcel")]}, CONFIG)
     (notes,) = notes_in(model.asked[0])
     assert notes == parts.memory.render([Hit(memory=parts.ledger.memories.get(id_), score=1.0)])
-    assert [m.type for m in state["messages"]] == ["human", "system", "ai"]
+    assert [m.type for m in state["messages"]] == ["system", "human", "ai"]
     run = only(parts)
     assert run.recalled == (id_,)
     assert [(m.role, m.origin) for m in run.messages] == [
-        ("user", "user"), ("system", "memory"), ("assistant", "model"),
+        ("system", "memory"), ("user", "user"), ("assistant", "model"),
     ]  # fmt: skip
     assert run.answer == "What is your e-mail address?"
 
@@ -204,6 +204,8 @@ def test_the_next_request_replaces_the_notes_and_is_a_trajectory_of_its_own(part
     graph.invoke({"messages": [HumanMessage("xyz")]}, CONFIG)
     assert ["black one" in text for text in notes_in(model.asked[1])] == [True]
     assert notes_in(model.asked[2]) == []
+    kinds = [[message.type for message in asked] for asked in model.asked]
+    assert kinds == [["system", "human"], ["system", "human", "ai", "human"], ["human", "ai"] * 2 + ["human"]]
     runs = parts.ledger.trajectories.list()
     assert [run.recalled for run in runs] == [(one,), (two,), ()]
     assert len({run.run_id for run in runs}) == 1
@@ -501,7 +503,7 @@ def test_only_our_own_marks_make_notes_and_a_foreign_system_message_is_kept(part
     model = Said(replies=["Tea?"])
     messages = [SystemMessage("You sell tea."), HumanMessage("asks for tea")]
     state = graph_of(parts, model).invoke({"messages": messages}, CONFIG)
-    assert [m.type for m in state["messages"]] == ["system", "human", "system", "ai"]
+    assert [m.type for m in state["messages"]] == ["system", "system", "human", "ai"]
     assert state["messages"][0].content == "You sell tea."
 
 
