@@ -31,6 +31,7 @@ __all__ = [
     "text_of",
     "turn_of",
     "usage_of",
+    "with_request",
 ]
 
 MARK = "agentkd"
@@ -89,18 +90,32 @@ def is_summary(message: BaseMessage) -> bool:
     return message.additional_kwargs.get("lc_source") == "summarization"
 
 
+def _start_of_turn(messages: Sequence[BaseMessage]) -> int | None:
+    """Return where the last human request is: a summary where it took the place of all requests."""
+    said = [at for at, message in enumerate(messages) if message.type == "human"]
+    starts = [at for at in said if not is_summary(messages[at])] or said
+    return starts[-1] if starts else None
+
+
 def turn_of(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
     """Return the messages from the last human request on; empty where there is none."""
-    starts = [at for at, message in enumerate(messages) if message.type == "human"]
-    return list(messages[starts[-1] :]) if starts else []
+    start = _start_of_turn(messages)
+    return [] if start is None else list(messages[start:])
 
 
 def request_key(messages: Sequence[BaseMessage]) -> str:
     """Return what names the last human request: its id, else a hash of it and its position."""
-    for at in range(len(messages) - 1, -1, -1):
-        if messages[at].type == "human":
-            return messages[at].id or content_id("req", at, text_of(messages[at]))
-    return ""
+    start = _start_of_turn(messages)
+    if start is None:
+        return ""
+    return messages[start].id or content_id("req", start, text_of(messages[start]))
+
+
+def with_request(messages: Sequence[BaseMessage], request: BaseMessage | None) -> list[BaseMessage]:
+    """Return a conversation with the present request, where a summary took its place meanwhile."""
+    turn = turn_of(messages)
+    is_gone = request is not None and bool(turn) and is_summary(turn[0])
+    return [request, *messages] if is_gone and request is not None else list(messages)
 
 
 def answers_of(turn: Sequence[BaseMessage]) -> dict[int, list[BaseMessage | None]]:

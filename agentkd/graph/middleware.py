@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal, NotRequired
 
-from langchain_core.messages import SystemMessage, ToolMessage
+from langchain_core.messages import AnyMessage, BaseMessage, SystemMessage, ToolMessage
 from langgraph.config import get_config
 from langgraph.errors import GraphBubbleUp
 from langgraph.types import Command
@@ -22,7 +22,7 @@ from agentkd.agents.taint import OUTER, Outer
 from agentkd.errors import MissingExtraError
 from agentkd.graph.host import Host
 from agentkd.graph.mark import marked, marks_of_run
-from agentkd.graph.message import turn_of
+from agentkd.graph.message import turn_of, with_request
 from agentkd.graph.notes import Finder, Recall
 from agentkd.graph.record import Grade, store_turn, user_of
 from agentkd.graph.turn import Turn, read_turn
@@ -51,6 +51,8 @@ class AgentkdState(AgentState[Any]):
 
     agentkd_recalled: NotRequired[Annotated[Recall, PrivateStateAttr]]
     """What was recalled for the present request."""
+    agentkd_request: NotRequired[Annotated[AnyMessage | None, PrivateStateAttr]]
+    """The present request: what summarises a conversation may take it out of the messages."""
 
 
 class AgentkdMiddleware(AgentMiddleware[Any, Any, Any]):
@@ -96,8 +98,11 @@ class AgentkdMiddleware(AgentMiddleware[Any, Any, Any]):
 
     def before_agent(self, state: Any, runtime: Any) -> dict[str, Any] | None:
         """Recall for the request."""
-        is_off = self._recall == "off"
-        return {"agentkd_recalled": {} if is_off else self._finder.find(state["messages"], {}, get_config())}
+        is_off, turn = self._recall == "off", turn_of(state["messages"])
+        return {
+            "agentkd_recalled": {} if is_off else self._finder.find(state["messages"], {}, get_config()),
+            "agentkd_request": turn[0] if turn else None,
+        }
 
     async def abefore_agent(self, state: Any, runtime: Any) -> dict[str, Any] | None:
         """Recall for the request without blocking."""
@@ -105,10 +110,10 @@ class AgentkdMiddleware(AgentMiddleware[Any, Any, Any]):
 
     def before_model(self, state: Any, runtime: Any) -> dict[str, Any] | None:
         """Recall for a later step, where every step is recalled for."""
-        before = state.get("agentkd_recalled") or {}
-        if self._recall != "step" or not any(m.type == "ai" for m in turn_of(state["messages"])):
+        before, messages = state.get("agentkd_recalled") or {}, _conversation(state)
+        if self._recall != "step" or not any(m.type == "ai" for m in turn_of(messages)):
             return None
-        return {"agentkd_recalled": self._finder.find(state["messages"], before, get_config())}
+        return {"agentkd_recalled": self._finder.find(messages, before, get_config())}
 
     async def abefore_model(self, state: Any, runtime: Any) -> dict[str, Any] | None:
         """Recall for a later step without blocking."""
@@ -201,7 +206,7 @@ class AgentkdMiddleware(AgentMiddleware[Any, Any, Any]):
             if not isinstance(message, ToolMessage) or message.tool_call_id != call["id"]:
                 return message
             marks = marks_of_run(message, ran["name"], ran["args"])
-            return marked(self._host, message, marks, state.get("messages", ()), get_config())
+            return marked(self._host, message, marks, _conversation(state), get_config())
 
         update = result.update if isinstance(result, Command) else None
         if isinstance(update, dict) and isinstance(update.get("messages"), list):
@@ -216,12 +221,12 @@ class AgentkdMiddleware(AgentMiddleware[Any, Any, Any]):
         return request.override(system_message=_joined(request.system_message, notes))
 
     def _turn(self, state: Any, failure: Failure | None = None) -> Turn | None:
-        recall, messages = state.get("agentkd_recalled") or {}, state["messages"]
+        recall, messages = state.get("agentkd_recalled") or {}, _conversation(state)
         return read_turn(self._host, messages, get_config(), recall=recall, is_traced=True, failure=failure)
 
     def _outer(self, state: Any) -> Outer:
         """Return what the model had heard when it called the tool."""
-        turn = self._turn(state or {"messages": ()})
+        turn = self._turn(state or {})
         return Outer(heard=() if turn is None else heard_after(turn.trajectory))
 
     def _broke(self, state: Any, kind: Literal["model", "tool"], error: Exception) -> None:
@@ -233,6 +238,10 @@ class AgentkdMiddleware(AgentMiddleware[Any, Any, Any]):
     def _store(self, turn: Turn | None, grade: Grade | None = None) -> None:
         config = get_config()
         store_turn(self._host, turn, grade, user_of(config), self._finder.scope(config))
+
+
+def _conversation(state: Mapping[str, Any]) -> list[BaseMessage]:
+    return with_request(state.get("messages", ()), state.get("agentkd_request"))
 
 
 def _joined(system: SystemMessage | None, notes: str) -> SystemMessage:

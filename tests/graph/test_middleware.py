@@ -15,7 +15,7 @@ from graph_parts import Parts, Said, calls
 pytest.importorskip("langchain", reason="the extra `langchain` is not installed")
 
 from langchain.agents import create_agent
-from langchain.agents.middleware import HumanInTheLoopMiddleware, PIIMiddleware
+from langchain.agents.middleware import HumanInTheLoopMiddleware, PIIMiddleware, SummarizationMiddleware
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import InjectedToolCallId, tool
 from langgraph.checkpoint.memory import InMemorySaver
@@ -377,6 +377,33 @@ def test_an_agent_within_a_tool_is_asked_in_words_that_its_caller_may_have_read(
     turns = {run.task.prompt: run for run in parts.ledger.trajectories.list()}
     assert [(each.tool, each.text) for each in turns["pay 99"].heard] == [("find", "order 1")]
     assert not clean(turns["pay 99"])
+
+
+def test_a_summary_within_a_turn_leaves_the_request_and_the_decisions(parts: Parts) -> None:
+    replies = [
+        *(calls(("find", {"order": n}, f"f{n}")) for n in range(2)),
+        calls(("refund", {"order": 1, "cents": 900}, "c1")), calls(("find", {"order": 9}, "f9")), "Done.",
+    ]  # fmt: skip
+    middleware = [
+        HumanInTheLoopMiddleware({"refund": True}),
+        SummarizationMiddleware(
+            Said(replies=["They asked for a refund."] * 9), trigger=("messages", 7), keep=("messages", 4)
+        ),
+        AgentkdMiddleware(parts),
+    ]
+    agent = create_agent(
+        Said(replies=replies), [refund, find], middleware=middleware, checkpointer=InMemorySaver()
+    )
+    agent.invoke(ask("refund order 1"), CONFIG)
+    state = agent.invoke(Command(resume={"decisions": [EDIT]}), CONFIG)
+    assert next(m.text for m in state["messages"] if m.type == "human").startswith("Here is a summary")
+    run = only(parts)
+    assert run.task.prompt == "refund order 1"
+    assert [c.arguments for s in run.steps for c in s.accepted_calls if c.name == "refund"] == [
+        {"order": 1, "cents": 90}
+    ]
+    assert len(parts.ledger.corrections.for_trajectory(run.id)) == 1
+    assert [(each.tool, each.trust) for each in run.heard] == [("summarization", "untrusted")]
 
 
 def test_a_summary_that_stands_for_the_request_is_no_word_of_the_user(parts: Parts) -> None:
