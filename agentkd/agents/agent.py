@@ -109,7 +109,8 @@ class Agent:
         With a checkpointer, a `thread_id` whose run was killed goes on from its last finished node, with
         the student that it began with; the world of the task is made anew then. A finished task that is given
         to its thread again is another attempt.
-        Raises BudgetError where a ceiling is met; another error of the model is a failure of the run.
+        Raises BudgetError where a ceiling is met, and DataError where the thread is not done with another
+        request; another error of the model is a failure of the run.
         """
         return _last(self.stream(task, run_id=run_id, attempt=attempt, thread_id=thread_id))
 
@@ -242,11 +243,16 @@ class Agent:
             yield Finished(trajectory=trajectory_of(run.model_copy(update={"failure": failure})))
             return
         stored = self._stored(run.thread_id)
-        yield Started(thread_id=run.thread_id, trajectory_id=run.trajectory_id, task=run.task)
-        if stored is None:
-            yield from self._drive(run, {"run": run})
-        else:
-            yield from self._drive(stored, None)
+        if stored is not None and stored.task.id != run.task.id:
+            raise DataError(
+                f"thread `{run.thread_id}` of agent `{self.name}` is not done with another request: "
+                f"{stored.task.prompt[:80]!r}",
+                hint="decide with `agent.resume(thread_id, ...)`, or give the other request again where it "
+                "was broken off, or take another thread_id",
+            )
+        begun = run if stored is None else stored
+        yield Started(thread_id=begun.thread_id, trajectory_id=begun.trajectory_id, task=begun.task)
+        yield from self._drive(begun, {"run": run} if stored is None else None)
 
     def _drive(self, run: Run, work: Any) -> Iterator[AgentEvent]:
         """Run the graph to its end or to the next question for a person."""

@@ -306,6 +306,17 @@ def test_a_killed_run_goes_on_where_it_was(build: Build, world: Counting, tmp_pa
     saver.conn.close()
 
 
+def test_a_thread_that_waits_for_a_person_takes_no_other_request(build: Build) -> None:
+    agent = build([WRONG, "done", "It is 555."], interrupt_on=["refund"])
+    paused = agent.run("Refund A1", thread_id="ann")
+    with pytest.raises(DataError, match=r"thread `ann` .* 'Refund A1'"):
+        agent.run("What is your number?", thread_id="ann")
+    again = next(iter(agent.stream("Refund A1", thread_id="ann")))
+    assert again.trajectory_id == paused.id, "the same request only asks again"
+    assert agent.resume("ann", Approve()).answer == "done"
+    assert agent.run("What is your number?", thread_id="ann").answer == "It is 555."
+
+
 def test_a_forged_checkpoint_builds_nothing(tmp_path: Path) -> None:
     code = f"""
 import ormsgpack, sqlite3, sys
