@@ -113,12 +113,13 @@ def export(
     or a skill cannot: memories of one user, tenant or agent and private ones stay out of it, unless an option
     names whose memories to write; private ones stay out of a skill, which every agent may read, in any case.
     """
-    from agentkd.interop import evidence_of, left_out, why_left_out, write_foreign
-    from agentkd.schema import Scope
+    from agentkd.interop import evidence_of, left_out, why_left_out, with_life, write_foreign
+    from agentkd.schema import Scope, now
 
     wanted = {name: value for name, value in scope.items() if value is not None}
     asked = Scope(**wanted)
     with invocation.workspace() as workspace:
+        workspace.ledger.items.drop_expired(now())
         memories: Sequence[Memory] = workspace.ledger.memories.list(
             status=statuses or ("active", "compiled", "retired"),  # type: ignore[arg-type]
             kinds=kinds or None,
@@ -135,6 +136,7 @@ def export(
         if not memories:
             raise DataError("no memory fits these options", hint="`agentkd memory list` shows what there is")
         along = evidence_of(memories, workspace.ledger) if evidence else None
+        memories = with_life(memories, workspace.ledger)
         written = write_foreign(memories, path, format_, evidence=along, replace=force, scope=asked)
     if faults:
         invocation.note(

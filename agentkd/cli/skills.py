@@ -90,9 +90,9 @@ def export(
     """Write a skill for every topic of strong memories below OUT.
 
     OUT defaults to the workspace's `skills`, where its agents find them. A skill that was exported before
-    is replaced; one that was written by hand never is. Private memories, those of other tenants and agents
-    than `[memory] scope` names, facts and cases stay out. Exit code 1 where no topic has enough strong
-    memories.
+    is replaced; one that was written by hand, or made elsewhere, never is. Private memories, those of other
+    tenants and agents than `[memory] scope` names, facts and cases stay out. Exit code 1 where no topic has
+    enough strong memories.
     """
     from agentkd.interop import Strength, export_skills, strong_memories, topics_of
 
@@ -102,7 +102,8 @@ def export(
         own = workspace.settings.memory.scope
         strong = strong_memories(workspace.ledger.memories.list(), strength, scope=own)
         topics = topics_of(strong, workspace.parts.embedder(), alike=alike, at_least=topic_min)
-        folders = [] if dry_run else export_skills(topics, out or workspace.root / "skills", prune=prune)
+        place = out or workspace.root / "skills"
+        folders = [] if dry_run else export_skills(topics, place, workspace.ledger, prune=prune)
     invocation.show(topics, _print_topics)
     if folders:
         invocation.note(f"{len(folders)} skills written to {folders[0].parent}")

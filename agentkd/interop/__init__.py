@@ -11,6 +11,7 @@ from agentkd.interop.admission import ImportReport, admit_imported, preview
 from agentkd.interop.evidence import admit_evidence, evidence_of
 from agentkd.interop.format import FORMATS, detect, read_foreign, write_foreign
 from agentkd.interop.imported import Imported, Skipped
+from agentkd.interop.item import with_life
 from agentkd.interop.langmem import dump_langmem, read_langmem
 from agentkd.interop.leak import refuse_leaks
 from agentkd.interop.mem0 import dump_mem0, read_mem0
@@ -55,5 +56,6 @@ __all__ = [
     "strong_memories",
     "topics_of",
     "why_left_out",
+    "with_life",
     "write_foreign",
 ]

@@ -34,6 +34,10 @@ class Item(Value):
     """Paths whose texts are searched; None for the store's own, False for none."""
     at: datetime
     """Since when (UTC)."""
+    ttl_minutes: float | None = None
+    """Minutes that it lives after its last use; None for ever."""
+    expires_at: datetime | None = None
+    """When that time is over (UTC), as things stood; None for one that lives for ever."""
 
 
 class Imported(Value):

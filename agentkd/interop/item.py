@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agentkd.errors import DataError, PluginError, StoreError
+from agentkd.interop.candidate import moment
 from agentkd.interop.imported import Item
 from agentkd.memory import Admission
 from agentkd.memory.item import item_name, put_item, scope_of, space_of
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     from agentkd.ledger import Ledger
     from agentkd.memory import MemoryStore
 
-__all__ = ["Put", "admit_items", "base_of", "index_of", "is_held", "stored_item"]
+__all__ = ["Put", "admit_items", "base_of", "index_of", "is_held", "life_of", "stored_item", "with_life"]
+
+_LONGEST = 1e9  # minutes
 
 
 class Put(NamedTuple):
@@ -53,7 +56,36 @@ def stored_item(memory: Memory) -> Item | None:
         return None
     index, at = index_of(memory.extras.get("index")), memory.created_at
     at = at if at.tzinfo else at.replace(tzinfo=UTC)
-    return Item(namespace=tuple(labels), key=key, value=value, index=index, at=at)
+    life = life_of(memory.extras)
+    return Item(namespace=tuple(labels), key=key, value=value, index=index, at=at, **life)
+
+
+def with_life(memories: Iterable[Memory], ledger: Ledger) -> list[Memory]:
+    """Return memories of which the items of a store say in their extras how long they live."""
+    found = list(memories)
+    lives = ledger.items.lives(memory.id for memory in found)
+    return [
+        memory.model_copy(
+            update={
+                "extras": {
+                    **memory.extras,
+                    "ttl_minutes": lives[memory.id][0],
+                    "expires_at": lives[memory.id][1].isoformat(),
+                }
+            }
+        )
+        if memory.id in lives
+        else memory
+        for memory in found
+    ]
+
+
+def life_of(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how long an item lives, as a record says it; empty for ever."""
+    ttl, until = fields.get("ttl_minutes"), moment(fields.get("expires_at"))
+    if until is None or not isinstance(ttl, (int, float)) or not 0 < ttl < _LONGEST:
+        return {}
+    return {"ttl_minutes": float(ttl), "expires_at": until}
 
 
 def base_of(scope: Scope, namespace: Sequence[str]) -> Scope | None:
@@ -89,9 +121,11 @@ def admit_items(puts: Sequence[Put], store: MemoryStore, ledger: Ledger) -> dict
 
 
 def _admitted(put: Put, store: MemoryStore, ledger: Ledger, revoked: set[Any]) -> Admission:
-    item, moment, space = put.item, now(), space_of(put.base)
+    item, at, space = put.item, now(), space_of(put.base)
     name, said = item_name(item.namespace, item.key), _said(_extras(item))
-    there = ledger.items.get(space, item.namespace, item.key, moment)
+    if item.expires_at is not None and item.expires_at <= at:
+        return _refused(put, f"the time to live of {name} is over since {item.expires_at.isoformat()}")
+    there = ledger.items.get(space, item.namespace, item.key, at)
     if there is not None and _said(there.extras) == said:
         return Admission(memory_id=there.memory_id, outcome="merged", reason=f"{name} holds this value")
     if there is not None and ledger.memories.get(there.memory_id).created_at > item.at:
@@ -107,15 +141,17 @@ def _admitted(put: Put, store: MemoryStore, ledger: Ledger, revoked: set[Any]) -
             item.value,
             base=put.base,
             index=item.index,
-            at=moment,
-            made_at=min(item.at, moment),
+            at=at,
+            made_at=min(item.at, at),
+            ttl_minutes=item.ttl_minutes,
+            expires_at=item.expires_at,
             note=put.note,
         )
     except PluginError as error:
         return Admission(memory_id=put.memory_id, outcome="failed", reason=error.message)
     except (DataError, StoreError) as error:
         return _refused(put, error.message)
-    held = ledger.items.get(space, item.namespace, item.key, moment)
+    held = ledger.items.get(space, item.namespace, item.key, at)
     return Admission(memory_id=held.memory_id if held is not None else put.memory_id, outcome="stored")
 
 

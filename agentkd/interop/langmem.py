@@ -23,7 +23,7 @@ from agentkd.interop.candidate import (
     with_lesson_fields,
 )
 from agentkd.interop.imported import Imported, Item
-from agentkd.interop.item import index_of, stored_item
+from agentkd.interop.item import index_of, life_of, stored_item
 from agentkd.interop.ownership import CLAIM, claim_of, claimed
 from agentkd.interop.source import RecordError, gather, json_records, read_text
 from agentkd.memory.item import scope_of
@@ -120,6 +120,7 @@ def _stored(memory: Memory) -> Item | None:
         value=record["value"],
         index=index_of(record.get("index")),
         at=moment(record.get("updated_at")) or memory.created_at,
+        **life_of(record),
     )
 
 
@@ -182,7 +183,8 @@ def _item(memory: Memory) -> dict[str, Any] | None:
     stamp = memory.created_at.isoformat()
     record = {"namespace": list(item.namespace), "key": item.key, "value": item.value}
     searched = {} if item.index is None else {"index": item.index}
-    return {**record, **searched, "created_at": stamp, "updated_at": stamp}
+    life = {name: memory.extras[name] for name in life_of(memory.extras)}
+    return {**record, **searched, **life, "created_at": stamp, "updated_at": stamp}
 
 
 def _says(value: Any, text: str) -> bool:

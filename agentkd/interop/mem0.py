@@ -1,7 +1,8 @@
 """mem0: what `get_all` and `search` return, exported lists as JSON, JSON lines or CSV.
 
-`user_id`, `agent_id` and `app_id` become the scope. mem0 keeps one text per memory and no situation; what
-else we know of a memory, its tenant among it, travels in `metadata`, under the names of our own fields.
+`user_id`, `agent_id` and `app_id` become the scope, and so does a `run_id` that stands alone: what one
+session said is not for all. What has expired is left out. mem0 keeps one text per memory and no situation;
+what else we know of a memory, its tenant among it, travels in `metadata`, under the names of our own fields.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,7 @@ from agentkd.interop.source import (
     parse_json,
     read_text,
 )
-from agentkd.schema import Memory, Scope
+from agentkd.schema import Memory, Scope, now
 
 __all__ = ["TEXTS", "dump_mem0", "read_mem0"]
 
@@ -106,11 +108,16 @@ def _memory(value: Any) -> Memory:
         raise RecordError(f"has no text under {', '.join(f'`{name}`' for name in TEXTS)}")
     found = record.get("metadata")
     metadata = found if isinstance(found, Mapping) else {}
+    until = _expiry(record)
+    if until is not None and until <= now():
+        raise RecordError(f"expired on {record['expiration_date']}")
     told = {ours: text_of(record, theirs) for theirs, ours in _SCOPE.items()}
     claim = claimed(metadata)
+    if claim is None and not any(told.values()):
+        told["user"] = text_of(record, "run_id")
     if claim is not None:
         told = {name: told.get(name) or value for name, value in claim.scope}
-    return with_lesson_fields(
+    memory = with_lesson_fields(
         FORMAT,
         metadata,
         kind="fact",
@@ -120,6 +127,15 @@ def _memory(value: Any) -> Memory:
         created_at=moment(record.get("created_at")),
         rest={name: item for name, item in record.items() if name not in _TAKEN} or {"id": ""},
     )
+    if until is None:
+        return memory
+    return memory.model_copy(update={"extras": {**memory.extras, "expires_at": until.isoformat()}})
+
+
+def _expiry(record: Mapping[str, Any]) -> datetime | None:
+    """Return the end of the day until which a memory holds (UTC); None for one that holds for ever."""
+    day = moment(record.get("expiration_date"))
+    return None if day is None else day + timedelta(days=1)
 
 
 def _record(memory: Memory) -> dict[str, Any]:
@@ -129,13 +145,17 @@ def _record(memory: Memory) -> dict[str, Any]:
     if isinstance(metadata, Mapping):
         metadata = {name: value for name, value in metadata.items() if name != CLAIM}
     named = {theirs: getattr(memory.scope, ours) for theirs, ours in _SCOPE.items()}
+    if named["user_id"] and named["user_id"] == rest.get("run_id"):
+        named["user_id"] = ""  # the session is all that names its user
     fresh = {"created_at": memory.created_at.isoformat(), "updated_at": memory.created_at.isoformat()}
     own = lesson_fields(memory, but=("kind",) if FORMAT in memory.extras and memory.kind == "fact" else ())
     claim = claim_of(memory, memory.scope.model_copy(update={"tenant": ""}))
     own |= {CLAIM: claim} if claim else {}
     more = {**(metadata if isinstance(metadata, Mapping) else {}), **own}
+    until = moment(memory.extras.get("expires_at"))
     return {
         **({} if FORMAT in memory.extras else fresh),
+        **({} if until is None else {"expiration_date": until.date().isoformat()}),
         **rest,
         "id": rest.get("id") or memory.id,
         "memory": memory.content,

@@ -153,7 +153,7 @@ def _rows(file: Path, name: str, data: bytes) -> list[tuple[int, Any]]:
     for number, line in enumerate(lines, 1):
         if line:
             try:
-                rows.append((number, parse_json(line)))
+                rows.append((number, parse_json(line, is_ours=True)))
             except RecordError as error:
                 raise _fault(file, f"its `{name}`, line {number}: {error}", number) from error
     return rows

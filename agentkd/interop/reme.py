@@ -71,7 +71,7 @@ def _memory(value: Any) -> Memory:
         query=text_of(more, "generalized_query"),
         task=text_of(metadata, "task_query"),
         tools=", ".join(texts_of(more.get("tools_used"))),
-        scope=claim.scope if claim is not None else None,
+        scope=claim.scope if claim is not None else Scope(user=_person(record)),
         privacy=claim.privacy if claim is not None else "",
         utility=Utility(recalls=recalls, wins=min(count(metadata.get("utility")), recalls)),
         confidence=_confidence(record, more),
@@ -86,6 +86,12 @@ def _kind(record: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
         return str(named)
     by_type = _BY_TYPE.get(str(record["memory_type"]).lower())
     return by_type or _BY_CATEGORY.get(str(metadata.get("category")), "insight")
+
+
+def _person(record: Mapping[str, Any]) -> str:
+    """Return whom a personal memory is about: it is recalled for that user alone."""
+    is_personal = str(record.get("memory_type")).lower() == "personal"
+    return text_of(record, "target") if is_personal else ""
 
 
 def _confidence(record: Mapping[str, Any], more: Mapping[str, Any]) -> float:
@@ -119,7 +125,7 @@ def _record(memory: Memory) -> dict[str, Any]:
     _put(record, ("metadata", "extra_info", "generalized_query"), memory.keys.query)
     _put(record, ("metadata", "freq"), memory.utility.recalls)
     _put(record, ("metadata", "utility"), memory.utility.wins)
-    if claim := claim_of(memory, Scope()):
+    if claim := claim_of(memory, Scope(user=_person(record))):
         _set(record, ("metadata", CLAIM), claim)
     elif isinstance(metadata := record.get("metadata"), dict):
         metadata.pop(CLAIM, None)

@@ -31,6 +31,7 @@ __all__ = [
 MAX_FILE_BYTES = 1 << 30
 MAX_TEXT_CHARS = 200_000
 _MAX_DEPTH = 40
+_DEEPEST = 400  # of what we wrote ourselves
 
 
 class RecordError(ValueError):
@@ -61,9 +62,14 @@ def read_text(path: Path) -> str:
         raise DataError(f"`{path}` cannot be read: {error.strerror}", path=str(path)) from error
 
 
-def parse_json(text: str) -> Any:
-    """Return cleaned JSON; RecordError says what is wrong with it."""
+def parse_json(text: str, *, is_ours: bool = False) -> Any:
+    """Return cleaned JSON; RecordError says what is wrong with it.
+
+    What we write ourselves (`is_ours`) may hold texts and numbers of any size, as a ledger does.
+    """
     try:
+        if is_ours:
+            return _storable(json.loads(text), _DEEPEST)
         return clean(json.loads(text, parse_constant=_refuse_constant))
     except RecordError:
         raise
@@ -73,22 +79,33 @@ def parse_json(text: str) -> Any:
         raise RecordError(f"is not JSON: {error}") from error
 
 
-def clean(value: Any, depth: int = 0) -> Any:
+def clean(value: Any) -> Any:
     """Return JSON data whose text can be stored; RecordError for what no record should hold."""
-    if depth > _MAX_DEPTH:
-        raise RecordError("is nested too deeply")
-    if isinstance(value, str):
-        if len(value) > MAX_TEXT_CHARS:
-            raise RecordError(f"holds a text of {len(value)} characters, {MAX_TEXT_CHARS} are allowed")
-        return value.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")
+    return _storable(value, _MAX_DEPTH, _check)
+
+
+def _check(value: Any) -> None:
+    """Raise RecordError for a text or number of a size that no foreign record should hold."""
+    if isinstance(value, str) and len(value) > MAX_TEXT_CHARS:
+        raise RecordError(f"holds a text of {len(value)} characters, {MAX_TEXT_CHARS} are allowed")
     if isinstance(value, float) and not math.isfinite(value):
         raise RecordError("holds a number that is not finite")
     if isinstance(value, int) and abs(value) >= 1 << 63:
         raise RecordError("holds a number of more than 64 bits")
+
+
+def _storable(value: Any, depth: int, check: Callable[[Any], None] = lambda value: None) -> Any:
+    if depth < 0:
+        raise RecordError("is nested too deeply")
+    check(value)
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")
     if isinstance(value, list):
-        return [clean(item, depth + 1) for item in value]
+        return [_storable(item, depth - 1, check) for item in value]
     if isinstance(value, Mapping):
-        return {clean(key, depth + 1): clean(item, depth + 1) for key, item in value.items()}
+        return {
+            _storable(key, depth - 1, check): _storable(item, depth - 1, check) for key, item in value.items()
+        }
     return value
 
 

@@ -11,6 +11,7 @@ import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agentkd.errors import ConfigError
 from agentkd.interop.skill import memories_as_skill
@@ -18,7 +19,10 @@ from agentkd.memory.cluster import clusters
 from agentkd.memory.lift import lifts_of, rank_of
 from agentkd.protocols import Embedder
 from agentkd.schema import Memory, Scope, Value, content_id
-from agentkd.skills import MADE_HERE, Skill, find_skills, memory_ids_of, read_skill_file, write_skill
+from agentkd.skills import Skill, find_skills, memory_ids_of, read_skill_file, write_skill
+
+if TYPE_CHECKING:
+    from agentkd.ledger import Ledger
 
 __all__ = ["Strength", "Topic", "export_skills", "strong_memories", "topics_of"]
 
@@ -113,20 +117,22 @@ def topics_of(
     return found
 
 
-def export_skills(topics: Sequence[Topic], folder: Path, *, prune: bool = False) -> list[Path]:
+def export_skills(
+    topics: Sequence[Topic], folder: Path, ledger: Ledger, *, prune: bool = False
+) -> list[Path]:
     """Write one skill per topic below `folder` and return their folders.
 
-    A skill of the same name is replaced where it was exported before; ConfigError, before anything is
-    written, where it is anything else. `prune` removes skills that were exported before and are not among
-    the new ones.
+    A skill of the same name is replaced where it was exported from this ledger before; ConfigError, before
+    anything is written, where it is anything else, such as one of another workspace that was installed.
+    `prune` removes skills that were exported before and are not among the new ones.
     """
     skills: list[Skill] = []
     for topic in topics:
         place = folder.absolute() / topic.name
-        if place.exists() and MADE_HERE not in read_skill_file(place).metadata:
+        if place.exists() and not _is_own(read_skill_file(place), ledger):
             raise ConfigError(
-                f"`{place}` exists and was not made of memories",
-                hint="choose another folder",
+                f"`{place}` exists and was not made of memories of this workspace",
+                hint="choose another folder, or move that skill away",
                 path=str(place),
             )
         title = topic.name.replace("-", " ").capitalize()
@@ -134,10 +140,16 @@ def export_skills(topics: Sequence[Topic], folder: Path, *, prune: bool = False)
     written = [write_skill(skill, replace=True) for skill in skills]
     if prune:
         for old in find_skills([folder]):
-            is_gone = memory_ids_of(old) and old.path.absolute() not in written
+            is_gone = old.path.absolute() not in written and _is_own(old, ledger)
             if is_gone and not old.path.is_symlink():
                 shutil.rmtree(old.path)
     return written
+
+
+def _is_own(skill: Skill, ledger: Ledger) -> bool:
+    """Whether a skill was made of memories, all of which this ledger knows."""
+    ids = memory_ids_of(skill)
+    return bool(ids) and len(ledger.memories.get_many(ids)) == len({*ids})
 
 
 def _topic(memories: Sequence[Memory], others: Sequence[Memory], taken: set[str]) -> Topic:

@@ -108,6 +108,7 @@ class Items:
         memory: Memory,
         now: datetime,
         ttl_minutes: float | None = None,
+        expires_at: datetime | None = None,
     ) -> None:
         """Make a memory the value of a key, as the next version of the one that it held.
 
@@ -130,7 +131,7 @@ class Items:
                 "memory_id": memory_id,
                 "number": (last or 0) + 1,
                 "ttl_minutes": ttl_minutes,
-                "expires_at": _expiry(now, ttl_minutes),
+                "expires_at": expires_at or _expiry(now, ttl_minutes),
                 "created_at": before[0].created_at if before else now,
                 "updated_at": now,
             }
@@ -154,6 +155,22 @@ class Items:
             if connection.execute(sa.select(c.name).where(where).limit(1)).first() is None:
                 return 0
         return self._drop(where, "its time to live is over")
+
+    def lives(self, memory_ids: Iterable[str]) -> dict[str, tuple[float, datetime]]:
+        """Return, by memory, the minutes to live after a use and the moment when they are over (UTC).
+
+        What lives for ever, and what is no item's value, is left out.
+        """
+        c = t.store_items.c
+        found: dict[str, tuple[float, datetime]] = {}
+        with self._database.read() as connection:
+            for batch in chunks(dict.fromkeys(memory_ids)):
+                where = c.memory_id.in_(batch) & c.ttl_minutes.is_not(None)
+                for id_, ttl, until in connection.execute(
+                    sa.select(c.memory_id, c.ttl_minutes, c.expires_at).where(where)
+                ):
+                    found[id_] = ttl, until
+        return found
 
     def refresh(self, space: str, items: Sequence[StoredItem], now: datetime) -> None:
         """Let the time to live of these items begin anew."""

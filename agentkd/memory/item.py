@@ -53,6 +53,7 @@ def put_item(
     at: datetime,
     made_at: datetime | None = None,
     ttl_minutes: float | None = None,
+    expires_at: datetime | None = None,
     note: Mapping[str, Any] | None = None,
 ) -> None:
     """Make plain JSON the value of a key of a store.
@@ -68,6 +69,7 @@ def put_item(
         at: What time it is (UTC).
         made_at: Since when the value holds (UTC); `at` where it is left out.
         ttl_minutes: Minutes that it lives after its last use; None for ever.
+        expires_at: When that time is over for the first time (UTC); so long from `at` where it is left out.
         note: Further `extras` of the memory.
 
     Raises DataError where a plugin refuses it, StoreError where the ledger does not take it in.
@@ -77,7 +79,7 @@ def put_item(
     refused = hooks.refusals(hookspecs.admit_memory, memory=memory)
     if refused:
         raise DataError(f"{item_name(namespace, key)}: refused by plugin `{'`, `'.join(refused)}`")
-    ledger.items.put(space_of(base), namespace, key, memory, at, ttl_minutes)
+    ledger.items.put(space_of(base), namespace, key, memory, at, ttl_minutes, expires_at)
 
 
 def memory_of(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pydantic import Field
@@ -32,7 +32,10 @@ class TtlSettings(Value):
 
 
 class TtlRefiner:
-    """Quarantine memories of some kinds when they are too old to be believed unseen."""
+    """Quarantine memories of some kinds when they are too old to be believed unseen.
+
+    So is, of any kind, what its source said to hold until a day that is over (`extras["expires_at"]`).
+    """
 
     name = "ttl"
 
@@ -42,18 +45,34 @@ class TtlRefiner:
 
     def refine(self, memories: Sequence[Memory], kit: Kit) -> Iterator[MemoryEdit]:
         """Yield one edit to `quarantined` per memory."""
-        oldest = self._clock() - timedelta(days=self.settings.days)
-        judged = [memory for memory in memories if self._can_expire(memory)]
+        moment = self._clock()
+        oldest = moment - timedelta(days=self.settings.days)
+        ends = {memory.id: until for memory in memories if (until := _stated_end(memory)) is not None}
+        judged = [memory for memory in memories if memory.id in ends or self._can_expire(memory)]
         standings = kit.standings(memory.id for memory in judged)
         for memory in judged:
-            learnt = learnt_at(memory, standings.get(memory.id))
-            if learnt < oldest:
+            learnt, until = learnt_at(memory, standings.get(memory.id)), ends.get(memory.id)
+            if until is not None and until <= moment:
+                reason = f"its source says that it holds until {until:%Y-%m-%d %H:%M} UTC"
+            elif self._can_expire(memory) and learnt < oldest:
                 reason = f"last learnt on {learnt:%Y-%m-%d}, over {self.settings.days:g} days ago"
-                yield MemoryEdit(ids=(memory.id,), status="quarantined", reason=reason)
+            else:
+                continue
+            yield MemoryEdit(ids=(memory.id,), status="quarantined", reason=reason)
 
     def _can_expire(self, memory: Memory) -> bool:
         is_spared = self.settings.unused_only and memory.utility.recalls > 0
         return memory.status == "active" and memory.kind in self.settings.kinds and not is_spared
+
+
+def _stated_end(memory: Memory) -> datetime | None:
+    """Return until when an active memory holds by its source (UTC); None where none is said."""
+    said = memory.extras.get("expires_at") if memory.status == "active" else None
+    try:
+        until = datetime.fromisoformat(said) if isinstance(said, str) else None
+    except ValueError:
+        return None
+    return until.replace(tzinfo=UTC) if until is not None and until.tzinfo is None else until
 
 
 def learnt_at(memory: Memory, standing: Standing | None) -> datetime:

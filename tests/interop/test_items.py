@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -13,11 +14,11 @@ from agentkd import Workspace, hookimpl
 from agentkd.config import MemorySettings
 from agentkd.embedders import HashingEmbedder
 from agentkd.graph import AgentkdStore
-from agentkd.interop import ImportReport, admit_imported, preview, read_foreign, write_foreign
+from agentkd.interop import ImportReport, admit_imported, preview, read_foreign, with_life, write_foreign
 from agentkd.ledger import Ledger
 from agentkd.memory import ExactIndex, MemoryStore
 from agentkd.plugins import PluginHost
-from agentkd.schema import Memory, Scope
+from agentkd.schema import Memory, Scope, now
 
 NS = ("users", "ann")
 SECRET = "sk-" + "a1B2" * 6
@@ -65,6 +66,38 @@ def out_of(workspace: Workspace, path: Path, format_: str) -> Path:
 
 def into(workspace: Workspace, path: Path, **how: Any) -> ImportReport:
     return admit_imported(read_foreign(path), workspace.memory, workspace.ledger, **how)
+
+
+@both
+def test_what_lives_for_a_time_lives_no_longer_elsewhere(
+    open_: Open, tmp_path: Path, format_: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, here, later = open_(), open_(), open_()
+    store = AgentkdStore(there)
+    store.put(NS, "card", {"content": "the card number of today"}, ttl=10)
+    store.put(NS, "tea", {"content": "green"})
+    found = with_life(there.ledger.memories.list(status="active"), there.ledger)
+    path = write_foreign(found, tmp_path / "out", format_)
+    into(here, path)
+    [(ttl, until)] = here.ledger.items.lives(m.id for m in here.ledger.memories.list()).values()
+    [(_, said)] = there.ledger.items.lives(m.id for m in found).values()
+    assert (ttl, until) == (10.0, said), "not a minute longer than at home"
+    assert AgentkdStore(here).get(NS, "card") is not None
+    after = now() + timedelta(minutes=11)
+    monkeypatch.setattr("agentkd.interop.item.now", lambda: after)
+    report = into(later, path)
+    assert report.outcomes == {"rejected": 1, "stored": 1}
+    assert any("time to live" in answer.reason for answer in report.answers)
+
+
+def test_a_pack_holds_whatever_the_store_held(open_: Open, tmp_path: Path) -> None:
+    there, here = open_(), open_()
+    big = {"content": "x y " * 60_000, "n": 1 << 64, "deep": functools.reduce(lambda x, _: [x], range(80), 1)}
+    AgentkdStore(there).put(NS, "big", big)
+    into(here, out_of(there, tmp_path / "out.zip", "pack"))
+    item = AgentkdStore(here).get(NS, "big")
+    assert item is not None
+    assert item.value == AgentkdStore(there).get(NS, "big").value
 
 
 def words(workspace: Workspace, asked: str, scope: Scope) -> set[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,15 @@ def test_reme_types_and_categories_become_kinds(tmp_path: Path, type_: str, cate
     assert read_reme(written(tmp_path, "a.jsonl", record)).memories[0].kind == kind
 
 
+def test_what_reme_knows_of_one_person_is_for_that_user_alone(tmp_path: Path) -> None:
+    record = {"memory_type": "personal", "content": "Ann is allergic to nuts", "target": "ann"}
+    [memory] = read_reme(written(tmp_path, "a.jsonl", record)).memories
+    assert (memory.scope, memory.privacy) == (Scope(user="ann"), "private")
+    [again] = [json.loads(line) for line in dump_reme([memory]).splitlines()]
+    assert again["target"] == "ann"
+    assert "agentkd_scope" not in again.get("metadata", {}), "the target says it"
+
+
 def test_confidence_is_the_stated_one_then_the_score(tmp_path: Path) -> None:
     base = {"memory_type": "task", "content": "x"}
     stated = {**base, "score": 0.3, "metadata": {"extra_info": {"confidence": 0.9}}}
@@ -220,6 +229,26 @@ def test_mem0_results_lists_and_lines_read_the_same(tmp_path: Path, shape: Any) 
     assert memory.created_at == datetime(2026, 1, 2, 11, 4, 5, tzinfo=UTC)
     assert memory.extras["mem0"]["categories"] == ["food"]
     assert memory.extras["mem0"]["metadata"] == {"mood": "calm"}
+
+
+def test_what_a_session_told_mem0_is_for_nobody_else_and_what_expired_stays_out(tmp_path: Path) -> None:
+    day = datetime.now(UTC).date()
+    records = [
+        {"id": "1", "memory": "The card ends in 4711", "run_id": "session-9"},
+        {"id": "2", "memory": "On holiday", "user_id": "ann", "expiration_date": f"{day + timedelta(2)}"},
+        {"id": "3", "memory": "In Rome", "user_id": "ann", "expiration_date": f"{day - timedelta(2)}"},
+    ]
+    found = read_mem0(written(tmp_path, "a.json", {"results": records}))
+    assert [(m.scope.user, m.privacy) for m in found.memories] == [
+        ("session-9", "private"),
+        ("ann", "private"),
+    ]
+    assert [(each.place, each.reason) for each in found.skipped] == [
+        ("results[2]", f"expired on {day - timedelta(2)}")
+    ]
+    assert found.memories[1].extras["expires_at"] == f"{day + timedelta(3)}T00:00:00+00:00"
+    again = json.loads(dump_mem0(found.memories))["results"]
+    assert again[1]["expiration_date"] == records[1]["expiration_date"]
 
 
 def test_mem0_csv_keeps_quoted_texts_and_json_cells(tmp_path: Path) -> None:

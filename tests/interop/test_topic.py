@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from skills_ref import validate
 from agentkd.embedders import HashingEmbedder
 from agentkd.errors import ConfigError
 from agentkd.interop import Strength, export_skills, read_skills, strong_memories, topics_of
+from agentkd.ledger import Ledger
 from agentkd.schema import Memory, Scope, Utility, memory_id
 
 from .interop_values import memories
@@ -37,6 +39,14 @@ MAILS = [
     lesson(f"an e-mail about {thing} must be sent to the supplier")
     for thing in ("bills", "returns", "offers")
 ]
+
+
+@pytest.fixture
+def ledger() -> Iterator[Ledger]:
+    opened = Ledger.open(":memory:")
+    opened.memories.admit([*LAMPS, *MAILS])
+    yield opened
+    opened.close()
 
 
 def topics(found: list[Memory], **options: object):
@@ -105,8 +115,8 @@ def test_topics_do_not_depend_on_the_order_of_the_ledger(found: list[Memory]) ->
     assert topics(strong_memories(found)) == topics(strong_memories([*LAMPS, *MAILS]))
 
 
-def test_exported_skills_are_valid_and_read_back(tmp_path: Path) -> None:
-    folders = export_skills(topics([*LAMPS, *MAILS]), tmp_path / "skills")
+def test_exported_skills_are_valid_and_read_back(tmp_path: Path, ledger: Ledger) -> None:
+    folders = export_skills(topics([*LAMPS, *MAILS]), tmp_path / "skills", ledger)
     assert [validate(folder) for folder in folders] == [[], []]
     back = read_skills(tmp_path / "skills")
     assert back.skipped == ()
@@ -120,29 +130,50 @@ def test_exported_skills_are_valid_and_read_back(tmp_path: Path) -> None:
 def test_whatever_the_memories_say_the_skill_is_valid(
     tmp_path_factory: pytest.TempPathFactory, found: list
 ) -> None:
-    folder = tmp_path_factory.mktemp("skills")
-    made = export_skills(topics(found, alike=-1.0, at_least=1), folder)
+    folder, ledger = tmp_path_factory.mktemp("skills"), Ledger.open(":memory:")
+    made = export_skills(topics(found, alike=-1.0, at_least=1), folder, ledger)
     assert [validate(skill) for skill in made] == [[] for _ in made]
     assert len(read_skills(folder).memories) == len(found)
+    ledger.close()
 
 
-def test_skills_of_topics_that_are_gone_are_removed_where_it_is_asked_for(tmp_path: Path) -> None:
+def test_skills_of_topics_that_are_gone_are_removed_where_it_is_asked_for(
+    tmp_path: Path, ledger: Ledger
+) -> None:
     (tmp_path / "by-hand").mkdir()
     (tmp_path / "by-hand" / "SKILL.md").write_text("---\nname: by-hand\ndescription: Mine.\n---\nDo.\n")
-    first = export_skills(topics([*LAMPS, *MAILS]), tmp_path)
-    [kept] = export_skills(topics(MAILS), tmp_path)
+    first = export_skills(topics([*LAMPS, *MAILS]), tmp_path, ledger)
+    [kept] = export_skills(topics(MAILS), tmp_path, ledger)
     assert {path.name for path in tmp_path.iterdir()} >= {folder.name for folder in first}
-    export_skills(topics(MAILS), tmp_path, prune=True)
+    export_skills(topics(MAILS), tmp_path, ledger, prune=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["by-hand", kept.name])
 
 
-def test_a_skill_is_replaced_only_where_it_was_exported_before(tmp_path: Path) -> None:
-    [first] = export_skills(topics(LAMPS), tmp_path)
-    assert export_skills(topics(LAMPS), tmp_path) == [first]
+def test_a_skill_is_replaced_only_where_it_was_exported_before(tmp_path: Path, ledger: Ledger) -> None:
+    [first] = export_skills(topics(LAMPS), tmp_path, ledger)
+    assert export_skills(topics(LAMPS), tmp_path, ledger) == [first]
     assert "- Situation: " in (first / "SKILL.md").read_text(encoding="utf-8")
     by_hand = f"---\nname: {first.name}\ndescription: Mine.\n---\nBy hand.\n"
     (first / "SKILL.md").write_text(by_hand, encoding="utf-8")
     with pytest.raises(ConfigError, match="not made of memories"):
-        export_skills(topics([*MAILS, *LAMPS]), tmp_path)
+        export_skills(topics([*MAILS, *LAMPS]), tmp_path, ledger)
     assert [path.name for path in tmp_path.iterdir()] == [first.name]
     assert (first / "SKILL.md").read_text(encoding="utf-8") == by_hand
+
+
+def test_a_skill_that_another_workspace_exported_is_neither_removed_nor_replaced(
+    tmp_path: Path, ledger: Ledger
+) -> None:
+    elsewhere = Ledger.open(":memory:")
+    [theirs] = export_skills(topics(LAMPS), tmp_path, elsewhere)
+    (theirs / "reference.md").write_text("Added by a colleague.")
+    known = Ledger.open(":memory:")
+    known.memories.admit(MAILS)
+    export_skills(topics(MAILS), tmp_path, known, prune=True)
+    assert (theirs / "reference.md").is_file()
+    with pytest.raises(ConfigError, match="of this workspace"):
+        export_skills(topics(LAMPS), tmp_path, known)
+    export_skills(topics(MAILS), tmp_path, ledger, prune=True)
+    assert not theirs.exists()
+    for opened in (elsewhere, known):
+        opened.close()

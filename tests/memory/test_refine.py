@@ -47,6 +47,20 @@ def test_old_facts_expire_and_used_ones_are_spared_when_asked(lesson):
     assert expired(days=30, kinds=("insight",)) == [rule.id]
 
 
+def test_what_its_source_said_to_hold_for_a_time_holds_no_longer(lesson):
+    clock = FixedClock()
+    until = (clock() + timedelta(days=2)).isoformat()
+    memory = lesson("rule").model_copy(
+        update={"created_at": clock(), "status": "active", "extras": {"expires_at": until}}
+    )
+    odd = memory.model_copy(update={"id": "mem-odd", "extras": {"expires_at": "soon"}})
+    refiner = TtlRefiner(clock=clock)
+    assert list(refiner.refine([memory, odd], FakeKit())) == []
+    clock.tick(timedelta(days=3).total_seconds())
+    [edit] = refiner.refine([memory, odd], FakeKit())
+    assert (edit.ids, edit.status, until[:10] in edit.reason) == ((memory.id,), "quarantined", True)
+
+
 def test_a_fact_that_gained_evidence_is_as_young_as_its_evidence(lesson, store, ledger, happened):
     clock = FixedClock(now() + timedelta(days=89))
     seen, unseen = (lesson(name, kind="fact", evidence=(happened(name),)) for name in ("seen", "unseen"))
