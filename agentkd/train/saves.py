@@ -97,6 +97,8 @@ def restore(saved: Path, model: Any, optimizer: Any) -> tuple[Progressed, dict[s
         for name, parameter in adapter_parameters(model):
             with torch.no_grad():
                 parameter.copy_(tensors[f"adapter/{name}"])
+            if f"optimizer/step/{name}" not in tensors:
+                continue  # it had no gradient so far, and AdamW keeps nothing of such a one
             optimizer.state[parameter] = {
                 key: tensors[f"optimizer/{key}/{name}"].to(parameter.device if key != "step" else "cpu")
                 for key in ("step", "exp_avg", "exp_avg_sq")
