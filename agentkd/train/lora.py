@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ __all__ = [
     "adapter_parameters",
     "add_adapter",
     "check_adapter",
+    "new_config",
     "without_dropout",
     "write_adapter",
 ]
@@ -75,21 +76,39 @@ def check_adapter(settings: LoraSettings) -> None:
         )
 
 
-def _new_adapter(model: Any, settings: LoraSettings, seed: int) -> Any:
-    from peft import LoraConfig, get_peft_model
+def new_config(model: Any, settings: LoraSettings) -> Any:
+    """Return peft's `LoraConfig` of a new adapter; of a model that also sees, on what reads text alone."""
+    from peft import LoraConfig
 
-    check_adapter(settings)
-    targets = settings.target_modules
-    config = LoraConfig(
+    return LoraConfig(
         r=settings.r,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
-        target_modules=targets if isinstance(targets, str) else list(targets),
+        target_modules=_targets(model, settings.target_modules),
         use_rslora=settings.variant == "rslora",
         use_dora=settings.variant == "dora",
         init_lora_weights="gaussian" if settings.init == "gaussian" else True,
         task_type="CAUSAL_LM",
     )
+
+
+def _targets(model: Any, wanted: Sequence[str]) -> str | list[str]:
+    if model.config.get_text_config() is model.config:
+        return wanted if isinstance(wanted, str) else list(wanted)
+    decoder = model.get_decoder()
+    prefix = next(name for name, module in model.named_modules() if module is decoder)
+    inside = {f"{prefix}.{name}": module for name, module in decoder.named_modules() if name}
+    if wanted == "all-linear":
+        return [name for name, module in inside.items() if isinstance(module, torch.nn.Linear)]
+    found = {one: [name for name in inside if name.endswith(f".{one}")] for one in wanted}
+    return [name for one in wanted for name in found[one] or [one]]
+
+
+def _new_adapter(model: Any, settings: LoraSettings, seed: int) -> Any:
+    from peft import get_peft_model
+
+    check_adapter(settings)
+    config = new_config(model, settings)
     with torch.random.fork_rng(), hf.quiet_peft():
         torch.manual_seed(seed)
         wrapped = get_peft_model(model, config)

@@ -10,6 +10,7 @@ import torch
 from agentkd import hf
 from agentkd.errors import ConfigError
 from agentkd.schema import LoraSettings, TrainJob
+from agentkd.train.lora import new_config
 from agentkd.train.model import decoder_layers
 
 __all__ = ["Shape", "adapter_settings", "shape_of"]
@@ -77,17 +78,10 @@ def adapter_settings(job: TrainJob) -> LoraSettings:
 
 
 def _with_adapter(model: Any, lora: LoraSettings) -> Any:
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
-    targets = lora.target_modules
-    config = LoraConfig(
-        r=lora.r,
-        target_modules=targets if isinstance(targets, str) else list(targets),
-        use_dora=lora.variant == "dora",
-        task_type="CAUSAL_LM",
-    )
     try:
-        return get_peft_model(model, config)
+        return get_peft_model(model, new_config(model, lora))
     except ValueError as error:
         raise ConfigError(
             f"no adapter fits the base: {error}",
