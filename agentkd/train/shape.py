@@ -40,7 +40,7 @@ def shape_of(job: TrainJob) -> tuple[Any, Shape]:
     """Read the base's configuration; return it and the numbers.
 
     Raises CheckpointError where the adapter that training goes on from cannot be read, ConfigError where the
-    base has no module for a new one.
+    base has no module for a new one, or one that is no linear layer.
     """
     import transformers
 
@@ -79,15 +79,26 @@ def adapter_settings(job: TrainJob) -> LoraSettings:
 
 def _with_adapter(model: Any, lora: LoraSettings) -> Any:
     from peft import get_peft_model
+    from peft.tuners.lora import Linear
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
     try:
-        return get_peft_model(model, new_config(model, lora))
+        wrapped: Any = get_peft_model(model, new_config(model, lora))
     except ValueError as error:
         raise ConfigError(
             f"no adapter fits the base: {error}",
             hint='name modules that it has, or set `[train.lora] target_modules = "all-linear"`',
             key="train.lora.target_modules",
         ) from error
+    for name, layer in wrapped.get_base_model().named_modules():
+        if isinstance(layer, BaseTunerLayer) and not isinstance(layer, Linear):
+            raise ConfigError(
+                f"an adapter lies on linear layers alone, and `{name}` of the base is of the kind "
+                f"`{type(layer.get_base_layer()).__name__}`",
+                hint="leave it out of `[train.lora] target_modules`",
+                key="train.lora.target_modules",
+            )
+    return wrapped
 
 
 def _count(module: Any, *, trained_only: bool = False) -> int:

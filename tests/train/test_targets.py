@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from agentkd import hf
+from agentkd.errors import ConfigError
 from agentkd.schema import LoraSettings, TrainJob
 from agentkd.train.lora import adapter_parameters, add_adapter, write_adapter
 from agentkd.train.shape import shape_of
@@ -53,3 +54,12 @@ def test_a_model_that_sees_too_is_adapted_where_it_reads_text(
     again = hf.attach_adapter(hf.load_model(sees, "float32", "cpu"), tmp_path)
     for name, tensor in trained.items():
         assert torch.equal(again.get_parameter(name), tensor)
+
+
+def test_an_adapter_on_an_embedding_is_refused_before_it_is_trained(make_job: MakeJob) -> None:
+    job = make_job(lora=LoraSettings(target_modules=("embed_tokens", "q_proj")))
+    with pytest.raises(
+        ConfigError, match=r"`model.embed_tokens` of the base is of the kind `Embedding`"
+    ) as refused:
+        shape_of(job)
+    assert refused.value.context["key"] == "train.lora.target_modules"
