@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 import shutil
 from collections.abc import Iterator, Mapping
@@ -79,12 +80,16 @@ def _files(settings: TrainSettings) -> Iterator[Path]:
             yield reference
 
 
-def limits_key(job: TrainJob) -> str:
-    """Return the hash of the settings that decide how this machine trains, but not what it learns."""
-    settings = job.settings
+def limits_key(job: TrainJob, processes: int) -> str:
+    """Return the hash of what decides how this machine trains, but not what it learns.
+
+    The number of processes is part of it, and that of their threads where it is set.
+    """
+    settings, threads = job.settings, os.environ.get("OMP_NUM_THREADS", "")
     return content_id(
-        "limits", settings.max_memory, settings.gradient_checkpointing, settings.compile, settings.sharding
-    )
+        "limits", settings.max_memory, settings.gradient_checkpointing, settings.compile, settings.sharding,
+        processes, threads,
+    )  # fmt: skip
 
 
 def decisive(settings: TrainSettings) -> TrainSettings:

@@ -1,8 +1,8 @@
 """The plan of a training: what it learns from and takes, and how this machine does it.
 
 Choices that depend on the machine are made once per training and kept in `plan.json`, so that a resumed one
-repeats them to the bit; other limits of memory (`max_memory`, `gradient_checkpointing`) make new choices and
-keep the saves.
+repeats them to the bit; other limits of memory (`max_memory`, `gradient_checkpointing`) and another number of
+processes or threads make new choices and keep the saves.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ def plan(job: TrainJob, reporter: Reporter, *, processes: int = 1) -> TrainPlan:
 
 def keep_plan(job: TrainJob, lesson: Lesson, work: Path, world: World) -> TrainPlan:
     """Return the plan of the training in `work`; rank 0 makes it where there is none for this job."""
-    file, key, limits = work / "plan.json", finish.job_key(job, lesson.dataset.card), finish.limits_key(job)
+    file, key = work / "plan.json", finish.job_key(job, lesson.dataset.card)
+    limits = finish.limits_key(job, world.size)
     if world.is_main:
         kept = _read(file)
         if kept is None or kept[0] != key:
