@@ -117,7 +117,7 @@ def finished(job: TrainJob, card: DatasetCard) -> Checkpoint | None:
         ) from error
     wanted = (card.id, job.base_id, _name_of(job.init_adapter))
     same = (checkpoint.dataset_id, checkpoint.base_id, checkpoint.parent) == wanted
-    if not same or decisive(checkpoint.settings) != decisive(job.settings):
+    if not same or decisive(_trained(job, checkpoint.settings)) != decisive(_trained(job, job.settings)):
         raise TrainError(
             f"`{folder}` holds a checkpoint of another dataset, base or settings, or from another adapter",
             hint="choose another output folder",
@@ -154,7 +154,7 @@ def publish(
         files={file.name: hf.file_sha256(file) for file in sorted(ready.iterdir())},
         n_parameters=sum(parameter.numel() for _, parameter in adapter_parameters(model)),
         metrics=dict(metrics),
-        settings=job.settings,
+        settings=_trained(job, job.settings),
         versions=_versions(),
     )
     manifest = checkpoint.model_dump_json(indent=2) + "\n"
@@ -162,6 +162,14 @@ def publish(
     put_in_place(ready, output)
     shutil.rmtree(work, ignore_errors=True)
     return checkpoint
+
+
+def _trained(job: TrainJob, settings: TrainSettings) -> TrainSettings:
+    """Return the settings as they train: an adapter that the job goes on from keeps its own shape."""
+    from agentkd.train.shape import adapter_settings
+
+    lora = adapter_settings(job.model_copy(update={"settings": settings}))
+    return settings.model_copy(update={"lora": lora})
 
 
 def _name_of(adapter: str) -> str:

@@ -79,7 +79,8 @@ class _Training:
         for line in preflight(self.lesson.dataset, len(self.steps)):
             reporter.say(line)
         self.plan = keep_plan(job, self.lesson, work, world)
-        reporter.say(plan_line(self.plan))
+        for line in (plan_line(self.plan), *self.plan.warnings):
+            reporter.say(line)
         self.record = Record(work, writes=world.is_main)
         self.progressed = saves.Progressed()
         self.body = self._make_body()

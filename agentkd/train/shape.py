@@ -63,7 +63,8 @@ def shape_of(job: TrainJob) -> tuple[Any, Shape]:
 def adapter_settings(job: TrainJob) -> LoraSettings:
     """Return the settings of the adapter that is trained: the job's, or what its `init_adapter` has.
 
-    Dropout is the job's either way. Raises CheckpointError where the adapter cannot be read.
+    Dropout is the job's either way, and an alpha that is no whole number is rounded. Raises CheckpointError
+    where the adapter cannot be read.
     """
     lora = job.settings.lora
     if not job.init_adapter:
@@ -73,8 +74,15 @@ def adapter_settings(job: TrainJob) -> LoraSettings:
     if targets != "all-linear":
         targets = (targets,) if isinstance(targets, str) else tuple(targets)
     variant = "dora" if found.get("use_dora") else "rslora" if found.get("use_rslora") else "lora"
-    changes = {"r": found["r"], "target_modules": targets, "variant": variant, "init": "kaiming"}
-    return lora.model_copy(update=changes)
+    return lora.model_copy(
+        update={
+            "r": found["r"],
+            "alpha": max(1, round(found["lora_alpha"])),
+            "target_modules": targets,
+            "variant": variant,
+            "init": "kaiming",
+        }
+    )
 
 
 def _with_adapter(model: Any, lora: LoraSettings) -> Any:

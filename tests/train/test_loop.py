@@ -186,6 +186,21 @@ def test_training_goes_on_from_an_adapter(make_job: MakeJob) -> None:
     assert start < 0.7 * next(line["loss"] for line in lines_of(first) if "loss" in line)
 
 
+def test_a_training_that_goes_on_says_and_records_the_shape_that_its_adapter_has(make_job: MakeJob) -> None:
+    first = make_job("first", epochs=0.5)
+    run(first)
+    other = LoraSettings(r=64, alpha=8, variant="dora", dropout=0.1)
+    second = make_job("second", epochs=0.5, init_adapter=first.output, lora=other)
+    out = io.StringIO()
+    lora = train(second, Reporter(is_machine=True, out=out)).settings.lora
+    assert (lora.r, lora.alpha, lora.variant, lora.dropout) == (4, 8, "lora", 0.1)
+    assert "`[train.lora]` shape, variant and init are its own" in out.getvalue()
+    manifest = Path(second.output) / "checkpoint.json"
+    before = json.loads(manifest.read_text()) | {"settings": second.settings.model_dump(mode="json")}
+    manifest.write_text(json.dumps(before))
+    assert run(second).settings == second.settings, "what was recorded as it was asked for is finished, too"
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_a_training_that_goes_on_has_its_own_dropout(make_job: MakeJob, dropout: float) -> None:
     first = make_job("first", lora=LoraSettings(r=4, alpha=8, dropout=0.1))
