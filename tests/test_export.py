@@ -13,6 +13,7 @@ import torch
 
 from agentkd import hf
 from agentkd.errors import CheckpointError, ConfigError, ModelError
+from agentkd.hf.gguf_tokens import add_tokenizer
 from agentkd.hf.llama_cpp import has_llama_cpp
 from agentkd.schema import Rendered
 
@@ -260,6 +261,17 @@ def test_a_whole_gguf_carries_the_tokenizer_and_the_chat_template(
     assert fields["tokenizer.ggml.pre"] == "gpt-2"
     assert fields["tokenizer.ggml.eos_token_id"] == tokenizer.eos_token_id
     assert fields["llama.attention.head_count_kv"] == 2
+
+
+def test_a_token_without_a_row_in_the_embedding_is_left_out(base: Path, tmp_path: Path) -> None:
+    """Gemma 3's tokenizer has `<image_soft_token>` after the last row of its text models."""
+    tokenizer = hf.load_tokenizer(base)
+    n_rows = len(tokenizer)
+    tokenizer.add_tokens(["<image_soft_token>"], special_tokens=True)
+    writer = gguf.GGUFWriter(str(tmp_path / "out.gguf"), "llama")
+    add_tokenizer(writer, tokenizer, n_rows)
+    tokens = writer.kv_data[0]["tokenizer.ggml.tokens"].value
+    assert tokens == tokenizer.convert_ids_to_tokens(range(n_rows))
 
 
 def test_metadata_is_taken_over_from_the_file_that_the_base_came_from(

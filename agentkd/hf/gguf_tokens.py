@@ -53,15 +53,21 @@ def add_tokenizer(writer: Any, tokenizer: PreTrainedTokenizerFast, n_vocabulary:
 
 
 def _tokens(facts: dict[str, Any], n_vocabulary: int) -> tuple[list[str], list[int]]:
-    """Return the texts and kinds of all tokens by id; rows of the embedding without a token are filled up."""
+    """Return the texts and kinds of all tokens by id.
+
+    Rows of the embedding without a token are filled up; a token without a row (Gemma 3 has one for images,
+    its text models have no row for it) is left out.
+    """
     texts: list[str] = [f"[PAD{index}]" for index in range(n_vocabulary)]
     kinds = [_UNUSED] * n_vocabulary
     for text, index in facts["model"]["vocab"].items():
         is_byte = facts["model"].get("byte_fallback") and len(text) == 6 and text.startswith("<0x")
-        texts[index], kinds[index] = text, _BYTE if is_byte else _NORMAL
+        if index < n_vocabulary:
+            texts[index], kinds[index] = text, _BYTE if is_byte else _NORMAL
     for added in facts["added_tokens"]:
-        texts[added["id"]] = added["content"]
-        kinds[added["id"]] = _CONTROL if added["special"] else _USER_DEFINED
+        if (index := added["id"]) < n_vocabulary:
+            texts[index] = added["content"]
+            kinds[index] = _CONTROL if added["special"] else _USER_DEFINED
     return texts, kinds
 
 
