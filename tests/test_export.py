@@ -325,6 +325,22 @@ def test_what_llama_cpp_would_compute_otherwise_is_refused(
     assert "merged" in refused.value.hint
 
 
+def test_an_adapter_whose_base_cannot_be_written_is_exported_with_a_note(
+    student: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hf.export, "has_llama_cpp", lambda: True)
+    base = tmp_path / "base"
+    shutil.copytree(student[0], base)
+    config = json.loads((base / "config.json").read_text())
+    rope = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
+    (base / "config.json").write_text(json.dumps({**config, "rope_parameters": rope}))
+    export = hf.export_student("gguf-adapter", base, student[1], tmp_path / "out.gguf", rows())
+    assert [parity.reader for parity in export.parity] == ["transformers"]
+    assert [note.startswith("not read by llama.cpp: agentkd writes no GGUF") for note in export.notes] == [
+        True
+    ]
+
+
 def other_models() -> Sequence[Any]:
     from transformers import Gemma3TextConfig, Qwen2Config
 

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypedDict
@@ -62,6 +62,9 @@ FURTHEST = {"float32": 0.25, "float16": 0.5, "bfloat16": 2.0, "q8_0": 4.0}
 type of the weights: some ten times what rounding takes. A wrong scale or a lost cap goes far beyond."""
 
 
+_UNREAD = "not read by llama.cpp: "
+
+
 class Export(Value):
     """One export that was let through; written as `export.json` beside its files."""
 
@@ -105,6 +108,8 @@ class _Job:
     wanted: list[Answers]
     bars: Bars
     base_gguf: Path | None
+    notes: list[str] = field(default_factory=list)
+    """What could not be checked, and why; a writer adds to them."""
 
 
 def export_student(
@@ -128,8 +133,8 @@ def export_student(
         out: Folder, or file for the GGUF shapes, that is made.
         rows: Prompts, at least one; the first 32 different ones are compared at every position.
         dtype: Type of the weights, of `DTYPES[shape]`; empty takes the first.
-        base_gguf: File that the base came from: a whole GGUF takes over its metadata and tokenizer, and
-            llama.cpp reads a GGUF adapter beside it.
+        base_gguf: File that the base came from: its metadata and tokenizer are taken over into a whole GGUF,
+            also into the one of the base beside which llama.cpp reads a GGUF adapter.
         prompts: Where the prompts came from, for the record.
 
     Raises CheckpointError where `out` exists, where the shape cannot hold this adapter, or where the export
@@ -153,9 +158,10 @@ def export_student(
             del student
             bar = BARS_OF_TYPES.get((shape, dtype), BARS[shape])
             bars = Bars(bar=bar, furthest=FURTHEST[dtype])
-            parity = _WRITERS[shape](_Job(base, checked, aside, dtype, wanted, bars, base_gguf))
+            job = _Job(base, checked, aside, dtype, wanted, bars, base_gguf)
+            parity = _WRITERS[shape](job)
         _refuse_unlike(parity, adapter.name, shape)
-        return _place(aside, out, shape, dtype, adapter.name, parity, prompts)
+        return _place(job, out, shape, parity, prompts)
     finally:
         shutil.rmtree(aside.parent, ignore_errors=True)
 
@@ -196,18 +202,17 @@ def _refuse_unlike(parity: Sequence[Parity], name: str, shape: str) -> None:
             )
 
 
-def _place(
-    aside: Path, out: Path, shape: str, dtype: str, name: str, parity: Sequence[Parity], prompts: str
-) -> Export:
+def _place(job: _Job, out: Path, shape: str, parity: Sequence[Parity], prompts: str) -> Export:
     """Write the record, and move the files to where they are wanted."""
+    aside = job.out
     files = sorted(aside.iterdir()) if aside.is_dir() else [aside]
-    notes = []
-    if shape.startswith("gguf") and not any(found.reader == "llama.cpp" for found in parity):
-        notes.append("not read by llama.cpp: " + _why_not(shape))
+    notes = list(job.notes)
+    if shape.startswith("gguf") and not has_llama_cpp():
+        notes.append(_UNREAD + "xllamacpp is not installed (pip install 'agentkd[llama]')")
     export = Export(
-        checkpoint=name,
+        checkpoint=job.adapter.folder.name,
         shape=shape,
-        dtype=dtype,
+        dtype=job.dtype,
         out=str(out),
         files={file.name: file_sha256(file) for file in files},
         n_bytes=sum(file.stat().st_size for file in files),
@@ -221,12 +226,6 @@ def _place(
         put_in_place(record, record_file(out, shape))
     put_in_place(aside, out)
     return export
-
-
-def _why_not(shape: str) -> str:
-    if not has_llama_cpp():
-        return "xllamacpp is not installed (pip install 'agentkd[llama]')"
-    return "the base did not come from a GGUF file" if shape == "gguf-adapter" else "no reader"
 
 
 def _peft(job: _Job) -> list[Parity]:
@@ -257,22 +256,30 @@ def _merged(job: _Job) -> list[Parity]:
 
 
 def _gguf_adapter(job: _Job) -> list[Parity]:
-    """Write the adapter for llama.cpp; read it back, and with llama.cpp beside the base's own file."""
+    """Write the adapter for llama.cpp; read it back, and with llama.cpp where the base can be written.
+
+    The base is written anew: a file that it came from may hold rounded weights, with which llama.cpp rounds
+    the states as well.
+    """
     write_adapter_gguf(job.base, job.adapter, job.out)
     model = merge_from_gguf(job.base, job.adapter, job.out, load_model(job.base, "float32", "cpu"))
     found = [compare(job.wanted, model, reader="transformers", **job.bars)]
     if found[0].holds and has_llama_cpp():
         whole = job.out.with_name("base.gguf")  # what the student stood on, digit by digit
-        write_model(
-            whole,
-            job.base,
-            load_model(job.base, "float32", "cpu"),
-            load_tokenizer(job.base),
-            dtype="float32",
-            name="base",
-            base_gguf=job.base_gguf,
-        )
-        found += compare_llama_cpp(job.wanted, whole, adapter=job.out, **job.bars)
+        try:
+            write_model(
+                whole,
+                job.base,
+                load_model(job.base, "float32", "cpu"),
+                load_tokenizer(job.base),
+                dtype="float32",
+                name="base",
+                base_gguf=job.base_gguf,
+            )
+        except CheckpointError as error:
+            job.notes.append(_UNREAD + error.message)
+        else:
+            found += compare_llama_cpp(job.wanted, whole, adapter=job.out, **job.bars)
     return found
 
 
