@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 
 from agentkd import hf
 from agentkd.errors import CheckpointError, ConfigError, ModelError
+from agentkd.files import own_name
 from agentkd.hf.gguf_tokens import add_tokenizer
 from agentkd.hf.llama_cpp import has_llama_cpp
 from agentkd.schema import Rendered
@@ -229,6 +231,16 @@ def test_a_type_that_no_model_is_loaded_as_is_refused(base: Path) -> None:
 def test_what_is_there_is_never_overwritten(student: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="exists already"):
         hf.export_student("merged", *student, tmp_path, rows())
+
+
+def test_what_a_killed_export_left_is_removed_or_replaced(student: tuple[Path, Path], tmp_path: Path) -> None:
+    left = tmp_path / own_name().replace(f"-{os.getpid()}-", "-999999999-")  # nobody's
+    left.mkdir()
+    record = tmp_path / "out.gguf.export.json"  # the first of the two that are moved into place
+    record.write_text("{}")
+    export = hf.export_student("gguf-adapter", *student, tmp_path / "out.gguf", rows())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.gguf", "out.gguf.export.json"]
+    assert hf.Export.model_validate_json(record.read_bytes()) == export
 
 
 def test_a_type_that_a_shape_does_not_have_is_refused(student: tuple[Path, Path], tmp_path: Path) -> None:

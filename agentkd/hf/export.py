@@ -8,7 +8,6 @@ prompts; one that does not is refused and removed. What was found is kept beside
 from __future__ import annotations
 
 import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from typing import Any, TypedDict
 from pydantic import Field
 
 from agentkd.errors import CheckpointError, ConfigError
-from agentkd.files import put_in_place
+from agentkd.files import aside_folder, put_in_place
 from agentkd.hf.adapter import Adapter, attach_adapter, quiet_peft, read_adapter
 from agentkd.hf.fingerprint import file_sha256
 from agentkd.hf.gguf_adapter import check_adapter, merge_from_gguf, write_adapter_gguf
@@ -141,16 +140,14 @@ def export_student(
     answers otherwise than the student; ConfigError for a `dtype` that the shape does not have.
     """
     dtype = _dtype(shape, dtype)
-    if out.exists() or record_file(out, shape).exists():
+    if out.exists():  # a record alone is what a kill between the two renames left
         raise CheckpointError(f"`{out}` exists already", hint="choose another place", path=str(out))
     asked = prompts_of(rows)
     if not asked:
         raise CheckpointError("an export needs prompts to be checked on", hint="compile a dataset first")
     checked = read_adapter(adapter)
     _check_fits(shape, base, checked)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=".partial-", dir=out.parent)) / out.name
-    try:
+    with aside_folder(out.parent) as folder:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for what it renames
             student = attach_adapter(load_model(base, "float32", "cpu"), adapter)
@@ -158,12 +155,10 @@ def export_student(
             del student
             bar = BARS_OF_TYPES.get((shape, dtype), BARS[shape])
             bars = Bars(bar=bar, furthest=FURTHEST[dtype])
-            job = _Job(base, checked, aside, dtype, wanted, bars, base_gguf)
+            job = _Job(base, checked, folder / out.name, dtype, wanted, bars, base_gguf)
             parity = _WRITERS[shape](job)
         _refuse_unlike(parity, adapter.name, shape)
         return _place(job, out, shape, parity, prompts)
-    finally:
-        shutil.rmtree(aside.parent, ignore_errors=True)
 
 
 def record_file(out: Path, shape: str) -> Path:
