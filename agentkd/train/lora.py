@@ -34,12 +34,14 @@ __all__ = [
 NAME = "default"
 
 
-def add_adapter(model: Any, settings: LoraSettings, *, init_adapter: str, seed: int) -> Any:
+def add_adapter(
+    model: Any, settings: LoraSettings, *, init_adapter: str, seed: int, is_fused: bool = True
+) -> Any:
     """Return the model with a trainable float32 adapter: a new one, or a copy of `init_adapter`.
 
     The student starts as its base: B is zero, or what PiSSA starts with is taken off again. The model stays
-    in evaluation mode except for the adapter's own dropout. Raises ConfigError for settings that exclude
-    each other.
+    in evaluation mode except for the adapter's own dropout. Without `is_fused` every layer keeps peft's own
+    forward. Raises ConfigError for settings that exclude each other.
     """
     if init_adapter:
         wrapped = hf.attach_adapter(model, init_adapter, NAME)
@@ -55,7 +57,8 @@ def add_adapter(model: Any, settings: LoraSettings, *, init_adapter: str, seed: 
     for module in wrapped.modules():
         if hasattr(module, "lora_dropout"):
             module.lora_dropout.train()
-            _fuse(module)
+            if is_fused:
+                _fuse(module)
     return wrapped
 
 

@@ -45,6 +45,7 @@ _LOGIT_TENSORS = (
     6  # float32 copies of a chunk's logits that the process holds, by measured runs of SmolLM2-135M
 )
 _ADAPTER_BYTES = 16  # per parameter: itself, its gradient, two moments
+_QUANTISED_BYTES = 0.6  # per parameter of a layer in 4 bits, with its scales
 _SLACK = 1.05  # what an allocator holds beyond what is alive
 
 Packs = Callable[[Sequence[int], int, int], Iterator[Pack]]
@@ -259,13 +260,14 @@ class _Bench:
         self._lora, self._longest = adapter_settings(job), longest
         self._head = head_seconds(shape.width, shape.n_vocabulary, device=device, dtype=dtype)
         self._bytes = torch.finfo(getattr(torch, dtype)).bits // 8
-        self._weight_bytes = self._bytes if job.settings.quantise == "none" else 0.6
+        self._is_quantised = job.settings.quantise != "none"
+        self._layer_bytes = _QUANTISED_BYTES if self._is_quantised else self._bytes
 
     def cost(self, recompute: bool) -> LayerCost:
         """Probe, once per process for equal models and rows: that costs more than a tiny training."""
         asked = (
             self._config.to_json_string(use_diff=False), self._lora, tuple(self._views),
-            self._device, self._dtype, recompute, torch.get_num_threads(),
+            self._device, self._dtype, recompute, self._is_quantised, torch.get_num_threads(),
         )  # fmt: skip
         if asked not in _costs:
             _costs[asked] = probe_layers(
@@ -275,6 +277,7 @@ class _Bench:
                 device=self._device,
                 dtype=self._dtype,
                 recompute=recompute,
+                is_fused=not self._is_quantised,
             )
         return _costs[asked]
 
@@ -298,7 +301,7 @@ class _Bench:
         kept += self._scores(cost, load) * (1 if recompute else shape.n_layers)
         parts = {
             **self._held,
-            "weights": self._n_weights() * self._weight_bytes / _MIB,
+            "weights": self._weights() / _MIB,
             "adapter": shape.n_adapter * _ADAPTER_BYTES / _MIB,
             "activations": kept * _SLACK / _MIB,
             "logits": (logits + states + of_rows) / _MIB,
@@ -310,20 +313,25 @@ class _Bench:
         forward = per_token * cost.forward_share
         return Fit(tokens, pairs, chunk, recompute, parts, seconds, forward, load, self._limit)
 
-    def _n_weights(self) -> float:
-        """Return the parameters of the base that this process holds: under `fsdp` one layer is whole."""
+    def _weights(self) -> float:
+        """Return the bytes of the base that this process holds; 4 bits are those of layers alone."""
+        n_rest = self._shape.n_base - self._shape.n_in_layers
+        return self._n_in_layers() * self._layer_bytes + n_rest * self._bytes
+
+    def _n_in_layers(self) -> float:
+        """Return the parameters in layers that this process holds: under `fsdp` one layer is whole."""
         shape = self._shape
         if self._job.settings.sharding == "none":
-            return shape.n_base
+            return shape.n_in_layers
         n_split = shape.n_in_layers * (1 - 1 / self._processes)
-        return shape.n_base - n_split + n_split / shape.n_layers
+        return shape.n_in_layers - n_split + n_split / shape.n_layers
 
     def _other_models(self, free: float) -> dict[str, float]:
         """Return the MiB of what else is loaded; what is let go again takes what is `free` until then."""
         throughout, at_first = (
             n * self._bytes / _MIB for n in (self._others.throughout, self._others.at_first)
         )
-        whole_base = (self._shape.n_base - self._n_weights()) * self._weight_bytes / _MIB
+        whole_base = (self._shape.n_in_layers - self._n_in_layers()) * self._layer_bytes / _MIB
         at_first = max(0.0, max(at_first, whole_base) - free)
         found = {"teacher": throughout, "models before the first step": at_first}
         return {name: size for name, size in found.items() if size}

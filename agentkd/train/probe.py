@@ -65,14 +65,24 @@ class Probe:
 
 
 def probe_layers(
-    config: Any, lora: LoraSettings, views: Sequence[View], *, device: str, dtype: str, recompute: bool
+    config: Any,
+    lora: LoraSettings,
+    views: Sequence[View],
+    *,
+    device: str,
+    dtype: str,
+    recompute: bool,
+    is_fused: bool = True,
 ) -> LayerCost:
-    """Run one and two layers forward and backward on the views in one pack; return the cost per token."""
+    """Run one and two layers forward and backward on the views in one pack; return the cost per token.
+
+    Without `is_fused` the adapter computes by peft's own forward, as on a quantised base.
+    """
     packed = [_folded(view) for view in views]
     pack = next(iter(make_packs(packed, 1 << 30, 1 << 62)))
     found = []
     for n_layers in (1, 2):
-        body = _small_body(config, n_layers, lora, packed, device, dtype)
+        body = _small_body(config, n_layers, lora, packed, device, dtype, is_fused)
         if recompute:
             recompute_activations(body.model)
         found.append(_run(body, pack))
@@ -110,7 +120,13 @@ def _folded(view: View) -> View:
 
 
 def _small_body(
-    config: Any, n_layers: int, lora: LoraSettings, views: Sequence[View], device: str, dtype: str
+    config: Any,
+    n_layers: int,
+    lora: LoraSettings,
+    views: Sequence[View],
+    device: str,
+    dtype: str,
+    is_fused: bool,
 ) -> Body:
     import copy
 
@@ -128,7 +144,7 @@ def _small_body(
     model = model.to(device).eval().requires_grad_(False)
     rank = 2 * lora.r if lora.init == "pissa" else lora.r  # its start is computed beside it
     wanted = lora.model_copy(update={"r": rank, "init": "kaiming"})
-    body = Body(add_adapter(model, wanted, init_adapter="", seed=0))
+    body = Body(add_adapter(model, wanted, init_adapter="", seed=0, is_fused=is_fused))
     short = sorted(views, key=lambda view: view.n_tokens)[:2]
     body.pack_for_training(short)
     return body

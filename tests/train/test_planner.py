@@ -240,6 +240,24 @@ def test_under_fsdp_a_process_holds_its_share_of_the_layers(make_job: MakeJob, m
     assert together >= whole, "each process loads the whole base once"
 
 
+def test_four_bits_are_those_of_the_layers_alone(make_job: MakeJob, make_view: MakeView) -> None:
+    view = make_view([1, *range(5, 200), 2], 2)
+    _, shape = shape_of(make_job())
+
+    def parts(quantise: str) -> dict[str, float]:
+        job = make_job(quantise=quantise)
+        config, shape = shape_of(job)
+        return fit(
+            job, shape, config, [view], [(0,)], lambda rows, t, p: make_packs([view], t, p),
+            device="cpu", dtype="bfloat16", n_labels=2, imports=400.0,
+        ).parts  # fmt: skip
+
+    plain, found = parts("none"), parts("nf4")
+    n_rest = shape.n_base - shape.n_in_layers  # bitsandbytes leaves embeddings and head as they are
+    assert found["weights"] == pytest.approx((0.6 * shape.n_in_layers + 2 * n_rest) / 2**20)
+    assert found["activations"] > plain["activations"], "such layers keep peft's own forward"
+
+
 def test_processes_on_a_cpu_share_its_memory(make_job: MakeJob) -> None:
     fixed, free = make_job(max_memory=8.0), make_job()
     assert [memory_limit_mib(fixed, "cpu", n) for n in (1, 4)] == [8192.0, 2048.0]
