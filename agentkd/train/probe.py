@@ -143,7 +143,10 @@ def _small_body(
         model = transformers.AutoModelForCausalLM.from_config(small, dtype=getattr(torch, dtype))
     model = model.to(device).eval().requires_grad_(False)
     rank = 2 * lora.r if lora.init == "pissa" else lora.r  # its start is computed beside it
-    wanted = lora.model_copy(update={"r": rank, "init": "kaiming"})
+    targets = lora.target_modules
+    if not isinstance(targets, str):  # of every layer: those that the names count may not be here
+        targets = tuple(sorted({name.rpartition(".")[2] for name in targets}))
+    wanted = lora.model_copy(update={"r": rank, "init": "kaiming", "target_modules": targets})
     body = Body(add_adapter(model, wanted, init_adapter="", seed=0, is_fused=is_fused))
     short = sorted(views, key=lambda view: view.n_tokens)[:2]
     body.pack_for_training(short)

@@ -13,6 +13,8 @@ from agentkd import hf
 from agentkd.errors import ConfigError
 from agentkd.schema import LoraSettings, TrainJob
 from agentkd.train.lora import adapter_parameters, add_adapter, write_adapter
+from agentkd.train.plan import plan
+from agentkd.train.reporter import Reporter
 from agentkd.train.shape import shape_of
 
 MakeJob = Callable[..., TrainJob]
@@ -63,3 +65,9 @@ def test_an_adapter_on_an_embedding_is_refused_before_it_is_trained(make_job: Ma
     ) as refused:
         shape_of(job)
     assert refused.value.context["key"] == "train.lora.target_modules"
+
+
+def test_layers_that_are_named_one_by_one_are_planned(make_job: MakeJob) -> None:
+    job = make_job(lora=LoraSettings(r=2, target_modules=("layers.1.mlp.down_proj",)))
+    found = plan(job, Reporter(is_machine=False))
+    assert (found.n_parameters, found.n_steps > 0) == (2 * (64 + 128), True)
