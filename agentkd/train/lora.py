@@ -22,6 +22,7 @@ from agentkd.schema import LoraSettings
 from agentkd.train import pissa
 
 __all__ = [
+    "NAME",
     "FusedLora",
     "adapter_parameters",
     "add_adapter",
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 NAME = "default"
+"""Of the one adapter that is trained."""
 
 
 def add_adapter(

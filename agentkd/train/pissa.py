@@ -15,24 +15,41 @@ import torch
 
 from agentkd.errors import ConfigError
 
-__all__ = ["converted", "start", "trained"]
+__all__ = ["check", "converted", "start", "trained"]
 
 _EXACT_BELOW = 256  # a smaller side gets the exact decomposition
 _ROUNDS = 4  # of the power iteration for larger ones
 _A0, _B0 = "_pissa_a", "_pissa_b"
 
 
-def start(model: Any, name: str) -> None:
-    """Set A and B of adapter `name` to the principal parts and keep a copy; uses torch's global generator.
+def check(model: Any, name: str) -> None:
+    """Refuse with ConfigError what adapter `name` cannot begin with.
 
-    Raises ConfigError for a layer whose weight cannot be decomposed (quantised, no linear layer).
+    That is a layer whose weight cannot be decomposed (quantised, no linear layer), or has fewer directions
+    than the rank.
     """
     for module_name, layer in _layers(model):
         if type(layer.base_layer) is not torch.nn.Linear:
             raise ConfigError(
                 f"`{module_name}` is a {type(layer.base_layer).__name__}, which PiSSA cannot begin with",
                 hint='take `[train.lora] init = "kaiming"`',
+                key="train.lora.init",
             )
+        if layer.r[name] > (most := min(layer.base_layer.weight.shape)):
+            raise ConfigError(
+                f"`{module_name}` has {most} singular directions, and PiSSA would begin with {layer.r[name]}",
+                hint=f'set `[train.lora] r` to {most} at most, or take `init = "kaiming"`',
+                key="train.lora.r",
+            )
+
+
+def start(model: Any, name: str) -> None:
+    """Set A and B of adapter `name` to the principal parts and keep a copy; uses torch's global generator.
+
+    Raises ConfigError as `check`.
+    """
+    check(model, name)
+    for _, layer in _layers(model):
         a, b = _principal(layer.base_layer.weight.detach().float(), layer.r[name])
         scale = layer.scaling[name] ** 0.5
         layer.lora_A[name].weight.data.copy_(a / scale)
@@ -75,7 +92,7 @@ def _principal(weight: torch.Tensor, r: int) -> tuple[torch.Tensor, torch.Tensor
     if min(weight.shape) < _EXACT_BELOW:
         u, s, vh = torch.linalg.svd(weight, full_matrices=False)
     else:
-        u, s, v = torch.svd_lowrank(weight, q=2 * r, niter=_ROUNDS)
+        u, s, v = torch.svd_lowrank(weight, q=min(2 * r, *weight.shape), niter=_ROUNDS)
         vh = v.t()
     root = s[:r].sqrt()
     return root[:, None] * vh[:r], u[:, :r] * root

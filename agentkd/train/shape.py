@@ -10,7 +10,8 @@ import torch
 from agentkd import hf
 from agentkd.errors import ConfigError
 from agentkd.schema import LoraSettings, TrainJob
-from agentkd.train.lora import new_config
+from agentkd.train import pissa
+from agentkd.train.lora import NAME, new_config
 from agentkd.train.model import decoder_layers
 
 __all__ = ["Shape", "adapter_settings", "shape_of"]
@@ -40,7 +41,7 @@ def shape_of(job: TrainJob) -> tuple[Any, Shape]:
     """Read the base's configuration; return it and the numbers.
 
     Raises CheckpointError where the adapter that training goes on from cannot be read, ConfigError where the
-    base has no module for a new one, or one that is no linear layer.
+    base has no module for a new one, or one that the adapter cannot lie on.
     """
     import transformers
 
@@ -106,6 +107,8 @@ def _with_adapter(model: Any, lora: LoraSettings) -> Any:
                 hint="leave it out of `[train.lora] target_modules`",
                 key="train.lora.target_modules",
             )
+    if lora.init == "pissa":
+        pissa.check(wrapped, NAME)
     return wrapped
 
 

@@ -13,12 +13,14 @@ import torch
 from agentkd import hf
 from agentkd.errors import ConfigError, TrainError
 from agentkd.schema import LoraSettings, TrainJob
+from agentkd.train import pissa
 from agentkd.train.body import Body
 from agentkd.train.loop import train
 from agentkd.train.lora import NAME, add_adapter, write_adapter
 from agentkd.train.packing import make_packs
 from agentkd.train.reporter import Reporter
 from agentkd.train.rows import View
+from agentkd.train.shape import shape_of
 
 MakeJob = Callable[..., TrainJob]
 MakeView = Callable[[list[int], int], View]
@@ -136,3 +138,24 @@ def test_rank_stabilised_adapters_are_scaled_by_the_root_of_the_rank(base: Path,
 def test_pissa_refuses_what_it_does_not_go_with(make_job: MakeJob, other: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="goes with neither"):
         quietly(make_job(lora={"r": 4, "init": "pissa", **other}))
+
+
+def test_pissa_refuses_a_rank_that_a_layer_does_not_have(make_job: MakeJob) -> None:
+    """The tiny base's keys and values are 32 wide."""
+    with pytest.raises(ConfigError, match=r"k_proj` has 32 singular directions, .* begin with 33") as refused:
+        shape_of(make_job(lora=LoraSettings(r=33, init="pissa")))
+    assert "to 32 at most" in refused.value.hint
+
+
+def test_pissa_begins_with_a_rank_of_more_than_half_of_a_wide_layer() -> None:
+    """The power iteration looks at twice the rank, and there are no more directions than the smaller side."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    layer = torch.nn.Sequential(torch.nn.Linear(320, 256, bias=False))
+    with_adapter = get_peft_model(layer, LoraConfig(r=200, lora_alpha=200, target_modules=["0"]))
+    pissa.start(with_adapter, "default")
+    found = with_adapter.base_model.model[0]
+    product = found.lora_B["default"].weight @ found.lora_A["default"].weight
+    u, s, vh = torch.linalg.svd(found.base_layer.weight, full_matrices=False)
+    torch.testing.assert_close(product, u[:, :200] * s[:200] @ vh[:200], atol=1e-3, rtol=0)
