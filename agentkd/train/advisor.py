@@ -15,6 +15,7 @@ __all__ = ["advise"]
 _MANY_LABELS = 1_000_000
 _FEW_ROWS = 200
 _HIGHEST_RATE, _LOWEST_RATE = 1e-3, 5e-5
+_SCALES = {"lora": "alpha / r", "dora": "alpha / r", "rslora": "alpha / sqrt(r)"}
 _FEW_STEPS, _MANY_ROWS_PER_STEP = 30, 32
 
 
@@ -43,18 +44,22 @@ def _rank(settings: TrainSettings, n_labels: int, goes_on: bool) -> list[Advice]
     lora, found = settings.lora, []
     if goes_on:
         return []  # the adapter has its rank
-    if n_labels > _MANY_LABELS and lora.r < 32:
-        why = f"{n_labels:,} trained tokens hold more than an adapter of rank {lora.r} takes up"
-        found.append(Advice(key="train.lora.r", present=str(lora.r), better="32", why=why))
-    if lora.r > 64 and n_labels < _MANY_LABELS / 10:
-        why = f"{n_labels:,} trained tokens do not fill it; it only costs memory and time"
-        found.append(Advice(key="train.lora.r", present=str(lora.r), better="16", why=why))
-    if lora.variant == "lora" and lora.r >= 64:
-        why = "alpha / r makes the steps of high ranks too small; alpha / sqrt(r) does not"
-        found.append(Advice(key="train.lora.variant", present="lora", better="rslora", why=why))
-    if lora.variant != "rslora" and not lora.r <= lora.alpha <= 4 * lora.r:
-        why = "alpha of twice the rank keeps the advised learning rates meaningful"
-        better = str(2 * lora.r)
+    r, variant = lora.r, lora.variant
+    if n_labels > _MANY_LABELS and r < 32:
+        why, r = f"{n_labels:,} trained tokens hold more than an adapter of rank {r} takes up", 32
+    elif r > 64 and n_labels < _MANY_LABELS / 10:
+        why, r = f"{n_labels:,} trained tokens do not fill it; it only costs memory and time", 16
+    if r != lora.r:
+        found.append(Advice(key="train.lora.r", present=str(lora.r), better=str(r), why=why))
+    if variant == "lora" and r >= 64 and lora.alpha < r:
+        why, variant = "alpha / r makes the steps of high ranks too small; alpha / sqrt(r) does not", "rslora"
+        found.append(Advice(key="train.lora.variant", present="lora", better=variant, why=why))
+    divisor = r**0.5 if variant == "rslora" else r
+    if not divisor <= lora.alpha <= 4 * divisor:
+        why = (
+            f"an adapter that is scaled by 2 keeps the advised learning rates meaningful ({_SCALES[variant]})"
+        )
+        better = str(round(2 * divisor))
         found.append(Advice(key="train.lora.alpha", present=str(lora.alpha), better=better, why=why))
     if lora.target_modules != "all-linear":
         why = "adapters on all linear layers learn more than on attention alone at equal size"

@@ -524,6 +524,37 @@ def test_the_defaults_need_no_advice() -> None:
     assert advise(TrainSettings(), goes_on=False, **facts) == ()
 
 
+@pytest.mark.parametrize("variant", ["lora", "rslora", "dora"])
+@pytest.mark.parametrize(("r", "alpha"), [(16, 32), (16, 500), (64, 128), (64, 32), (64, 60), (128, 256)])
+@pytest.mark.parametrize("n_labels", [10_000, 500_000, 2_000_000])
+def test_an_adapter_as_advised_is_scaled_by_one_to_four(
+    variant: str, r: int, alpha: int, n_labels: int
+) -> None:
+    facts = {"n_rows": 1000, "n_label_tokens": n_labels, "n_steps": 300, "n_base": 135_000_000}
+    lora = {"r": r, "alpha": alpha, "variant": variant}
+    found = advise(TrainSettings.model_validate({"lora": lora}), goes_on=False, **facts)
+    lora |= {advice.key.removeprefix("train.lora."): advice.better for advice in found}
+    r, alpha = int(lora["r"]), int(lora["alpha"])
+    assert 1 <= alpha / (r**0.5 if lora["variant"] == "rslora" else r) <= 4
+    assert (
+        advise(TrainSettings(lora=LoraSettings(**{**lora, "r": r, "alpha": alpha})), goes_on=False, **facts)
+        == ()
+    )
+
+
+def test_rank_stabilised_steps_are_advised_where_the_rank_makes_them_small() -> None:
+    facts = {"n_rows": 1000, "n_label_tokens": 500_000, "n_steps": 300, "n_base": 135_000_000}
+    known = {
+        alpha: [
+            (advice.key, advice.better)
+            for advice in advise(TrainSettings(lora=LoraSettings(r=64, alpha=alpha)), goes_on=False, **facts)
+        ]
+        for alpha in (128, 32, 60)
+    }
+    rslora = ("train.lora.variant", "rslora")
+    assert known == {128: [], 32: [rslora], 60: [rslora, ("train.lora.alpha", "16")]}
+
+
 def test_a_large_vocabulary_takes_smaller_chunks_on_a_cpu() -> None:
     from agentkd.train.planner import chunk_for
 
