@@ -11,6 +11,7 @@ import torch
 
 from agentkd.schema import TrainJob
 from agentkd.train.distributed import World
+from agentkd.train.memory import available_mib
 from agentkd.train.plan import keep_plan, lesson_of
 from agentkd.train.reporter import Reporter
 from agentkd.train.rows import load_dataset
@@ -38,3 +39,37 @@ def test_another_number_of_processes_or_threads_makes_a_new_plan_and_keeps_the_s
     shared = keep_plan(job, lesson, work, World(rank=0, size=2))
     assert (shared.processes, shared.pack_tokens) == (2, 256)
     assert (work / "step-000003").is_dir()
+
+
+CGROUP_2 = ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file")
+CGROUP_1 = (
+    "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file",
+)  # fmt: skip
+MIB = 2**20
+
+
+def machine(root: Path, cgroup: tuple[str, str, str, str], limit: str) -> Path:
+    """Write what a machine with 8000 MiB free and a container of 700 MiB, 300 of them cache, says."""
+    folder, limit_file, used_file, cache = cgroup
+    (root / "proc").mkdir()
+    (root / "proc/meminfo").write_text(f"MemTotal: {9000 * 1024} kB\nMemAvailable:   {8000 * 1024} kB\n")
+    (root / folder).mkdir(parents=True)
+    (root / folder / limit_file).write_text(f"{limit}\n")
+    (root / folder / used_file).write_text(f"{700 * MIB}\n")
+    (root / folder / "memory.stat").write_text(f"anon {400 * MIB}\n{cache} {300 * MIB}\n")
+    return root
+
+
+@pytest.mark.parametrize("cgroup", [CGROUP_2, CGROUP_1])
+def test_the_cache_of_a_container_counts_as_free(tmp_path: Path, cgroup: tuple[str, str, str, str]) -> None:
+    root = machine(tmp_path, cgroup, str(1000 * MIB))
+    assert available_mib(root) == 1000 - 700 + 300
+    (root / cgroup[0] / "memory.stat").unlink()
+    assert available_mib(root) == 1000 - 700
+
+
+@pytest.mark.parametrize(("cgroup", "limit"), [(CGROUP_2, "max"), (CGROUP_1, str(2**63 - 4096))])
+def test_a_container_without_a_limit_takes_what_the_machine_has(
+    tmp_path: Path, cgroup: tuple[str, str, str, str], limit: str
+) -> None:
+    assert available_mib(machine(tmp_path, cgroup, limit)) == 8000
