@@ -41,6 +41,7 @@ __all__ = [
     "StoreError",
     "TrainError",
     "of_the_disk",
+    "of_the_system",
     "system_code",
 ]
 
@@ -106,6 +107,11 @@ def of_the_disk(error: BaseException) -> StoreError | None:
             f"the disk failed{where}: {os.strerror(code)}", hint="see to it and run the same command again"
         )
     return StoreError(f"disk full{where}", hint="free some space and run the same command again")
+
+
+def of_the_system(error: BaseException) -> StoreError | None:
+    """Return what the system refused: a disk by its trouble, all else in its words; None for other errors."""
+    return of_the_disk(error) or (StoreError(str(error)) if isinstance(error, OSError) else None)
 
 
 class LockedError(StoreError):

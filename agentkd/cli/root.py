@@ -13,7 +13,7 @@ import click
 from agentkd import __version__
 from agentkd.cli.invocation import Invocation
 from agentkd.cli.shared import global_options
-from agentkd.errors import AgentkdError, DataError, PluginError, StoreError, of_the_disk
+from agentkd.errors import AgentkdError, DataError, PluginError, of_the_system
 
 __all__ = ["COMMANDS", "LazyGroup", "root", "run_command_line"]
 
@@ -184,7 +184,7 @@ def _as_known(error: Exception) -> AgentkdError | None:
     if isinstance(error, UnicodeEncodeError):
         said = ascii(error.object[error.start : error.end])
         return DataError(f"{said} is no character that can be stored", hint="write the argument in UTF-8")
-    return of_the_disk(error) or (StoreError(str(error)) if isinstance(error, OSError) else None)
+    return of_the_system(error)
 
 
 def _print_error(message: str) -> None:

@@ -1,8 +1,8 @@
 """The only door to torch, transformers and peft; nothing heavy is imported before a function is called.
 
-Loading (`load_tokenizer`, `load_model`, `convert_gguf`), adapters (`check_files`, `read_adapter`,
-`attach_adapter`), fingerprints (`base_id`, `template_hash`), chat rendering (`render`, `render_example`) and
-a tiny random model for tests.
+Loading (`load_config`, `load_tokenizer`, `load_model`, `convert_gguf`), adapters (`check_files`,
+`read_adapter`, `attach_adapter`), fingerprints (`base_id`, `template_hash`), chat rendering (`render`,
+`render_example`) and a tiny random model for tests.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from agentkd.hf.fingerprint import base_id, file_sha256, template_hash
 from agentkd.hf.loading import (
     convert_gguf,
     fastest_dtype,
+    load_config,
     load_model,
     load_tokenizer,
     n_cores,
@@ -65,6 +66,7 @@ __all__ = [
     "export_student",
     "fastest_dtype",
     "file_sha256",
+    "load_config",
     "load_model",
     "load_tokenizer",
     "measure_anchors",

@@ -15,11 +15,28 @@ from agentkd.errors import MissingExtraError, ModelError
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-__all__ = ["convert_gguf", "fastest_dtype", "load_model", "load_tokenizer", "n_cores", "pick_device"]
+__all__ = [
+    "convert_gguf",
+    "fastest_dtype",
+    "load_config",
+    "load_model",
+    "load_tokenizer",
+    "n_cores",
+    "pick_device",
+]
 
 _MIN_GAIN = 1.15  # bf16 must be clearly faster; otherwise float32 is the safer choice
+
+
+def load_config(path: str | Path) -> PreTrainedConfig:
+    """Load the configuration of a model folder; code in the folder is never run. Raises ModelError."""
+    with _loading(path, "configuration") as transformers:
+        config: PreTrainedConfig = transformers.AutoConfig.from_pretrained(
+            str(path), local_files_only=True, trust_remote_code=False
+        )
+        return config
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:

@@ -17,7 +17,7 @@ from types import FrameType
 
 from pydantic import ValidationError
 
-from agentkd.errors import AgentkdError, ConfigError, MissingExtraError, StoreError, system_code
+from agentkd.errors import AgentkdError, ConfigError, MissingExtraError, TrainError, of_the_system
 from agentkd.schema import TrainJob
 from agentkd.train.reporter import Reporter
 
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         checkpoint = train(job, reporter, lambda: bool(asked) or _is_gone(options.parent))
     except Exception as error:
-        named = error if isinstance(error, AgentkdError) else _disk_trouble(error)
+        named = error if isinstance(error, AgentkdError) else _out_of_memory(error) or of_the_system(error)
         if named is None:
             raise
         reporter.error(type(named).__name__, named.message, named.hint)
@@ -78,15 +78,16 @@ def _read(spec: Path) -> TrainJob:
         raise ConfigError(f"`{spec}` is no training job: {error}", path=str(spec)) from error
 
 
-def _disk_trouble(error: Exception) -> StoreError | None:
-    """Return what the system said about a file; None where it said nothing."""
-    code = system_code(error)
-    if code is None and not isinstance(error, OSError):
+def _out_of_memory(error: Exception) -> TrainError | None:
+    """Return which settings take less memory, where the error is that there was none left; None otherwise."""
+    torch = sys.modules.get("torch")
+    if not isinstance(error, MemoryError) and not (torch and isinstance(error, torch.OutOfMemoryError)):
         return None
-    said = os.strerror(code) if code is not None else str(error)
-    return StoreError(
-        f"the training could not write its files: {said}",
-        hint="see to the disk and run the same command again: it goes on from its last save",
+    said = (str(error).splitlines() or [""])[0]
+    return TrainError(
+        f"the training ran out of memory: {said}",
+        hint='lower `[train] max_memory` (GiB), or set `gradient_checkpointing = "on"`, and run the same '
+        "command again: it goes on from its last save",
     )
 
 

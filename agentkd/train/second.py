@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from agentkd import hf
 from agentkd.schema import TrainJob
 from agentkd.train.batch import TEACHER_HIDDEN, Weighted
 
@@ -64,7 +65,7 @@ def count_parameters(folder: str) -> int:
     """Count the parameters of a model by its configuration; no weight is loaded."""
     import transformers
 
-    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    config = hf.load_config(folder)
     with torch.device("meta"):
         model: Any = transformers.AutoModelForCausalLM.from_config(config)
     return sum(parameter.numel() for parameter in model.parameters())

@@ -40,12 +40,12 @@ class Shape:
 def shape_of(job: TrainJob) -> tuple[Any, Shape]:
     """Read the base's configuration; return it and the numbers.
 
-    Raises CheckpointError where the adapter that training goes on from cannot be read, ConfigError where the
-    base has no module for a new one, or one that the adapter cannot lie on.
+    Raises ModelError where the base cannot be read, CheckpointError where the adapter that training goes on
+    from cannot, ConfigError where the base has no module for a new one, or one that it cannot lie on.
     """
     import transformers
 
-    config = transformers.AutoConfig.from_pretrained(job.base, local_files_only=True, trust_remote_code=False)
+    config = hf.load_config(job.base)
     text = config.get_text_config()
     with torch.device("meta"), hf.quiet_peft():
         model: Any = transformers.AutoModelForCausalLM.from_config(config)
