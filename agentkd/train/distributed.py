@@ -17,7 +17,9 @@ from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["World", "is_main_process", "open_world", "shard"]
+from agentkd.errors import ConfigError
+
+__all__ = ["World", "is_main_process", "open_world", "shard", "take_gpu"]
 
 _LONGEST_WAIT = timedelta(hours=24)  # rank 0 may compute a teacher's signals while the others wait
 
@@ -121,18 +123,36 @@ class World:
         return found
 
 
+def take_gpu(device: str) -> None:
+    """Let all that asks CUDA in general (memory, clocks, random numbers) ask the GPU that `device` numbers.
+
+    Raises ConfigError where this machine has no such GPU; does nothing for a device without a number.
+    """
+    if not device.startswith("cuda:"):
+        return
+    if torch.device(device).index >= (n := torch.cuda.device_count()):
+        raise ConfigError(
+            f'`[train] device = "{device}"` is no GPU of this machine, where torch finds {n}',
+            hint="number those that `nvidia-smi` lists from 0, or set `auto`",
+            key="train.device",
+        )
+    torch.cuda.set_device(device)
+
+
 @contextmanager
 def open_world(device: str) -> Iterator[World]:
     """Join the processes that torchrun or `accelerate launch` started; alone without them.
 
-    `device` is the setting: `cpu` talks over gloo; CUDA over NCCL, each process on its own GPU.
+    `device` is the setting: `cpu` talks over gloo; CUDA over NCCL, each process on its own GPU. Raises
+    ConfigError for a GPU that is not there.
     """
+    take_gpu(device)
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield World()
         return
     has_gpu = device != "cpu" and torch.cuda.is_available()
-    if has_gpu:
+    if has_gpu and ":" not in device:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     torch.distributed.init_process_group("nccl" if has_gpu else "gloo", timeout=_LONGEST_WAIT)
     try:

@@ -24,7 +24,7 @@ from agentkd.train import finish
 from agentkd.train.advisor import advise
 from agentkd.train.artefact import row_key, signal_bytes
 from agentkd.train.batch import Weighted
-from agentkd.train.distributed import World
+from agentkd.train.distributed import World, take_gpu
 from agentkd.train.model import check_settings
 from agentkd.train.packing import Pack, make_packs, plan_steps
 from agentkd.train.planner import Fit, fit
@@ -111,6 +111,7 @@ def _plan(job: TrainJob, lesson: Lesson, processes: int) -> TrainPlan:
     begun = time.perf_counter()
     settings, rows, steps = job.settings, lesson.rows, lesson.steps
     device = hf.pick_device(settings.device)
+    take_gpu(device)
     check_settings(settings, device)
     dtype = _compute_type(settings.dtype, device)
     config, shape = shape_of(job)

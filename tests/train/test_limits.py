@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from agentkd.errors import ConfigError
 from agentkd.schema import TrainJob
-from agentkd.train.distributed import World
+from agentkd.train.distributed import World, open_world
 from agentkd.train.memory import available_mib
-from agentkd.train.plan import keep_plan, lesson_of
+from agentkd.train.plan import keep_plan, lesson_of, plan
 from agentkd.train.reporter import Reporter
 from agentkd.train.rows import load_dataset
 
@@ -73,3 +74,29 @@ def test_a_container_without_a_limit_takes_what_the_machine_has(
     tmp_path: Path, cgroup: tuple[str, str, str, str], limit: str
 ) -> None:
     assert available_mib(machine(tmp_path, cgroup, limit)) == 8000
+
+
+def test_a_gpu_with_a_number_is_the_one_that_is_measured(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Free memory, the peak and random numbers are asked of the current GPU."""
+    taken: list[str] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    for device in ("cuda:1", "cuda", "cpu", "auto"):
+        with open_world(device):
+            pass
+    assert taken == ["cuda:1"]
+
+    def measure(job: TrainJob, device: str, processes: int = 1) -> float:
+        assert taken == ["cuda:1", device]
+        raise StopIteration
+
+    monkeypatch.setattr("agentkd.train.planner.memory_limit_mib", measure)
+    with pytest.raises(StopIteration):
+        plan(make_job(device="cuda:1"), quiet())
+
+
+def test_a_gpu_that_is_not_there_is_named(make_job: MakeJob) -> None:
+    with pytest.raises(ConfigError, match=r'`\[train\] device = "cuda:99"` is no GPU of this machine'):
+        plan(make_job(device="cuda:99"), quiet())
