@@ -14,7 +14,7 @@ from agentkd.compiler.select import refuse_held_out
 from agentkd.compiler.source import Trace, TraceKey, by_task
 from agentkd.compiler.split import TaskGroups, TaskKey, choose_dev, task_key
 from agentkd.compiler.synthetic import beyond_share, like_tasks, with_sources
-from agentkd.compiler.turn import Turn, merge_turns, turns_of
+from agentkd.compiler.turn import Turn, merge_turns, turns_of, usable_corrections
 from agentkd.config import CompileSettings
 from agentkd.schema import REDACTED, RETRY_STRIDE, Trajectory
 from agentkd.trust import RunTrust, is_vouched, trust_of_run
@@ -60,7 +60,7 @@ def turns_of_task(
         if refusal := inputs.forbidden.get(trajectory.id) or holdings.refusal(trajectory):
             dropped[refusal] += 1
             continue
-        usable = [c for c in trace.corrections if c.accepted or c.accepted_answer]
+        usable = usable_corrections(trajectory, trace.corrections)
         trust = trust_of_run(trajectory, inputs.trust)
         if need_rejected and is_mere_failure(trajectory, len(usable)):
             if trust.is_clean or not inputs.trust.gate:

@@ -1,7 +1,8 @@
 """Finds what is worth saying again: one turn per accepted call or answer, with its history.
 
 A turn's target comes from a correction where there is one, else from a successful trajectory. A failed
-trajectory without a correction teaches nothing positive. Parallel calls become single calls in a row,
+trajectory without a correction teaches nothing positive; that a tool took a call is no correction of a run
+that a grader calls failed. Parallel calls become single calls in a row,
 because a small model writes one call per turn.
 """
 
@@ -16,7 +17,7 @@ from typing import Any, Literal
 from agentkd.hf import call_text
 from agentkd.schema import Correction, Message, Step, ToolCall, ToolResult, ToolSpec, Trajectory
 
-__all__ = ["Turn", "in_schema_order", "merge_turns", "spoken", "turns_of"]
+__all__ = ["Turn", "in_schema_order", "merge_turns", "spoken", "turns_of", "usable_corrections"]
 
 _SAY = {"person": 3, "grader": 2, "judge": 1, "tool": 0}  # whose correction counts where several exist
 
@@ -78,7 +79,7 @@ def turns_of(
 ) -> Iterator[Turn]:
     """Yield the turns of one trajectory; what is left out is counted by reason in `dropped`."""
     specs = Specs(tools)
-    usable = [c for c in corrections if c.accepted or c.accepted_answer]
+    usable = usable_corrections(trajectory, corrections)
     whole = _final(c for c in usable if c.step is None)
     by_step: dict[int, list[Correction]] = {}
     for correction in usable:
@@ -102,6 +103,13 @@ def turns_of(
         elif is_own_work:
             yield from _own(trajectory, step, history, specs, dropped)
         history += _said(step, specs)
+
+
+def usable_corrections(trajectory: Trajectory, corrections: Iterable[Correction]) -> list[Correction]:
+    """Return the corrections that accept something; a tool's word does not stand against the grader's."""
+    is_failure = trajectory.outcome is not None and not trajectory.success
+    accepting = [c for c in corrections if c.accepted or c.accepted_answer]
+    return [c for c in accepting if not (is_failure and c.source == "tool")]
 
 
 def merge_turns(turns: Iterable[Turn], dropped: Counter[str]) -> list[Turn]:

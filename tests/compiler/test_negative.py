@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from agentkd.schema import ToolResult
+from agentkd.agents.feedback import tool_corrections
+from agentkd.schema import Outcome, ToolResult
 
 
 def compiled(make, rows, runs, corrections=(), **more):
@@ -52,6 +53,21 @@ def test_the_first_call_that_failed_stands_for_the_mistake(make, rows):
     broken = run.steps[0].model_copy(update={"results": (ToolResult(error="no such place"),)})
     _, (row,) = compiled(make, rows, [run.model_copy(update={"steps": (broken, run.steps[1])})])
     assert row.rejected.content == '{"name": "find", "arguments": {}}'
+
+
+def test_a_call_that_a_tool_took_in_a_failed_run_is_no_right_answer(make, rows):
+    """The grader says that order 71 was the wrong one, whatever the tool thought of the call."""
+    calls = (make.call("book", people="seventeen"), make.call("book", people=71))
+    run = make.run(success=False, calls=calls)
+    refused = run.steps[0].model_copy(update={"results": (ToolResult(error="no number"),)})
+    run = run.model_copy(update={"steps": (refused, run.steps[1])})
+    (mended,) = tool_corrections(run)
+    _, (row,) = compiled(make, rows, [run], [mended])
+    assert (row.kind, row.rejected.tool_calls[0]) == ("negative", calls[0])
+    assert make.compile(make.inputs([run], [mended])).dropped == {"failed without a correction": 1}
+    done = run.model_copy(update={"outcome": Outcome(success=True)})
+    _, (first, _) = compiled(make, rows, [done], [mended])
+    assert (first.target.tool_calls, first.rejected.tool_calls) == (calls[1:], calls[:1])
 
 
 def test_the_most_frequent_wrong_answer_is_paired_and_the_others_stand_alone(make, rows):
