@@ -81,7 +81,9 @@ def turns_of(
     specs = Specs(tools)
     usable = usable_corrections(trajectory, corrections)
     whole = _final(c for c in usable if c.step is None)
-    by_step: dict[int, list[Correction]] = {}
+    steps, by_step = list(trajectory.steps), dict[int, list[Correction]]()
+    if whole is not None and not whole.accepted:
+        whole, usable = None, [*usable, _of_last_words(whole, steps)]
     for correction in usable:
         if correction.step is not None:
             by_step.setdefault(correction.step, []).append(correction)
@@ -93,7 +95,7 @@ def turns_of(
         yield from _corrected(trajectory, whole, None, (), specs, dropped)
     is_own_work = trajectory.success and whole is None
     history: tuple[Message, ...] = ()
-    for step in trajectory.steps:
+    for step in steps:
         final = _final(by_step.get(step.index, ()))
         edits = [c for c in by_step.get(step.index, ()) if final is not None and c.source == final.source]
         if _are_edits(edits, step):
@@ -103,6 +105,17 @@ def turns_of(
         elif is_own_work:
             yield from _own(trajectory, step, history, specs, dropped)
         history += _said(step, specs)
+
+
+def _of_last_words(correction: Correction, steps: list[Step]) -> Correction:
+    """Return an accepted answer to a whole run as a correction of the text that the run ended with.
+
+    A run that ended otherwise gets an empty step at the end: the answer follows all that was done.
+    """
+    if not steps or steps[-1].reply.tool_calls or steps[-1].accepted_calls:
+        index = steps[-1].index + 1 if steps else 0
+        steps.append(Step(index=index, reply=Message(role="assistant")))
+    return correction.model_copy(update={"step": steps[-1].index, "proposed": ()})
 
 
 def usable_corrections(trajectory: Trajectory, corrections: Iterable[Correction]) -> list[Correction]:

@@ -140,6 +140,24 @@ def test_the_wrong_text_is_what_an_accepted_answer_is_preferred_to(make):
     assert (turn.teacher, turn.is_correction, turn.history) == ("grader", True, ())
 
 
+@pytest.mark.parametrize("success", [True, False])
+@pytest.mark.parametrize("text", ["It is in Berlin.", ""])
+def test_an_accepted_answer_for_a_whole_run_follows_what_was_done_before_it(make, success, text):
+    """The calls before the wrong text stay as they are: own work of a success, and never rejected."""
+    run = make.run(calls=(make.call("find"),), success=success)
+    last = [Step(index=1, reply=Message(role="assistant", content=text))] if text else []
+    run = run.model_copy(update={"steps": (*run.steps, *last)})
+    right = make.correction(
+        run, accepted_answer="It is in Hamburg.", proposed=(make.call("find"),), source="person"
+    )
+    *before, turn = turns_of(run, [right], (), Counter())
+    own = [(made.target.tool_calls, made.rejected) for made in before]
+    assert own == [((make.call("find"),), None)] * success
+    assert (turn.target.content, turn.step, turn.corrections) == ("It is in Hamburg.", 1, (right.id,))
+    assert [message.role for message in turn.history] == ["assistant", "tool"]
+    assert (turn.rejected.content if turn.rejected else "") == text
+
+
 def test_later_calls_of_a_correction_have_unknown_history_and_are_counted(make):
     run = make.run(success=False)
     dropped = Counter()
