@@ -203,13 +203,20 @@ def _corrected(
 
 
 def _are_edits(corrections: Sequence[Correction], step: Step) -> bool:
-    """Whether corrections changed single calls among several of a step, and what they accepted was run."""
+    """Whether corrections are each about a single call among several that a step ran."""
+    are_single = (len(c.proposed) == len(c.accepted) == 1 and _about(c, step) for c in corrections)
+    return len(step.accepted_calls) > 1 and bool(corrections) and all(are_single)
+
+
+def _about(correction: Correction, step: Step) -> str:
+    """Return which call of a step a correction of one call is about, empty where none.
+
+    It is the one that ran in place of the proposal; where the tool refused the proposal itself, that one.
+    """
     ran = [call_text(call) for call in step.accepted_calls]
-    are_single = (
-        len(each.proposed) == len(each.accepted) == 1 and call_text(each.accepted[0]) in ran
-        for each in corrections
-    )
-    return len(ran) > 1 and bool(corrections) and all(are_single)
+    proposed, accepted = call_text(correction.proposed[0]), call_text(correction.accepted[0])
+    order = (proposed, accepted) if correction.source == "tool" else (accepted, proposed)
+    return next((call for call in order if call in ran), "")
 
 
 def _own(
@@ -222,9 +229,9 @@ def _own(
     edits: Sequence[Correction] = (),
     is_success: bool = True,
 ) -> Iterator[Turn]:
-    """Yield what was said in a step: an edited call with what a person made of it, the others as own work.
+    """Yield what was said in a step: a corrected call as it was accepted, the others as own work.
 
-    Each call follows those that ran before it. Where the run was no success only edited calls are targets.
+    Each call follows those that ran before it. Where the run was no success only corrected calls are targets.
     """
     turn = Turn(
         trajectory=trajectory,
@@ -241,11 +248,11 @@ def _own(
         elif step.reply.content.strip():
             yield replace(turn, target=Message(role="assistant", content=step.reply.content, origin="model"))
         return
-    by_call = {call_text(each.accepted[0]): each for each in sorted(edits, key=_rank)}
+    by_call = {_about(each, step): each for each in sorted(edits, key=_rank)}
     for call, result in _executed(step):
         edit = by_call.get(call_text(call))
-        if edit is not None and _is_offered(call, specs, dropped):
-            target = specs.message(call, "person")
+        if edit is not None and _is_offered(edit.accepted[0], specs, dropped):
+            target = specs.message(edit.accepted[0], "person")
             yield replace(
                 turn, history=history, target=target, rejected=_wrong(edit, None, target, specs),
                 teacher=edit.source, is_correction=True, corrections=(edit.id,), recalled=(),

@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 
+from agentkd.agents.feedback import tool_corrections
 from agentkd.compiler import SuccessOnlySelector, SupportSelector, SupportSettings
 from agentkd.compiler.turn import in_schema_order, turns_of
 from agentkd.schema import Message, Outcome, Step, ToolCall, ToolResult, ToolSpec
@@ -107,6 +108,33 @@ def test_an_edited_call_among_several_follows_those_that_ran_before_it(make, suc
     assert [turn.rejected.tool_calls[0] for turn in turns if turn.is_correction] == [second, third]
     assert [turn.corrections for turn in turns if turn.is_correction] == [("cor-1",), ("cor-2",)]
     assert turns[-1].history[1].content == "ok 0"
+
+
+@pytest.mark.parametrize("is_at_once", [False, True])
+def test_a_mended_call_among_several_leaves_the_others_their_place(make, is_at_once):
+    """The tool refused the second of two calls; the agent mended it in the next step, or in the same."""
+    flight, wrong, hotel = make.call("find"), make.call("book", city="Roma"), make.call("book", city="Rome")
+    calls, answers = (flight, wrong, hotel), (
+        ToolResult(content="flown"),
+        ToolResult(error="no such city"),
+        ToolResult(content="booked"),
+    )  # fmt: skip
+    cuts = [slice(0, 3)] if is_at_once else [slice(0, 2), slice(2, 3)]
+    steps = tuple(
+        Step(
+            index=index,
+            reply=Message(role="assistant", tool_calls=calls[cut]),
+            accepted_calls=calls[cut],
+            results=answers[cut],
+        )
+        for index, cut in enumerate(cuts)
+    )
+    run = make.run().model_copy(update={"steps": steps})
+    own, mended, again = turns_of(run, tool_corrections(run), (), Counter())
+    assert [turn.target.tool_calls[0] for turn in (own, mended, again)] == [flight, hotel, hotel]
+    assert [len(turn.history) for turn in (own, mended, again)] == [0, 2, 4]
+    assert [turn.is_correction for turn in (own, mended, again)] == [False, True, False]
+    assert (mended.rejected.tool_calls, mended.teacher) == ((wrong,), "tool")
 
 
 def test_a_step_that_a_person_corrects_as_a_whole_is_no_edit_of_one_of_its_calls(make):
