@@ -110,7 +110,7 @@ class _Tutor:
 
     def answer(self) -> TrainJob:
         """Let the teacher answer every prompt; return the job on the dataset of its answers."""
-        from agentkd.train.remote import Vocabulary
+        from agentkd.train.remote import Vocabulary, with_end
 
         examples, vouched, kept = self.examples()
         model: Any = self.parts.model(self.job.settings.teacher)
@@ -128,11 +128,15 @@ class _Tutor:
             )
         job, origin = self._retell(examples, answers, kept)
         if self.top_k:
-            rows = self._rows(job.dataset)
+            rows, vocabulary = self._rows(job.dataset), Vocabulary(job.base)
             origins = {key: origin[row.id] for key, (row, _) in rows.items()}
-            said = {key: answers[id_] for key, id_ in origins.items() if id_ in answers}
+            said = {
+                key: with_end(answers[id_], rows[key][1], vocabulary)
+                for key, id_ in origins.items()
+                if id_ in answers
+            }
             texts = {key: one.text for key, one in said.items()}
-            self._store(job, rows, said, texts, Vocabulary(job.base))
+            self._store(job, rows, said, texts, vocabulary)
         return job
 
     def examples(self) -> tuple[list[Example], frozenset[str], frozenset[str]]:

@@ -28,7 +28,17 @@ from agentkd.train.alignment import TokenBytes
 from agentkd.train.artefact import RowSignals, Unit
 from agentkd.train.rows import View
 
-__all__ = ["Answers", "Said", "Vocabulary", "cost_text", "label_weight", "retold", "spelled", "unit_of"]
+__all__ = [
+    "Answers",
+    "Said",
+    "Vocabulary",
+    "cost_text",
+    "label_weight",
+    "retold",
+    "spelled",
+    "unit_of",
+    "with_end",
+]
 
 
 class Said(Value):
@@ -128,6 +138,10 @@ class Vocabulary:
         for token in range(self.n_tokens):
             self._ids.setdefault(self.bytes_of(token), token)
 
+    def piece(self, token: int) -> str:
+        """Return the bytes of a token as Latin-1 text."""
+        return self.bytes_of(token).decode("latin-1")
+
     def id_of(self, piece: str) -> int | None:
         """Return the token with these bytes; None where the student has none."""
         return self._ids.get(piece.encode("latin-1"))
@@ -149,9 +163,30 @@ def unit_of(pairs: Sequence[tuple[Said, View]], vocabulary: Vocabulary) -> Unit:
 
 
 def _is_alike(said: Said, view: View, vocabulary: Vocabulary) -> bool:
-    """Whether the teacher's tokens are the row's labels; chat models leave out the last one, or its text."""
-    own = [vocabulary.bytes_of(view.ids[label]).decode("latin-1") for label in view.labels]
-    return bool(said.pieces) and list(said.pieces) in (own, own[:-1], [*own[:-1], ""])
+    """Whether the teacher's tokens are the row's labels."""
+    return bool(said.pieces) and list(said.pieces) == [vocabulary.piece(view.ids[n]) for n in view.labels]
+
+
+def with_end(said: Said, view: View, vocabulary: Vocabulary) -> Said:
+    """Return a finished answer with the token that ends the turn.
+
+    Chat models send none, or one without text. One that they leave out is certain: they did stop there.
+    """
+    last = view.ids[view.labels[-1]]
+    is_whole = "".join(said.pieces).encode("latin-1") == said.text.encode()
+    if said.is_cut or not said.pieces or not is_whole or last not in vocabulary.ends:
+        return said
+    end, pieces, top = vocabulary.piece(last), said.pieces, said.top or ((),) * len(said.pieces)
+    if pieces[-1]:
+        pieces, top = (*pieces, ""), (*top, (("", 0.0),))
+    named = tuple((piece or end, value) for piece, value in top[-1])
+    return said.model_copy(
+        update={
+            "pieces": (*pieces[:-1], end),
+            "log_probs": (*said.log_probs, 0.0)[: len(pieces)],
+            "top": (*top[:-1], named),
+        }
+    )
 
 
 def spelled(said: Said, view: View, text: str, unit: Unit, vocabulary: Vocabulary, top_k: int) -> RowSignals:

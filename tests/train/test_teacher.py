@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,7 +19,7 @@ from agentkd.train.finish import job_key
 from agentkd.train.loop import train
 from agentkd.train.plan import lesson_of, plan
 from agentkd.train.prepare import build_objectives
-from agentkd.train.remote import Said, Vocabulary, spelled, unit_of
+from agentkd.train.remote import Said, Vocabulary, spelled, unit_of, with_end
 from agentkd.train.reporter import Reporter
 from agentkd.train.rows import View, load_dataset
 from agentkd.train.second import count_parameters
@@ -172,6 +173,27 @@ def test_no_answer_is_no_sign_of_another_vocabulary(student: Path) -> None:
     assert unit_of([], vocabulary) == unit_of([(silent, view)], vocabulary) == "token"
     assert unit_of([(own, view), (silent, view), (silent, view)], vocabulary) == "token"
     assert unit_of([(other, view), (silent, view)], vocabulary) == "byte"
+
+
+@pytest.mark.parametrize("unit", ["token", "byte"])
+@pytest.mark.parametrize("is_sent", [False, True], ids=["left out", "without text"])
+def test_a_finished_answer_teaches_the_end_of_the_turn(student: Path, unit: Unit, is_sent: bool) -> None:
+    vocabulary = Vocabulary(student)
+    end = min(vocabulary.ends)
+    text = [int(token) for token in vocabulary.tokenizer("Paris")["input_ids"]]
+    view = View((1, *text, end), tuple(range(1, len(text) + 2)), (1.0,) * (len(text) + 1))
+    pieces = tuple(map(vocabulary.piece, text)) + ("",) * is_sent
+    top = tuple(((piece, -0.5),) for piece in pieces)
+    said = Said(key="k", text="Paris", pieces=pieces, log_probs=(-0.5,) * len(pieces), top=top)
+    whole = with_end(said, view, vocabulary)
+    assert unit_of([(whole, view)], vocabulary) == "token"
+    found = spelled(whole, view, "Paris", unit, vocabulary, 3)
+    assert found.ends[-1] == (len(view.labels) if unit == "token" else len("Paris") + 1)
+    log_prob = -0.5 if is_sent else 0.0
+    assert (found.ids[-1, 0], found.log_probs[-1, 0]) == (end if unit == "token" else -1, log_prob)
+    assert (found.chosen[-1], found.tail[-1]) == (log_prob, pytest.approx(1 - np.exp(log_prob), abs=1e-3))
+    cut = said.model_copy(update={"is_cut": True})
+    assert with_end(cut, view, vocabulary) == cut
 
 
 def test_the_plan_counts_a_teacher_of_its_own(job: MakeJob, foreigner: Path) -> None:
