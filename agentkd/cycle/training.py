@@ -10,7 +10,7 @@ from agentkd import hf
 from agentkd.cycle.parts import Parts
 from agentkd.cycle.replay import union
 from agentkd.cycle.teach import is_remote, objective_modules, settings_with_folders, teacher_fields
-from agentkd.cycle.tutor import compiled_folder, count_answers
+from agentkd.cycle.tutor import SCORES_TEXT, compiled_folder, count_answers
 from agentkd.errors import ConfigError, DataError, NotFoundError
 from agentkd.schema import DatasetCard, TrainJob, TrainPlan, TrainSettings
 
@@ -57,9 +57,11 @@ def read_beside(parts: Parts) -> list[str]:
 
 def told_by(parts: Parts) -> list[Any]:
     """Return what decides, besides the rows, how a remote teacher tells them anew; nothing without one."""
-    if not is_remote(parts.settings.train.teacher):
+    teacher = parts.settings.train.teacher
+    if not is_remote(teacher):
         return []
-    return [teacher_fields(parts)["teacher_id"], parts.settings.trust]
+    room = [] if teacher.startswith(SCORES_TEXT) else [parts.settings.models.max_new_tokens]
+    return [teacher_fields(parts)["teacher_id"], parts.settings.trust, *room]
 
 
 def train_job(parts: Parts, dataset_id: str, output: str, init: str = "") -> TrainJob:

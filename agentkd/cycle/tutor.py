@@ -50,7 +50,7 @@ def taught_job(parts: Parts, job: TrainJob) -> TrainJob:
 
 
 def count_answers(parts: Parts, job: TrainJob) -> tuple[int, int] | None:
-    """Return how many rows a chat teacher has answered, and how many it would be asked for; asks nobody.
+    """Return how many prompts a chat teacher has answered, and how many it would be asked; asks nobody.
 
     None for a teacher that does not answer in its own words.
     """
@@ -59,10 +59,9 @@ def count_answers(parts: Parts, job: TrainJob) -> tuple[int, int] | None:
         return None
     lesson = _lesson(parts, job)
     examples, _, kept = lesson.examples()
-    asked = [example.id for example in examples if example.id not in kept]
-    known = lesson.log("answer").found
-    n_answered = sum(key in known for key in asked)
-    return n_answered, len(asked) - n_answered
+    asked, log = set(_prompts(examples, kept).values()), lesson.log("answer")
+    n_missing = sum(log.lacks(key, lesson.limit) for key in asked)
+    return len(asked) - n_missing, n_missing
 
 
 def _lesson(parts: Parts, job: TrainJob) -> _Tutor:
@@ -117,9 +116,14 @@ class _Tutor:
         sampling: dict[str, Any] = {"temperature": 0.0, "purpose": "teacher"}
         if self.top_k:
             sampling["top_log_probs"] = min(self.top_k, _MOST_TOP)
-        asked = [e for e in examples if e.id not in kept]
-        wanted = {e.id: partial(model.reply, e.teacher_view or e.student_view, **sampling) for e in asked}
-        answers = self._ask("answer", wanted)
+        keys = _prompts(examples, kept)
+        wanted = {
+            keys[e.id]: partial(model.reply, e.teacher_view or e.student_view, **sampling)
+            for e in examples
+            if e.id in keys
+        }
+        found = self._ask("answer", wanted, self.limit)
+        answers = {id_: found[key] for id_, key in keys.items()}
         if self.top_k and wanted:
             self._refuse_silence(answers.values())
         if vouched:
@@ -166,15 +170,24 @@ class _Tutor:
         dataset = with_own_views(load_dataset(folder, self.job.settings.max_tokens_per_row))
         return {row_key(row.teacher): (row, row.teacher) for row in dataset.train if row.teacher is not None}
 
-    def _ask(self, way: str, wanted: Mapping[str, Callable[[], Reply]]) -> dict[str, Said]:
-        """Ask what was not asked before, up to the ceiling of the cycle; say what it cost."""
+    @property
+    def limit(self) -> int:
+        """Tokens that a chat teacher's answer has room for."""
+        return self.parts.settings.models.max_new_tokens
+
+    def _ask(self, way: str, wanted: Mapping[str, Callable[[], Reply]], limit: int = 0) -> dict[str, Said]:
+        """Ask what was not asked before, up to the ceiling of the cycle; say what it cost.
+
+        An answer that was cut off with room for fewer tokens than `limit` is asked for again.
+        """
         from agentkd.train.remote import cost_text
 
         teacher, log = self.job.settings.teacher, self.log(way)
         progress = self.parts.ceiling.watching(self.parts.progress)
-        n = sum(key not in log.found for key in wanted)
-        progress.say(f"teacher `{teacher}`: {n} of {len(wanted)} rows to ask for")
-        log.ask(wanted, workers=self.parts.settings.run.workers, progress=progress, label="teacher")
+        n = sum(log.lacks(key, limit) for key in wanted)
+        progress.say(f"teacher `{teacher}`: {n} of {len(wanted)} prompts to ask")
+        workers = self.parts.settings.run.workers
+        log.ask(wanted, limit=limit, workers=workers, progress=progress, label="teacher")
         found = {key: log.found[key] for key in wanted}
         if n:
             progress.say(f"teacher `{teacher}` has cost {cost_text(said.usage for said in found.values())}")
@@ -250,12 +263,16 @@ class _Tutor:
 
         teacher, settings = self.job.settings.teacher, self.job.settings
         pairs = retold(examples, answers, self.job.base, teacher, settings.max_tokens_per_row, kept=kept)
+        n_cut = sum(said.is_cut for said in answers.values())
+        cure = f" (`[models] max_new_tokens` = {self.limit}: raise it)" if n_cut else ""
+        why = f"the answers of {n_cut} are cut off{cure}, those of the others too long or not to render"
         if left_out := len(examples) - len(pairs):
-            self.parts.progress.say(
-                f"{left_out} rows are left out: their answers are cut off, too long or cannot be rendered"
-            )
+            self.parts.progress.say(f"{left_out} rows are left out: {why}")
         if not pairs:
-            raise DataError(f"no answer of teacher `{teacher}` can be learnt from")
+            raise DataError(
+                f"no answer of teacher `{teacher}` can be learnt from: {why}",
+                hint="raise `[models] max_new_tokens` or `[train] max_tokens_per_row`",
+            )
         old = Path(self.job.dataset)
         card = DatasetCard.model_validate_json((old / "card.json").read_bytes())
         rows = [row for _, row in pairs]
@@ -293,6 +310,16 @@ def _unweighted(examples: Sequence[Example]) -> frozenset[str]:
     from agentkd.train.remote import label_weight
 
     return frozenset(example.id for example in examples if not label_weight(example))
+
+
+def _prompts(examples: Sequence[Example], kept: Collection[str]) -> dict[str, str]:
+    """Return the key of each row's prompt by the row's id, without the rows in `kept`."""
+
+    def key(example: Example) -> str:
+        seen = example.teacher_view or example.student_view
+        return content_id("prompt", [message.model_dump(mode="json", exclude={"origin"}) for message in seen])
+
+    return {example.id: key(example) for example in examples if example.id not in kept}
 
 
 def _pairs_refused(teacher: str, objective: str) -> ConfigError:

@@ -45,7 +45,7 @@ class Said(Value):
     """One answer of a remote teacher: a line of the log."""
 
     key: str
-    """Key of the row's teacher view, or the row's id where the teacher answers itself."""
+    """Key of the row's teacher view, or of the prompt where the teacher answers itself."""
     text: str
     """The text that was scored or said."""
     pieces: tuple[str, ...] = ()
@@ -56,6 +56,8 @@ class Said(Value):
     """For each token its likeliest alternatives."""
     is_cut: bool = False
     """Whether it ended for want of room."""
+    limit: int = 0
+    """Tokens that it had room for; 0 where that is not known."""
     usage: Usage = Usage()
     """What it cost."""
 
@@ -76,16 +78,27 @@ class Answers:
                     continue
                 self.found[said.key] = said
 
+    def lacks(self, key: str, limit: int) -> bool:
+        """Whether there is no answer, or one that was cut off with room for fewer tokens than `limit`."""
+        said = self.found.get(key)
+        return said is None or (said.is_cut and said.limit < limit)
+
     def ask(
-        self, wanted: Mapping[str, Callable[[], Reply]], *, workers: int, progress: Progress, label: str
+        self,
+        wanted: Mapping[str, Callable[[], Reply]],
+        *,
+        limit: int,
+        workers: int,
+        progress: Progress,
+        label: str,
     ) -> int:
         """Ask for every key that the log lacks and return their number; the first error ends it."""
-        missing = [key for key in wanted if key not in self.found]
+        missing = [key for key in wanted if self.lacks(key, limit)]
         if not missing:
             return 0
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with progress.bar(label, len(missing), "rows") as bar, ThreadPoolExecutor(workers) as pool:
-            pending = {pool.submit(self._ask, key, wanted[key]): key for key in missing}
+            pending = {pool.submit(self._ask, key, wanted[key], limit): key for key in missing}
             spent = Usage(usd=0.0)
             try:
                 for done in as_completed(pending):
@@ -98,7 +111,7 @@ class Answers:
                 raise
         return len(missing)
 
-    def _ask(self, key: str, ask: Callable[[], Reply]) -> None:
+    def _ask(self, key: str, ask: Callable[[], Reply], limit: int) -> None:
         reply = ask()
         trace = reply.tokens
         said = Said(
@@ -108,6 +121,7 @@ class Answers:
             log_probs=trace.log_probs if trace else (),
             top=trace.top if trace else (),
             is_cut=reply.finish_reason != "stop",
+            limit=limit,
             usage=reply.usage,
         )
         with self._lock, open(self.file, "ab") as log:

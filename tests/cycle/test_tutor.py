@@ -20,8 +20,8 @@ from agentkd.cycle.candidate import Source, dataset_of
 from agentkd.cycle.ceiling import Ceiling
 from agentkd.cycle.teach import teacher_fields
 from agentkd.cycle.training import told_by, train_job
-from agentkd.cycle.tutor import taught_job
-from agentkd.errors import CeilingError, ConfigError, ModelError
+from agentkd.cycle.tutor import count_answers, taught_job
+from agentkd.errors import CeilingError, ConfigError, DataError, ModelError
 from agentkd.protocols import SilentProgress
 from agentkd.schema import DatasetCard, Heard, Message, Rendered, TrainJob
 from agentkd.train.artefact import inspect_caches
@@ -40,6 +40,7 @@ class Teacher:
         self.model = hf.load_model(folder, dtype="float32", device="cpu")
         self.requests: list[dict[str, Any]] = []
         self.is_silent = False
+        self.needs = 0  # tokens that an answer needs room for
         self.fails_after: int | None = None
         outer = self
 
@@ -106,6 +107,8 @@ class Teacher:
         head = hf.render(self.tokenizer, messages)
         ids = self.tokenizer.backend_tokenizer.encode(ANSWER, add_special_tokens=False).ids
         said = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": ANSWER}}
+        if body["max_tokens"] < self.needs:
+            said["finish_reason"] = "length"
         if self.is_silent or not body.get("logprobs"):
             return said
         scored = self._tops([*head, *ids], len(head), body["top_logprobs"])
@@ -298,6 +301,42 @@ def test_a_run_that_broke_off_asks_only_for_the_rest(
         job = job_of(workspace).model_copy(update={"dataset": str(part)})
         assert len(list(read_examples(taught_job(workspace.parts, job).dataset))) == len(examples) - 1
         assert len(teacher.requests) == len(examples)
+
+
+def test_a_cut_answer_is_asked_for_again_with_more_room_and_an_equal_prompt_once(
+    tmp_path: Path, serve: Callable[[Path], Teacher], opened: Callable[..., agentkd.Workspace]
+) -> None:
+    teacher = serve(hf.tiny_model(tmp_path / "foreign", seed=3, n_vocabulary=280, width=32))
+    teacher.needs = 200
+    found = []
+    for room in (100, 150, 200, 300):
+        with opened(teacher.url, "openai/tiny", {"sft": {}}, models={"max_new_tokens": room}) as workspace:
+            whole = Path(train_job(workspace.parts, workspace.datasets()[0].id, "out").dataset)
+            rows = list(read_examples(whole))[:2]
+            again = rows[0].model_copy(update={"id": "ex-again", "target": rows[1].target})
+            few = whole.parent / "dat-few"
+            few.mkdir(exist_ok=True)
+            card = DatasetCard.model_validate_json((whole / "card.json").read_bytes())
+            (few / "card.json").write_text(card.model_copy(update={"id": few.name}).model_dump_json())
+            (few / "train.jsonl").write_text("".join(f"{row.model_dump_json()}\n" for row in (*rows, again)))
+            job = train_job(workspace.parts, whole.name, "out").model_copy(update={"dataset": str(few)})
+            missing = count_answers(workspace.parts, job)
+            if room < teacher.needs:
+                with pytest.raises(
+                    DataError, match=f"3 are cut off .`.models. max_new_tokens` = {room}: raise"
+                ):
+                    taught_job(workspace.parts, job)
+            else:
+                told = list(read_examples(taught_job(workspace.parts, job).dataset))
+                assert [row.target.content for row in told] == [ANSWER] * 3
+            found.append((missing, len(teacher.requests), str(told_by(workspace.parts))))
+    assert [(missing, asked) for missing, asked, _ in found] == [
+        ((0, 2), 2),
+        ((0, 2), 4),
+        ((0, 2), 6),
+        ((2, 0), 6),
+    ]
+    assert len({name for *_, name in found}) == 4, "a training with more room has another name"
 
 
 def test_a_ceiling_ends_the_questions_between_two_rows(
