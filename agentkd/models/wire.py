@@ -199,10 +199,11 @@ def _trace(choice: Any) -> TokenTrace | None:
     if not content:
         return None
     tops = [_field(token, "top_logprobs") or () for token in content]
+    named = tuple(tuple((_piece(t), float(_field(t, "logprob"))) for t in top) for top in tops)
     return TokenTrace(
         log_probs=tuple(float(_field(token, "logprob")) for token in content),
         pieces=tuple(_piece(token) for token in content),
-        top=tuple(tuple((_piece(t), float(_field(t, "logprob"))) for t in top) for top in tops if top),
+        top=named if any(named) else (),
     )
 
 

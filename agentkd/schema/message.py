@@ -133,7 +133,8 @@ class TokenTrace(Value):
     pieces: tuple[str, ...] = ()
     """Bytes of each completion token as Latin-1 text, where a remote model was asked for its top tokens."""
     top: tuple[tuple[tuple[str, float], ...], ...] = ()
-    """For each completion token its likeliest alternatives, (bytes as Latin-1 text, log-probability)."""
+    """For each completion token its likeliest alternatives, (bytes as Latin-1 text, log-probability); empty
+    where no token has any."""
 
 
 class Reply(Value):

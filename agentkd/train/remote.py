@@ -53,13 +53,19 @@ class Said(Value):
     log_probs: tuple[float, ...] = ()
     """Their log-probabilities."""
     top: tuple[tuple[tuple[str, float], ...], ...] = ()
-    """For each token its likeliest alternatives."""
+    """For each token its likeliest alternatives; empty where no token has any."""
     is_cut: bool = False
     """Whether it ended for want of room."""
     limit: int = 0
     """Tokens that it had room for; 0 where that is not known."""
     usage: Usage = Usage()
     """What it cost."""
+
+    @property
+    def tops(self) -> tuple[tuple[tuple[str, float], ...], ...]:
+        """The alternatives of each piece; none where there are not as many lists as pieces."""
+        n = len(self.pieces)
+        return self.top if len(self.top) == n else ((),) * n
 
 
 class Answers:
@@ -190,7 +196,7 @@ def with_end(said: Said, view: View, vocabulary: Vocabulary) -> Said:
     is_whole = "".join(said.pieces).encode("latin-1") == said.text.encode()
     if said.is_cut or not said.pieces or not is_whole or last not in vocabulary.ends:
         return said
-    end, pieces, top = vocabulary.piece(last), said.pieces, said.top or ((),) * len(said.pieces)
+    end, pieces, top = vocabulary.piece(last), said.pieces, said.tops
     if pieces[-1]:
         pieces, top = (*pieces, ""), (*top, (("", 0.0),))
     named = tuple((piece or end, value) for piece, value in top[-1])
@@ -228,7 +234,7 @@ def spelled(said: Said, view: View, text: str, unit: Unit, vocabulary: Vocabular
         ends=np.asarray(ends, np.int32),
     )
     for place in range(n):
-        top = sorted(said.top[place] if said.top else (), key=lambda pair: -pair[1])
+        top = sorted(said.tops[place], key=lambda pair: -pair[1])
         known = [(vocabulary.id_of(piece) if unit == "token" else -1, value) for piece, value in top]
         kept = [(token, value) for token, value in dict(_first(known)).items() if token is not None]
         kept = kept if unit == "token" else [(-1, value) for _, value in top]

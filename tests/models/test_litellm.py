@@ -213,6 +213,19 @@ def test_log_probs_are_kept_where_they_are_returned(server: Server, model: LiteL
     assert tokens.log_probs == (-0.5, -0.25)
 
 
+def test_alternatives_stay_with_their_token(server: Server, model: LiteLLMModel) -> None:
+    """A token without any must not shift those of the later ones."""
+    answer = said()
+    bare = {"token": "hel", "logprob": -0.5, "bytes": None, "top_logprobs": []}
+    full = {"token": "lo", "logprob": -0.25, "bytes": None}
+    full["top_logprobs"] = [{"token": "lo", "logprob": -0.25, "bytes": None}]
+    answer["choices"][0]["logprobs"] = {"content": [bare, full]}
+    server.plays(answer)
+    tokens = model.reply(ASK).tokens
+    assert tokens is not None
+    assert tokens.top == ((), (("lo", -0.25),))
+
+
 def test_a_busy_server_is_asked_again_when_it_says_so(
     model: LiteLLMModel, server: Server, waits: list[float]
 ) -> None:

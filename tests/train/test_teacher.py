@@ -196,6 +196,13 @@ def test_a_finished_answer_teaches_the_end_of_the_turn(student: Path, unit: Unit
     assert with_end(cut, view, vocabulary) == cut
 
 
+def test_alternatives_that_belong_to_no_token_are_not_believed(student: Path) -> None:
+    view = View((1, 2, 3), (1, 2), (1.0, 1.0))
+    said = Said(key="k", text="ab", pieces=("a", "b"), log_probs=(-1.0, -1.0), top=((("b", -1.0),),))
+    found = spelled(said, view, "ab", "byte", Vocabulary(student), 3)
+    assert (found.ends.tolist(), found.tail.tolist()) == ([1, 2], [1.0, 1.0])
+
+
 def test_the_plan_counts_a_teacher_of_its_own(job: MakeJob, foreigner: Path) -> None:
     def parts(name: str, **teacher: str) -> dict[str, float]:
         return plan(job({name: {}}, **teacher), Reporter(is_machine=False)).memory_parts
