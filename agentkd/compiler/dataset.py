@@ -143,8 +143,9 @@ class _Compilation:
         if self._is_easy(turn, group):
             self.dropped[EASY] += 1
             return
-        hits = [] if turn.is_negative else self._hits(turn, group)
+        hits = self._hits(turn, group)
         kept = [hit for hit in hits if hit.memory.id in self.holdings.kept]
+        hits = kept if turn.is_negative else hits
         is_taught = self.need_teacher and not turn.is_negative
         views = build_views(turn, hits, kept, self.inputs, self.settings, need_teacher=is_taught)
         where = f"task `{turn.trajectory.task.id}`, step {turn.step}"
@@ -171,7 +172,8 @@ class _Compilation:
         return n > 0 and not is_needed and (wins + 0.5) / (n + 1) > self.settings.easy_above
 
     def _hits(self, turn: Turn, group: str) -> list[Hit]:
-        if not (self.need_teacher or self.settings.memory_share or self.holdings.kept):
+        is_wanted = not turn.is_negative and (self.need_teacher or self.settings.memory_share)
+        if not (is_wanted or self.holdings.kept):
             return []
         blocked = frozenset() if group in self.plan.dev else self.plan.kept_back
         return self.holdings.shown(self.inputs.recall(turn.trajectory), blocked)

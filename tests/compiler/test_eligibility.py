@@ -101,3 +101,20 @@ def test_a_student_reads_the_facts_that_stay_in_the_context(make, rows):
     assert memories == (fact.id,)
     assert seen() == (seen()[0], ())
     assert "OSLO IS FULL" not in seen()[0]
+
+
+def test_what_must_not_be_said_stands_in_the_same_context_as_what_must(make, rows):
+    failed = make.run("lost", success=False)
+    fact, lesson = (
+        make.memory(text, make.run("other"), kind=kind)
+        for text, kind in (("OSLO IS FULL", "fact"), ("BOOK EARLY", "case"))
+    )
+    inputs = make.inputs([failed], memories=[fact, lesson])
+    card = make.compile(
+        inputs, need_rejected=True, need_teacher=True, settings={"show_facts": True, "memory_share": 1.0}
+    )
+    (row,) = rows(card)
+    text = "\n".join(message.content for message in row.student_view)
+    assert (row.kind, row.teacher_view, row.provenance.memories) == ("negative", (), (fact.id,))
+    assert "OSLO IS FULL" in text
+    assert "BOOK EARLY" not in text
