@@ -101,7 +101,8 @@ class _Tutor:
             wanted[key] = partial(model.score, *asked, top_k=min(self.top_k, _MOST_TOP))
         self._tell_unscored(len(rows), len(wanted))
         answers = self._ask("score", wanted)
-        if wanted:
+        if wanted and not any(said.pieces for said in answers.values()):
+            self.log("score").file.unlink()  # a server that was set right since is asked again
             self._refuse_silence(answers.values())
         texts = {key: _target_text(answers[key].text, view, vocabulary) for key, (_, view) in rows.items()
                  if key in answers}  # fmt: skip
@@ -215,15 +216,24 @@ class _Tutor:
     def _named(self) -> str:
         return ", ".join(f"`{name}`" for name in self.asking)
 
-    def _refuse_silence(self, answers: Any) -> None:
-        if not any(said.pieces for said in answers):
+    def _refuse_silence(self, answers: Collection[Said]) -> None:
+        if any(said.pieces for said in answers):
+            return
+        if any(said.log_probs for said in answers):
             raise ConfigError(
-                f"teacher `{self.job.settings.teacher}` sends text without log-probabilities, and "
-                f"{self._named} "
-                "cannot be computed from text alone",
-                hint="train on its text with `sft`, or take a teacher that sends `top_logprobs`",
+                f"teacher `{self.job.settings.teacher}` does not score the text that it is sent: its server "
+                "adds tokens, hides those of the template or joins prompt and target in one, and "
+                f"{self._named} cannot be computed",
+                hint="let the server echo the prompt as it is (no tokens added, special ones shown), or take "
+                "a teacher on this machine",
                 key="train.teacher",
             )
+        raise ConfigError(
+            f"teacher `{self.job.settings.teacher}` sends text without log-probabilities, and {self._named} "
+            "cannot be computed from text alone",
+            hint="train on its text with `sft`, or take a teacher that sends `top_logprobs`",
+            key="train.teacher",
+        )
 
     def _store(
         self,

@@ -34,6 +34,7 @@ from agentkd.schema import Message, Reply, ToolSpec, Usage, Value
 __all__ = ["LiteLLMModel", "LiteLLMSettings", "build", "import_litellm"]
 
 _LOCK = threading.Lock()
+_ADDS = "add_special_tokens"  # what vLLM and its like call it
 CHARS_PER_TOKEN = 2.5
 """Characters per token, taken low so that an estimate is a ceiling for most texts."""
 
@@ -106,13 +107,15 @@ class LiteLLMModel:
     def score(self, prompt: str, completion: str, *, top_k: int) -> Reply:
         """Return what the model thinks of a given text, as the tokens of a reply; None there if it is silent.
 
-        Needs a server of text completions that echoes its prompt with log-probabilities, as vLLM's does.
+        Needs a server of text completions that echoes its prompt with log-probabilities, as vLLM's does. It
+        is asked to add no tokens: the prompt has those of its template. See `read_scores` for one that does.
         """
         litellm = import_litellm()
         started = time.monotonic()
         request = self._request((), (), {"max_new_tokens": 1, "temperature": 0.0})
         del request["messages"]
         request |= {"prompt": prompt + completion, "echo": True, "logprobs": top_k}
+        request["extra_body"] = {**request.get("extra_body", {}), _ADDS: False}
         response = self._complete(litellm, request, litellm.text_completion, ())
         usage = self._usage(litellm, response).model_copy(update={"seconds": time.monotonic() - started})
         trace = read_scores(response, prompt, completion)
@@ -198,7 +201,8 @@ class LiteLLMModel:
             try:
                 return call(**request)
             except Exception as error:
-                if is_unsupported(litellm, error) and _simplify(request, str(error)):
+                said = str(error)
+                if (is_unsupported(litellm, error) or _ADDS in said) and _simplify(request, said):
                     begin_again(sum(spent, Usage(usd=0.0)))
                     continue
                 fault = as_model_error(
@@ -246,6 +250,10 @@ def _simplify(request: dict[str, Any], said: str) -> bool:
 
     A JSON Schema that it cannot enforce is put into words.
     """
+    body = request.get("extra_body", {})
+    if _ADDS in body and _ADDS in said:
+        request["extra_body"] = {key: value for key, value in body.items() if key != _ADDS}
+        return True
     for name in ("top_logprobs", "logprobs", "seed", "temperature", "tool_choice", "response_format"):
         if name in request and name in said:
             value = request.pop(name)

@@ -210,20 +210,23 @@ def _trace(choice: Any) -> TokenTrace | None:
 def read_scores(response: Any, prompt: str, completion: str) -> TokenTrace | None:
     """Read an echoed text completion: what the model thinks of `completion` after `prompt`.
 
-    None where it sends no log-probabilities, or where a token reaches over the end of the prompt.
+    A token that the server puts before the prompt is passed over. None where it sends no log-probabilities;
+    without pieces where its tokens are not those of the two texts, or one reaches over the prompt's end.
     """
     found = getattr(response.choices[0], "logprobs", None)
     texts = _field(found, "tokens") if found else None
     if not texts or not _field(found, "token_logprobs"):
         return None
     scores, tops = _field(found, "token_logprobs"), _field(found, "top_logprobs") or [None] * len(texts)
-    start, kept = 0, []
+    echoed, whole = "".join(texts), prompt + completion
+    is_led = not echoed.startswith(whole) and echoed.startswith(texts[0] + whole)
+    start, kept = -len(texts[0]) if is_led else 0, []
     for text, score, top in zip(texts, scores, tops, strict=True):
-        if start >= len(prompt) and start < len(prompt) + len(completion) and score is not None:
+        if len(prompt) <= start < len(whole) and score is not None:
             kept.append((text, float(score), top or {}))
         start += len(text)
     if "".join(text for text, _, _ in kept) != completion:
-        return None
+        return TokenTrace(log_probs=tuple(float(score) for score in scores if score is not None))
     return TokenTrace(
         log_probs=tuple(score for _, score, _ in kept),
         pieces=tuple(_latin(text.encode()) for text, _, _ in kept),

@@ -41,6 +41,7 @@ class Teacher:
         self.requests: list[dict[str, Any]] = []
         self.is_silent = False
         self.needs = 0  # tokens that an answer needs room for
+        self.adds: list[int] = []  # tokens that it puts before every prompt
         self.fails_after: int | None = None
         outer = self
 
@@ -89,6 +90,7 @@ class Teacher:
     def _echo(self, body: dict[str, Any]) -> dict[str, Any]:
         assert body["echo"]
         ids = self.tokenizer.backend_tokenizer.encode(body["prompt"], add_special_tokens=False).ids
+        ids = [*self.adds, *ids]
         scored = self._tops(ids, 1, body["logprobs"])
         texts = [self._text(token) for token in ids]
         logprobs = {
@@ -195,6 +197,28 @@ def test_a_server_with_the_students_tokens_scores_the_rows_exactly(
         asked = len(teacher.requests)
         job_of(workspace)
         assert len(teacher.requests) == asked, "what was paid for is asked once"
+
+
+def test_a_server_that_adds_a_token_teaches_and_one_that_adds_more_is_told_so(
+    cycled: Path, serve: Callable[[Path], Teacher], opened: Callable[..., agentkd.Workspace]
+) -> None:
+    student = student_of(cycled)
+    teacher = serve(student)
+    end = min(hf.end_ids(teacher.tokenizer))
+    with opened(teacher.url, "text-completion-openai/tiny", {"forward-kl": {"top_k": 5}}) as workspace:
+        teacher.adds = [end, end]
+        with pytest.raises(ConfigError, match="does not score the text that it is sent") as refused:
+            job_of(workspace)
+        assert "no tokens added" in refused.value.hint
+        n_refused, teacher.adds = len(teacher.requests), [end]
+        job_of(workspace)
+        (facts,) = inspect_caches(workspace.root / "signals")
+        rows = load_dataset(
+            train_job(workspace.parts, workspace.datasets()[-1].id, "out").dataset, 2048
+        ).train
+    assert facts.n_rows == n_refused == len(teacher.requests) - n_refused
+    assert facts.n_tokens == sum(len(row.student.labels) for row in rows)
+    assert {request["add_special_tokens"] for request in teacher.requests} == {False}
 
 
 def test_one_name_at_two_addresses_is_two_teachers(opened: Callable[..., agentkd.Workspace]) -> None:

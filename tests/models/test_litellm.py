@@ -226,6 +226,23 @@ def test_alternatives_stay_with_their_token(server: Server, model: LiteLLMModel)
     assert tokens.top == ((), (("lo", -0.25),))
 
 
+def test_a_server_that_knows_no_added_tokens_scores_a_text_all_the_same(server: Server) -> None:
+    refusal = {"error": {"message": "Unrecognized request argument supplied: add_special_tokens"}}
+    logprobs = {
+        "tokens": ["a", "b", "c"],
+        "token_logprobs": [None, -1.0, -2.0],
+        "top_logprobs": [None, {}, {}],
+    }
+    choice = {"index": 0, "finish_reason": "length", "text": "abc", "logprobs": logprobs}
+    scored = {**said(), "object": "text_completion", "choices": [choice]}
+    server.plays((400, refusal, {}), scored)
+    options = LiteLLMSettings(api_base=server.url, extra={"api_key": "x"})
+    reply = LiteLLMModel("text-completion-openai/tiny", options=options).score("a", "b", top_k=1)
+    assert [request.get("add_special_tokens") for request in server.requests] == [False, None]
+    assert reply.tokens is not None
+    assert (reply.tokens.pieces, reply.tokens.log_probs) == (("b",), (-1.0,))
+
+
 def test_a_busy_server_is_asked_again_when_it_says_so(
     model: LiteLLMModel, server: Server, waits: list[float]
 ) -> None:
