@@ -27,7 +27,8 @@ from agentkd.cycle.placement import place_phase
 from agentkd.cycle.report import make_report, write_report
 from agentkd.cycle.retire import lacks_certificates, retire_phase
 from agentkd.cycle.schedule import is_due
-from agentkd.cycle.stage import StageResult, distill_stage, objective_needs
+from agentkd.cycle.stage import StageResult, distill_stage
+from agentkd.cycle.teach import objective_needs
 from agentkd.cycle.training import decisive_settings, read_beside, told_by
 from agentkd.errors import CeilingError, ConfigError
 from agentkd.files import sweep

@@ -11,6 +11,7 @@ from agentkd.cycle.asking import asking_kit
 from agentkd.cycle.parts import ROUTED, Parts
 from agentkd.cycle.placed import measured_places
 from agentkd.cycle.retry import proven, retries_of
+from agentkd.cycle.teach import objective_needs, writes_text
 from agentkd.cycle.training import train_job
 from agentkd.cycle.tutor import taught_job
 from agentkd.errors import DataError, NotFoundError
@@ -39,7 +40,6 @@ __all__ = [
     "compile_stage",
     "corrections_of",
     "distill_stage",
-    "objective_needs",
     "run_stage",
     "tools_of",
     "train_stage",
@@ -158,18 +158,6 @@ def corrections_of(parts: Parts, trajectories: Sequence[Trajectory]) -> dict[str
     return found
 
 
-def objective_needs(parts: Parts) -> frozenset[str]:
-    """Return what the configured objectives ask of the rows: see `Objective.requires`."""
-    registry, built = parts.registry, []
-    for name, options in parts.settings.train.objective.items():
-        rest = {key: value for key, value in options.items() if key != "weight"}
-        objective = registry.build("objective", name, rest, parts)
-        if hasattr(objective, "wrap"):  # around another loss, which may be a plugin's
-            objective.wrap(registry.build("objective", objective.objective, objective.options, parts))
-        built.append(objective)
-    return frozenset[str]().union(*(objective.requires for objective in built))
-
-
 def compile_stage(
     parts: Parts,
     learnt: Sequence[Trajectory] | None = None,
@@ -181,7 +169,8 @@ def compile_stage(
 
     Without a list of trajectories they are read from the ledger, a few at a time: those of a suite's split,
     and without a split those of all splits that are not held out. Rejected answers and a teacher view are
-    made where an objective or selector asks for them. A student answers everybody whom this workspace serves:
+    made where an objective or selector asks for them, a teacher view also for a teacher that answers in its
+    own words: it is the prompt that it is asked. A student answers everybody whom this workspace serves:
     what belongs to another tenant than that of `[memory] scope` is not compiled.
     """
     from agentkd.compiler import CompileInputs, LedgerTraces, ListedTraces, compile_dataset
@@ -218,6 +207,7 @@ def compile_stage(
         settings=parts.settings.compile,
         selectors=selectors,
         need_teacher=any(need.startswith("teacher") for need in needs)
+        or writes_text(parts.settings.train.teacher)
         or any(getattr(selector, "needs_teacher", False) for selector in selectors),
         need_rejected="rejected" in needs,
         hooks=parts.hooks,

@@ -10,14 +10,30 @@ from agentkd.cycle.parts import LOCAL_PREFIXES, Parts
 from agentkd.errors import ConfigError
 from agentkd.schema import TrainSettings, content_id
 
-__all__ = ["OWN_ADAPTER", "is_remote", "objective_modules", "settings_with_folders", "teacher_fields"]
+__all__ = [
+    "OWN_ADAPTER",
+    "SCORES_TEXT",
+    "is_remote",
+    "objective_modules",
+    "objective_needs",
+    "settings_with_folders",
+    "teacher_fields",
+    "writes_text",
+]
 
 OWN_ADAPTER = "checkpoint:"
+SCORES_TEXT = "text-completion-"
+"""LiteLLM strings that begin so name a server of text completions, which can score a given text."""
 
 
 def is_remote(teacher: str) -> bool:
     """Whether a teacher answers over the network: a LiteLLM string, or a component of kind `model`."""
     return bool(teacher) and not teacher.startswith((*LOCAL_PREFIXES, OWN_ADAPTER))
+
+
+def writes_text(teacher: str) -> bool:
+    """Whether a teacher is a chat model: it cannot score a given text and answers in its own words."""
+    return is_remote(teacher) and not teacher.startswith(SCORES_TEXT)
 
 
 def teacher_fields(parts: Parts) -> dict[str, Any]:
@@ -93,3 +109,15 @@ def objective_modules(parts: Parts) -> tuple[str, ...]:
     known = set(parts.registry.names("objective"))
     inner = [name for options in named.values() if (name := str(options.get("objective"))) in known]
     return parts.plugin_modules("objective", [*named, *inner])
+
+
+def objective_needs(parts: Parts) -> frozenset[str]:
+    """Return what the configured objectives ask of the rows: see `Objective.requires`."""
+    registry, built = parts.registry, []
+    for name, options in parts.settings.train.objective.items():
+        rest = {key: value for key, value in options.items() if key != "weight"}
+        objective = registry.build("objective", name, rest, parts)
+        if hasattr(objective, "wrap"):  # around another loss, which may be a plugin's
+            objective.wrap(registry.build("objective", objective.objective, objective.options, parts))
+        built.append(objective)
+    return frozenset[str]().union(*(objective.requires for objective in built))

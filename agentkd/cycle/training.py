@@ -9,8 +9,14 @@ from typing import Any
 from agentkd import hf
 from agentkd.cycle.parts import Parts
 from agentkd.cycle.replay import union
-from agentkd.cycle.teach import is_remote, objective_modules, settings_with_folders, teacher_fields
-from agentkd.cycle.tutor import SCORES_TEXT, compiled_folder, count_answers
+from agentkd.cycle.teach import (
+    is_remote,
+    objective_modules,
+    settings_with_folders,
+    teacher_fields,
+    writes_text,
+)
+from agentkd.cycle.tutor import compiled_folder, count_answers
 from agentkd.errors import ConfigError, DataError, NotFoundError
 from agentkd.schema import DatasetCard, TrainJob, TrainPlan, TrainSettings
 
@@ -60,7 +66,7 @@ def told_by(parts: Parts) -> list[Any]:
     teacher = parts.settings.train.teacher
     if not is_remote(teacher):
         return []
-    room = [] if teacher.startswith(SCORES_TEXT) else [parts.settings.models.max_new_tokens]
+    room = [parts.settings.models.max_new_tokens] if writes_text(teacher) else []
     return [teacher_fields(parts)["teacher_id"], parts.settings.trust, *room]
 
 

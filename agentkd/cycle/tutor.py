@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentkd.cycle.parts import Parts
-from agentkd.cycle.teach import is_remote
+from agentkd.cycle.teach import SCORES_TEXT, is_remote, writes_text
 from agentkd.errors import ConfigError, DataError
 from agentkd.files import aside_folder, put_in_place
 from agentkd.schema import DatasetCard, Example, Reply, TrainJob, content_id
@@ -21,10 +21,8 @@ if TYPE_CHECKING:
     from agentkd.train.remote import Answers, Said, Vocabulary
     from agentkd.train.rows import Row, View
 
-__all__ = ["SCORES_TEXT", "compiled_folder", "count_answers", "taught_job"]
+__all__ = ["compiled_folder", "count_answers", "taught_job"]
 
-SCORES_TEXT = "text-completion-"
-"""LiteLLM strings that begin so name a server of text completions, which can score a given text."""
 _MOST_TOP = 20  # what providers send at most
 _LATER = timedelta(microseconds=1)  # listed behind what it was made from, and no newer: its rows are as old
 
@@ -42,7 +40,7 @@ def taught_job(parts: Parts, job: TrainJob) -> TrainJob:
     if not is_remote(teacher):
         return job
     lesson = _lesson(parts, job)
-    if not teacher.startswith(SCORES_TEXT):
+    if writes_text(teacher):
         return lesson.answer()
     if lesson.top_k:
         lesson.score()
@@ -55,7 +53,7 @@ def count_answers(parts: Parts, job: TrainJob) -> tuple[int, int] | None:
     None for a teacher that does not answer in its own words.
     """
     teacher = job.settings.teacher
-    if not is_remote(teacher) or teacher.startswith(SCORES_TEXT):
+    if not writes_text(teacher):
         return None
     lesson = _lesson(parts, job)
     examples, _, kept = lesson.examples()
@@ -71,7 +69,7 @@ def _lesson(parts: Parts, job: TrainJob) -> _Tutor:
     objectives = build_objectives(job)
     top_k = wanted_top_k(objectives)
     asking = [w.name for w in objectives if any(need.startswith("teacher") for need in w.objective.requires)]
-    if not job.settings.teacher.startswith(SCORES_TEXT):
+    if writes_text(job.settings.teacher):
         for weighted in objectives:
             if "rejected" in weighted.objective.requires:
                 raise _pairs_refused(job.settings.teacher, weighted.name)
@@ -118,6 +116,11 @@ class _Tutor:
         if self.top_k:
             sampling["top_log_probs"] = min(self.top_k, _MOST_TOP)
         keys = _prompts(examples, kept)
+        if keys and not any(e.teacher_view for e in examples if e.id in keys):
+            self.parts.progress.say(
+                f"teacher `{self.job.settings.teacher}` sees the bare prompt of the student, no memories "
+                "and no tools: the rows were compiled without this teacher; `agentkd compile` makes its views"
+            )
         wanted = {
             keys[e.id]: partial(model.reply, e.teacher_view or e.student_view, **sampling)
             for e in examples

@@ -363,6 +363,29 @@ def test_a_cut_answer_is_asked_for_again_with_more_room_and_an_equal_prompt_once
     assert len({name for *_, name in found}) == 4, "a training with more room has another name"
 
 
+def test_a_chat_model_that_gives_text_alone_reads_what_the_student_cannot(
+    tmp_path: Path, serve: Callable[[Path], Teacher], opened: Callable[..., agentkd.Workspace]
+) -> None:
+    lines: list[str] = []
+
+    class Listening(SilentProgress):
+        def say(self, line: str) -> None:
+            lines.append(line)
+
+    teacher = serve(hf.tiny_model(tmp_path / "foreign", seed=3, n_vocabulary=280, width=32))
+    with opened(teacher.url, "openai/tiny", {"sft": {}}) as workspace:
+        workspace.parts.progress = Listening()
+        job_of(workspace)
+        assert any("sees the bare prompt" in line for line in lines), "compiled before it was named"
+        card = workspace.compile()
+        rows = list(read_examples(workspace.root / "datasets" / card.id))
+        assert all("Tell the mayor of a city." in row.teacher_view[0].content for row in rows)
+        lines.clear()
+        job_of(workspace)
+    assert not any("bare prompt" in line for line in lines)
+    assert any("Tell the mayor of a city." in str(request["messages"]) for request in teacher.requests)
+
+
 def test_a_ceiling_ends_the_questions_between_two_rows(
     tmp_path: Path, serve: Callable[[Path], Teacher], opened: Callable[..., agentkd.Workspace]
 ) -> None:

@@ -13,7 +13,7 @@ import torch
 
 import agentkd
 from agentkd import hf
-from agentkd.cycle.stage import objective_needs
+from agentkd.cycle.teach import objective_needs
 from agentkd.errors import ConfigError
 from agentkd.schema import Example, LoraSettings, TrainJob
 from agentkd.testing import FakeKit
