@@ -37,13 +37,21 @@ def writes_text(teacher: str) -> bool:
 
 
 def teacher_fields(parts: Parts) -> dict[str, Any]:
-    """Return `teacher`, `teacher_adapter` and `teacher_id` of a job with a teacher on this machine.
+    """Return the fields of a job that name its teacher.
 
-    Fetches and converts a model source on first use. Raises ConfigError for an adapter on another base.
+    Fetches and converts a model source on first use. Raises ConfigError for an adapter on another base, and
+    before anything is fetched for a teacher that no objective would learn from.
     """
     teacher = parts.settings.train.teacher
     if not teacher:
         return {}
+    if not writes_text(teacher) and not any(need.startswith("teacher") for need in objective_needs(parts)):
+        named = ", ".join(f"`{name}`" for name in parts.settings.train.objective)
+        raise ConfigError(
+            f"`[train] teacher` is `{teacher}`, and none of the objectives ({named}) learns from a teacher",
+            hint="leave it empty, or add an objective that does, such as `[train.objective.forward-kl]`",
+            key="train.teacher",
+        )
     if is_remote(teacher):
         return {"teacher_id": _remote_id(parts, teacher)}
     if not teacher.startswith(OWN_ADAPTER):

@@ -233,6 +233,20 @@ def test_one_name_at_two_addresses_is_two_teachers(opened: Callable[..., agentkd
         assert told_by(workspace.parts) == []
 
 
+@pytest.mark.parametrize("teacher", ["hf:nobody/nothing", "checkpoint:student@1", "text-completion-openai/x"])
+def test_a_teacher_that_nothing_would_learn_from_is_refused_before_it_is_fetched(
+    opened: Callable[..., agentkd.Workspace], teacher: str
+) -> None:
+    with (
+        opened("", teacher, {"sft": {}}) as workspace,
+        pytest.raises(
+            ConfigError, match=r"none of the objectives \(`sft`\) learns from a teacher"
+        ) as refused,
+    ):
+        workspace.plan_training()
+    assert "leave it empty" in refused.value.hint
+
+
 def test_a_chat_model_with_other_tokens_answers_and_its_words_are_learnt(
     tmp_path: Path, serve: Callable[[Path], Teacher], opened: Callable[..., agentkd.Workspace]
 ) -> None:
