@@ -74,7 +74,7 @@ class PackSignals:
     top_ids: torch.Tensor
     """Top token ids, int64 `[n, k]`."""
     log_probs: torch.Tensor
-    """Their log-probabilities, float32 `[n, k]`."""
+    """Their log-probabilities, float32 `[n, k]`; what they leave of 1 is the teacher's own tail."""
     has_teacher: torch.Tensor
     """Which labels have signals, bool `[n]`."""
     hidden: torch.Tensor | None = None

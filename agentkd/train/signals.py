@@ -165,6 +165,7 @@ class TeacherSignals:
         """Gather the signals of a pack of student views; `rows` are the rows that were packed, in order."""
         n, k = len(pack.labels), self.top_k
         ids, log_probs = np.zeros((n, k), np.int64), np.zeros((n, k), np.float32)
+        tail = np.ones(n)
         has_teacher = np.zeros(n, bool)
         source = np.zeros((n, 2), np.int64)  # row and teacher token of each label
         for number, labels in _labels_by_row(pack).items():
@@ -176,7 +177,9 @@ class TeacherSignals:
                 token = token_of.get(place)
                 if token is not None:
                     ids[label], log_probs[label] = signals.ids[token], signals.log_probs[token]
+                    tail[label] = signals.tail[token]
                     has_teacher[label], source[label] = True, (number, token)
+        _rescale(log_probs, tail)
         _fill(ids, self.n_vocabulary)
         hidden = self._hidden(rows, source, has_teacher, device) if self._live else None
         return PackSignals(
@@ -276,6 +279,16 @@ def _empty(ends: np.ndarray, k: int) -> RowSignals:
         chosen=np.zeros(n, np.float32),
         ends=ends,
     )
+
+
+def _rescale(log_probs: np.ndarray, tail: np.ndarray) -> None:
+    """Scale tops `[n, k]` so that what they leave is the stored tail `[n]`, not what float16 left of it.
+
+    A tail of a half or more is the less exact of the two: such positions stay as they are.
+    """
+    known = np.nonzero(tail < 0.5)[0]
+    top = np.exp(log_probs[known], dtype=np.float64).sum(1)
+    log_probs[known] += (np.log1p(-tail[known]) - np.log(top))[:, None].astype(np.float32)
 
 
 def _fill(ids: np.ndarray, n_vocabulary: int) -> None:

@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +19,7 @@ from agentkd.schema import Example, LoraSettings
 from agentkd.train.artefact import SignalCache, inspect_caches, row_key
 from agentkd.train.body import Body
 from agentkd.train.lora import adapter_parameters, add_adapter
+from agentkd.train.objectives.buckets import teacher_buckets
 from agentkd.train.packing import make_packs
 from agentkd.train.rows import Row, load_dataset
 from agentkd.train.signals import TeacherModel, TeacherSignals
@@ -149,6 +152,29 @@ def test_the_tail_and_the_own_token_are_kept_with_the_top(
             assert abs(float(kept.log_probs[place][at[0]]) - float(kept.chosen[place])) < 2e-2
 
 
+@pytest.mark.parametrize("tail", [0.0, 1e-5, 1e-3, 0.2])
+@pytest.mark.parametrize("k", [3, 6])
+def test_a_loss_sees_the_tail_that_was_kept_whatever_rounding_left_of_the_top(
+    tmp_path: Path, rows: tuple[Row, ...], body: Body, tail: float, k: int
+) -> None:
+    """The cached top of 6 passes 1 by rounding; a loss that reads fewer tokens counts the others as rest."""
+    signals, _ = prepared(tmp_path, rows, body)
+    row = next(row for row in rows if row.teacher)
+    exact = np.array([0.5, 0.25, 0.125, 0.0625, 0.03125, 0.03125]) * (1 - tail)
+    found = signals.cache.read([row_key(row.teacher)])[row_key(row.teacher)]  # type: ignore[arg-type]
+    kept = replace(
+        found,
+        log_probs=np.tile(np.log(exact * 1.0005).astype(np.float16), (len(found.ends), 1)),
+        tail=np.full(len(found.ends), tail, np.float16),
+    )
+    signals._found[row_key(row.teacher)] = kept  # type: ignore[arg-type]
+    (pack,) = make_packs([row.student], 1000)
+    log_probs = signals.of_pack(pack, [row], torch.device("cpu")).log_probs[:, :k]
+    rest = teacher_buckets(log_probs, torch.float32)[:, -1].exp()
+    wanted = float(kept.tail[0]) + exact[k:].sum()
+    torch.testing.assert_close(rest, torch.full_like(rest, wanted), rtol=0.05, atol=0.0)
+
+
 def test_the_signals_of_a_killed_process_are_kept_shard_by_shard(
     tmp_path: Path, base: Path, write_dataset: Callable[..., Path], make_example: Callable[..., Example]
 ) -> None:
@@ -170,6 +196,7 @@ from pathlib import Path
 from agentkd import hf
 from agentkd.train.artefact import SignalCache
 from agentkd.train.body import Body
+from agentkd.train.objectives.buckets import teacher_buckets
 from agentkd.train.packing import make_packs
 from agentkd.train.rows import load_dataset
 from agentkd.train.signals import TeacherModel, TeacherSignals
