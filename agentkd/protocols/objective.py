@@ -29,7 +29,8 @@ class StepContext(Protocol):
     weights: torch.Tensor
     """Loss weight per position, `[n]`."""
     normaliser: float
-    """Sum of the weights over the whole optimiser step: divide the weighted sum by it."""
+    """Labels with a weight in the whole optimiser step, times their mean weight in the whole training: divide
+    the weighted sum by it."""
     rows: torch.Tensor
     """Number of the row that each position belongs to, `[n]`, ascending."""
     teacher_top_ids: torch.Tensor | None
@@ -68,7 +69,8 @@ class SpanContext(Protocol):
     log_p: torch.Tensor | None
     """Log-probability of each span under the teacher, `[m]`, where `teacher-spans` was asked for."""
     normaliser: float
-    """Sum of the span weights (of the pairs' weights, for pairs) over the whole optimiser step."""
+    """Spans with a weight in the whole optimiser step (a pair counts once), times their mean weight in the
+    whole training."""
     step: int
     """Optimiser step, from 0."""
     n_steps: int
@@ -115,7 +117,7 @@ class SelectiveObjective(Objective, Protocol):
 
     The trainer scores all labels of a pack without a graph, keeps ``ceil(keep * labels)`` of each row (those
     with a weight; of equal scores the earlier) and calls `forward` with chunks of the kept ones. The
-    `normaliser` counts the row's weights by the share that is kept. A row is never split between packs, so
+    `normaliser` counts the labels that are kept. A row is never split between packs, so
     that neither chunks nor packs change what is kept.
     """
 

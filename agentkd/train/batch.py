@@ -102,10 +102,10 @@ class PackSpans:
     log_p: torch.Tensor | None = None
     """Log-probability of each span under the teacher, `[m]`."""
 
-    def weight_sum(self) -> float:
-        """Return the sum of the weights in which a pair counts once."""
-        counts = (self.pair < 0) | ~self.is_rejected
-        return float(self.weights[counts].sum())
+    def count(self) -> int:
+        """Return the number of spans with a weight; a pair counts once."""
+        counts = ((self.pair < 0) | ~self.is_rejected) & (self.weights > 0)
+        return int(counts.sum())
 
     def with_reference(self, log_probs: torch.Tensor) -> PackSpans:
         """Return the spans with the reference's sums of the labels' log-probabilities `[n]`."""
@@ -132,6 +132,8 @@ class Weighted:
     """Factor of its terms."""
     plugin: str
     """Plugin that offered it."""
+    mean_weight: float = 1.0
+    """Mean weight of what the whole training has for it, labels or pairs: see `normalisers`."""
 
     @property
     def name(self) -> str:

@@ -1,7 +1,7 @@
 """The loss of a pack, chunk by chunk: logits of a few label positions exist at one time.
 
 Each chunk is differentiated at once down to the hidden states; one backward pass through the layers
-follows for the whole pack. Every term is divided by its own weight sum over the *whole optimiser step*, so
+follows for the whole pack. Every term is divided by what it counts over the *whole optimiser step*, so
 neither the size of the chunks nor the number of packs changes the gradient.
 
 Losses on spans and selective losses look at all chunks of a pack once without a graph before: the first to
@@ -44,7 +44,7 @@ class StepScale:
     """What is constant over one optimiser step."""
 
     normalisers: Mapping[str, float]
-    """Weight sum of the step for each objective by name."""
+    """What the terms of each objective are divided by, by name."""
     step: int
     """Optimiser step, from 0."""
     n_steps: int
@@ -54,31 +54,27 @@ class StepScale:
 
 
 def normalisers(objectives: Sequence[Weighted], batches: Sequence[Batch]) -> dict[str, float]:
-    """Return each objective's weight sum over the batches of a whole step.
+    """Return what each objective's terms are divided by: its count in a whole step times its mean weight.
 
-    A selective objective counts each row's weights by the share of its labels that are kept; a pair of
-    spans counts once.
+    The mean is that of the training, not of the step, so that a light row is light in a step of its own too.
+    Labels with a weight are counted, those that are kept for a selective objective, and pairs of spans once.
     """
-    sums = {weighted.name: 0.0 for weighted in objectives}
+    counts = {weighted.name: 0 for weighted in objectives}
     for batch in batches:
         for weighted in objectives:
             if not weighted.is_on_spans:
-                sums[weighted.name] += _weight_sum(weighted, batch)
+                counts[weighted.name] += _n_labels(weighted, batch)
             elif weighted.name in batch.spans:
-                sums[weighted.name] += batch.spans[weighted.name].weight_sum()
-    return sums
+                counts[weighted.name] += batch.spans[weighted.name].count()
+    return {weighted.name: weighted.mean_weight * counts[weighted.name] for weighted in objectives}
 
 
-def _weight_sum(weighted: Weighted, batch: Batch) -> float:
+def _n_labels(weighted: Weighted, batch: Batch) -> int:
+    """Return how many labels with a weight an objective learns from."""
     seen = batch.seen(weighted)
     if weighted.keep >= 1.0:
-        weights = batch.pack.weights
-        return sum(weights) if bool(seen.all()) else sum(weights[n] for n in seen.nonzero()[:, 0].tolist())
-    total = 0.0
-    for labels in _rows_of(batch, seen):
-        share = math.ceil(weighted.keep * len(labels)) / len(labels)
-        total += share * sum(batch.pack.weights[n] for n in labels.tolist())
-    return total
+        return int((seen & (torch.tensor(batch.pack.weights) > 0)).sum())
+    return sum(math.ceil(weighted.keep * len(labels)) for labels in _rows_of(batch, seen))
 
 
 def _rows_of(batch: Batch, seen: torch.Tensor) -> Iterator[torch.Tensor]:

@@ -28,7 +28,7 @@ from agentkd.train.distributed import World, take_gpu
 from agentkd.train.model import check_settings
 from agentkd.train.packing import Pack, make_packs, plan_steps
 from agentkd.train.planner import Fit, fit
-from agentkd.train.prepare import build_objectives, check_job, useful_rows
+from agentkd.train.prepare import build_objectives, check_job, useful_rows, with_mean_weights
 from agentkd.train.reporter import Reporter
 from agentkd.train.rows import Dataset, Row, load_dataset
 from agentkd.train.second import beside
@@ -70,7 +70,7 @@ def lesson_of(job: TrainJob, dataset: Dataset, reporter: Reporter, processes: in
     steps = plan_steps(
         sizes, epochs=settings.epochs, tokens_per_step=settings.tokens_per_step, seed=settings.seed
     )
-    return Lesson(dataset, objectives, teacher, rows, steps)
+    return Lesson(dataset, with_mean_weights(objectives, rows), teacher, rows, steps)
 
 
 def plan(job: TrainJob, reporter: Reporter, *, processes: int = 1) -> TrainPlan:

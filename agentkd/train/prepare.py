@@ -16,7 +16,7 @@ from agentkd.train.policy import check_sampling
 from agentkd.train.reference import check_reference
 from agentkd.train.rows import Dataset, Row
 
-__all__ = ["build_objectives", "check_job", "check_processes", "useful_rows"]
+__all__ = ["build_objectives", "check_job", "check_processes", "useful_rows", "with_mean_weights"]
 
 BUILT_IN = "agentkd.train.objectives"
 
@@ -104,3 +104,22 @@ def useful_rows(
     if len(useful) < len(rows):
         say(f"{len(rows) - len(useful)} rows from which no objective learns are left out")
     return useful
+
+
+def with_mean_weights(objectives: Sequence[Weighted], rows: Sequence[Row]) -> list[Weighted]:
+    """Return the objectives with the mean weight of what they learn from: of labels, or of pairs."""
+    return [replace(each, mean_weight=_mean_weight(each, rows)) for each in objectives]
+
+
+def _mean_weight(weighted: Weighted, rows: Sequence[Row]) -> float:
+    """Return the mean over all labels with a weight; a pair weighs what the heaviest of its labels does."""
+    found: list[float] = []
+    for row in rows:
+        if not learns_from(weighted, row):
+            continue
+        if "rejected" in weighted.objective.requires and row.rejected is not None:
+            found.append(max(row.student.weights + row.rejected.weights))
+        else:
+            found += row.student.weights
+    found = [weight for weight in found if weight > 0]
+    return math.fsum(found) / len(found) if found else 1.0

@@ -23,7 +23,8 @@ def pulls(objective, row):
     (pack,) = make_packs([row.student, row.rejected], 4096, together=[[0, 1]])
     spans = completion_spans(pack, [0, 0], [False, True], torch.device("cpu"))
     log_q = torch.zeros_like(spans.n_labels, requires_grad=True)
-    context = spans.with_reference(torch.zeros(len(pack.labels))).context(spans.weight_sum(), 0, 1)
+    alone = float(spans.weights[0]) * spans.count()  # what a training on this pair divides by
+    context = spans.with_reference(torch.zeros(len(pack.labels))).context(alone, 0, 1)
     sum(objective.spans(log_q, context).values()).backward()
     each = (spans.factors * log_q.grad[spans.span_of]).tolist()
     sides = ([], [])

@@ -17,7 +17,8 @@ from agentkd.train.lora import adapter_parameters, add_adapter
 from agentkd.train.loss import Batch, PackSignals, StepScale, Weighted, accumulate, evaluate, normalisers
 from agentkd.train.objectives import SelfContext, SelfContextSettings, Sft
 from agentkd.train.packing import make_packs
-from agentkd.train.rows import View
+from agentkd.train.prepare import with_mean_weights
+from agentkd.train.rows import Row, View
 
 SFT = Weighted(Sft(), 1.0, "test")
 SELF = Weighted(SelfContext(SelfContextSettings(top_k=3)), 1.0, "test")
@@ -92,16 +93,42 @@ def test_chunks_and_packs_change_neither_loss_nor_gradient(
         assert_same(parts, whole)
 
 
+def weighing(views: Sequence[View], *weights: float) -> list[View]:
+    return [View(view.ids, view.labels, weights) for view in views]
+
+
+def of_job(views: Sequence[View], *objectives: Weighted) -> list[Weighted]:
+    """Return the objectives of a training on these views."""
+    return with_mean_weights(objectives, [Row("", view, None) for view in views])
+
+
 def test_the_loss_is_the_weighted_mean_over_the_labels(body: Body, views: list[View]) -> None:
-    weighted = [View(v.ids, v.labels, (2.0, 1.0, 0.5, 0.25)) for v in views]
-    terms, _ = step(body, weighted, [SFT])
+    weighted = weighing(views, 2.0, 1.0, 0.5, 0.25)
+    terms, _ = step(body, weighted, of_job(weighted, SFT))
     assert terms["sft"] == pytest.approx(evaluate(body, list(make_packs(weighted, 1000)), 7), rel=1e-5)
 
 
-def test_scaling_all_weights_changes_nothing(body: Body, views: list[View]) -> None:
-    _, once = step(body, views, [SFT])
-    _, tenfold = step(body, [View(v.ids, v.labels, (10.0,) * 4) for v in views], [SFT])
-    assert_same(once, tenfold)
+def test_scaling_all_weights_of_a_training_changes_nothing(body: Body, views: list[View]) -> None:
+    _, once = step(body, views, of_job(views, SFT))
+    tenfold = weighing(views, *(10.0,) * 4)
+    _, same = step(body, tenfold, of_job(tenfold, SFT))
+    assert_same(once, same)
+
+
+def test_a_light_row_is_light_in_a_step_of_its_own(body: Body, views: list[View]) -> None:
+    """Two rows of two steps pull in the proportion of their weights, as they do within one step."""
+    light = weighing(views[:1], *(0.25,) * 4)
+    job = of_job([*light, *views[1:2]], SFT)
+    (terms, pull), (_, full) = step(body, light, job), step(body, views[:1], job)
+    assert job[0].mean_weight == 0.625
+    assert_same(pull, {name: 0.25 * gradient for name, gradient in full.items()})
+    rejected = Row("pair", light[0], None, views[0])
+    assert with_mean_weights([Weighted(_Pairs(), 1.0, "test")], [rejected])[0].mean_weight == 1.0
+    assert terms["sft"] == pytest.approx(0.4 * step(body, views[:1], [SFT])[0]["sft"], rel=1e-5)
+
+
+class _Pairs:
+    name, requires = "pairs", frozenset({"rejected"})
 
 
 def test_a_label_without_weight_does_not_count(body: Body, views: list[View]) -> None:

@@ -25,6 +25,7 @@ from agentkd.train.objectives import Sft
 from agentkd.train.objectives.pairs import Dpo, DpoSettings, Redi, RediSettings
 from agentkd.train.packing import Pack, make_packs
 from agentkd.train.plan import plan
+from agentkd.train.prepare import with_mean_weights
 from agentkd.train.reference import References
 from agentkd.train.reporter import Reporter
 from agentkd.train.rows import Row, View, load_dataset
@@ -139,7 +140,8 @@ def directly(body: Body, rows: Sequence[Row], alpha: float) -> torch.Tensor:
 
 
 def test_two_passes_give_the_gradient_of_one_graph(body: Body, rows: list[Row], tmp_path: Path) -> None:
-    terms, found = step(body, batches_of(body, rows, [REDI], tmp_path, 1000), [REDI], chunk=4)
+    objectives = with_mean_weights([REDI], rows)
+    terms, found = step(body, batches_of(body, rows, objectives, tmp_path, 1000), objectives, chunk=4)
     body.model.zero_grad()
     wanted = directly(body, rows, 0.8)
     assert terms["redi-chosen"] + terms["redi-rejected"] == pytest.approx(wanted.item(), rel=1e-5)
@@ -177,7 +179,7 @@ def test_terms_do_not_mix(body: Body, rows: list[Row], tmp_path: Path) -> None:
 def test_dpo_starts_at_log_two_and_a_lone_rejected_completion_is_pushed_down(
     body: Body, rows: list[Row], tmp_path: Path
 ) -> None:
-    objective = Weighted(Dpo(DpoSettings()), 1.0, "test")
+    (objective,) = with_mean_weights([Weighted(Dpo(DpoSettings()), 1.0, "test")], rows)
     batches = batches_of(body, rows, [objective], tmp_path, 1000)
     with body.without_adapter():
         terms = _value(body, batches, objective)
