@@ -83,7 +83,8 @@ def turns_of(
     whole = _final(c for c in usable if c.step is None)
     steps, by_step = list(trajectory.steps), dict[int, list[Correction]]()
     if whole is not None and not whole.accepted:
-        whole, usable = None, [*usable, _of_last_words(whole, steps)]
+        usable = [*usable, _of_last_words(whole, steps)]
+        whole = None
     for correction in usable:
         if correction.step is not None:
             by_step.setdefault(correction.step, []).append(correction)
