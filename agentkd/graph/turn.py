@@ -89,7 +89,7 @@ def read_turn(
         config: Of the graph: its `thread_id` names the run.
         recall: What was recalled, where the messages do not say so.
         is_traced: Whether our middleware marked every result that a tool gave: then one without a mark
-            that says a person refused is believed.
+            that says a person refused is believed, and another one is not the tool's.
         failure: Why the turn broke off.
     """
     messages = believed(host, messages, config)
@@ -112,11 +112,7 @@ def read_turn(
         step, message = _step(len(steps), reply, reviewed, answers, shown_of(recall))
         if step is None:
             break
-        unseen |= {
-            id(answer)
-            for answer, r in zip(answers, reviewed, strict=True)
-            if r.accepted is None and r.decision is None
-        }
+        unseen |= _unseen(answers, reviewed)
         reviews[step.index] = reviewed
         steps.append(step)
         shown[id(reply)] = message
@@ -134,6 +130,12 @@ def read_turn(
         usage=sum((step.usage for step in steps), Usage(usd=None)),
     )
     return Turn(trajectory, reviews, recall, bool(replies) and len(steps) == len(replies))
+
+
+def _unseen(answers: Sequence[BaseMessage | None], reviewed: Sequence[Reviewed]) -> set[int]:
+    """Return the answers, by `id()`, of calls in whose place something unknown ran."""
+    pairs = zip(answers, reviewed, strict=True)
+    return {id(answer) for answer, r in pairs if r.accepted is None and r.decision is None}
 
 
 def _result(answer: BaseMessage, decision: AnyDecision | None) -> ToolResult:

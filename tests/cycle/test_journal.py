@@ -172,7 +172,7 @@ def test_only_the_phases_that_read_a_setting_are_done_again(tmp_path: Path) -> N
     weights.write_bytes(b"two")
     assert keys(train=reference)["train"] != before["train"]
     teacher = tmp_path / "teacher"
-    named = {**own, "teacher": tiny_student(teacher)}
+    named = {"objective": {"forward-kl": {}}, "teacher": tiny_student(teacher)}
     before = keys(train=named)
     tiny_student(teacher, seed=1)
     assert keys(train=named)["train"] != before["train"]
