@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 _FENCE = re.compile(r"^```(?:json)?\s*|\s*```$")
-_COMMA = re.compile(r",\s*([}\]])")
+_COMMA = re.compile(r'("(?:[^"\\]|\\.)*"?)|,(?=\s*[}\]])', re.DOTALL)  # a comma in a string is none
 _REASONS: dict[str, Literal["length", "error"]] = {"length": "length", "content_filter": "error"}
 _NOT_ALLOWED = re.compile(r"[^A-Za-z0-9_-]")
 
@@ -136,17 +136,14 @@ def mend_json(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         pass
-    text = _COMMA.sub(r"\1", _FENCE.sub("", text.strip()))
-    missing = _missing_end(text)
-    for candidate in (text, text + missing):
-        try:
-            return json.loads(candidate)
-        except ValueError:
-            pass
-        try:
-            return ast.literal_eval(candidate)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            pass
+    plain = _FENCE.sub("", text.strip())
+    text = _COMMA.sub(lambda found: found[1] or "", plain)
+    for read in (json.loads, ast.literal_eval):
+        for candidate in (plain, text, text + _missing_end(text)):
+            try:
+                return read(candidate)
+            except (ValueError, SyntaxError, MemoryError, RecursionError):
+                pass
     raise ValueError("no JSON")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agentkd.config import ModelSettings
@@ -381,10 +381,14 @@ json_values = st.recursive(
 
 
 @settings(max_examples=50, deadline=None)
+@example({",}": ", ]"})
 @given(st.dictionaries(st.text(), json_values))
 def test_valid_json_is_never_changed(value: dict[str, Any]) -> None:
     assert mend_json(json.dumps(value)) == value
     assert mend_json(f"```json\n{json.dumps(value)}\n```") == value
+    assert mend_json(f'{{"own": {json.dumps(value)}, }}') == {"own": value}, (
+        "a comma within a text is no slip"
+    )
 
 
 @given(st.dictionaries(st.text("abc", min_size=1), st.lists(st.integers(0, 9), min_size=1), min_size=1))
