@@ -64,20 +64,8 @@ def with_life(memories: Iterable[Memory], ledger: Ledger) -> list[Memory]:
     """Return memories of which the items of a store say in their extras how long they live."""
     found = list(memories)
     lives = ledger.items.lives(memory.id for memory in found)
-    return [
-        memory.model_copy(
-            update={
-                "extras": {
-                    **memory.extras,
-                    "ttl_minutes": lives[memory.id][0],
-                    "expires_at": lives[memory.id][1].isoformat(),
-                }
-            }
-        )
-        if memory.id in lives
-        else memory
-        for memory in found
-    ]
+    told = {id_: {"ttl_minutes": ttl, "expires_at": until.isoformat()} for id_, (ttl, until) in lives.items()}
+    return [m.model_copy(update={"extras": {**m.extras, **told[m.id]}}) if m.id in told else m for m in found]
 
 
 def life_of(fields: Mapping[str, Any]) -> dict[str, Any]:
