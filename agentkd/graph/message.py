@@ -114,8 +114,9 @@ def request_key(messages: Sequence[BaseMessage]) -> str:
 def with_request(messages: Sequence[BaseMessage], request: BaseMessage | None) -> list[BaseMessage]:
     """Return a conversation with the present request, where a summary took its place meanwhile."""
     turn = turn_of(messages)
-    is_gone = request is not None and bool(turn) and is_summary(turn[0])
-    return [request, *messages] if is_gone and request is not None else list(messages)
+    if request is None or is_summary(request) or not (turn and is_summary(turn[0])):
+        return list(messages)
+    return [request, *messages]
 
 
 def answers_of(turn: Sequence[BaseMessage]) -> dict[int, list[BaseMessage | None]]:
