@@ -155,7 +155,7 @@ def _heard(
     agent had heard that called this one as its tool.
     """
     names = {call["id"]: call["name"] for m in messages for call in getattr(m, "tool_calls", ())}
-    reviews = (Reviewed.model_validate(each) for m in messages for each in marks_of(m).get("reviewed", ()))
+    reviews = (review for m in messages if m.type == "ai" for review in reviewed_of(m))  # type: ignore[arg-type]
     decisions = {review.proposed.id: review.decision for review in reviews}
     told, id_ = list[Heard](), ""
     for at, message in enumerate(messages):

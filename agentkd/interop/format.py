@@ -87,7 +87,8 @@ def write_foreign(
     """Write memories in a format and return the file or folder; what exists is kept unless `replace`.
 
     `evidence` goes into a pack only, `description` into a skill only. Counts of use are those of here and of
-    where a memory was imported from; a pack holds them apart. Raises DataError for memories that the format
+    where a memory was imported from; a pack holds them apart. How long an item of a store lives is not in its
+    memory: `with_life` tells it. Raises DataError for memories that the format
     would open to all (see `left_out`); `scope` names whose memories may go in all the same.
     """
     place, format_ = Path(path), format_.lower()

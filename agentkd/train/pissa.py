@@ -92,7 +92,7 @@ def _principal(weight: torch.Tensor, r: int) -> tuple[torch.Tensor, torch.Tensor
     if min(weight.shape) < _EXACT_BELOW:
         u, s, vh = torch.linalg.svd(weight, full_matrices=False)
     else:
-        u, s, v = torch.svd_lowrank(weight, q=min(2 * r, *weight.shape), niter=_ROUNDS)
+        u, s, v = torch.svd_lowrank(weight, q=2 * r, niter=_ROUNDS)
         vh = v.t()
     root = s[:r].sqrt()
     return root[:, None] * vh[:r], u[:, :r] * root

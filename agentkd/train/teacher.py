@@ -160,10 +160,7 @@ class _Loader:
     @property
     def n_vocabulary(self) -> int:
         """Token ids of the teacher, by its config."""
-        from transformers import AutoConfig
-
-        folder = self._job.teacher or self._job.base
-        config: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config: Any = hf.load_config(self._job.teacher or self._job.base)
         return int(config.get_text_config().vocab_size)
 
     def __call__(self) -> TeacherModel:
