@@ -64,7 +64,7 @@ class Memories:
     def replace(self, ids: Sequence[str], memory: Memory, reason: str) -> Admission:
         """Let a memory take the place of others: the new version of one, or the union of several.
 
-        Of a union, evidence is united, support counts distinct trajectories and counters are summed, in
+        Of a union, evidence is united, support counts distinct trajectories and counters distinct tasks, in
         one transaction; each memory gets an event, and `undo` takes it back. The union may be one of them.
         """
         if len(set(ids)) == 1:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import Literal
 
 import sqlalchemy as sa
 
 from agentkd.config import MemorySettings
-from agentkd.ledger import event
+from agentkd.ledger import counter
 from agentkd.ledger import tables as t
-from agentkd.ledger.database import Database, chunks, insert_many, insert_once
+from agentkd.ledger.counter import Counts
+from agentkd.ledger.database import Database, insert_many, insert_once
 from agentkd.schema import Hit, Lift, Scope, Utility, Value, lift_of
 
 __all__ = ["Arm", "Recall", "ScopeCounts", "Trials", "find", "record", "settle", "utilities_before"]
 
 Arm = Literal["shown", "one", "withheld"]
 """What a task saw of what was recalled for it: all, all but one memory, or nothing."""
-
-Counts = tuple[int, int, int, int]  # recalls, wins, held_out, held_out_wins of one trajectory
 
 _SCOPE = tuple(Scope.model_fields)
 
@@ -73,63 +72,36 @@ def settle(connection: sa.Connection, trajectory_id: str, success: bool | None) 
 
     None takes an outcome back. A task counts once per memory however many steps recalled it, and a
     second call with the same outcome changes nothing. What came to be a part of a merge meanwhile counts
-    for the union too, whose counters are the sums of its parts'.
-
-    Lift compares like with like: a memory counts as seen where nothing was withheld, and as withheld where
-    it alone was. On trials, the memories beside it do not count, nor does any where all were withheld.
+    for the union too, and a task that recalled several of its parts is one task.
     """
     changes: dict[str, Counts] = {}
-    for memory_id, withheld, win in _compared(connection, t.recalls.c.trajectory_id == trajectory_id):
-        before, after = _counts(withheld, win), _counts(withheld, success)
-        delta = (after[0] - before[0], after[1] - before[1], after[2] - before[2], after[3] - before[3])
-        if any(delta):
-            changes[memory_id] = delta
-    _add(connection, changes)
+    told = counter.seen(connection, t.recalls.c.trajectory_id == trajectory_id).get(trajectory_id, {})
+    for id_, members in counter.holders(connection, told).items():
+        saw = counter.together(told[member] for member in members)
+        changes[id_] = counter.difference(saw.counts(success), saw.now)
+    counter.add(connection, {id_: delta for id_, delta in changes.items() if any(delta)})
     for table in (t.recalls, t.trials):
         connection.execute(table.update().where(table.c.trajectory_id == trajectory_id).values(win=success))
 
 
 def utilities_before(connection: sa.Connection, run_id: str) -> dict[str, Utility]:
     """Return the counters of all memories that were ever withheld, less what tasks of one run added."""
-    direct: dict[str, Counts] = {}
     of_run = t.recalls.c.trajectory_id.in_(
         sa.select(t.trajectories.c.id).where(t.trajectories.c.run_id == run_id)
     )
-    for memory_id, withheld, win in _compared(connection, of_run):
-        direct[memory_id] = _sum(direct.get(memory_id), _counts(withheld, win))
-    own = dict(direct)
-    for memory_id, union in _unions(connection, direct):  # a part counts once for every union, however deep
-        own[union] = _sum(own.get(union), direct[memory_id])
+    tasks = counter.seen(connection, of_run)
+    above = counter.holders(connection, {id_ for told in tasks.values() for id_ in told})
+    own: dict[str, Counts] = {}
+    for id_, members in above.items():
+        shares = ([told[member] for member in members if member in told] for told in tasks.values())
+        own[id_] = counter.total(counter.together(share).now for share in shares if share)
     m, names = t.memories.c, tuple(Utility.model_fields)
     query = sa.select(m.id, *(m[name] for name in names)).where(m.held_out > 0)
     found: dict[str, Utility] = {}
     for id_, *counts in connection.execute(query):
-        left = (n - o for n, o in zip(counts, own.get(id_, (0, 0, 0, 0)), strict=True))
+        left = (n - o for n, o in zip(counts, own.get(id_, counter.NOTHING), strict=True))
         found[id_] = Utility(**dict(zip(names, left, strict=True)))
     return found
-
-
-def _compared(
-    connection: sa.Connection, *where: sa.ColumnElement[bool]
-) -> list[tuple[str, bool, bool | None]]:
-    """Return (memory, withheld, win) per trajectory and memory that the trial of its task compares."""
-    c, arm = t.recalls.c, t.trials.c.arm
-    query = (
-        sa.select(
-            c.memory_id,
-            sa.func.min(sa.case((c.withheld, 1), else_=0)),
-            sa.func.max(_as_number(c.win)),
-            sa.func.max(arm),
-        )
-        .outerjoin_from(t.recalls, t.trials, t.trials.c.trajectory_id == c.trajectory_id)
-        .where(*where)
-        .group_by(c.trajectory_id, c.memory_id)
-    )
-    return [
-        (memory_id, bool(withheld), None if win is None else bool(win))
-        for memory_id, withheld, win, told in connection.execute(query)
-        if told not in ("one", "withheld") or (told == "one" and withheld)
-    ]
 
 
 class ScopeCounts(Value):
@@ -213,51 +185,3 @@ def _sums(arm: sa.ColumnElement[str], win: sa.ColumnElement[bool]) -> list[sa.La
     sums += [(wins, sa.and_(arm == name, win.is_(True))) for name, wins in done.items()]
     sums.append(("n_open", win.is_(None)))
     return [sa.func.sum(sa.case((condition, 1), else_=0)).label(name) for name, condition in sums]
-
-
-def _as_number(column: sa.Column[bool]) -> sa.ColumnElement[int | None]:
-    return sa.case((column.is_(None), sa.null()), (column, 1), else_=0)
-
-
-def _counts(withheld: bool, win: bool | None) -> Counts:
-    if win is None:
-        return (0, 0, 0, 0)
-    return (0, 0, 1, int(win)) if withheld else (1, int(win), 0, 0)
-
-
-def _sum(one: Counts | None, other: Counts) -> Counts:
-    a, b = one or (0, 0, 0, 0), other
-    return (a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3])
-
-
-def _add(connection: sa.Connection, changes: Mapping[str, Counts]) -> None:
-    m = t.memories.c
-    columns = (m.recalls, m.wins, m.held_out, m.held_out_wins)
-    groups: dict[Counts, list[str]] = {}
-    for id_, delta in changes.items():
-        groups.setdefault(delta, []).append(id_)
-    groups_of_unions = [(changes[id_], [union]) for id_, union in _unions(connection, changes)]
-    for delta, ids in [*groups.items(), *groups_of_unions]:
-        values = {column.name: column + number for column, number in zip(columns, delta, strict=True)}
-        for batch in chunks(ids):
-            connection.execute(t.memories.update().where(m.id.in_(batch)).values(values))
-
-
-def _unions(connection: sa.Connection, ids: Iterable[str]) -> list[tuple[str, str]]:
-    """Return (memory, union) for every merge that a memory is a part of by now, however deep."""
-    m, e = t.memories.c, t.memory_events.c
-    found: list[tuple[str, str]] = []
-    front = [(id_, id_) for id_ in ids]  # (memory, what stands for it)
-    while front:
-        after: dict[str, str] = {}
-        for batch in chunks({id_ for _, id_ in front}):
-            rows = connection.execute(sa.select(m.id, m.current, m.successor).where(m.id.in_(batch)))
-            after |= {id_: successor for id_, current, successor in rows if successor and not current}
-        closed = {id_: event.find(connection, e.memory_id == id_, e.kind == "superseded") for id_ in after}
-        front = [
-            (memory, after[id_])
-            for memory, id_ in front
-            if closed.get(id_) and "with" in closed[id_][-1].details  # a new version counts anew
-        ]
-        found += front
-    return found

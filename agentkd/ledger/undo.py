@@ -15,7 +15,7 @@ from agentkd.ledger.body import dump, load
 from agentkd.ledger.database import chunks
 from agentkd.ledger.event import MemoryEvent
 from agentkd.ledger.trust import SEEN, mark
-from agentkd.ledger.version import COUNTERS
+from agentkd.ledger.version import COUNTERS, united_counters
 from agentkd.schema import Evidence, Memory, MemoryKeys, now
 
 __all__ = ["STATUS_KINDS", "descendants", "overruled", "refuse_without_key", "release_parts", "undo"]
@@ -143,9 +143,9 @@ def _undo_merge(connection: sa.Connection, union_id: str, reason: str) -> tuple[
     return (union_id, *parts)
 
 
-def _own(union: sa.RowMapping, parts: Mapping[str, sa.RowMapping]) -> dict[str, int]:
+def _own(union: sa.RowMapping, counted: Mapping[str, int]) -> dict[str, int]:
     """Return what a union counted itself: outcomes of its parts that came late count for both."""
-    return {name: max(0, union[name] - sum(row[name] for row in parts.values())) for name in COUNTERS}
+    return {name: max(0, union[name] - counted[name]) for name in COUNTERS}
 
 
 def _give_back(
@@ -167,7 +167,7 @@ def _give_back(
     values = {
         "body": dump(memory.model_copy(update={"evidence": kept, "keys": keys})),
         "support": union["support"] - taken["support"],
-        **_own(union, parts),
+        **_own(union, united_counters(connection, {memory.id: union}, parts)),
     }
     connection.execute(t.memories.update().where(t.memories.c.id == memory.id).values(values))
     for table, ids in (
@@ -180,7 +180,7 @@ def _give_back(
 
 def _pass_on(connection: sa.Connection, union: sa.RowMapping, parts: Mapping[str, sa.RowMapping]) -> None:
     """Give every part what its union gained: each recall and each run of the union was one of the part."""
-    gained = _own(union, parts)
+    gained = _own(union, united_counters(connection, {}, parts))
     evidence = load(Memory, union["body"]).evidence
     known = [load(Memory, row["body"]).evidence for row in parts.values()]
     fresh = Evidence(

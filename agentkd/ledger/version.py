@@ -29,10 +29,11 @@ from agentkd.ledger.admission import (
     unknown,
 )
 from agentkd.ledger.body import dump, load
+from agentkd.ledger.counter import overlap
 from agentkd.ledger.redact import Redact
 from agentkd.schema import Evidence, Memory, Utility
 
-__all__ = ["COUNTERS", "merge", "supersede"]
+__all__ = ["COUNTERS", "merge", "supersede", "united_counters"]
 
 COUNTERS = tuple(Utility.model_fields)
 """Columns that count what a memory did."""
@@ -98,7 +99,7 @@ def _close(
 def merge(
     connection: sa.Connection, ids: Sequence[str], union: Memory, redact: Redact, reason: str
 ) -> Admission:
-    """Let one memory take the place of several: evidence united, counters summed, all versions kept.
+    """Let one memory take the place of several: evidence and counters united, all versions kept.
 
     The union may be one of them (or another memory that is current): then it takes the others in.
     Raises DataError for memories that cannot be merged: replaced, revoked, of another scope or privacy.
@@ -150,7 +151,7 @@ def _check_parts(rows: Rows, union: Memory) -> None:
 def _unite(connection: sa.Connection, parts: Rows, union: Memory, redact: Redact, reason: str) -> Admission:
     """Store a new memory that holds the evidence and the counters of its parts."""
     evidence, support = _united_evidence([*map(_evidence, parts.values()), union.evidence], parts.values())
-    counters = {name: sum(row[name] for row in parts.values()) for name in COUNTERS}
+    counters = united_counters(connection, {}, parts)
     first = next(iter(parts))
     whole = union.model_copy(
         update={
@@ -168,6 +169,12 @@ def _unite(connection: sa.Connection, parts: Rows, union: Memory, redact: Redact
     return answer(union, "stored", "")
 
 
+def united_counters(connection: sa.Connection, holder: Rows, parts: Rows) -> dict[str, int]:
+    """Return what parts add to the counters of a union, where it was there before: no task counts twice."""
+    twice = dict(zip(COUNTERS, overlap(connection, [*holder, *parts]), strict=True))
+    return {name: sum(row[name] for row in parts.values()) - twice[name] for name in COUNTERS}
+
+
 def _take_in(
     connection: sa.Connection, row: sa.RowMapping, parts: Rows, union: Memory, reason: str
 ) -> Admission:
@@ -177,7 +184,7 @@ def _take_in(
     evidence, support = _united_evidence(
         [old, *map(_evidence, parts.values()), union.evidence], [row, *parts.values()]
     )
-    added = {name: sum(part[name] for part in parts.values()) for name in COUNTERS}
+    added = united_counters(connection, {union.id: row}, parts)
     more = Evidence(
         **{name: tuple(x for x in getattr(evidence, name) if x not in getattr(old, name)) for name in _KINDS}
     )

@@ -82,14 +82,45 @@ def test_counters_of_before_a_run_leave_its_own_tasks_out(ledger: Ledger, make: 
     union = make.memory("both")
     ledger.memories.replace([one.id, other.id], union, "one lesson")
     task(7, "one", [third], [union], success=True, run="now")
-    assert ledger.memories.utilities_before("now")[union.id] == Utility(
-        recalls=2, held_out=1, held_out_wins=1
-    )
+    assert ledger.memories.utilities_before("now")[union.id] == Utility(recalls=1)
     whole = make.memory("all three")
-    ledger.memories.replace([union.id, third.id], whole, "one lesson")  # a part counts once, however deep
-    assert ledger.memories.utilities_before("now")[whole.id] == Utility(
-        recalls=2, held_out=1, held_out_wins=1
-    )
+    ledger.memories.replace([union.id, third.id], whole, "one lesson")
+    task(8, "one", [], [one, third], success=True, run="now")
+    assert ledger.memories.utilities_before("now")[whole.id] == Utility(recalls=1)
+    assert ledger.memories.utilities_before("later")[whole.id] == utility(ledger, whole)
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_a_task_that_recalled_several_parts_of_a_union_is_one_task(
+    ledger: Ledger, make: Make, task: Any, is_new: bool
+) -> None:
+    one, other = make.memory("ask for the number"), make.memory("ask for the number first")
+    imported = make.memory("ask for the order", utility=Utility(recalls=7, wins=3))
+    ledger.memories.admit([one, other, imported])
+    task(1, "shown", [one, other], success=True)
+    task(2, "shown", [one], success=False)
+    task(3, "one", [], [one, other], success=True)
+    task(4, "one", [other], [one], success=False)  # one of the two was seen, so what both say was
+    late = task(5, "shown", [one, other], success=None)
+    before = {m.id: utility(ledger, m) for m in (one, other)}
+    union = make.memory("ask for the order number") if is_new else one
+    ledger.memories.replace([one.id, other.id], union, "they say the same")
+    whole = Utility(recalls=2, wins=1, held_out=1, held_out_wins=1)
+    assert utility(ledger, union) == whole
+    ledger.memories.record_outcome(late, True)
+    assert utility(ledger, union) == whole.model_copy(update={"recalls": 3, "wins": 2})
+    for outcome in (None, True):  # taken back, and given again
+        ledger.memories.record_outcome(late, outcome)
+    deep = make.memory("the order number comes first")
+    ledger.memories.replace([union.id, imported.id], deep, "they say the same")
+    assert utility(ledger, deep) == whole.model_copy(update={"recalls": 10, "wins": 5})
+    ledger.memories.record_outcome(late, False)
+    assert utility(ledger, deep) == whole.model_copy(update={"recalls": 10, "wins": 4})
+    for id_ in (deep.id, union.id):
+        ledger.memories.undo(id_, "they differ")
+    for memory in (one, other):
+        n = before[memory.id].recalls
+        assert utility(ledger, memory) == before[memory.id].model_copy(update={"recalls": n + 1})
 
 
 def test_a_scope_is_counted_by_what_its_tasks_saw(ledger: Ledger, make: Make, task: Any) -> None:
