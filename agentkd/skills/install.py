@@ -65,7 +65,17 @@ def _read(archive: Path, aside: Path) -> list[Skill]:
             hint="it must hold folders with a `SKILL.md` and nothing else; nothing was taken over",
             path=str(archive),
         )
-    return [read_skill_file(path) for path in sorted(aside.iterdir())]
+    return [_named(archive, path) for path in sorted(aside.iterdir())]
+
+
+def _named(archive: Path, path: Path) -> Skill:
+    """Read a skill and let its folder have its very name: macOS writes names with their accents apart."""
+    skill = read_skill_file(path)
+    place = path.with_name(skill.name)
+    if place != path and place.exists() and not place.samefile(path):
+        raise DataError(f"archive `{archive}` holds the skill `{skill.name}` twice", path=str(archive))
+    path.rename(place)
+    return skill
 
 
 def _moved(skill: Skill, folder: Path) -> Skill:

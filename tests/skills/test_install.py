@@ -42,6 +42,23 @@ def test_skills_are_taken_over_with_their_files(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "skills").iterdir()) == ["cup", "tea"]
 
 
+def test_a_name_of_which_the_archive_writes_accents_apart_is_one_name(tmp_path: Path) -> None:
+    apart = "the\u0301"
+    archive = pack(
+        tmp_path / "a.zip", {f"{apart}/SKILL.md": TEA.replace(b"name: tea", f"name: {apart}".encode())}
+    )
+    [skill] = install_skills(archive, tmp_path / "skills")[1]
+    assert skill.name == skill.path.name == "th\u00e9"
+    assert (skill.path / "SKILL.md").is_file()
+    install_skills(archive, tmp_path / "skills", replace=True)
+    assert [skill.name for skill in find_skills([tmp_path / "skills"])] == ["th\u00e9"]
+    wide = TEA.replace(b"name: tea", "name: \uff54ea".encode())
+    with pytest.raises(DataError, match="`tea` twice"):
+        install_skills(
+            pack(tmp_path / "b.zip", {"tea/SKILL.md": TEA, "\uff54ea/SKILL.md": wide}), tmp_path / "new"
+        )
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
 def test_a_replacement_that_fails_leaves_every_skill_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n: int
