@@ -42,8 +42,8 @@ from agentkd.graph.filter import check_filter, matches
 from agentkd.graph.host import Host, check_host
 from agentkd.graph.item import plain_value, texts_of
 from agentkd.ledger.item import StoredItem
-from agentkd.memory.item import item_name, put_item, scope_of, space_of
-from agentkd.schema import Scope, now
+from agentkd.memory.item import admitted_item, item_name, scope_of, space_of
+from agentkd.schema import Memory, Scope, now
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -214,25 +214,22 @@ class AgentkdStore(BaseStore):
         values = [None if op.value is None else plain_value(op.value, _name(op)) for op in puts]
         for op in puts:
             _check_index(op)
+        memories = [
+            None if value is None else self._admitted(op, value, moment)
+            for op, value in zip(puts, values, strict=True)
+        ]
         with ledger.transaction():
             ledger.items.drop_expired(moment, self._space)
-            for op, value in zip(puts, values, strict=True):
-                if value is None:
+            for op, memory in zip(puts, memories, strict=True):
+                if memory is None:
                     ledger.items.drop(self._space, op.namespace, op.key)
                 else:
-                    self._put(op, value, moment)
+                    ledger.items.put(self._space, op.namespace, op.key, memory, moment, op.ttl)
 
-    def _put(self, op: PutOp, value: dict[str, Any], moment: datetime) -> None:
-        put_item(
-            self._host.ledger,
-            self._host.hooks,
-            op.namespace,
-            op.key,
-            value,
-            base=self._base,
-            index=list(op.index) if isinstance(op.index, (list, tuple)) else op.index,
-            at=moment,
-            ttl_minutes=op.ttl,
+    def _admitted(self, op: PutOp, value: dict[str, Any], moment: datetime) -> Memory:
+        index = list(op.index) if isinstance(op.index, (list, tuple)) else op.index
+        return admitted_item(
+            self._host.hooks, op.namespace, op.key, value, base=self._base, index=index, made_at=moment
         )
 
 

@@ -10,7 +10,7 @@ from agentkd.errors import DataError, PluginError, StoreError
 from agentkd.interop.candidate import moment
 from agentkd.interop.imported import Item
 from agentkd.memory import Admission
-from agentkd.memory.item import item_name, put_item, scope_of, space_of
+from agentkd.memory.item import admitted_item, item_name, scope_of, space_of
 from agentkd.schema import Memory, Scope, canonical_json, now
 
 if TYPE_CHECKING:
@@ -99,16 +99,34 @@ def admit_items(puts: Sequence[Put], store: MemoryStore, ledger: Ledger) -> dict
     """
     if not puts:
         return {}
+    judged = {put.place: _judged(put, store) for put in puts if not is_held(put, ledger)}
     with ledger.transaction():
         revoked = {
             (memory.scope, item.namespace, item.key, _said(memory.extras))
             for memory in ledger.memories.list("revoked", kinds=("fact",), current=False)
             if (item := stored_item(memory)) is not None
         }
-        return {put.place: _admitted(put, store, ledger, revoked) for put in puts}
+        return {
+            put.place: _admitted(put, judged.get(put.place) or _judged(put, store), ledger, revoked)
+            for put in puts
+        }
 
 
-def _admitted(put: Put, store: MemoryStore, ledger: Ledger, revoked: set[Any]) -> Admission:
+def _judged(put: Put, store: MemoryStore) -> Memory | Admission:
+    """Return the memory that an item becomes, or why plugins keep it out."""
+    item, base, at = put.item, put.base, min(put.item.at, now())
+    try:
+        return admitted_item(
+            store.hooks, item.namespace, item.key, item.value,
+            base=base, index=item.index, made_at=at, note=put.note,
+        )  # fmt: skip
+    except PluginError as error:
+        return Admission(memory_id=put.memory_id, outcome="failed", reason=error.message)
+    except DataError as error:
+        return _refused(put, error.message)
+
+
+def _admitted(put: Put, judged: Memory | Admission, ledger: Ledger, revoked: set[Any]) -> Admission:
     item, at, space = put.item, now(), space_of(put.base)
     name, said = item_name(item.namespace, item.key), _said(_extras(item))
     if item.expires_at is not None and item.expires_at <= at:
@@ -120,23 +138,10 @@ def _admitted(put: Put, store: MemoryStore, ledger: Ledger, revoked: set[Any]) -
         return _refused(put, f"{name} holds a later value here")
     if (scope_of(item.namespace, put.base), item.namespace, item.key, said) in revoked:
         return _refused(put, f"{name} was revoked with this value")
+    if isinstance(judged, Admission):
+        return judged
     try:
-        put_item(
-            ledger,
-            store.hooks,
-            item.namespace,
-            item.key,
-            item.value,
-            base=put.base,
-            index=item.index,
-            at=at,
-            made_at=min(item.at, at),
-            ttl_minutes=item.ttl_minutes,
-            expires_at=item.expires_at,
-            note=put.note,
-        )
-    except PluginError as error:
-        return Admission(memory_id=put.memory_id, outcome="failed", reason=error.message)
+        ledger.items.put(space, item.namespace, item.key, judged, at, item.ttl_minutes, item.expires_at)
     except (DataError, StoreError) as error:
         return _refused(put, error.message)
     held = ledger.items.get(space, item.namespace, item.key, at)

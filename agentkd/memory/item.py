@@ -9,17 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from agentkd import hookspecs
 from agentkd.errors import DataError
 from agentkd.plugins import Hooks
 from agentkd.schema import Memory, MemoryKeys, Scope, canonical_json, content_id, sortable_id
 
-if TYPE_CHECKING:
-    from agentkd.ledger import Ledger
-
-__all__ = ["item_name", "memory_of", "put_item", "scope_of", "space_of", "words_of"]
+__all__ = ["admitted_item", "item_name", "memory_of", "scope_of", "space_of", "words_of"]
 
 _WORDS = ("content", "memory", "text")
 """Fields that hold what a memory says, in the shapes of LangMem and mem0."""
@@ -41,8 +38,7 @@ def item_name(namespace: Sequence[str], key: str) -> str:
     return f"item `{key}` in `{'.'.join(namespace)}`"
 
 
-def put_item(
-    ledger: Ledger,
+def admitted_item(
     hooks: Hooks,
     namespace: tuple[str, ...],
     key: str,
@@ -50,36 +46,31 @@ def put_item(
     *,
     base: Scope,
     index: Any,
-    at: datetime,
-    made_at: datetime | None = None,
-    ttl_minutes: float | None = None,
-    expires_at: datetime | None = None,
+    made_at: datetime,
     note: Mapping[str, Any] | None = None,
-) -> None:
-    """Make plain JSON the value of a key of a store.
+) -> Memory:
+    """Return the memory that plain JSON becomes as the value of a key, once plugins have seen it.
+
+    Plugins may take their time: ask before the ledger is locked.
 
     Args:
-        ledger: Where it is kept, redacted.
         hooks: Plugins that may refuse it.
         namespace: Labels, from the root.
         key: Name within the namespace.
-        value: What the key holds from now on.
+        value: What the key is to hold.
         base: Scope of the workspace that the store is of.
         index: Paths whose texts are searched; None for the store's own, False for none.
-        at: What time it is (UTC).
-        made_at: Since when the value holds (UTC); `at` where it is left out.
-        ttl_minutes: Minutes that it lives after its last use; None for ever.
-        expires_at: When that time is over for the first time (UTC); so long from `at` where it is left out.
+        made_at: Since when the value holds (UTC).
         note: Further `extras` of the memory.
 
-    Raises DataError where a plugin refuses it, StoreError where the ledger does not take it in.
+    Raises DataError where a plugin refuses it.
     """
-    memory = memory_of(namespace, key, value, index, scope_of(namespace, base), made_at or at)
+    memory = memory_of(namespace, key, value, index, scope_of(namespace, base), made_at)
     memory = memory.model_copy(update={"extras": {**(note or {}), **memory.extras}})
     refused = hooks.refusals(hookspecs.admit_memory, memory=memory)
     if refused:
         raise DataError(f"{item_name(namespace, key)}: refused by plugin `{'`, `'.join(refused)}`")
-    ledger.items.put(space_of(base), namespace, key, memory, at, ttl_minutes, expires_at)
+    return memory
 
 
 def memory_of(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -369,6 +372,18 @@ def test_a_plugin_may_refuse_an_item_and_the_caller_hears_so(make_parts: MakePar
     with pytest.raises(DataError, match="refused by plugin `NoPasswords`"):
         store.batch([PutOp(ANN, "ok", {"n": 1}), PutOp(ANN, "bad", {"content": "the password is 1"})])
     assert store.search(()) == []
+
+
+def test_others_can_write_while_a_plugin_looks_at_an_item(make_parts: MakeParts, tmp_path: Path) -> None:
+    class Slow:
+        @hookimpl
+        def admit_memory(self, memory: Memory) -> None:
+            with closing(sqlite3.connect(tmp_path / "ledger.db", timeout=0.2)) as other:
+                other.execute("begin immediate")
+
+    store = AgentkdStore(make_parts(Slow()))
+    store.batch([PutOp(ANN, "first", {"n": 1}), PutOp(ANN, "second", {"n": 2})])
+    assert [item.key for item in store.search(())] == ["second", "first"]
 
 
 def test_an_item_whose_memory_was_replaced_by_hand_can_be_put_again(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -204,6 +206,8 @@ def test_a_plugin_judges_imported_items_too(there: Workspace, tmp_path: Path) ->
     class NoTea:
         @hookimpl
         def admit_memory(self, memory: Memory) -> bool | None:
+            with closing(sqlite3.connect(tmp_path / "ledger.db", timeout=0.2)) as other:
+                other.execute("begin immediate")  # nobody waits for a plugin
             return False if "tea" in memory.content else None
 
     host = PluginHost(auto=False)
