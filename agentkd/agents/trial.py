@@ -28,6 +28,10 @@ class Trial(Value):
     """All that is recalled, all but one memory, or nothing."""
     scope: Scope = Scope()
     """Whose tasks it counts for."""
+    at: int = 0
+    """Of the recalls of the run that find something, the one that withholds one memory, from 0."""
+    found: int = 0
+    """Recalls that found something so far."""
     held: tuple[str, ...] = ()
     """Ids of the memories that were withheld so far; none of them is shown later."""
     off: Lift | None = None
@@ -53,8 +57,11 @@ class TrialPolicy:
         seed: int = 0,
         say: Callable[[str], None] | None = None,
         waits: bool = False,
+        k: int | None = None,
     ) -> None:
         """Put a policy together; `say` is told when recall is switched off or on again.
+
+        `k` is how many memories one recall finds at most; `[memory] k` where it is left out.
 
         One that `waits` has no trials before the first task of its scope was graded: for an application's
         own agent, whose tasks perhaps nobody will ever grade.
@@ -65,6 +72,7 @@ class TrialPolicy:
         self._seed = seed
         self._say = say
         self._waits = waits
+        self._k = settings.k if k is None else k
         self._was_off = False
         self._lock = threading.Lock()
 
@@ -81,13 +89,19 @@ class TrialPolicy:
         if not is_trial:
             return Trial(scope=self.scope)
         is_whole = self._draw("all", trajectory_id) < self._settings.trial_all
-        return Trial(arm="withheld" if is_whole else "one", scope=self.scope)
+        if is_whole:
+            return Trial(arm="withheld", scope=self.scope)
+        return Trial(arm="one", scope=self.scope, at=int(self._draw("at", trajectory_id) * self._recalls()))
 
     def divide(
         self, trial: Trial, hits: Sequence[Hit], trajectory_id: str
     ) -> tuple[Trial, tuple[Hit, ...], tuple[Hit, ...]]:
         """Return the trial as it goes on, the hits to show and those to withhold."""
-        if not hits or trial.arm == "shown" or (trial.arm == "one" and trial.held):
+        if not hits or trial.arm == "shown":
+            return trial, tuple(hits), ()
+        is_due = trial.arm == "withheld" or trial.found == trial.at
+        trial = trial.model_copy(update={"found": trial.found + 1})
+        if not is_due:
             return trial, tuple(hits), ()
         ids = self._chosen(trial, hits, trajectory_id)
         shown = tuple(hit for hit in hits if hit.memory.id not in ids)
@@ -95,17 +109,22 @@ class TrialPolicy:
         return trial.model_copy(update={"held": (*trial.held, *ids)}), shown, withheld
 
     def _chosen(self, trial: Trial, hits: Sequence[Hit], trajectory_id: str) -> tuple[str, ...]:
-        """Return the ids to withhold: all, or the hit in a place that is drawn among `[memory] k`.
+        """Return the ids to withhold: all, or the hit in a place that is drawn among the `k` of a recall.
 
-        Every hit is chosen with the same chance on every task, and none where the place is empty: a choice
-        by what is known so far would withhold a memory from other tasks than those that see it. What speaks
-        against a revoked memory is always shown.
+        Every hit of every recall is chosen with the same chance on every task, and none where the place is
+        empty: a choice by what is known so far, or of early hits alone, would withhold a memory from other
+        tasks than those that see it. What speaks against a revoked memory is always shown.
         """
         ids = tuple(hit.memory.id for hit in hits if not hit.memory.counters)
         if trial.arm == "withheld":
             return ids
-        place = int(self._draw("one", trajectory_id, *ids) * max(self._settings.k, len(ids)))
+        place = int(self._draw("one", trajectory_id, *ids) * max(self._k, len(ids)))
         return ids[place : place + 1]
+
+    def _recalls(self) -> int:
+        """Return how many recalls of a run find something, but for the longest twentieth of the runs."""
+        counts = sorted(self._ledger.trials.recalls_per_task(self.scope))
+        return counts[int(0.95 * (len(counts) - 1))] if counts else 1
 
     def _share(self, counts: ScopeCounts) -> float:
         graded = counts.n_shown + counts.n_withheld + counts.n_one

@@ -41,12 +41,14 @@ class Finder:
         namespace: Sequence[str] = (),
         scope: Scope | None = None,
         k: int | None = None,
+        checkpoint: str = "base",
     ) -> None:
-        """Name whose memories are recalled: those of a namespace, of a scope, or of the workspace."""
+        """Name whose memories are recalled, of a namespace, a scope or the workspace, and for what model."""
         check_host(workspace)
         self.host = workspace
         self._asker = Asker(namespace, scope)
         self._k = k
+        self._checkpoint = checkpoint
         self._policy: tuple[Ledger, TrialPolicy] | None = None
         self._lock = threading.Lock()
 
@@ -57,8 +59,9 @@ class Finder:
             return before
         self.host.ledger.items.drop_expired(now())
         hits: Sequence[Hit] = self.host.memory.recall(
-            situation(turn), self._k, scope=self.scope(config), exclude=[found["id"] for found in known]
-        )
+            situation(turn), self._k, scope=self.scope(config), checkpoint=self._serving(),
+            exclude=[found["id"] for found in known],
+        )  # fmt: skip
         if not hits:
             return before
         step, prompt = sum(message.type == "ai" for message in turn), text_of(turn[0])
@@ -93,6 +96,14 @@ class Finder:
         """Return the asker's scope in a call; None is the workspace's own."""
         return self._asker.scope(config, self.host.settings.memory.scope)
 
+    def _serving(self) -> str:
+        """Return the checkpoint behind the graph's model, or `base`; raises NotFoundError."""
+        known, name = self.host.ledger.checkpoints, self._checkpoint
+        if name == "student":
+            serving = known.serving()
+            return "base" if serving is None else serving.name
+        return name if name == "base" else known.get(name).name
+
     def _trials(self) -> TrialPolicy:
         """Return what decides on trials: the users of a namespace are counted together.
 
@@ -102,7 +113,9 @@ class Finder:
         with self._lock:
             if self._policy is None or self._policy[0] is not ledger:
                 scope, say = self._asker.fixed or settings.memory.scope, logging.getLogger(__name__).warning
-                policy = TrialPolicy(ledger, settings.memory, scope, seed=settings.cycle.seed, say=say)
+                policy = TrialPolicy(
+                    ledger, settings.memory, scope, seed=settings.cycle.seed, say=say, k=self._k
+                )
                 self._policy = ledger, policy
             return self._policy[1]
 

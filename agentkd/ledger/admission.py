@@ -18,6 +18,7 @@ from agentkd.schema import Evidence, Memory, Value, now
 from agentkd.trust import VOUCHING
 
 __all__ = [
+    "AGED",
     "MOST_SPANS",
     "Admission",
     "Told",
@@ -28,6 +29,7 @@ __all__ = [
     "clean",
     "clean_evidence",
     "corroborate",
+    "evidence_details",
     "link_evidence",
     "link_parents",
     "merge_equal",
@@ -43,7 +45,7 @@ T = TypeVar("T")
 _IDS = ("trajectories", "corrections", "steps", "vouched")
 _SOURCES = (*((name,) for name in _IDS), ("spans", "trajectory"), ("spans", "principal"))
 _KEPT = (("id",), ("parent",), *(("evidence", *path) for path in _SOURCES))
-_AGED = re.compile(
+AGED = re.compile(
     r"(?:utility-prune: in quarantine since \S+: )?(?:ttl: |utility-prune: (?:unused|no room): )"
 )
 """Begins the reason of what was put away for its age, or for want of room, alone."""
@@ -149,8 +151,8 @@ def merge_equal(
     n_new = _count(added)
     if n_new:
         reason = f"{n_new} new pieces of evidence"
-        event.append(connection, memory.id, "merged", reason, details=_added(added, uncounted))
-    is_away = row["status"] in ("quarantined", "tombstone") and _AGED.match(row["reason"])
+        event.append(connection, memory.id, "merged", reason, details=evidence_details(added, uncounted))
+    is_away = row["status"] in ("quarantined", "tombstone") and AGED.match(row["reason"])
     if is_away and "untrusted" not in (memory.trust, load(Memory, row["body"]).trust):
         if not n_new:
             event.append(connection, memory.id, "merged", "learnt again")
@@ -201,7 +203,8 @@ def _heir_of(connection: sa.Connection, row: sa.RowMapping) -> str | None:
         after = row_of(connection, row["successor"])
         if not closed or after is None or after["status"] == "revoked":
             return None
-        if "with" not in closed[-1].details and "reworded_by" not in load(Memory, after["body"]).extras:
+        is_merged = event.is_merge(closed[-1], row["successor"])
+        if not is_merged and "reworded_by" not in load(Memory, after["body"]).extras:
             return None
         if after["current"]:
             return str(after["id"])
@@ -225,7 +228,9 @@ def corroborate(
     added = add_evidence(connection, row, evidence, uncounted)
     if _count(added):
         reason = f"{_count(added)} new pieces of evidence"
-        event.append(connection, memory_id, "corroborated", reason, details=_added(added, uncounted))
+        event.append(
+            connection, memory_id, "corroborated", reason, details=evidence_details(added, uncounted)
+        )
     return _rise(added, uncounted)
 
 
@@ -331,7 +336,8 @@ def _rise(added: Evidence, uncounted: Collection[str]) -> int:
     return len(set(added.trajectories).difference(uncounted))
 
 
-def _added(added: Evidence, uncounted: Collection[str]) -> dict[str, Any]:
+def evidence_details(added: Evidence, uncounted: Collection[str]) -> dict[str, Any]:
+    """Return what an event tells of new evidence: what it is, and by how much the support rose."""
     evidence = added.model_dump(mode="json", exclude_defaults=True)
     return {"evidence": evidence, "support": _rise(added, uncounted)}
 

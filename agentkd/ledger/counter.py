@@ -1,6 +1,8 @@
 """How recalls and outcomes count: once per task for a memory, and once for all that says the same.
 
-The parts of a merge, however deep, count for the union too. A task that recalled two of them is one task.
+The parts of a merge, however deep, count for the union too, where a task recalled one of them alone: what a
+union says was never withheld from a task that found two, so that such tasks have nothing to be compared with.
+A union that was taken apart counts for its parts.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import sqlalchemy as sa
 from agentkd.ledger import event
 from agentkd.ledger import tables as t
 from agentkd.ledger.database import chunks
+from agentkd.ledger.event import is_merge
 
 __all__ = [
     "NOTHING",
@@ -42,6 +45,8 @@ class Seen(NamedTuple):
     """Whether the task was done; None while ungraded."""
     arm: str | None
     """What the task saw of all that was recalled; None outside a trial."""
+    n: int = 1
+    """Memories that say it."""
 
     @property
     def now(self) -> Counts:
@@ -54,7 +59,7 @@ class Seen(NamedTuple):
         Like is compared with like: a memory counts as seen where nothing was withheld, and as withheld where
         it alone was. On trials, the memories beside it do not count, nor does any where all were withheld.
         """
-        is_compared = self.arm != "withheld" and (self.arm != "one" or self.withheld)
+        is_compared = self.n == 1 and self.arm != "withheld" and (self.arm != "one" or self.withheld)
         if win is None or not is_compared:
             return NOTHING
         return (0, 0, 1, int(win)) if self.withheld else (1, int(win), 0, 0)
@@ -85,7 +90,7 @@ def seen(connection: sa.Connection, *where: sa.ColumnElement[bool]) -> dict[str,
 def together(saw: Iterable[Seen]) -> Seen:
     """Return what a task saw of several memories that say the same: it saw that where it saw one of them."""
     first, *others = saw
-    return first._replace(withheld=all(s.withheld for s in (first, *others)))
+    return first._replace(withheld=all(s.withheld for s in (first, *others)), n=1 + len(others))
 
 
 def holders(connection: sa.Connection, ids: Iterable[str]) -> dict[str, set[str]]:
@@ -95,6 +100,10 @@ def holders(connection: sa.Connection, ids: Iterable[str]) -> dict[str, set[str]
     """
     found = {id_: {id_} for id_ in ids}
     front = {(id_, id_) for id_ in found}  # (memory, what stands for it)
+    for union, parts in _taken_apart(connection, t.memory_parents.c.source, found).items():
+        for part in parts:
+            found.setdefault(part, set()).add(union)
+            front.add((union, part))
     while front:
         above = _unions_of(connection, {id_ for _, id_ in front})
         front = {(memory, above[id_]) for memory, id_ in front if id_ in above}
@@ -104,7 +113,7 @@ def holders(connection: sa.Connection, ids: Iterable[str]) -> dict[str, set[str]
 
 
 def overlap(connection: sa.Connection, ids: Collection[str]) -> Counts:
-    """Return what memories count together beyond once per task: what a union has less than their sum."""
+    """Return what memories count that their union does not: tasks that recalled several of them."""
     families = {id_: _family(connection, id_) for id_ in ids}
     members = set[str]().union(*families.values())
     tasks: dict[str, dict[str, Seen]] = {}
@@ -149,6 +158,8 @@ def _family(connection: sa.Connection, memory_id: str) -> set[str]:
     m, link = t.memories.c, t.memory_parents.c
     found = front = {memory_id}
     while front:
+        apart = _taken_apart(connection, t.memory_parents.c.target, front)
+        found = found | apart.keys()
         below: set[str] = set()
         for batch in chunks(front):
             query = sa.select(m.id).join(t.memory_parents, link.target == m.id)
@@ -166,4 +177,16 @@ def _unions_of(connection: sa.Connection, ids: Iterable[str]) -> dict[str, str]:
         rows = connection.execute(sa.select(m.id, m.current, m.successor).where(m.id.in_(batch)))
         after |= {id_: successor for id_, current, successor in rows if successor and not current}
     closed = {id_: event.find(connection, e.memory_id == id_, e.kind == "superseded") for id_ in after}
-    return {id_: union for id_, union in after.items() if closed[id_] and "with" in closed[id_][-1].details}
+    return {id_: union for id_, union in after.items() if closed[id_] and is_merge(closed[id_][-1], union)}
+
+
+def _taken_apart(connection: sa.Connection, end: sa.Column[str], ids: Iterable[str]) -> dict[str, list[str]]:
+    """Return the unions that an undo took apart, with their parts; `ids` are those of one or the other."""
+    m, link = t.memories.c, t.memory_parents.c
+    found: dict[str, list[str]] = {}
+    for batch in chunks(ids):
+        query = sa.select(link.source, link.target).join(t.memories, m.id == link.source)
+        query = query.where(end.in_(batch), ~m.current, m.successor.is_(None))
+        for union, part in connection.execute(query):
+            found.setdefault(union, []).append(part)
+    return found

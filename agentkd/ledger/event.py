@@ -13,7 +13,7 @@ from pydantic import Field
 from agentkd.ledger import tables as t
 from agentkd.schema import MemoryStatus, Value, now
 
-__all__ = ["EventKind", "MemoryEvent", "append", "append_many", "entry", "find", "kind_of_status"]
+__all__ = ["EventKind", "MemoryEvent", "append", "append_many", "entry", "find", "is_merge", "kind_of_status"]
 
 EventKind = Literal[
     "admitted", "corroborated", "merged", "united", "superseded", "quarantined", "activated", "compiled",
@@ -100,6 +100,11 @@ def find(
         MemoryEvent.model_validate({**row, "details": json.loads(row["details"] or "{}")})
         for row in connection.execute(query).mappings()
     ]
+
+
+def is_merge(superseded: MemoryEvent, successor: str) -> bool:
+    """Whether it was a merge into `successor`, and none that was taken back since, that closed a memory."""
+    return "with" in superseded.details and superseded.details["by"] == successor
 
 
 def kind_of_status(status: MemoryStatus, before: MemoryStatus) -> EventKind:

@@ -91,10 +91,15 @@ def utilities_before(connection: sa.Connection, run_id: str) -> dict[str, Utilit
     )
     tasks = counter.seen(connection, of_run)
     above = counter.holders(connection, {id_ for told in tasks.values() for id_ in told})
-    own: dict[str, Counts] = {}
+    held_by: dict[str, list[str]] = {}
     for id_, members in above.items():
-        shares = ([told[member] for member in members if member in told] for told in tasks.values())
-        own[id_] = counter.total(counter.together(share).now for share in shares if share)
+        for member in members:
+            held_by.setdefault(member, []).append(id_)
+    own: dict[str, Counts] = {}
+    for told in tasks.values():
+        for id_ in {id_ for member in told for id_ in held_by[member]}:
+            saw = counter.together(told[member] for member in above[id_] & told.keys())
+            own[id_] = counter.total((own.get(id_, counter.NOTHING), saw.now))
     m, names = t.memories.c, tuple(Utility.model_fields)
     query = sa.select(m.id, *(m[name] for name in names)).where(m.held_out > 0)
     found: dict[str, Utility] = {}
@@ -162,6 +167,15 @@ class Trials:
         with self._database.read() as connection:
             row = connection.execute(sa.select(*_sums(newest.c.arm, newest.c.win))).mappings().one()
         return ScopeCounts(scope=scope, **{name: number or 0 for name, number in row.items()})
+
+    def recalls_per_task(self, scope: Scope, newest: int = 200) -> list[int]:
+        """Return how many steps of each of the newest tasks of exactly this scope recalled something."""
+        c, r = t.trials.c, t.recalls.c
+        where = [c[name] == value for name, value in scope.model_dump().items()]
+        tasks = sa.select(c.trajectory_id).where(*where).order_by(c.seq.desc()).limit(newest).subquery()
+        query = sa.select(sa.func.count(r.step.distinct())).where(r.trajectory_id.in_(sa.select(tasks)))
+        with self._database.read() as connection:
+            return list(connection.scalars(query.group_by(r.trajectory_id)))
 
     def by(self, fields: Collection[str] = _SCOPE) -> list[ScopeCounts]:
         """Count all tasks by some fields of their scope; the other fields are empty in the answer."""

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from agentkd.errors import DataError
 from agentkd.ledger import event
 from agentkd.ledger import tables as t
-from agentkd.ledger.admission import add_evidence, row_of, rows_of, unknown
+from agentkd.ledger.admission import add_evidence, evidence_details, row_of, rows_of, unknown
 from agentkd.ledger.body import dump, load
 from agentkd.ledger.database import chunks
 from agentkd.ledger.event import MemoryEvent
@@ -189,15 +189,25 @@ def _pass_on(connection: sa.Connection, union: sa.RowMapping, parts: Mapping[str
             for name in Evidence.model_fields
         }
     )
+    uncounted = _uncounted(connection, union["id"])
     for id_, row in parts.items():
-        added = add_evidence(connection, row, fresh)
+        added = add_evidence(connection, row, fresh, uncounted)
         m = t.memories.c
         values = {name: m[name] + number for name, number in gained.items()}
         connection.execute(t.memories.update().where(m.id == id_).values(values))
         if added != Evidence():
             why = f"what `{union['id']}` gained while it stood for this memory"
-            more = added.model_dump(mode="json", exclude_defaults=True)
-            event.append(connection, id_, "corroborated", why, details={"evidence": more})
+            event.append(connection, id_, "corroborated", why, details=evidence_details(added, uncounted))
+
+
+def _uncounted(connection: sa.Connection, memory_id: str) -> set[str]:
+    """Return as many of a memory's runs as raised nothing: their source weighed as much as it may."""
+    found = set[str]()
+    for told in event.find(connection, t.memory_events.c.memory_id == memory_id):
+        runs = told.details.get("evidence", {}).get("trajectories", ())
+        if told.kind in ("corroborated", "merged"):
+            found.update(runs[told.details.get("support", len(runs)) :])
+    return found
 
 
 def release_parts(connection: sa.Connection, memory_id: str, reason: str) -> tuple[str, ...]:
@@ -210,7 +220,7 @@ def release_parts(connection: sa.Connection, memory_id: str, reason: str) -> tup
         connection, t.memory_events.c.memory_id == memory_id, t.memory_events.c.kind == "superseded"
     )
     union = row_of(connection, row["successor"])
-    if closed and "with" in closed[-1].details and union is not None and union["current"]:
+    if closed and event.is_merge(closed[-1], row["successor"]) and union is not None and union["current"]:
         changed += _undo_merge(connection, union["id"], reason)
     return tuple(changed)
 

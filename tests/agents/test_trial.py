@@ -134,6 +134,36 @@ def test_every_memory_is_withheld_with_the_same_chance(policy: Policy) -> None:
         assert all(count == pytest.approx(300, abs=60) for count in found.values())
 
 
+def test_every_recall_of_a_run_withholds_with_the_same_chance(
+    build: Build, ledger: Ledger, policy: Policy, notes: list[Memory]
+) -> None:
+    """Else a memory that hard, long tasks find late is never withheld, and seems to do harm."""
+    trials = policy()
+
+    def withheld(n: int, start: int) -> Counter[str]:
+        found: Counter[str] = Counter()
+        for number in range(start, start + n):
+            model = ScriptedModel([call("add", a=number, b=2), "3"])
+            run = build(model, recaller=Recalls(notes), trials=trials, scope=SHOP).run(f"sum {number}")
+            kept = [r for r in ledger.memories.recalls(trajectory_id=run.id) if r.withheld]
+            assert len(kept) <= 1
+            ledger.trajectories.grade(run.id, Outcome(success=True))
+            found.update(r.memory_id for r in kept)
+        return found
+
+    withheld(1, 0)  # tells that runs of this scope recall twice
+    assert ledger.trials.recalls_per_task(SHOP) == [2]
+    found = withheld(100, 1)
+    assert [found[note.id] for note in notes] == [pytest.approx(25, abs=16)] * 4
+
+
+def test_the_chance_is_that_of_what_one_recall_finds(ledger: Ledger) -> None:
+    trials = TrialPolicy(ledger, MemorySettings(trial_share=1.0, trial_all=0.0, k=2), SHOP, k=8)
+    hits = [Hit(memory=memory(f"note {i}"), score=0.5) for i in range(2)]
+    held = sum(bool(trials.divide(Trial(arm="one"), hits, f"tra-{n}")[2]) for n in range(800))
+    assert held == pytest.approx(200, abs=50)
+
+
 def test_a_resumed_run_withholds_what_it_withheld_before(
     build: Build, ledger: Ledger, policy: Policy, notes: list[Memory], tmp_path: Path
 ) -> None:

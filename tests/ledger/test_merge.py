@@ -254,6 +254,19 @@ def test_an_outcome_that_comes_after_a_merge_counts_for_the_union_and_once_after
     assert seen.memories.get(other.id).utility == Utility(recalls=3 + late, wins=late, held_out=1)
 
 
+def test_what_a_capped_source_said_to_a_union_raises_no_part_when_it_is_taken_apart(
+    seen: Ledger, make: Make, parts: list[Any]
+) -> None:
+    union = merged(seen, parts, make.memory("ask for the e-mail address first"))
+    more = Evidence(trajectories=("trj-4", "trj-5"))
+    assert seen.memories.corroborate(union.id, more, uncounted=more.trajectories) == 0
+    seen.memories.set_status(parts[0].id, "revoked", "wrong")
+    [left] = [memory for memory in seen.memories.list() if memory.status == "active"]
+    assert (left.id, left.support) == (parts[1].id, 2)
+    assert {"trj-4", "trj-5"} <= {*left.evidence.trajectories}
+    assert seen.memories.list(at=now())[0].support == 2
+
+
 def test_a_rewording_is_in_the_weights_that_hold_what_it_says_again(seen: Ledger, make: Make) -> None:
     old = make.memory("ask for the e-mail", "trj-1")
     seen.memories.admit([old])

@@ -82,16 +82,17 @@ def test_counters_of_before_a_run_leave_its_own_tasks_out(ledger: Ledger, make: 
     union = make.memory("both")
     ledger.memories.replace([one.id, other.id], union, "one lesson")
     task(7, "one", [third], [union], success=True, run="now")
-    assert ledger.memories.utilities_before("now")[union.id] == Utility(recalls=1)
+    assert ledger.memories.utilities_before("now")[union.id] == Utility()
     whole = make.memory("all three")
     ledger.memories.replace([union.id, third.id], whole, "one lesson")
-    task(8, "one", [], [one, third], success=True, run="now")
-    assert ledger.memories.utilities_before("now")[whole.id] == Utility(recalls=1)
+    task(8, "shown", [third], success=True, run="before")
+    task(9, "one", [], [third], success=True, run="now")
+    assert ledger.memories.utilities_before("now")[whole.id] == Utility(recalls=1, wins=1)
     assert ledger.memories.utilities_before("later")[whole.id] == utility(ledger, whole)
 
 
 @pytest.mark.parametrize("is_new", [True, False])
-def test_a_task_that_recalled_several_parts_of_a_union_is_one_task(
+def test_a_task_that_recalled_several_parts_of_a_union_has_nothing_to_be_compared_with(
     ledger: Ledger, make: Make, task: Any, is_new: bool
 ) -> None:
     one, other = make.memory("ask for the number"), make.memory("ask for the number first")
@@ -99,28 +100,58 @@ def test_a_task_that_recalled_several_parts_of_a_union_is_one_task(
     ledger.memories.admit([one, other, imported])
     task(1, "shown", [one, other], success=True)
     task(2, "shown", [one], success=False)
-    task(3, "one", [], [one, other], success=True)
+    task(3, "one", [], [other], success=True)
     task(4, "one", [other], [one], success=False)  # one of the two was seen, so what both say was
-    late = task(5, "shown", [one, other], success=None)
-    before = {m.id: utility(ledger, m) for m in (one, other)}
+    late, both = task(5, "shown", [other], success=None), task(6, "shown", [one, other], success=None)
     union = make.memory("ask for the order number") if is_new else one
     ledger.memories.replace([one.id, other.id], union, "they say the same")
-    whole = Utility(recalls=2, wins=1, held_out=1, held_out_wins=1)
+    whole = Utility(recalls=1, held_out=1, held_out_wins=1)
     assert utility(ledger, union) == whole
-    ledger.memories.record_outcome(late, True)
-    assert utility(ledger, union) == whole.model_copy(update={"recalls": 3, "wins": 2})
-    for outcome in (None, True):  # taken back, and given again
+    ledger.memories.record_outcome(both, True)
+    assert utility(ledger, union) == whole
+    for outcome in (True, None, True):  # given, taken back, and given again
         ledger.memories.record_outcome(late, outcome)
+    assert utility(ledger, union) == whole.model_copy(update={"recalls": 2, "wins": 1})
     deep = make.memory("the order number comes first")
     ledger.memories.replace([union.id, imported.id], deep, "they say the same")
-    assert utility(ledger, deep) == whole.model_copy(update={"recalls": 10, "wins": 5})
+    assert utility(ledger, deep) == whole.model_copy(update={"recalls": 9, "wins": 4})
     ledger.memories.record_outcome(late, False)
-    assert utility(ledger, deep) == whole.model_copy(update={"recalls": 10, "wins": 4})
+    assert utility(ledger, deep) == whole.model_copy(update={"recalls": 9, "wins": 3})
     for id_ in (deep.id, union.id):
         ledger.memories.undo(id_, "they differ")
-    for memory in (one, other):
-        n = before[memory.id].recalls
-        assert utility(ledger, memory) == before[memory.id].model_copy(update={"recalls": n + 1})
+    assert utility(ledger, one) == Utility(recalls=3, wins=2, held_out=1)
+    assert utility(ledger, other) == Utility(recalls=3, wins=2, held_out=1, held_out_wins=1)
+
+
+def test_what_a_union_did_counts_once_after_it_was_taken_apart(ledger: Ledger, make: Make, task: Any) -> None:
+    parts = [make.memory(f"ask for {name}") for name in ("one", "two", "three")]
+    ledger.memories.admit(parts)
+    union, again = make.memory("ask for all"), make.memory("ask for the rest")
+    ledger.memories.replace([part.id for part in parts], union, "one lesson")
+    for number in range(10):
+        task(number, "shown", [union], success=True)
+    late = task(10, "shown", [union], success=None)
+    ledger.memories.undo(union.id, "they differ")
+    ledger.memories.record_outcome(late, True)
+    assert {utility(ledger, part).recalls for part in parts} == {11}
+    ledger.memories.replace([part.id for part in parts[1:]], again, "one lesson")
+    assert utility(ledger, again) == Utility(recalls=11, wins=11)
+    ledger.memories.record_outcome(late, None)
+    assert utility(ledger, again) == Utility(recalls=10, wins=10)
+
+
+def test_a_merge_that_was_undone_passes_nothing_on(ledger: Ledger, make: Make, task: Any) -> None:
+    old, new, third = (make.memory(text) for text in ("never use x", "always use x", "use x with y"))
+    ledger.memories.admit([old, third])
+    ledger.memories.supersede(old.id, new, "by a person")
+    union = make.memory("always use x with y")
+    ledger.memories.replace([new.id, third.id], union, "one lesson")
+    late = task(1, "shown", [new], success=None)
+    ledger.memories.undo(union.id, "they differ")
+    ledger.memories.undo(new.id, "it was wrong")
+    ledger.memories.record_outcome(late, True)
+    assert utility(ledger, old) == Utility()
+    assert ledger.memories.admit([new])[0].outcome == "rejected"
 
 
 def test_a_scope_is_counted_by_what_its_tasks_saw(ledger: Ledger, make: Make, task: Any) -> None:
