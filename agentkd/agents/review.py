@@ -151,19 +151,19 @@ def settle(call: ToolCall, decision: AnyDecision | None) -> Reviewed:
 
 
 def correction_of(reviewed: Reviewed, trajectory_id: str, step: int) -> Correction | None:
-    """Return what a decision teaches: an edit corrects parameters or the plan, the others the plan.
+    """Return what a decision teaches: an edit corrects parameters or the plan, a refusal the plan.
 
     Only an edit accepts a call for good: an answer in a tool's place says what the call should have given,
-    so its correction holds the person's words alone, and no training row is made of it.
+    so its correction holds the person's words alone, and neither a rule nor a training row is made of it.
     """
     decision, proposed, accepted = reviewed.decision, reviewed.proposed, reviewed.accepted
     if isinstance(decision, (Reject, Restart)):
         text = decision.reason or f"Do not call `{proposed.name}` here."
-        kind: Literal["plan", "parameter"] = "plan"
+        kind: Literal["plan", "parameter", "answer"] = "plan"
     elif isinstance(decision, Respond):
         if not decision.text:
             return None
-        text, kind, accepted = decision.text, "plan", None
+        text, kind, accepted = decision.text, "answer", None
     elif isinstance(decision, Edit) and accepted is not None:
         if (accepted.name, accepted.arguments) == (proposed.name, proposed.arguments):
             return None

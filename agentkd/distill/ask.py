@@ -161,11 +161,14 @@ def said_of(found: Finding) -> str:
 
 
 def read_json(text: str) -> Any:
-    """Read an answer as JSON, also where the whole answer is one Markdown fence."""
+    """Read an answer as JSON, also where the whole answer is one Markdown fence; raises ValueError."""
     text = text.strip()
     if text.startswith("```") and text.endswith("```") and "\n" in text:
         text = text.partition("\n")[2][:-3]
-    return json.loads(text)
+    try:
+        return json.loads(text)
+    except RecursionError as error:  # a model that repeats `[`
+        raise ValueError("the answer is nested too deeply") from error
 
 
 def _explain(error: ValueError) -> str:

@@ -72,9 +72,9 @@ def corrected_case(
     answer = correction.accepted_answer
     if not correction.accepted and not 0 < len(answer) <= settings.max_answer_chars:
         return
-    state = state_text(
-        trajectory, correction.step or 0, limit=settings.max_result_chars, trust=kit.settings.trust
-    )
+    last = 0 if correction.accepted else len(trajectory.steps)  # an answer for a whole run ends it
+    step = last if correction.step is None else correction.step
+    state = state_text(trajectory, step, limit=settings.max_result_chars, trust=kit.settings.trust)
     scope = kit.settings.memory.scope
     yield _case(trajectory, state, correction.accepted, answer, correction.step, (correction,), scope, origin)
 

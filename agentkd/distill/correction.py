@@ -27,7 +27,9 @@ from agentkd.distill.revision import (
     final_changes,
     has_word,
     in_order,
+    is_in_tools_place,
     is_instance,
+    is_verdict,
     overruled_values,
     proposed_of,
     relative,
@@ -115,7 +117,7 @@ class CorrectionDistiller(Finds):
         for trajectory, said in corrected:
             for correction in accepted_last(said):
                 yield from corrected_case(trajectory, correction, kit, self.name, CaseSettings())
-        by_people = [(t, in_order(c for c in said if c.source == "person")) for t, said in corrected]
+        by_people = [(t, in_order(filter(_is_lesson, said))) for t, said in corrected]
         by_people = [(t, said) for t, said in by_people if said]
         if by_people:
             yield from self._rules(by_people, kit)
@@ -192,20 +194,26 @@ class CorrectionDistiller(Finds):
         )
 
 
+def _is_lesson(correction: Correction) -> bool:
+    """Whether the words of a correction may be a rule: a person's, and not what a tool should have said."""
+    return correction.source == "person" and not is_in_tools_place(correction)
+
+
 def _structural_rules(sequences: Sequence[Corrected], scope: Scope) -> Iterator[Finding]:
     """Yield the rules that the structure of corrections gives, without a model."""
-    seen: dict[tuple[str, str, str], set[str]] = {}
+    seen: dict[tuple[str, str, str], _Seen] = {}
     for trajectory, said in sequences:
         for change in final_changes(trajectory, said):
-            seen.setdefault(_key(change), set()).add(trajectory.id)
+            seen.setdefault(_key(change), _Seen()).add(change, trajectory)
     for sequence in sequences:
         trajectory, said = sequence
         for change in final_changes(trajectory, said):
-            yield _parameter(change, sequence, scope, n_runs=len(seen[_key(change)]))
+            yield _parameter(change, sequence, scope, seen[_key(change)])
         for correction in standing_remarks(said):
             topic = about(correction, proposed_of(correction, trajectory))
             if topic == "plan" or not (correction.accepted or correction.accepted_answer):
-                text = relative(correction.text, trajectory) or _plan_text(correction)
+                said_so = "" if is_verdict(correction.text) else relative(correction.text, trajectory)
+                text = said_so or _plan_text(correction)
                 if text:
                     yield _rule(
                         _KINDS[topic], generalise(trajectory.task.prompt), text, sequence, scope,
@@ -213,21 +221,35 @@ def _structural_rules(sequences: Sequence[Corrected], scope: Scope) -> Iterator[
                     )  # fmt: skip
 
 
+class _Seen:
+    """Where a value was accepted: in how many tasks, however often each was tried, and where it came from."""
+
+    def __init__(self) -> None:
+        self.tasks = set[tuple[str, str]]()
+        self.sources = set[str]()
+
+    def add(self, change: Change, trajectory: Trajectory) -> None:
+        """Count one run in which a change stood in the end."""
+        task = trajectory.task
+        self.tasks.add((task.suite, task.group or task.id))
+        self.sources.add(source_of(change, trajectory))
+
+
 def _key(change: Change) -> tuple[str, str, str]:
     return change.tool, change.parameter, canonical_json([change.is_left_out, change.value])
 
 
-def _parameter(change: Change, sequence: Corrected, scope: Scope, n_runs: int) -> Memory | Rejection:
+def _parameter(change: Change, sequence: Corrected, scope: Scope, seen: _Seen) -> Memory | Rejection:
     """Word one parameter's final value: where to read it, or the constant that it always is."""
-    where = source_of(change, sequence[0])
+    where, n_tasks = source_of(change, sequence[0]), len(seen.tasks)
     name = f"`{change.parameter}`"
     if change.is_left_out:
         what = f"leave out {name}"
     elif where == "request":
         what = f"take {name} from the request"
-    elif where and n_runs == 1:
+    elif where and len(seen.sources) == 1:
         what = f"take {name} from the result of `{where}`"
-    elif is_instance(change.value) and n_runs == 1:
+    elif is_instance(change.value) and n_tasks == 1:
         return refused(
             CorrectionDistiller.name, sequence[:1], f"{change.tool}: {change.parameter}", "instance-value",
             f"the value {shorten(repr(change.value), 80)} belongs to one instance and was accepted once",
@@ -240,7 +262,7 @@ def _parameter(change: Change, sequence: Corrected, scope: Scope, n_runs: int) -
         f"When calling `{change.tool}`, {what}.",
         sequence,
         scope,
-        confidence=_BY_A_PERSON if n_runs > 1 or where else _SEEN_ONCE,
+        confidence=_BY_A_PERSON if n_tasks > 1 or where else _SEEN_ONCE,
         said=[change.correction],
     )
 

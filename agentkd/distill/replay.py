@@ -29,8 +29,9 @@ class Replayed(Value):
 def replay_claim(trajectory: Trajectory, step: int, call: ToolCall, kit: Kit) -> Replayed:
     """Replay a run with `call` at step `step` (-1: the first one) in its own suite.
 
-    A claim holds where the grader calls the run done, with or without what the run did afterwards. It fails
-    where that is not so and the call itself gives an error or ends the task.
+    A claim holds where the tool accepts the call and the grader calls the run done, with or without what the
+    run did afterwards. It fails where that is not so and the call itself gives an error or ends the task.
+    What the run answered in words is no part of a replay.
     """
     task = trajectory.task
     if task.is_held_out:
@@ -53,10 +54,10 @@ def replay_claim(trajectory: Trajectory, step: int, call: ToolCall, kit: Kit) ->
             raise
         except Exception as error:  # the world of the task broke: that says nothing about the claim
             return Replayed(verdict="unknown", detail=f"the replay broke: {type(error).__name__}: {error}")
-        if outcome.success:
-            return Replayed(verdict="holds", detail=f"task `{task.id}` is done with it")
         own = results[len(before)] if len(results) > len(before) else ToolResult()
-        is_last, said = is_last or own.ends_task or not own.ok, outcome.feedback
+        if outcome.success and own.ok:
+            return Replayed(verdict="holds", detail=f"task `{task.id}` is done with it")
+        is_last, said = is_last or own.ends_task or not own.ok, own.error or outcome.feedback
     detail = f"task `{task.id}` is not done with it"
     if not is_last:
         return Replayed(verdict="unknown", detail=f"{detail}, which may be for want of further steps")
@@ -83,6 +84,7 @@ def replay_calls(
             "model": "replay",
             "messages": (),
             "steps": tuple(steps),
+            "answer": "",
             "outcome": None,
             "failure": None,
         }

@@ -23,7 +23,9 @@ __all__ = [
     "final_changes",
     "has_word",
     "in_order",
+    "is_in_tools_place",
     "is_instance",
+    "is_verdict",
     "overruled_values",
     "proposed_of",
     "relative",
@@ -40,6 +42,10 @@ _PREFERENCE = re.compile(
 )
 _RETRACTION = re.compile(
     r"\W*(actually|no,|on second thoughts?|never ?mind|forget (that|it)|i changed my mind)\b", re.IGNORECASE
+)
+_VERDICT = re.compile(
+    r"(\W|_|\b(no|nope|not|yes|ok|okay|wrong|incorrect|right|bad|good|great|fine|thanks?|thank you|stop)\b)*",
+    re.IGNORECASE,
 )
 _NUMBERS = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
@@ -101,9 +107,24 @@ def in_order(corrections: Iterable[Correction]) -> list[Correction]:
 
 
 def _overrules(later: Correction, earlier: Correction) -> bool:
-    if (later.step or 0) != (earlier.step or 0):
+    if _place(later) != _place(earlier):
         return False
     return not later.proposed or later.proposed in (earlier.proposed, earlier.accepted)
+
+
+def _place(correction: Correction) -> int | None:
+    """Return the step that a correction is about: calls for a whole run are its first, an answer its last."""
+    return 0 if correction.step is None and correction.accepted else correction.step
+
+
+def is_verdict(text: str) -> bool:
+    """Whether a remark says good or bad and nothing to do, such as `no` or a thumb."""
+    return _VERDICT.fullmatch(text) is not None
+
+
+def is_in_tools_place(correction: Correction) -> bool:
+    """Whether a person answered in the place of a tool: a result like any other, and no lesson."""
+    return correction.kind == "answer" and not (correction.accepted or correction.accepted_answer)
 
 
 def standing_remarks(corrections: Sequence[Correction]) -> list[Correction]:

@@ -47,7 +47,7 @@ _NOTES = re.compile(  # notes end with a line of their own: the words may also s
 INSTANCE = re.compile(
     rf"""
     "[^"]{{1,200}}" | “[^”]{{1,200}}” | (?<!\w)'[^']{{1,200}}'(?!\w)   # quoted text
-    | \b\S+@\S+\.\w+\b | \bhttps?://\S+                                # addresses
+    | \b[^\s@]{{1,64}}@\S+\.\w+\b | \bhttps?://\S+                                # addresses
     | \b\d{{4}}-\d\d?-\d\d?(?:[T ]\d\d:\d\d\S*)? | \b\d\d?[./]\d\d?[./]\d{{2,4}}\b
     | \b{_MONTH}\s+\d\d?(?:st|nd|rd|th)?(?:,?\s+\d{{4}})?\b            # March 3rd, 2024
     | \b\d\d?(?:st|nd|rd|th)?\s+(?:of\s+)?{_MONTH}(?:,?\s+\d{{4}})?\b  # 3rd of March 2024

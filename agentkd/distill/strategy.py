@@ -6,6 +6,7 @@ actor tries it on these and on others of the scenario, and only what makes its a
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from agentkd.distill.revision import by_trajectory
 from agentkd.distill.source import shorten, transcript
 from agentkd.errors import AgentkdError, BudgetError, CeilingError, ConfigError, ModelError
 from agentkd.protocols import Embedder, Kit, Model, Suite
-from agentkd.schema import ADHOC, Correction, Memory, Message, Span, Trajectory
+from agentkd.schema import ADHOC, Correction, Memory, Message, Span, Task, Trajectory
 
 __all__ = ["StrategyDistiller", "StrategySettings", "build_strategy"]
 
@@ -87,6 +88,7 @@ class StrategyDistiller(Finds):
     def __init__(self, settings: StrategySettings | None = None) -> None:
         self.settings = settings or StrategySettings()
         self._asker = Asker(self.name, self.settings)
+        self._slots = threading.BoundedSemaphore(self.settings.workers)  # scenarios share the calls in flight
 
     def attempt(
         self, trajectories: Sequence[Trajectory], corrections: Sequence[Correction], kit: Kit
@@ -134,14 +136,16 @@ class StrategyDistiller(Finds):
         """Alternate between writing guidance and trying it, until it holds or the rounds are over."""
         findings: list[Finding] = []
         messages = self._question(scenario)
+        before: list[Trajectory] = []  # how the probes fare without any guidance: tried once
         for _ in range(self.settings.rounds):
-            said = self._asker.ask(teacher, messages, _Strategy.model_json_schema(), _read)
+            with self._slots:
+                said = self._asker.ask(teacher, messages, _Strategy.model_json_schema(), _read)
             if isinstance(said, Refusal):
                 return [*findings, self._asker.failure(scenario.shown, said)]
             span = examine(self.name, said.strategy, said.quote, scenario.shown, scenario.corrections)
             if isinstance(span, Rejection):
                 return [*findings, span]
-            trial = self._try(scenario, said, actor, kit)
+            trial = self._try(scenario, said, actor, kit, before)
             if isinstance(trial, str):
                 return [*findings, refused(self.name, scenario.runs, said.strategy, "not-tried", trial)]
             if self._holds(trial):
@@ -169,8 +173,13 @@ class StrategyDistiller(Finds):
         runs = "\n\n".join(texts).replace("</", "< /")
         return fill(load_prompt("strategy", self.settings.prompts), {"runs": runs})
 
-    def _try(self, scenario: _Scenario, said: _Strategy, actor: Model | None, kit: Kit) -> _Trial | str:
-        """Return how the probes fare without and with the guidance, or why they cannot be tried."""
+    def _try(
+        self, scenario: _Scenario, said: _Strategy, actor: Model | None, kit: Kit, before: list[Trajectory]
+    ) -> _Trial | str:
+        """Return how the probes fare without and with the guidance, or why they cannot be tried.
+
+        `before` keeps what they did without it, for the next guidance.
+        """
         if actor is None:
             return "no model plays the role `actor`"
         if scenario.suite is None:
@@ -184,17 +193,24 @@ class StrategyDistiller(Finds):
             purpose=f"distill:{self.name}",
         )
         guidance = f"When {said.when_to_use.strip()}: {said.strategy.strip()}"
-        jobs = [(t.task, text) for text in ("", guidance) for t in scenario.runs]
+
+        def probe(job: tuple[Task, str]) -> Trajectory:
+            with self._slots:
+                return run(*job)
+
+        texts = (guidance,) if before else ("", guidance)
+        jobs = [(t.task, text) for text in texts for t in scenario.runs]
         try:
             with ThreadPoolExecutor(self.settings.workers) as pool:
-                made = list(pool.map(lambda job: run(*job), jobs))
+                made = [*before, *pool.map(probe, jobs)]
         except (BudgetError, CeilingError):
             raise
         except AgentkdError as error:
             return f"the trial broke: {error.message}"
         except Exception as error:  # the world of a task broke: that says nothing about the guidance
             return f"the trial broke: {type(error).__name__}: {error}"
-        before, after = made[: len(scenario.runs)], made[len(scenario.runs) :]
+        before[:] = made[: len(scenario.runs)]
+        after = made[len(scenario.runs) :]
         wrong = [t for t in after[: len(scenario.shown)] if not t.success]  # the others stay unseen
         return _Trial(
             n=len(after),

@@ -118,7 +118,7 @@ class Correction(Value):
     source: Literal["person", "grader", "judge", "tool"] = "person"
     """Who said it."""
     kind: Literal["plan", "parameter", "preference", "answer", "unknown"] = "unknown"
-    """What it is about (DROC's three kinds; `answer` for a full accepted answer)."""
+    """What it is about (DROC's three kinds; `answer` for an accepted answer, or one in a tool's place)."""
     proposed: tuple[ToolCall, ...] = ()
     """What the agent wanted to call."""
     accepted: tuple[ToolCall, ...] = ()

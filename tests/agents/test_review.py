@@ -149,7 +149,7 @@ def test_a_person_may_answer_in_the_tools_place(build: Build, world: Counting, l
     )
     assert trust_of_run(finished, TrustSettings()).outside == ()  # a person said it, and not the tool
     (correction,) = ledger.corrections.list()
-    assert (correction.source, correction.kind, correction.text) == ("person", "plan", "paid by hand")
+    assert (correction.source, correction.kind, correction.text) == ("person", "answer", "paid by hand")
     assert (correction.proposed, correction.accepted, correction.step) == ((WRONG,), (), 0)
     dropped = Counter[str]()
     failed = finished.model_copy(update={"outcome": Outcome(success=False)})

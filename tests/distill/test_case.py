@@ -120,8 +120,37 @@ def test_what_a_person_says_becomes_a_constraint_without_a_model(make):
 @pytest.mark.parametrize(("kind", "expected"), [("parameter", "parameter"), ("preference", "preference")])
 def test_the_kind_of_a_correction_is_kept(make, kind, expected):
     run = make.trajectory()
-    (memory,) = CorrectionDistiller().distill([run], [make.correction(run, kind=kind)], make.kit())
+    said = make.correction(run, "use kilometres", kind=kind)
+    (memory,) = CorrectionDistiller().distill([run], [said], make.kit())
     assert memory.kind == expected
+
+
+@pytest.mark.parametrize("text", ["no", "Wrong!", "ok, thanks", "\U0001f44e", "..."])
+def test_a_remark_that_says_nothing_to_do_is_no_rule(make, text):
+    run = make.trajectory(calls=(make.call("pay"),))
+    assert list(CorrectionDistiller().distill([run], [make.correction(run, text)], make.kit())) == []
+    refused = make.correction(run, text, kind="plan", proposed=run.steps[0].accepted_calls, step=0)
+    (rule,) = CorrectionDistiller().distill([run], [refused], make.kit())
+    assert rule.content == "Do not call `pay` here."
+
+
+def test_what_a_person_answered_in_a_tools_place_is_no_rule(make):
+    run = make.trajectory(calls=(make.call("ask_address"),))
+    told = make.correction(
+        run, "Ann lives at 12 Elm Street", kind="answer", proposed=run.steps[0].accepted_calls, step=0
+    )
+    assert list(CorrectionDistiller().distill([run], [told], make.kit())) == []
+
+
+def test_an_answer_for_a_whole_run_comes_after_its_calls_and_overrules_none_of_them(make):
+    run = make.trajectory(prompt="Where is my order?", calls=(make.call("find"),), success=False)
+    call = make.correction(run, "a", step=0, accepted=(make.call("track"),))
+    answer = make.correction(run, "b", accepted_answer="In Oslo.", kind="answer")
+    tracked, told = CaseDistiller().distill([run], [call, answer], make.kit())
+    assert tracked.content.startswith("Request: Where is my order?\nCall: ")
+    assert "track" in tracked.content
+    assert "result 0" in told.content
+    assert told.content.endswith("Answer: In Oslo.")
 
 
 def test_a_correction_with_a_call_is_a_case_and_the_feedback_of_a_grader_no_constraint(make):

@@ -91,6 +91,23 @@ def test_a_value_of_one_instance_is_no_rule_until_it_recurs(make):
     assert rule.support == 2
 
 
+@pytest.mark.parametrize("found", [True, False])
+def test_two_tries_of_one_task_say_no_more_than_one(make, found):
+    def corrected(name):
+        calls = (make.call("find"), flight(make, id="x"))
+        run = make.trajectory(name, prompt="Cancel it", calls=calls, task="t")
+        told = run.steps[0].model_copy(update={"results": (ToolResult(content="W2378156" if found else ""),)})
+        run = run.model_copy(update={"steps": (told, run.steps[1])})
+        return run, sequence(make, run, (1, calls[1], flight(make, id="W2378156")))
+
+    (one, said_one), (two, said_two) = corrected("r1"), corrected("r2")
+    report, kept = rules(make, [one, two], [*said_one, *said_two])
+    assert {rule.content for rule in kept} == (
+        {"When calling `book_flight`, take `id` from the result of `find`."} if found else set()
+    )
+    assert {refusal.reason for refusal in report.rejected} == (set() if found else {"instance-value"})
+
+
 def test_another_tool_or_a_refused_call_is_about_the_plan(make):
     run = make.trajectory(prompt="Cancel order 12", calls=(make.call("cancel"), make.call("refund")))
     cancel, refund = run.steps[0].accepted_calls[0], run.steps[1].accepted_calls[0]

@@ -110,6 +110,7 @@ def test_the_prompt_holds_no_recalled_memory_and_no_open_tag_of_the_data(make):
         (answer({"confidence": 3}), "lessons.0.confidence"),
         (answer({"key_step": 5}), "there is no step 5"),
         (answer({}, {}, {}, {}), "at most 3"),
+        ("[" * 100_000, "nested too deeply"),
     ],
 )
 def test_the_model_is_shown_its_error_and_may_repair_it_once(make, bad, told):

@@ -126,6 +126,32 @@ def test_a_claim_stands_in_the_place_of_the_key_step(make, step, call, verdict):
     assert replay_claim(run, step, call, make.kit(suites=[TwoCalls()])).verdict == verdict  # a fresh world
 
 
+class Answered(TwoCalls):
+    """A world whose grader reads the answer, and which knows one tool."""
+
+    class World(TwoCalls.World):
+        def call(self, call):
+            from agentkd.schema import ToolResult
+
+            return ToolResult() if call.name == "find" else ToolResult(error="there is no such tool")
+
+    def grade(self, trajectory):
+        from agentkd.schema import Outcome
+
+        done = trajectory.answer == "42" or [c.name for s in trajectory.steps for c in s.accepted_calls] == [
+            "wipe", "find"
+        ]  # fmt: skip
+        return Outcome(success=done, reward=float(done))
+
+
+def test_the_answer_of_the_run_proves_no_claim_nor_does_a_call_that_fails(make):
+    run = make.trajectory(success=True, answer="42", calls=(make.call("look"), make.call("find")))
+    kit = make.kit(suites=[Answered()])
+    assert replay_claim(run, 0, make.call("wipe"), kit).verdict == "fails"
+    assert "no such tool" in replay_claim(run, 0, make.call("wipe"), kit).detail
+    assert replay_claim(run, 0, make.call("find"), kit).verdict == "unknown"
+
+
 @pytest.mark.parametrize(
     "later", [(), (ToolCall(name="book", arguments={"people": 9}),)], ids=["none", "wrong"]
 )

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 
 import pytest
 
@@ -84,6 +86,40 @@ def test_the_teacher_learns_what_did_not_help_and_writes_again(make, suite, runs
     retry = kit.model("distiller").asked[1][0]
     assert "0 of 3 probes succeed with it" in retry[-1].content
     assert retry[-2].content == json.dumps(json.loads(tries[0]), separators=(",", ":"))
+
+
+def test_scenarios_share_the_calls_in_flight_and_the_bare_probes(make):
+    now, most, made = 0, 0, 0
+    lock = threading.Lock()
+
+    def slow(messages, tools):
+        nonlocal now, most, made
+        with lock:
+            now, made = now + 1, made + 1
+            most = max(most, now)
+        time.sleep(0.01)
+        with lock:
+            now -= 1
+        return ToolCall(name="find", arguments={})
+
+    right = ToolCall(name="book", arguments={})
+    words = ("Book a table for", "Cancel the order of", "Convert euros into", "Send a parcel to")
+    prompts = [(f"{word} {n}", right) for word in words for n in ("Ann", "Bob", "Eve")]
+    suite = FakeSuite({"train": prompts}, tools=TOOLS, name="shop")
+    runs = [
+        make.trajectory(f"run-{i}", calls=(make.call("find"),), success=False).model_copy(
+            update={"task": task}
+        )
+        for i, task in enumerate(suite.tasks("train"))
+    ]
+
+    def teacher(n, messages):
+        prompt = next(p for p, _ in prompts if p in messages[0].content or p in messages[-1].content)
+        return answer(strategy="Be more careful with this.", quote=prompt)
+
+    distilled(make, runs, teacher, ScriptedModel(slow), [suite], workers=3, rounds=2)
+    assert most <= 3
+    assert made == 4 * 3 * 3  # without guidance once, and with either guidance
 
 
 def test_the_second_question_shows_no_unseen_task_and_no_tag_of_a_task(make, suite, runs):
