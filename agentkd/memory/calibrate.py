@@ -133,6 +133,7 @@ def _gather(ledger: Ledger, n: int, chance: random.Random) -> _Pairs:
     by_group: dict[str, list[int]] = {}
     for at, group in enumerate(groups):
         by_group.setdefault(group, []).append(at)
+    tells = len({memory.keys.tools for memory in memories}) > 1  # one tool for all tells nothing apart
     together, apart = [], []
     for at, request in enumerate(requests):
         if not request.strip():
@@ -141,7 +142,8 @@ def _gather(ledger: Ledger, n: int, chance: random.Random) -> _Pairs:
         siblings = [other for other in by_group[groups[at]] if requests[other] != request]
         together += [(at, other) for other in siblings[:_SIBLINGS]]
         for other in chance.sample(range(len(memories)), min(_NEGATIVES, len(memories))):
-            same_tools = memories[at].keys.tools and memories[at].keys.tools == memories[other].keys.tools
+            tools = memories[at].keys.tools
+            same_tools = tells and tools and tools == memories[other].keys.tools
             if groups[other] != groups[at] and lessons[other] != lessons[at] and not same_tools:
                 apart.append((at, other))
     pairs = _Pairs(requests, memories, together, apart)

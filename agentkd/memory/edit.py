@@ -99,10 +99,13 @@ def _is_overruled(edit: MemoryEdit, taken_back: Iterable[tuple[str, frozenset[st
 
 
 def _apply(edit: MemoryEdit, reason: str, known: Mapping[str, Memory], ledger: Ledger) -> Iterator[Edit]:
-    """Carry an edit out, unless one of its memories was replaced or revoked since the refiner saw it."""
+    """Carry an edit out, unless one of its memories was replaced or got another status meanwhile.
+
+    A refiner that asks a model takes minutes, in which a person may put a memory away.
+    """
     seen = {*edit.ids} | ({edit.replacement.id} & known.keys() if edit.replacement is not None else set())
     status = ledger.memories.status_for("base", seen)
-    if seen - status.keys() or "revoked" in status.values():
+    if any(status.get(id_) != known[id_].status for id_ in seen):
         return
     if (edit.replacement is not None or edit.status in INDEXED) and _waits(edit, known, ledger):
         return  # no refiner lets out what the provenance gate or a revocation holds back

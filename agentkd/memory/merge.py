@@ -73,7 +73,7 @@ class MergeRefiner:
         told = self.settings.above
         above = kit.thresholds()["related_above"] if told is None else told
         merged: set[str] = set()
-        groups = together(judged(memories))
+        groups = together(judged(memory for memory in memories if memory.kind != "tool-note"))
         for group in groups:
             for keeper, parts in stars(_compatible(group, above, kit.embedder()), _longest):
                 merged.update([keeper.id, *(part.id for part in parts)])
@@ -91,18 +91,19 @@ class MergeRefiner:
         return MemoryEdit(ids=(keeper.id, *(part.id for part in parts)), replacement=whole, reason=reason)
 
     def _worded(self, groups: Sequence[Sequence[Memory]], above: float, kit: Kit) -> Iterator[MemoryEdit]:
-        asking, left = Asking(self.name, kit, self.settings.prompts), self.settings.max_questions
+        asking = Asking(self.name, kit, self.settings.prompts)
         self.failures = asking.failures
         for group in groups:
             for centre, around in stars(_related(group, above, kit.embedder())):
-                if left <= 0:
-                    return
-                left -= 1
-                parts = [centre, *around][: self.settings.max_parts]
-                union = self._ask(parts, asking)
-                if union is not None:
-                    reason = f"worded by {asking.model_name} from {len(parts)} lessons for like situations"
-                    yield MemoryEdit(ids=tuple(p.id for p in parts), replacement=union, reason=reason)
+                for few in _few(around, self.settings.max_parts - 1):
+                    if asking.n_asked >= self.settings.max_questions:
+                        return
+                    parts = [centre, *few]
+                    union = self._ask(parts, asking)
+                    if union is not None:
+                        by = f"worded by {asking.model_name} from {len(parts)} lessons for like situations"
+                        yield MemoryEdit(ids=tuple(p.id for p in parts), replacement=union, reason=by)
+                        break  # the others meet the union next time
 
     def _ask(self, parts: Sequence[Memory], asking: Asking) -> Memory | None:
         """Return the union in the model's words; None where it keeps them apart or loses something."""
@@ -130,6 +131,10 @@ class MergeRefiner:
                 "extras": {"merged_by": asking.model_name},
             }
         )
+
+
+def _few(memories: Sequence[Memory], n: int) -> Iterator[Sequence[Memory]]:
+    return (memories[at : at + n] for at in range(0, len(memories), n))
 
 
 def _longest(memory: Memory) -> tuple[object, ...]:

@@ -43,6 +43,8 @@ class Asking:
         """
         self.name = name
         self.failures: list[str] = []
+        self.n_asked = 0
+        """Questions that the model was asked; what it had answered before costs nothing."""
         self._model: Model = kit.model(model)
         self._kit = kit
         self._prompts = prompts
@@ -64,6 +66,7 @@ class Asking:
         messages = filled(_prompt(self.name, self._prompts), slots)
         place = self._folder / f"{content_id('ans', self._model.name, messages, shape.__name__)}.json"
         known = _read(place)
+        self.n_asked += known is None
         try:
             said = known if known is not None else self._fresh(messages, shape, check)
         except BudgetError:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["RECALLED", "Asked", "Search", "excluded"]
 
 _KEYS = len(EMBEDDED)  # a memory is in the index up to this many times
+_MOST_TIED = 2048
 _WIDER = 8  # growth of a search that found too few allowed memories
 _NOWHERE = -2.0  # below every cosine
 _MANY = 20_000  # memories from which both searches run side by side
@@ -292,6 +293,7 @@ class Search:
         """Return the BM25 of at most `depth` allowed memories, wider until the `k` best are certain.
 
         Of equals at the end of what was found some are missing, and it is chance which: none of them counts.
+        Where more than `_MOST_TIED` share the words that decide, those tell nothing.
         """
         if self._words is None:
             return {}
@@ -299,12 +301,10 @@ class Search:
         while True:
             found = self._words.search(state, size, partitions)
             least = found[-1].score if len(found) >= size else 0.0
-            fit = [
-                (-round(hit.score, 6), hit.memory_id)
-                for hit in found
-                if hit.score > least and hit.memory_id in allowed and hit.memory_id not in exclude
-            ]
-            if len(fit) >= k or len(found) < size:
+            own = [hit for hit in found if hit.memory_id in allowed and hit.memory_id not in exclude]
+            fit = [(-round(hit.score, 6), hit.memory_id) for hit in own if hit.score > least]
+            is_tie = len(own) >= k and size >= _MOST_TIED
+            if len(fit) >= k or len(found) < size or is_tie:
                 return {id_: -score for score, id_ in sorted(fit)[:depth]}
             size *= _WIDER
 

@@ -72,7 +72,9 @@ class RedistilRefiner:
         teacher = self.settings.model or ("teacher" if kit.settings.roles.teacher else "distiller")
         asking = Asking(self.name, kit, self.settings.prompts, model=teacher)
         self.failures = asking.failures
-        for memory in weak[: self.settings.max_questions]:
+        for memory in weak:
+            if asking.n_asked >= self.settings.max_questions:
+                return
             newer = self._rewritten(memory, asking, kit)
             if newer is not None:
                 reason = f"reworded by {asking.model_name} from {memory.support} supporting runs"
@@ -131,6 +133,13 @@ def _check(new: _Rewritten, old: Memory, shown: str) -> None:
     lost = sorted(names - after.values)
     if lost:
         raise ValueError(f"lesson: it lost `{lost[0]}`; keep every name")
+    values = {value for sentence in before.sentences for value in sentence.values}
+    lost = sorted(value for value in values - after.values if value in shown.casefold())
+    if lost:
+        raise ValueError(f"lesson: it lost the value {lost[0]!r}, which the runs show; keep it")
+    invented = sorted(v for v in after.values - before.values if v not in shown.casefold())
+    if invented:
+        raise ValueError(f"lesson: {invented[0]!r} stands neither in the lesson nor in the runs")
     if before.negations and not after.negations:
         raise ValueError("lesson: the prohibition was lost")
 

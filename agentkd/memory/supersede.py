@@ -35,8 +35,9 @@ class SupersedeRefiner:
 
     Lessons for the same situation contradict each other where they give one parameter of one tool other
     values, or differ in nothing but a value or a `not`. What a person or a grader corrected last goes first,
-    then the better supported, then the newer one. Exemplars of one and the same task contradict each other
-    only where a newer correction accepted other calls; a request that comes with other tools is another task.
+    then the better supported, then the newer one; of a tool's notes the newest, which counts all runs anew.
+    Exemplars of one and the same task contradict each other only where a newer correction accepted other
+    calls; a request that comes with other tools is another task.
     """
 
     name = "supersede"
@@ -108,13 +109,19 @@ def _conflicts(
         slot = slots[first.id]
         same_text = normalise(first.content) == normalise(second.content)
         if slot is not None and slot == slots[second.id] and not same_text:
-            yield first, second, f"another value for `{slot[1]}` of `{slot[0]}`"
+            what = f"another value for `{slot[1]}`" if slot[1] else "another note"
+            yield first, second, f"{what} of `{slot[0]}`"
         elif contradicts(wording_of(first.content), wording_of(second.content)):
             yield first, second, "the opposite for the same situation"
 
 
 def _slot(memory: Memory) -> tuple[str, str] | None:
-    """Return the tool and the parameter that a `parameter` memory is about: its first two code words."""
+    """Return what only one memory can say: of a tool, its note, and the value of each parameter.
+
+    Tool and parameter of a `parameter` memory are its first two code words.
+    """
+    if memory.kind == "tool-note" and "tool" in memory.extras:
+        return str(memory.extras["tool"]), ""
     if memory.kind != "parameter":
         return None
     found = _CODE.findall(memory.content)
@@ -125,7 +132,10 @@ def _winner_first(first: Memory, second: Memory, said: Said) -> Pair:
     def claim(memory: Memory) -> tuple[object, ...]:
         """Order two contradicting lessons: of those that people corrected the newest is right."""
         newest = _age(memory, said)
-        return (True, 0, *newest) if memory.id in said else (False, memory.support, *newest)
+        if memory.id in said:
+            return (True, 0, *newest)
+        support = 0 if memory.kind == "tool-note" else memory.support  # counted anew, over all runs
+        return (False, support, *newest)
 
     ordered = sorted((first, second), key=claim, reverse=True)
     return ordered[0], ordered[1]

@@ -61,6 +61,12 @@ def test_a_calibration_tells_related_from_unrelated(store, ledger, learnt):
     assert ledger.calibrations.get(found.fingerprint) is None  # measuring stores nothing
 
 
+def test_one_tool_for_all_tells_nothing_apart_and_hinders_nothing(store, ledger, learnt):
+    keys = [memory.keys.model_copy(update={"tools": "execute_sql"}) for memory in learnt]
+    store.admit([m.model_copy(update={"keys": k}) for m, k in zip(learnt, keys, strict=True)])
+    assert calibrate(ledger, HashingEmbedder()).calibration.n_positive >= 30
+
+
 def test_the_request_itself_does_not_count_as_a_key(store, ledger, lesson):
     words = [f"w{at} x{at} y{at} z{at}" for at in range(40)]
     store.admit(lesson(f"quite another text {at}", f"do {at}", task=text) for at, text in enumerate(words))

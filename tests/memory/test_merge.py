@@ -175,6 +175,43 @@ def test_a_wording_that_loses_or_invents_something_is_refused_and_recorded(
     assert len(current(ledger)) == 2
 
 
+def test_questions_that_were_answered_before_leave_room_for_others(pool, store, lesson):
+    for number, name in enumerate(("asks for a refund of shoes", "books a seat to Oslo", "feeds a parrot")):
+        pool(
+            lesson(name, f"Ask for number {number}."),
+            lesson(f"{name} now", f"Offer `credit_{number}` first."),
+        )
+    kit, model = worded({"keep_apart": True})
+    asked = []
+    for _ in range(4):
+        merge(store, kit, max_questions=2)
+        asked.append(len(model.calls))
+    assert asked == [2, 3, 3, 3]
+
+
+def test_all_of_a_large_group_is_asked_about(pool, store, lesson):
+    pool(*(lesson("asks for a refund", f"Offer `credit_{n}` first.") for n in range(6)))
+    kit, model = worded({"keep_apart": True})
+    merge(store, kit)
+    shown = "".join(call.messages[-1].content for call in model.calls)
+    assert all(f"credit_{n}" in shown for n in range(6))
+
+
+def test_of_a_tools_notes_the_newest_is_right_and_supports_no_other(pool, store, ledger, lesson):
+    def note(text, support, days):
+        made = lesson("a call of `find` is due", text, kind="tool-note")
+        told = {"extras": {"tool": "find"}, "support": support}
+        return made.model_copy(update={**told, "created_at": made.created_at + timedelta(days=days)})
+
+    pool(
+        note("`find`: Set `unit` in every call. Usually `unit` is 'k'.", 9, 0),
+        note("`find`: Set `unit` in every call.", 4, 1),
+    )
+    assert merge(store) == []
+    supersede(store)
+    assert [memory.content for memory in ledger.memories.list()] == ["`find`: Set `unit` in every call."]
+
+
 def test_without_a_model_nothing_is_worded(two_rules, store):
     assert merge(store) == []
 
@@ -373,7 +410,7 @@ def test_what_a_person_takes_back_is_not_done_by_another_refiner_either(pool, st
     assert set(current(ledger)) == {first.id, second.id}
 
 
-@pytest.mark.parametrize("change", ["revoked", "replaced"])
+@pytest.mark.parametrize("change", ["revoked", "quarantined", "replaced"])
 def test_what_changes_while_a_refiner_thinks_is_left_alone(pool, store, ledger, lesson, change):
     first, second, union = pool(lesson("book a table"), lesson("book a big table"), lesson("book a seat"))
 
@@ -381,8 +418,8 @@ def test_what_changes_while_a_refiner_thinks_is_left_alone(pool, store, ledger, 
         name = "thinks"
 
         def refine(self, memories, kit):
-            if change == "revoked":
-                ledger.memories.set_status(first.id, "revoked", "wrong")
+            if change != "replaced":
+                ledger.memories.set_status(first.id, change, "wrong")
                 return [MemoryEdit(ids=(first.id, second.id), replacement=second, reason="alike")]
             ledger.memories.replace([first.id, union.id], union, "merge: alike")
             return [MemoryEdit(ids=(second.id,), replacement=first, reason="the newer one")]

@@ -218,6 +218,18 @@ def test_statuses_that_follow_events_are_those_that_are_read_anew(store, lesson,
             assert followed.news(checkpoint, seq) == Statuses(ledger).news(checkpoint, seq)
 
 
+def test_words_that_thousands_share_are_not_looked_up_without_end(make_store, lesson, monkeypatch):
+    monkeypatch.setattr("agentkd.memory.recall._MOST_TIED", 64)
+    store = make_store()
+    store.admit([lesson(f"cancel order N{n}", f"cancel it {n}") for n in range(300)])
+    sizes, search = [], store._words.search
+    monkeypatch.setattr(
+        store._words, "search", lambda state, size, parts: (sizes.append(size), search(state, size, parts))[1]
+    )
+    assert len(store.recall("cancel the order")) == 4
+    assert max(sizes) <= 64 * 8
+
+
 def test_equals_are_found_alike_in_whatever_order_they_came(tmp_path, lesson):
     """Requests that differ in one word have equal scores, and more of them than a search looks at."""
     colours = [

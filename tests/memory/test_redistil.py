@@ -114,6 +114,7 @@ def test_plugins_may_refuse_the_words_of_a_teacher(make_store, ledger, strong, l
         ({"quote": "words that nobody said"}, "quote"),
         ({"lesson": "Check the time, then book it, never twice."}, "book_table"),
         ({"lesson": "Check the time, then use `book_table` once."}, "prohibition"),
+        ({"lesson": "Use `book_table` for at most 77 people, never twice."}, "'77' stands neither"),
     ],
 )
 def test_a_wording_that_loses_something_is_refused_and_recorded(store, ledger, strong, change, why):

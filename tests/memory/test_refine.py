@@ -95,6 +95,16 @@ def test_an_expired_fact_is_recalled_again_once_it_is_learnt_again(lesson, store
     assert ledger.memories.get(edit.memory_id).status == "active"
 
 
+def test_a_near_copy_of_an_expired_fact_brings_it_back(lesson, make_store, ledger):
+    store = make_store(merge_above=0.7)
+    store.admit([lesson("price of red shoes", "it costs 5", kind="fact")])
+    _long_ago(ledger, timedelta(days=100), "admitted")
+    [edit] = store.refine([TtlRefiner()], _Kit(ledger))
+    [answer] = store.admit([lesson("price of red shoes now", "it costs 5", kind="fact")])
+    assert (answer.memory_id, "active again" in answer.reason) == (edit.memory_id, True)
+    assert [hit.memory.id for hit in store.recall("price of red shoes")] == [edit.memory_id]
+
+
 def test_what_a_person_put_away_stays_away_when_it_is_learnt_again(lesson, store, ledger):
     store.admit([fact := lesson("price", "it costs 5", kind="fact")])
     store.set_status(fact.id, "quarantined", "a person: ttl: it is wrong")
