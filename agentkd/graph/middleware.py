@@ -72,6 +72,7 @@ class AgentkdMiddleware(AgentMiddleware[Any, Any, Any]):
         namespace: Sequence[str] = (),
         scope: Scope | None = None,
         k: int | None = None,
+        checkpoint: str = "base",
         recall: Literal["off", "start", "step"] = "start",
         record: bool = True,
         grade: Grade | None = None,
@@ -84,13 +85,16 @@ class AgentkdMiddleware(AgentMiddleware[Any, Any, Any]):
                 are stored; a label such as `{user_id}` is filled from the call's `configurable`.
             scope: The asker's scope in place of a namespace; its tenant owns what the turns teach.
             k: Most memories per recall; `[memory] k` by default.
+            checkpoint: What the model is: `student` for what serves as each recall is made, a checkpoint's
+                name, or `base`, any other model. What its weights hold is not recalled for it, and what
+                speaks against a revoked memory is.
             recall: Never, once per request, or before every model call.
             record: Whether turns are stored as trajectories.
             grade: Judges a finished trajectory; without one memories gain no utility from it.
         """
         super().__init__()
         self.tools = []
-        self._finder = Finder(workspace, namespace, scope, k)
+        self._finder = Finder(workspace, namespace, scope, k, checkpoint)
         self._host = workspace
         self._recall = recall
         self._record = record

@@ -30,6 +30,7 @@ def recall_node(
     namespace: Sequence[str] = (),
     scope: Scope | None = None,
     k: int | None = None,
+    checkpoint: str = "base",
     recall: Literal["start", "step"] = "step",
     messages_key: str = "messages",
 ) -> Node:
@@ -46,10 +47,13 @@ def recall_node(
             `{user_id}` is filled from the graph's `configurable`.
         scope: The asker's scope in place of a namespace.
         k: Most memories per recall; `[memory] k` by default.
+        checkpoint: What the model is: `student` for what serves as each recall is made, a checkpoint's
+            name, or `base`, any other model. What its weights hold is not recalled for it, and what speaks
+            against a revoked memory is.
         recall: Once per request, or before every model call.
         messages_key: Channel of the messages; it needs the reducer `add_messages`.
     """
-    finder = Finder(workspace, namespace, scope, k)
+    finder = Finder(workspace, namespace, scope, k, checkpoint)
 
     def recall_memories(state: Mapping[str, Any]) -> dict[str, Any]:
         update = _update(finder, state[messages_key], recall, get_config())

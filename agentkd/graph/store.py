@@ -193,8 +193,11 @@ class AgentkdStore(BaseStore):
             at += len(per_item)
         with self._lock:
             self._vectors.update({id_: found[id_] for id_ in texts})
-            while len(self._vectors) > _KEPT_VECTORS:
-                self._vectors.popitem(last=False)
+            surplus = len(self._vectors) - _KEPT_VECTORS
+            if surplus > 0:  # what the next search needs again stays
+                order = [*(i for i in self._vectors if i not in found), *reversed(self._vectors)]
+                for id_ in order[:surplus]:
+                    del self._vectors[id_]
         empty = np.zeros((0, 1), np.float32)  # an item that another process took away meanwhile
         return {id_: found.get(id_, empty) for id_ in ids}
 

@@ -106,10 +106,7 @@ def admit_items(puts: Sequence[Put], store: MemoryStore, ledger: Ledger) -> dict
             for memory in ledger.memories.list("revoked", kinds=("fact",), current=False)
             if (item := stored_item(memory)) is not None
         }
-        return {
-            put.place: _admitted(put, judged.get(put.place) or _judged(put, store), ledger, revoked)
-            for put in puts
-        }
+        return {put.place: _admitted(put, judged.get(put.place), store, ledger, revoked) for put in puts}
 
 
 def _judged(put: Put, store: MemoryStore) -> Memory | Admission:
@@ -126,7 +123,9 @@ def _judged(put: Put, store: MemoryStore) -> Memory | Admission:
         return _refused(put, error.message)
 
 
-def _admitted(put: Put, judged: Memory | Admission, ledger: Ledger, revoked: set[Any]) -> Admission:
+def _admitted(
+    put: Put, judged: Memory | Admission | None, store: MemoryStore, ledger: Ledger, revoked: set[Any]
+) -> Admission:
     item, at, space = put.item, now(), space_of(put.base)
     name, said = item_name(item.namespace, item.key), _said(_extras(item))
     if item.expires_at is not None and item.expires_at <= at:
@@ -138,6 +137,7 @@ def _admitted(put: Put, judged: Memory | Admission, ledger: Ledger, revoked: set
         return _refused(put, f"{name} holds a later value here")
     if (scope_of(item.namespace, put.base), item.namespace, item.key, said) in revoked:
         return _refused(put, f"{name} was revoked with this value")
+    judged = judged or _judged(put, store)  # what was held a moment ago was not judged
     if isinstance(judged, Admission):
         return judged
     try:

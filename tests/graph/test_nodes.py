@@ -23,13 +23,13 @@ import agentkd
 from agentkd import hookimpl
 from agentkd.agents import scope_text
 from agentkd.config import TrustSettings
-from agentkd.errors import ConfigError, DataError
+from agentkd.errors import ConfigError, DataError, NotFoundError
 from agentkd.graph import AgentkdStore, apply_decisions, recall_node, record_node
 from agentkd.graph.mark import marked
 from agentkd.graph.message import is_notes
 from agentkd.graph.record import store_turn
 from agentkd.graph.turn import read_turn
-from agentkd.schema import Correction, Heard, Hit, Outcome, Scope, Trajectory
+from agentkd.schema import Checkpoint, Correction, DatasetCard, Heard, Hit, Outcome, Scope, Trajectory
 from agentkd.trust import HEARD_CHARS, Outside, carried, heard_after, trust_of_run
 
 MakeParts = Callable[..., Parts]
@@ -105,6 +105,28 @@ def test_what_helps_stands_before_the_model_as_delimited_data(parts: Parts) -> N
         ("system", "memory"), ("user", "user"), ("assistant", "model"),
     ]  # fmt: skip
     assert run.answer == "What is your e-mail address?"
+
+
+def test_what_the_students_weights_hold_is_not_recalled_for_it(parts: Parts) -> None:
+    id_ = parts.learn("customer asks where a parcel is", "ask for the e-mail address first")
+    student = Checkpoint(name="student@1-00000001", base="path:base", base_id="b", dataset_id="ds-1")
+    parts.ledger.datasets.add(DatasetCard(id="ds-1", n_train=0, n_dev=0, n_label_tokens=0, n_tokens=0), [])
+    parts.ledger.checkpoints.add(student)
+    parts.ledger.memories.set_status(id_, "retired", "in the weights", checkpoint=student.name)
+
+    def noted(checkpoint: str, thread: str) -> int:
+        model = Said(replies=["What is your e-mail address?"])
+        graph = graph_of(parts, model, recall=recall_node(parts, checkpoint=checkpoint))
+        graph.invoke(
+            {"messages": [HumanMessage("where is my parcel")]}, {"configurable": {"thread_id": thread}}
+        )
+        return len(notes_in(model.asked[0]))
+
+    assert [noted("base", "a"), noted(student.name, "b"), noted("student", "c")] == [1, 0, 1]
+    parts.ledger.checkpoints.promote(student.name)
+    assert noted("student", "d") == 0
+    with pytest.raises(NotFoundError, match="student@9"):
+        noted("student@9-00000009", "e")
 
 
 def test_nothing_is_said_where_nothing_helps(parts: Parts) -> None:

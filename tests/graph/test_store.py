@@ -374,6 +374,24 @@ def test_a_plugin_may_refuse_an_item_and_the_caller_hears_so(make_parts: MakePar
     assert store.search(()) == []
 
 
+def test_a_search_over_more_items_than_are_kept_embeds_each_once(
+    parts: Parts, store: AgentkdStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentkd.graph.store._KEPT_VECTORS", 20)
+    for name, n in ((ANN, 24), (BOB, 3)):
+        store.batch([PutOp(name, str(number), {"content": f"note {number}"}) for number in range(n)])
+    read: list[int] = []
+    holding = parts.ledger.items.holding
+    monkeypatch.setattr(
+        parts.ledger.items, "holding", lambda *a: (read.append(len(list(a[1]))), holding(*a))[1]
+    )
+    for _ in range(3):
+        store.search(ANN, query="note", limit=1)
+    assert read == [24, 1, 4, 1, 4, 1]  # what is not kept, and the page
+    store.search(BOB, query="note", limit=1)
+    assert read[6:] == [3, 1]
+
+
 def test_others_can_write_while_a_plugin_looks_at_an_item(make_parts: MakeParts, tmp_path: Path) -> None:
     class Slow:
         @hookimpl

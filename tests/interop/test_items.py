@@ -202,6 +202,25 @@ def test_a_forged_item_takes_no_key(there: Workspace, open_: Open, tmp_path: Pat
     assert [item.key for item in AgentkdStore(here).search(())] == ["tea"]
 
 
+def test_what_is_held_already_is_not_judged_again(there: Workspace, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    class Counts:
+        @hookimpl
+        def admit_memory(self, memory: Memory) -> None:
+            asked.append(memory.content)
+
+    host = PluginHost(auto=False)
+    host.add(Counts(), "Counts")
+    imported = read_foreign(out_of(there, tmp_path / "out", "langmem"))
+    with (
+        Ledger.open(tmp_path / "ledger.db") as ledger,
+        MemoryStore(ledger, ExactIndex(), HashingEmbedder(), MemorySettings(), host.hooks) as store,
+    ):
+        n = [(admit_imported(imported, store, ledger), len(asked))[1] for _ in range(2)]
+    assert n[0] == n[1] > 0
+
+
 def test_a_plugin_judges_imported_items_too(there: Workspace, tmp_path: Path) -> None:
     class NoTea:
         @hookimpl
