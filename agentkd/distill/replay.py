@@ -54,7 +54,9 @@ def replay_claim(trajectory: Trajectory, step: int, call: ToolCall, kit: Kit) ->
             raise
         except Exception as error:  # the world of the task broke: that says nothing about the claim
             return Replayed(verdict="unknown", detail=f"the replay broke: {type(error).__name__}: {error}")
-        own = results[len(before)] if len(results) > len(before) else ToolResult()
+        if len(results) <= len(before):
+            return Replayed(verdict="unknown", detail=f"task `{task.id}` ends before it")
+        own = results[len(before)]
         if outcome.success and own.ok:
             return Replayed(verdict="holds", detail=f"task `{task.id}` is done with it")
         is_last, said = is_last or own.ends_task or not own.ok, own.error or outcome.feedback

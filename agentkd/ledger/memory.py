@@ -64,8 +64,8 @@ class Memories:
     def replace(self, ids: Sequence[str], memory: Memory, reason: str) -> Admission:
         """Let a memory take the place of others: the new version of one, or the union of several.
 
-        Of a union, evidence is united, support counts distinct trajectories and counters distinct tasks, in
-        one transaction; each memory gets an event, and `undo` takes it back. The union may be one of them.
+        Of a union, evidence is united, support counts distinct trajectories, counters the tasks that recalled
+        one part alone. Each memory gets an event, and `undo` takes it back. The union may be one of them.
         """
         if len(set(ids)) == 1:
             return self.supersede(ids[0], memory, reason)

@@ -72,7 +72,7 @@ def settle(connection: sa.Connection, trajectory_id: str, success: bool | None) 
 
     None takes an outcome back. A task counts once per memory however many steps recalled it, and a
     second call with the same outcome changes nothing. What came to be a part of a merge meanwhile counts
-    for the union too, and a task that recalled several of its parts is one task.
+    for the union too, unless the task recalled several of its parts.
     """
     changes: dict[str, Counts] = {}
     told = counter.seen(connection, t.recalls.c.trajectory_id == trajectory_id).get(trajectory_id, {})

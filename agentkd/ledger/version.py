@@ -170,7 +170,7 @@ def _unite(connection: sa.Connection, parts: Rows, union: Memory, redact: Redact
 
 
 def united_counters(connection: sa.Connection, holder: Rows, parts: Rows) -> dict[str, int]:
-    """Return what parts add to the counters of a union, where it was there before: no task counts twice."""
+    """Return what parts add to the counters of a union, and of `holder` where it was there before."""
     twice = dict(zip(COUNTERS, overlap(connection, [*holder, *parts]), strict=True))
     return {name: sum(row[name] for row in parts.values()) - twice[name] for name in COUNTERS}
 

@@ -170,6 +170,18 @@ def test_a_right_first_step_is_not_refused_for_the_steps_that_the_run_never_took
     assert report.memories[0].extras == {}  # it may stay, but nothing was proven
 
 
+def test_a_claim_that_the_replay_does_not_come_to_is_unknown(make):
+    class Ends(TwoCalls):
+        def grade(self, trajectory):
+            return super().grade(trajectory).model_copy(update={"success": True})
+
+    run = make.trajectory(calls=(RIGHT, make.call("find", city="Oslo")), success=True)
+    kit = make.kit(suites=[Ends()])
+    assert replay_claim(run, 0, RIGHT, kit).verdict == "holds"
+    replayed = replay_claim(run, 1, make.call("find", city="Rome"), kit)
+    assert (replayed.verdict, "ends before it" in replayed.detail) == ("unknown", True)
+
+
 def test_a_world_that_breaks_says_nothing_about_the_claim(make):
     class Broken(TwoCalls):
         def environment(self, task):
