@@ -24,7 +24,7 @@ from agentkd.distill.tool_stats import Act, ToolStats, gather_stats
 from agentkd.errors import ModelError
 from agentkd.hf import call_text
 from agentkd.protocols import Kit, Model
-from agentkd.schema import Correction, Memory, Span, Trajectory
+from agentkd.schema import Correction, Memory, Span, Trajectory, memory_id
 from agentkd.trust import trust_of_run
 
 __all__ = ["ToolNotesDistiller", "ToolNotesSettings", "build_tool_notes"]
@@ -153,7 +153,8 @@ class ToolNotesDistiller(Finds):
         return [_span(act) for act in acts]
 
     def _note(self, stats: ToolStats, text: str, spans: Sequence[Span], kit: Kit) -> Memory:
-        return candidate(
+        """Return a note; one that says again what a later note had replaced is a new memory."""
+        note = candidate(
             "tool-note",
             f"a call of `{stats.tool}` is due",
             text,
@@ -170,6 +171,8 @@ class ToolNotesDistiller(Finds):
                 "mended": stats.n_mended,
             },
         )
+        counted = f"{text} ({stats.n_calls} calls)"
+        return note.model_copy(update={"id": memory_id(note.kind, note.when_to_use, counted, note.scope)})
 
 
 def _by_trust(trajectories: Sequence[Trajectory], trust: TrustSettings) -> list[list[Trajectory]]:

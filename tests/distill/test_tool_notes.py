@@ -4,11 +4,16 @@ import json
 
 import pytest
 
-from agentkd.config import DistillSettings, TrustSettings
+from agentkd.config import DistillSettings, MemorySettings, TrustSettings
 from agentkd.distill import ToolNotesDistiller, ToolNotesSettings, distill_report
+from agentkd.embedders.hashing import HashingEmbedder
 from agentkd.ledger import Ledger
+from agentkd.memory import ExactIndex, MemoryStore
 from agentkd.memory.provenance import Gate
+from agentkd.memory.supersede import SupersedeRefiner
+from agentkd.plugins import PluginHost
 from agentkd.schema import Heard, ToolResult
+from agentkd.testing import FakeKit
 
 
 def run_of(make, name, *acts):
@@ -63,10 +68,32 @@ def test_the_usual_next_tool_is_told(make, runs):
     assert found["find"].content.endswith("The next call is usually `book`.")
 
 
-def test_more_of_the_same_gives_the_same_note(make, runs):
-    _, few = notes(make, runs, min_calls=4)
-    _, many = notes(make, [*runs, runs[0].model_copy(update={"id": "again"})], min_calls=4)
-    assert few["book"].id == many["book"].id
+def again(runs, n):
+    return [run.model_copy(update={"id": f"{run.id}-{i}"}) for run in runs for i in range(n)]
+
+
+def test_the_ledger_holds_the_newest_note_of_a_tool(make, runs, tmp_path):
+    """The same words support it, other words replace it, and words that hold again replace those."""
+    rome = [
+        run_of(make, f"rome-{i}", (make.call("book", city=f"{i}", seat="aisle", amount=i), ""))
+        for i in range(4)
+    ]
+    more = again(runs, 4)
+    told = [runs, [*runs, *again(runs, 1)], [*runs, *rome], [*runs, *rome, *more]]
+    said, hooks = [], PluginHost(auto=False).hooks
+    with (
+        Ledger.open(tmp_path / "ledger.db") as ledger,
+        MemoryStore(ledger, ExactIndex(), HashingEmbedder(), MemorySettings(), hooks) as store,
+    ):
+        for run in {run.id: run for each in told for run in each}.values():
+            ledger.trajectories.finish(run)
+        for each in told:
+            (answer,) = store.admit([notes(make, each, min_calls=4)[1]["book"]])
+            store.refine([SupersedeRefiner()], FakeKit())
+            (note,) = ledger.memories.list()
+            said.append((answer.outcome, note.content.partition("Usually ")[2]))
+    oslo, none = "`city` is 'Oslo', `seat` is 'aisle'.", "`seat` is 'aisle'."
+    assert said == [("stored", oslo), ("merged", oslo), ("stored", none), ("stored", oslo)]
 
 
 def test_rare_tools_and_those_that_just_work_give_none(make, runs):
