@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agentkd.archive import Limits, open_archive
 from agentkd.errors import ConfigError, DataError
-from agentkd.files import aside_folder
+from agentkd.files import aside_folder, put_in_place
 from agentkd.skills.parse import Skill, read_skill_file
 from agentkd.skills.place import move_in, put_back
 
@@ -72,9 +72,9 @@ def _named(archive: Path, path: Path) -> Skill:
     """Read a skill and let its folder have its very name: macOS writes names with their accents apart."""
     skill = read_skill_file(path)
     place = path.with_name(skill.name)
-    if place != path and place.exists() and not place.samefile(path):
+    if place.exists() and not place.samefile(path):
         raise DataError(f"archive `{archive}` holds the skill `{skill.name}` twice", path=str(archive))
-    path.rename(place)
+    put_in_place(path, place)
     return skill
 
 

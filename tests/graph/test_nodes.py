@@ -449,7 +449,10 @@ def test_refused_and_answered_calls_are_not_run_and_keep_their_reason(parts: Par
     assert [result.content for result in step.results] == ["it broke", "find of {}"]
     corrections = parts.ledger.corrections.for_trajectory(only(parts).id)
     assert {each.text for each in corrections} == {"not without a receipt", "it broke"}
-    assert {(each.source, each.kind, each.accepted) for each in corrections} == {("person", "plan", ())}
+    assert {(each.source, each.kind, each.accepted) for each in corrections} == {
+        ("person", "plan", ()),
+        ("person", "answer", ()),
+    }
     assert [found.tool for found in trust_of_run(only(parts), TrustSettings()).outside] == ["find"]
 
 
