@@ -1,6 +1,6 @@
 """Memories under many processes: nothing acknowledged is missed, lost, doubled or shown to a stranger.
 
-    python benchmarks/soak_memory.py            # 6,000 memories, 50 kills, 10,000 queries and operations
+    python benchmarks/soak_memory.py            # 6,000 memories, 50 kills, 10,000 queries of tenants
     python benchmarks/soak_memory.py --small    # 600, 5, 1,000
 
 Four processes write and two read one workspace: on a Chroma server, embedded with the exact search as the
@@ -321,21 +321,6 @@ def tenants(n: int, seed: int) -> list[Row]:
     ]
 
 
-def operations(n: int) -> Row:
-    """Let tenants with hostile names admit, recall, list and revoke `n` times, as the test does in short."""
-    root = Path(__file__).parents[1]
-    test = "tests/memory/test_tenant_operations.py"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "--timeout", "0", test]
-    done = subprocess.run(
-        command, cwd=root, env={**os.environ, "AGENTKD_OPERATIONS": str(n)}, capture_output=True, text=True
-    )
-    if done.returncode:
-        print(done.stdout[-3000:], flush=True)
-    return at_most(
-        "series of hostile operations that showed something foreign", bool(done.returncode), 0, n=n
-    )
-
-
 def main() -> int:
     """Soak and publish."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -348,7 +333,7 @@ def main() -> int:
     world.mkdir(parents=True)
     shared, shared_facts = concurrency(world, n)
     killed, killed_facts = kills(world, n_kills, options.seed)
-    rows = [*shared, *killed, *tenants(n_queries, options.seed), operations(max(n_queries, 2_000))]
+    rows = [*shared, *killed, *tenants(n_queries, options.seed)]
     facts = {"seeds": {"all": options.seed}, "processes": shared_facts, "kills": killed_facts}
     return publish("memory-soak-small" if options.small else "memory-soak", rows, facts)
 
