@@ -18,7 +18,6 @@ from agentkd.schema import Evidence, Memory, Value, now
 from agentkd.trust import VOUCHING
 
 __all__ = [
-    "AGED",
     "MOST_SPANS",
     "Admission",
     "Told",
@@ -45,7 +44,7 @@ T = TypeVar("T")
 _IDS = ("trajectories", "corrections", "steps", "vouched")
 _SOURCES = (*((name,) for name in _IDS), ("spans", "trajectory"), ("spans", "principal"))
 _KEPT = (("id",), ("parent",), *(("evidence", *path) for path in _SOURCES))
-AGED = re.compile(
+_AGED = re.compile(
     r"(?:utility-prune: in quarantine since \S+: )?(?:ttl: |utility-prune: (?:unused|no room): )"
 )
 """Begins the reason of what was put away for its age, or for want of room, alone."""
@@ -139,7 +138,7 @@ def merge_equal(
     if not row["current"]:
         heir = _heir_of(connection, row)
         if heir is not None:
-            rise = corroborate(connection, heir, memory.evidence, uncounted)
+            rise = corroborate(connection, heir, memory.evidence, uncounted, memory.trust)
             reason = f"`{heir}` says it now, whose support rose by {rise}"
             return Admission(memory_id=heir, outcome="merged", reason=reason)
         was = f"superseded by `{row['successor']}`" if row["successor"] else "taken back"
@@ -152,11 +151,8 @@ def merge_equal(
     if n_new:
         reason = f"{n_new} new pieces of evidence"
         event.append(connection, memory.id, "merged", reason, details=evidence_details(added, uncounted))
-    is_away = row["status"] in ("quarantined", "tombstone") and AGED.match(row["reason"])
-    if is_away and "untrusted" not in (memory.trust, load(Memory, row["body"]).trust):
-        if not n_new:
-            event.append(connection, memory.id, "merged", "learnt again")
-        return _active_again(connection, memory)
+    if _active_again(connection, row, n_new, memory.trust):
+        return answer(memory, "merged", "an equal memory is there, and active again")
     return answer(memory, "merged", f"an equal memory is there; new evidence: {n_new}")
 
 
@@ -175,16 +171,21 @@ def bring_back(
     return answer(memory, "merged", reason)
 
 
-def _active_again(connection: sa.Connection, memory: Memory) -> Admission:
+def _active_again(connection: sa.Connection, row: sa.RowMapping, n_new: int, trust: str) -> bool:
     """Let a memory be recalled again that was put away for its age, or for want of room, alone."""
+    is_aged = row["status"] in ("quarantined", "tombstone") and _AGED.match(row["reason"])
+    if not is_aged or "untrusted" in (trust, load(Memory, row["body"]).trust):
+        return False
     s, reason = t.memory_status.c, "learnt again"
+    if not n_new:
+        event.append(connection, row["id"], "merged", reason)
     connection.execute(
         t.memory_status.update()
-        .where(s.memory_id == memory.id, s.checkpoint == "base")
+        .where(s.memory_id == row["id"], s.checkpoint == "base")
         .values(status="active", reason=reason, changed_at=now())
     )
-    event.append(connection, memory.id, "activated", reason, status="active")
-    return answer(memory, "merged", "an equal memory is there, and active again")
+    event.append(connection, row["id"], "activated", reason, status="active")
+    return True
 
 
 def _is_said_anew(connection: sa.Connection, row: sa.RowMapping, memory: Memory) -> bool:
@@ -213,11 +214,11 @@ def _heir_of(connection: sa.Connection, row: sa.RowMapping) -> str | None:
 
 
 def corroborate(
-    connection: sa.Connection, memory_id: str, evidence: Evidence, uncounted: Collection[str] = ()
+    connection: sa.Connection, memory_id: str, evidence: Evidence, uncounted: Collection[str], trust: str
 ) -> int:
     """Add evidence that is new, raise the support by its new trajectories, and return by how much.
 
-    Those in `uncounted` are kept as evidence and raise nothing.
+    Those in `uncounted` raise nothing. What age alone had put away is active again, but for untrusted words.
     """
     row = row_of(connection, memory_id)
     if row is None:
@@ -231,6 +232,7 @@ def corroborate(
         event.append(
             connection, memory_id, "corroborated", reason, details=evidence_details(added, uncounted)
         )
+    _active_again(connection, row, _count(added), trust)
     return _rise(added, uncounted)
 
 

@@ -50,11 +50,13 @@ class Memories:
         with self._database.write() as connection:
             return tuple(admission.admit(connection, batch, self._redact, lessons or {}, told))
 
-    def corroborate(self, memory_id: str, evidence: Evidence, uncounted: Collection[str] = ()) -> int:
+    def corroborate(
+        self, memory_id: str, evidence: Evidence, uncounted: Collection[str] = (), trust: str = ""
+    ) -> int:
         """Add evidence; return by how many new trajectories, but the `uncounted`, the support rose."""
         clean = admission.clean_evidence(evidence, self._redact)
         with self._database.write() as connection:
-            return admission.corroborate(connection, memory_id, clean, uncounted)
+            return admission.corroborate(connection, memory_id, clean, uncounted, trust)
 
     def supersede(self, old_id: str, new_memory: Memory, reason: str = "") -> Admission:
         """Make `new_memory` the current version in the place of `old_id`."""
@@ -288,8 +290,7 @@ class Memories:
 
     def lessons_alike(self, lessons: Iterable[str]) -> dict[str, Found]:
         """Return the current memories that teach each lesson, in the order of their admission."""
-        m, found = t.memories.c, dict[str, Found]()
-        ids: dict[str, str] = {}
+        m, found, ids = t.memories.c, dict[str, Found](), dict[str, str]()
         with self._database.read() as connection:
             for batch in chunks(dict.fromkeys(lessons)):
                 wanted = sa.select(m.id, m.lesson, m.current).where(m.lesson.in_(batch))
@@ -318,10 +319,8 @@ class Memories:
         c, found = t.recalls.c, dict[str, set[str]]()
         with self._database.read() as connection:
             for batch in chunks(dict.fromkeys(trajectory_ids)):
-                where = (c.trajectory_id.in_(batch), c.withheld.is_(False))
-                for id_, memory_id in connection.execute(
-                    sa.select(c.trajectory_id, c.memory_id).where(*where)
-                ):
+                shown = sa.select(c.trajectory_id, c.memory_id).where(~c.withheld, c.trajectory_id.in_(batch))
+                for id_, memory_id in connection.execute(shown):
                     found.setdefault(id_, set()).add(memory_id)
         return {id_: frozenset(ids) for id_, ids in found.items()}
 

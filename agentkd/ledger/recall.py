@@ -8,10 +8,10 @@ from typing import Literal
 import sqlalchemy as sa
 
 from agentkd.config import MemorySettings
-from agentkd.ledger import counter
 from agentkd.ledger import tables as t
-from agentkd.ledger.counter import Counts
+from agentkd.ledger import utility
 from agentkd.ledger.database import Database, insert_many, insert_once
+from agentkd.ledger.utility import Counts
 from agentkd.schema import Hit, Lift, Scope, Utility, Value, lift_of
 
 __all__ = ["Arm", "Recall", "ScopeCounts", "Trials", "find", "record", "settle", "utilities_before"]
@@ -75,11 +75,11 @@ def settle(connection: sa.Connection, trajectory_id: str, success: bool | None) 
     for the union too, unless the task recalled several of its parts.
     """
     changes: dict[str, Counts] = {}
-    told = counter.seen(connection, t.recalls.c.trajectory_id == trajectory_id).get(trajectory_id, {})
-    for id_, members in counter.holders(connection, told).items():
-        saw = counter.together(told[member] for member in members)
-        changes[id_] = counter.difference(saw.counts(success), saw.now)
-    counter.add(connection, {id_: delta for id_, delta in changes.items() if any(delta)})
+    told = utility.seen(connection, t.recalls.c.trajectory_id == trajectory_id).get(trajectory_id, {})
+    for id_, members in utility.holders(connection, told).items():
+        saw = utility.together(told[member] for member in members)
+        changes[id_] = utility.difference(saw.counts(success), saw.now)
+    utility.add(connection, {id_: delta for id_, delta in changes.items() if any(delta)})
     for table in (t.recalls, t.trials):
         connection.execute(table.update().where(table.c.trajectory_id == trajectory_id).values(win=success))
 
@@ -89,8 +89,8 @@ def utilities_before(connection: sa.Connection, run_id: str) -> dict[str, Utilit
     of_run = t.recalls.c.trajectory_id.in_(
         sa.select(t.trajectories.c.id).where(t.trajectories.c.run_id == run_id)
     )
-    tasks = counter.seen(connection, of_run)
-    above = counter.holders(connection, {id_ for told in tasks.values() for id_ in told})
+    tasks = utility.seen(connection, of_run)
+    above = utility.holders(connection, {id_ for told in tasks.values() for id_ in told})
     held_by: dict[str, list[str]] = {}
     for id_, members in above.items():
         for member in members:
@@ -98,13 +98,13 @@ def utilities_before(connection: sa.Connection, run_id: str) -> dict[str, Utilit
     own: dict[str, Counts] = {}
     for told in tasks.values():
         for id_ in {id_ for member in told for id_ in held_by[member]}:
-            saw = counter.together(told[member] for member in above[id_] & told.keys())
-            own[id_] = counter.total((own.get(id_, counter.NOTHING), saw.now))
+            saw = utility.together(told[member] for member in above[id_] & told.keys())
+            own[id_] = utility.total((own.get(id_, utility.NOTHING), saw.now))
     m, names = t.memories.c, tuple(Utility.model_fields)
     query = sa.select(m.id, *(m[name] for name in names)).where(m.held_out > 0)
     found: dict[str, Utility] = {}
     for id_, *counts in connection.execute(query):
-        left = (n - o for n, o in zip(counts, own.get(id_, counter.NOTHING), strict=True))
+        left = (n - o for n, o in zip(counts, own.get(id_, utility.NOTHING), strict=True))
         found[id_] = Utility(**dict(zip(names, left, strict=True)))
     return found
 

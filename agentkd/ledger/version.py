@@ -29,8 +29,8 @@ from agentkd.ledger.admission import (
     unknown,
 )
 from agentkd.ledger.body import dump, load
-from agentkd.ledger.counter import overlap
 from agentkd.ledger.redact import Redact
+from agentkd.ledger.utility import overlap
 from agentkd.schema import Evidence, Memory, Utility
 
 __all__ = ["COUNTERS", "merge", "supersede", "united_counters"]

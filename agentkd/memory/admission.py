@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["Admission", "admit"]
 
 _COMPARED = ("situation", "task")
-_AWAY = ("quarantined", "tombstone")
 _WELCOME = ("candidate", "active", "quarantined")
 
 
@@ -226,25 +225,19 @@ class _Desk:
     def _merge(self, memory: Memory, twin: Memory, score: float, lessons: Mapping[str, str]) -> Admission:
         if twin.status == "revoked":
             return _rejected(memory, f"a near copy, `{twin.id}`, was revoked (cosine {score:.2f})")
-        status = self._ledger.memories.status_for("base", [twin.id]).get(twin.id)
-        if status is None:
+        if twin.id not in self._ledger.memories.status_for("base", [twin.id]):
             return self._store([memory], lessons)[0]  # the twin was a candidate and was not stored
         try:
-            rise = self._ledger.memories.corroborate(twin.id, memory.evidence, self._beyond(twin, memory))
+            beyond = self._beyond(twin, memory)
+            rise = self._ledger.memories.corroborate(twin.id, memory.evidence, beyond, memory.trust)
         except NotFoundError as error:
             return _rejected(memory, error.message)
-        said = f"the same lesson for the same situation (cosine {score:.2f}); support +{rise}"
-        if status in _AWAY and "untrusted" not in (memory.trust, twin.trust) and self._is_aged(twin):
-            self._ledger.memories.set_status(twin.id, "active", "learnt again")
-            said = f"{said}; active again"
-        return Admission(memory_id=twin.id, outcome="merged", reason=said, candidate_id=memory.id)
-
-    def _is_aged(self, memory: Memory) -> bool:
-        """Whether a memory was put away for its age, or for want of room, alone."""
-        from agentkd.ledger.admission import AGED
-
-        told = [event for event in self._ledger.memories.events(memory_id=memory.id) if event.status]
-        return bool(told) and AGED.match(told[-1].reason) is not None
+        return Admission(
+            memory_id=twin.id,
+            outcome="merged",
+            reason=f"the same lesson for the same situation (cosine {score:.2f}); support +{rise}",
+            candidate_id=memory.id,
+        )
 
 
 def _compared(memory: Memory) -> dict[str, str]:
