@@ -1,9 +1,9 @@
-"""Training processes that start at once: forked from one that has imported torch and its like already.
+"""Processes that start at once: forked from one that has imported torch and its like already.
 
-Most tests that train do so for what comes of it, and a new Python takes six seconds of a core to import the
-libraries. What is forked runs the same `agentkd.train` on the same arguments, environment and pipes, may be
-killed, and dies by itself. What asks for another environment gets a new Python, as do tests that use the
-fixture `new_python`; where nothing can be forked all of them do.
+Most tests that train, or that run a command, do so for what comes of it, and a new Python takes six seconds
+of a core to import the libraries. What is forked runs the same `agentkd.train` or `agentkd.cli` on the same
+arguments, environment and pipes, may be killed, and dies by itself. What asks for another environment gets a
+new Python, as do tests that use the fixture `new_python`; where nothing can be forked all of them do.
 """
 
 from __future__ import annotations
@@ -19,16 +19,23 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+_PROGRAMS = ("agentkd.train", "agentkd.cli")
 _MOST = 1 << 18  # bytes of an order
-_SET_BY_PACKAGES = ("LANGGRAPH_STRICT_MSGPACK", "TORCHINDUCTOR_CACHE_DIR")  # when they are imported
+_SET_BY_PACKAGES = (  # when they are imported
+    "LANGGRAPH_STRICT_MSGPACK",
+    "LITELLM_LOCAL_MODEL_COST_MAP",
+    "TOKENIZERS_PARALLELISM",
+    "TORCHINDUCTOR_CACHE_DIR",
+)
 
 
 class Seats:
-    """Stands in for `subprocess` where a trainer starts its process."""
+    """Stands in for `subprocess` where a process of ours is started."""
 
     DEVNULL, PIPE, TimeoutExpired = subprocess.DEVNULL, subprocess.PIPE, subprocess.TimeoutExpired
 
@@ -39,11 +46,11 @@ class Seats:
         self._guard = threading.Lock()
 
     def Popen(self, arguments: Sequence[str], **options: Any) -> Any:  # noqa: N802
-        """Take a seat for a training in the usual environment, else start a process."""
-        is_training = list(arguments[:3]) == [sys.executable, "-m", "agentkd.train"]
-        if not is_training or _less(options["env"]) != self._environment:
+        """Take a seat for a program of ours in the usual environment, else start a process."""
+        is_ours = list(arguments[:2]) == [sys.executable, "-m"] and arguments[2] in _PROGRAMS
+        if not is_ours or _less(options["env"]) != self._environment:
             return subprocess.Popen(arguments, **options)
-        order = {"arguments": arguments[3:], "environment": options["env"], "folder": os.getcwd()}
+        order = {"arguments": arguments[2:], "environment": options["env"], "folder": os.getcwd()}
         with self._guard:
             line = self._connected()
             ours, theirs = zip(os.pipe(), os.pipe(), os.pipe(), strict=True)
@@ -71,7 +78,7 @@ class Seats:
 
 
 class _Seat:
-    """A training, as `subprocess.Popen` shows it."""
+    """A forked process, as `subprocess.Popen` shows it."""
 
     def __init__(self, out: int, err: int, status: int) -> None:
         self.stdout, self.stderr = (os.fdopen(end, encoding="utf-8", errors="replace") for end in (out, err))
@@ -89,10 +96,18 @@ class _Seat:
         deadline = time.monotonic() + timeout
         while self.poll() is None:
             if time.monotonic() > deadline:
-                raise subprocess.TimeoutExpired("agentkd.train", timeout)
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)
             time.sleep(0.002)
         assert self.returncode is not None
         return self.returncode
+
+    def communicate(self, timeout: float) -> tuple[str, str]:
+        """Return all that it prints, on either stream, and wait for its end."""
+        with ThreadPoolExecutor(1) as reader, self.stdout, self.stderr:
+            said = reader.submit(self.stderr.read)
+            printed = self.stdout.read()
+            self.wait(timeout)
+            return printed, said.result()
 
     def terminate(self) -> None:
         self._signal(signal.SIGTERM)
@@ -107,21 +122,26 @@ class _Seat:
 
 
 def _less(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment without what tests do not choose."""
+    """Return an environment without what nothing reads that was imported before the fork."""
     return {
         name: value
         for name, value in environment.items()
-        if name not in _SET_BY_PACKAGES and not name.startswith("PYTEST_")
+        if name not in _SET_BY_PACKAGES and not name.startswith("PYTEST_") and not name.endswith("_KEY")
     }
 
 
 def _serve(handle: int) -> None:
-    """Fork a training for every order, until the other end is closed."""
+    """Fork a process for every order, until the other end is closed."""
     import peft  # noqa: F401
+    import transformers.models.llama.modeling_llama  # noqa: F401
 
+    import agentkd.builtins
+    import agentkd.cli.root
+    import agentkd.cycle
     import agentkd.train.__main__
     import agentkd.train.loop
-    import agentkd.train.plan  # noqa: F401
+    import agentkd.train.plan
+    import agentkd.workspace  # noqa: F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who watch
     line = socket.socket(fileno=handle)
@@ -137,12 +157,12 @@ def _serve(handle: int) -> None:
 
 
 def _watch(order: dict[str, Any], out: int, err: int, status: int) -> None:
-    """Fork the training, say its number, and at its end how it ended."""
+    """Fork the process that was asked for, say its number, and at its end how it ended."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     pid = os.fork()
     if pid == 0:
         os.close(status)
-        _train(order, out, err)
+        _work(order, out, err)
     os.close(out)
     os.close(err)
     os.write(status, f"{pid}\n".encode())
@@ -152,7 +172,7 @@ def _watch(order: dict[str, Any], out: int, err: int, status: int) -> None:
     os._exit(0)
 
 
-def _train(order: dict[str, Any], out: int, err: int) -> None:
+def _work(order: dict[str, Any], out: int, err: int) -> None:
     code = 1
     try:
         for number, end in enumerate((os.open(os.devnull, os.O_RDONLY), out, err)):
@@ -161,9 +181,12 @@ def _train(order: dict[str, Any], out: int, err: int) -> None:
         os.chdir(order["folder"])
         os.environ.clear()
         os.environ.update(order["environment"])
-        arguments = order["arguments"]
-        arguments[arguments.index("--parent") + 1] = str(os.getppid())
-        code = sys.modules["agentkd.train.__main__"].main(arguments)
+        program, *arguments = order["arguments"]
+        if program == "agentkd.cli":
+            code = sys.modules["agentkd.cli"].main(arguments)
+        else:
+            arguments[arguments.index("--parent") + 1] = str(os.getppid())
+            code = sys.modules["agentkd.train.__main__"].main(arguments)
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else 1
     except BaseException:

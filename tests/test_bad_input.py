@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -17,6 +16,7 @@ import pytest
 
 from agentkd.ledger import Ledger
 from agentkd.testing import tiny_student
+from agentkd.train import trainer
 
 COLOURS = ("red", "blue", "green", "white")
 ROOMS = ("kitchen", "hall", "cellar", "attic", "office")
@@ -97,11 +97,14 @@ def agentkd(folder: Path, *arguments: str, **environment: str) -> Done:
 
 
 def agentkd_by(program: list[str], folder: Path, *arguments: str, **environment: str) -> Done:
-    done = subprocess.run(
-        [*program, "-q", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=120,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    """Run a program in a seat where there is one."""
+    process = trainer.subprocess.Popen(
+        [*program, "-q", "-C", str(folder), *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**trainer.LoraTrainer()._environment(), "OMP_NUM_THREADS": "1", **environment},
     )  # fmt: skip
-    return Done(done.returncode, done.stdout, done.stderr)
+    out, err = process.communicate(timeout=120)
+    return Done(process.returncode, out, err)
 
 
 def counts(folder: Path) -> dict[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import subprocess
 import sys
@@ -15,19 +14,22 @@ import pytest
 
 import agentkd
 from agentkd.ledger import Ledger
+from agentkd.train import trainer
 
 N_TRAIN, LIMIT_SECONDS = 28, 120
 Moment = Callable[[Path], bool]
 
 
-def start(folder: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
+def start(folder: Path) -> subprocess.Popen[str]:
+    """Start a cycle, in a seat where there is one; its training is a new Python and its child."""
+    return trainer.subprocess.Popen(
         [sys.executable, "-m", "agentkd.cli", "-q", "-C", str(folder), "cycle"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL,
+        env={**trainer.LoraTrainer()._environment(), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL, text=True,
     )  # fmt: skip
 
 
-def wait_until(is_time: Callable[[], bool], process: subprocess.Popen[bytes] | None = None) -> None:
+def wait_until(is_time: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
     """Wait for a state of the files; fails where the process ends first or the state never comes."""
     deadline = time.monotonic() + LIMIT_SECONDS
     while not is_time():

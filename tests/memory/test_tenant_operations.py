@@ -82,8 +82,9 @@ class World:
         asker = self.asker()
         topic = f"asks for {self.dice.choice((*TOPICS, *NAMES))} says {self.dice.randrange(40)}"
         found = {hit.memory.id for hit in self.store.recall(topic, k=30, scope=asker)}
-        assert found <= self.visible(asker) - self.gone
-        assert len(found) == min(30, len(self.visible(asker) - self.gone))
+        visible = self.visible(asker) - self.gone
+        assert found <= visible
+        assert len(found) == min(30, len(visible))
         self.n_seen += len(found)
 
     def listed(self) -> None:
