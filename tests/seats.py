@@ -122,7 +122,7 @@ class _Seat:
 
 
 def _less(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment without what nothing reads that was imported before the fork."""
+    """Return what of an environment Python and the libraries read when they start."""
     return {
         name: value
         for name, value in environment.items()
