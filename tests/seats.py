@@ -26,12 +26,10 @@ from typing import Any
 
 _PROGRAMS = ("agentkd.train", "agentkd.cli")
 _MOST = 1 << 18  # bytes of an order
-_SET_BY_PACKAGES = (  # when they are imported
-    "LANGGRAPH_STRICT_MSGPACK",
-    "LITELLM_LOCAL_MODEL_COST_MAP",
-    "TOKENIZERS_PARALLELISM",
-    "TORCHINDUCTOR_CACHE_DIR",
-)
+_READ_AT_START = (  # by Python, the loader and the libraries: beginnings of names
+    "PYTHON", "LD_", "MALLOC_", "HOME", "TMPDIR", "XDG_", "OMP_", "MKL_", "OPENBLAS_", "KMP_", "TORCH_",
+    "PYTORCH_", "CUDA_", "HF_", "TRANSFORMERS_",
+)  # fmt: skip
 
 
 class Seats:
@@ -40,7 +38,7 @@ class Seats:
     DEVNULL, PIPE, TimeoutExpired = subprocess.DEVNULL, subprocess.PIPE, subprocess.TimeoutExpired
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        self._environment = _less(environment)
+        self._environment = _read_at_start(environment)
         self._line: socket.socket | None = None
         self._server: subprocess.Popen[bytes] | None = None
         self._guard = threading.Lock()
@@ -48,7 +46,7 @@ class Seats:
     def Popen(self, arguments: Sequence[str], **options: Any) -> Any:  # noqa: N802
         """Take a seat for a program of ours in the usual environment, else start a process."""
         is_ours = list(arguments[:2]) == [sys.executable, "-m"] and arguments[2] in _PROGRAMS
-        if not is_ours or _less(options["env"]) != self._environment:
+        if not is_ours or _read_at_start(options["env"]) != self._environment:
             return subprocess.Popen(arguments, **options)
         order = {"arguments": arguments[2:], "environment": options["env"], "folder": os.getcwd()}
         with self._guard:
@@ -102,12 +100,16 @@ class _Seat:
         return self.returncode
 
     def communicate(self, timeout: float) -> tuple[str, str]:
-        """Return all that it prints, on either stream, and wait for its end."""
-        with ThreadPoolExecutor(1) as reader, self.stdout, self.stderr:
-            said = reader.submit(self.stderr.read)
-            printed = self.stdout.read()
-            self.wait(timeout)
-            return printed, said.result()
+        """Wait for its end and return what it printed on both streams; kill it where it takes longer."""
+        with self.stdout, self.stderr, ThreadPoolExecutor(2) as readers:
+            said = [readers.submit(stream.read) for stream in (self.stdout, self.stderr)]
+            try:
+                self.wait(timeout)
+            except subprocess.TimeoutExpired:
+                self.kill()  # which ends what is read
+                raise
+            out, err = (each.result() for each in said)
+            return out, err
 
     def terminate(self) -> None:
         self._signal(signal.SIGTERM)
@@ -121,13 +123,9 @@ class _Seat:
                 os.kill(self.pid, number)
 
 
-def _less(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return what of an environment Python and the libraries read when they start."""
-    return {
-        name: value
-        for name, value in environment.items()
-        if name not in _SET_BY_PACKAGES and not name.startswith("PYTEST_") and not name.endswith("_KEY")
-    }
+def _read_at_start(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return what must be the same in a seat; all else is read later, and goes along with the order."""
+    return {name: value for name, value in environment.items() if name.startswith(_READ_AT_START)}
 
 
 def _serve(handle: int) -> None:

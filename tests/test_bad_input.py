@@ -103,7 +103,10 @@ def agentkd_by(program: list[str], folder: Path, *arguments: str, **environment:
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**trainer.LoraTrainer()._environment(), "OMP_NUM_THREADS": "1", **environment},
     )  # fmt: skip
-    out, err = process.communicate(timeout=120)
+    try:
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()  # where it has not ended by itself
     return Done(process.returncode, out, err)
 
 
