@@ -26,7 +26,7 @@ from agentkd.compiler.template import TemplateFault
 from agentkd.compiler.turn import Turn
 from agentkd.compiler.views import build_views
 from agentkd.compiler.weighed import places_in, with_weighed
-from agentkd.compiler.write import Tally, read_outlines, write_dataset
+from agentkd.compiler.write import Tally, read_outlines, with_clean_id, write_dataset
 from agentkd.config import CompileSettings
 from agentkd.errors import DataError, ModelError
 from agentkd.plugins import Hooks
@@ -90,7 +90,8 @@ def compile_dataset(
         made: list[DatasetCard] = []
 
         def finish(tally: Tally) -> DatasetCard:
-            made.append(_card(tally, compilation, names))
+            card = _card(tally, compilation, names)
+            made.append(card if ledger is None else with_clean_id(card, ledger))
             return made[-1]
 
         card = write_dataset(out_root, rows, finish, renderer.tokenizer)
@@ -188,7 +189,7 @@ class _Compilation:
     ) -> Example:
         student, teacher, rejected = self._rendered(turn, student_view, teacher_view)
         resting = self.holdings.under(turn)
-        memories = {*resting, *turn.recalled, *(hit.memory.id for hit in shown)}
+        memories = {*resting, *turn.recalled, *turn.misled_by, *(hit.memory.id for hit in shown)}
         origin = origin_of(turn.trajectory)
         example = Example(
             id="",

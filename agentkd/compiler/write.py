@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from pydantic import ValidationError
 from pydantic_core import from_json
@@ -17,9 +17,12 @@ from agentkd.compiler.exchange import SharedRows
 from agentkd.compiler.hub_card import hub_card
 from agentkd.errors import DataError, StoreError
 from agentkd.files import aside_folder, put_in_place
-from agentkd.schema import DatasetCard, Example, Message, Provenance, Rendered
+from agentkd.schema import DatasetCard, Example, Message, Provenance, Rendered, content_id
 
-__all__ = ["Tally", "read_card", "read_examples", "read_outlines", "write_dataset"]
+if TYPE_CHECKING:
+    from agentkd.ledger import Ledger
+
+__all__ = ["Tally", "read_card", "read_examples", "read_outlines", "with_clean_id", "write_dataset"]
 
 Split = Literal["train", "dev"]
 
@@ -121,6 +124,17 @@ def write_dataset(
             hint="check free space and rights; nothing was left behind",
             path=str(out_root),
         ) from error
+
+
+def with_clean_id(card: DatasetCard, ledger: Ledger) -> DatasetCard:
+    """Return a card under an id of which no row is tainted by a revocation.
+
+    Equal rows have one id whatever runs they rest on. Where one of these was revoked and others were not, the
+    rows are right again, and the dataset that rests on the others alone is another one.
+    """
+    while ledger.revocations.rows(card.id):
+        card = card.model_copy(update={"id": content_id("dat", card.id)})
+    return card
 
 
 def read_card(folder: Path) -> DatasetCard:

@@ -62,7 +62,7 @@ def union(
     Raises DataError where an earlier dataset was rendered by another tokenizer or template.
     """
     from agentkd import hf
-    from agentkd.compiler.write import Tally, read_outlines, write_dataset
+    from agentkd.compiler.write import Tally, read_outlines, with_clean_id, write_dataset
 
     cards = [parts.ledger.datasets.get(name) for name in (dataset_id, *replay)]
     for card in cards[1:]:
@@ -76,7 +76,7 @@ def union(
     def finish(tally: Tally) -> DatasetCard:
         own = {key: value for key, value in cards[0].settings.items() if key not in _OF_A_RETELLING}
         settings = own | {"replayed": list(replay), "replay_share": share}
-        return cards[0].model_copy(
+        made = cards[0].model_copy(
             update={
                 "id": content_id(
                     "dat", sorted(tally.train), sorted(tally.dev), cards[0].template_hash, settings
@@ -91,6 +91,7 @@ def union(
                 "settings": settings,
             }
         )
+        return with_clean_id(made, parts.ledger)
 
     root = parts.root / "datasets"
     made = _Union(parts, cards, share, frozenset(known))

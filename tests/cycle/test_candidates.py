@@ -248,3 +248,16 @@ def test_ground_truth_is_never_replaced_by_the_students_own_answers(cycled: Path
         assert ids(share=0.0) == {"truth", "person", "own-w"}  # what displaces one's own words is taught
         assert ids(share=1.0, known={"own-w"}) == {"truth", "person", "mended", "own-w"}
         assert ids(share=0.0, known={"own-w"}) == {"truth", "person"}
+
+
+def test_a_union_whose_id_a_revocation_tainted_gets_another_one(
+    cycled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with agentkd.Workspace(cycled) as workspace:
+        name = workspace.datasets()[0].id
+        first = union(workspace.parts, name, []).id
+        assert union(workspace.parts, name, []).id == first
+        tainted = {first: frozenset({"ex-of-a-revoked-run"})}
+        revocations = workspace.ledger.revocations
+        monkeypatch.setattr(revocations, "rows", lambda name: tainted.get(name, frozenset()))
+        assert union(workspace.parts, name, []).id != first
