@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 
 from agentkd.distill.finding import RejectReason
-from agentkd.distill.source import recalled_text, shorten, user_turns
+from agentkd.distill.source import shorten
 from agentkd.hf import call_text
-from agentkd.schema import Correction, Span, Trajectory
+from agentkd.schema import Correction, Span, Trajectory, recalled_text, user_turns
 
 __all__ = ["NO_SOURCE", "Words", "correction_words", "find_quote", "repeats_memory", "span_of", "words_of"]
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from agentkd.distill.source import INSTANCE, user_turns
-from agentkd.schema import Correction, ToolCall, Trajectory, canonical_json
+from agentkd.distill.source import INSTANCE
+from agentkd.schema import Correction, ToolCall, Trajectory, canonical_json, user_turns
 
 __all__ = [
     "About",

@@ -13,14 +13,13 @@ from collections.abc import Sequence
 from agentkd.config import TrustSettings
 from agentkd.hf import call_text
 from agentkd.schema import (
-    NOTES_BEGIN,
-    NOTES_END,
     Correction,
     Scope,
     Step,
     Task,
     ToolCall,
     Trajectory,
+    user_turns,
 )
 from agentkd.trust import trust_of_run
 
@@ -29,21 +28,16 @@ __all__ = [
     "UNTOLD",
     "generalise",
     "memory_scope",
-    "recalled_text",
     "shorten",
     "state_text",
     "tool_names",
     "transcript",
-    "user_turns",
 ]
 
 UNTOLD = "(output of an untrusted tool)"
 """Stands in a state for what an untrusted tool brought in."""
 
 _MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
-_NOTES = re.compile(  # notes end with a line of their own: the words may also stand in a memory
-    rf"{re.escape(NOTES_BEGIN)}\n?(.*?)(?:^{re.escape(NOTES_END)}[ \t]*$|\Z)", re.DOTALL | re.MULTILINE
-)
 INSTANCE = re.compile(
     rf"""
     "[^"]{{1,200}}" | “[^”]{{1,200}}” | (?<!\w)'[^']{{1,200}}'(?!\w)   # quoted text
@@ -78,32 +72,6 @@ def tool_names(calls: Sequence[ToolCall]) -> str:
 def memory_scope(task: Task, scope: Scope) -> Scope:
     """Return the workspace's scope narrowed to the task's suite; ad-hoc requests keep it as it is."""
     return scope.of_suite(task.suite)
-
-
-def recalled_text(trajectory: Trajectory) -> list[str]:
-    """Return what was recalled into a run: messages of that origin, and the notes inside others."""
-    found = []
-    for message in trajectory.messages:
-        if message.origin == "memory":
-            found.append(message.content)
-        else:
-            found.extend(_NOTES.findall(message.content))
-    return found
-
-
-def user_turns(trajectory: Trajectory) -> dict[int, list[str]]:
-    """Return what the user said after the request, by the index of the step that it answers."""
-    found: dict[int, list[str]] = {}
-    step, has_asked = -1, False
-    for message in trajectory.messages:
-        if message.role == "assistant":
-            step += 1
-        elif message.role == "user" and message.origin in ("user", "person"):
-            text = _NOTES.sub("", message.content).strip()
-            if has_asked and text and step >= 0:
-                found.setdefault(step, []).append(text)
-            has_asked = True
-    return found
 
 
 def state_text(

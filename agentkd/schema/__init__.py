@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         Verdict,
     )
     from agentkd.schema.route import Route
+    from agentkd.schema.said import recalled_text, user_turns
     from agentkd.schema.student import Confidence, Mark, Mistake, MistakeKind, StudentReport
     from agentkd.schema.synthetic import Budget, Origin, Synthetic, Unusable, origin_of
     from agentkd.schema.task import (
@@ -153,7 +154,9 @@ _HOMES = {
     "origin_of": "synthetic",
     "place_of": "placement",
     "pooled_prior": "lift",
+    "recalled_text": "said",
     "sortable_id": "base",
+    "user_turns": "said",
 }
 
 __all__ = [
@@ -240,7 +243,9 @@ __all__ = [
     "origin_of",
     "place_of",
     "pooled_prior",
+    "recalled_text",
     "sortable_id",
+    "user_turns",
 ]
 
 
