@@ -11,12 +11,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from agentkd.compiler.turn import Turn, spoken
+from agentkd.compiler.turn import Standing, Turn, spoken, standing_before
 from agentkd.schema import Message, Task, ToolSpec, Trajectory
 
 __all__ = ["is_mere_failure", "with_negatives"]
-
-_Key = tuple[tuple[str, str], ...]
 
 
 def is_mere_failure(trajectory: Trajectory, n_corrections: int) -> bool:
@@ -35,49 +33,48 @@ def with_negatives(
     A turn that has a rejected answer keeps it; of several wrong answers to one turn the most frequent is
     its partner, and the others stand alone.
     """
-    roads: dict[_Key, list[int]] = {}
+    roads: dict[Standing, list[int]] = {}
     for number, turn in enumerate(positives):
-        roads.setdefault(_key(turn.history), []).append(number)
-    wrongs: dict[tuple[_Key, str], list[Turn]] = {}
+        roads.setdefault(standing_before(turn), []).append(number)
+    wrongs: dict[tuple[Standing, str], list[Turn]] = {}
     for trajectory in failed:
         wrong = _first_wrong(trajectory, positives, roads, tools_of(trajectory.task))
         if wrong is None:
             dropped["failed without a wrong answer of its own"] += 1
         else:
-            wrongs.setdefault((_key(wrong.history), wrong.target.content), []).append(wrong)
+            wrongs.setdefault((standing_before(wrong), wrong.target.content), []).append(wrong)
     turns, alone = list(positives), []
-    for (history, _), same in sorted(wrongs.items(), key=lambda item: (-len(item[1]), item[0])):
+    for (before, _), same in sorted(wrongs.items(), key=lambda item: (-len(item[1]), item[0])):
         ids = tuple(turn.trajectory.id for turn in same)
-        free = [number for number in roads.get(history, ()) if turns[number].rejected is None]
+        recalled = tuple(dict.fromkeys(id_ for turn in same for id_ in turn.recalled))
+        free = [number for number in roads.get(before, ()) if turns[number].rejected is None]
         if free:
             right = turns[free[0]]
             sources = tuple(dict.fromkeys((*right.trajectories, *ids)))
-            turns[free[0]] = replace(right, rejected=same[0].target, trajectories=sources)
+            turns[free[0]] = replace(right, rejected=same[0].target, trajectories=sources, misled_by=recalled)
         else:
-            alone.append(_lone(same[0], ids))
+            alone.append(_lone(same[0], ids, recalled))
     return turns + alone
 
 
-def _lone(wrong: Turn, ids: tuple[str, ...]) -> Turn:
+def _lone(wrong: Turn, ids: tuple[str, ...], recalled: tuple[str, ...]) -> Turn:
     empty = Message(role="assistant", origin="model")
-    return replace(wrong, target=empty, rejected=wrong.target, trajectories=ids, is_negative=True)
+    return replace(
+        wrong, target=empty, rejected=wrong.target, trajectories=ids, misled_by=recalled, is_negative=True
+    )
 
 
 def _first_wrong(
     trajectory: Trajectory,
     positives: Sequence[Turn],
-    roads: Mapping[_Key, Sequence[int]],
+    roads: Mapping[Standing, Sequence[int]],
     tools: Sequence[ToolSpec],
 ) -> Turn | None:
     suspects: list[tuple[bool, Turn]] = []
     for turn, is_ok in spoken(trajectory, tools):
-        right = [positives[number].target.content for number in roads.get(_key(turn.history), ())]
+        right = [positives[number].target.content for number in roads.get(standing_before(turn), ())]
         if right and turn.target.content not in right:
             return turn
         if not right:
             suspects.append((is_ok, turn))
     return next((turn for is_ok, turn in suspects if not is_ok), suspects[-1][1] if suspects else None)
-
-
-def _key(history: Sequence[Message]) -> _Key:
-    return tuple((message.role, message.content) for message in history)

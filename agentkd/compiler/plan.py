@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from agentkd.compiler.conflict import without_overruled
+from agentkd.compiler.correction import usable_corrections
 from agentkd.compiler.eligibility import UNTRUSTED, Holdings
 from agentkd.compiler.inputs import CompileInputs
 from agentkd.compiler.negative import is_mere_failure, with_negatives
@@ -14,12 +16,14 @@ from agentkd.compiler.select import refuse_held_out
 from agentkd.compiler.source import Trace, TraceKey, by_task
 from agentkd.compiler.split import TaskGroups, TaskKey, choose_dev, task_key
 from agentkd.compiler.synthetic import beyond_share, like_tasks, with_sources
-from agentkd.compiler.turn import Turn, merge_turns, turns_of, usable_corrections
+from agentkd.compiler.turn import Turn, merge_turns, turns_of
 from agentkd.config import CompileSettings
-from agentkd.schema import REDACTED, RETRY_STRIDE, Trajectory
+from agentkd.schema import REDACTED, RETRY_STRIDE, Task, Trajectory
 from agentkd.trust import RunTrust, is_vouched, trust_of_run
 
 __all__ = ["Plan", "make_plan", "turns_of_task"]
+
+_MISLED = "said by a model that was shown a revoked memory"
 
 Result = tuple[int, int]  # graded runs, and how many of them succeeded
 
@@ -61,27 +65,41 @@ def turns_of_task(
             dropped[refusal] += 1
             continue
         usable = usable_corrections(trajectory, trace.corrections)
-        trust = trust_of_run(trajectory, inputs.trust)
         if need_rejected and is_mere_failure(trajectory, len(usable)):
-            if trust.is_clean or not inputs.trust.gate:
-                failed.append(trajectory)
+            refusal = _refused_failure(trajectory, inputs)
+            if refusal:
+                dropped[refusal] += 1
             else:
-                dropped[UNTRUSTED] += 1
+                failed.append(trajectory)
         else:
-            tools = inputs.tools_of(trajectory.task)
-            said = list(turns_of(trajectory, trace.corrections, tools, dropped))
-            clean = [turn for turn in said if inputs.revoked.isdisjoint(turn.recalled)]
-            dropped["said by a model that was shown a revoked memory"] += len(said) - len(clean)
-            kept = [turn for turn in clean if REDACTED not in turn.target.content]
-            dropped["its target holds a redacted secret"] += len(clean) - len(kept)
-            clean = kept
-            if inputs.trust.gate and not trust.is_clean:
-                kept = [turn for turn in clean if _is_trusted(turn, trust, trace, holdings)]
-                dropped[UNTRUSTED] += len(clean) - len(kept)
-                clean = kept
+            said = turns_of(trajectory, trace.corrections, inputs.tools_of(trajectory.task), dropped)
+            clean = _clean(list(said), trace, inputs, holdings, dropped)
             turns += with_sources(clean, trajectory)
-    merged = merge_turns(turns, dropped)
-    return with_negatives(merged, failed, inputs.tools_of, dropped) if failed else merged
+    merged = without_overruled(merge_turns(turns, dropped), dropped)
+    return with_negatives(merged, failed, inputs.tools_of, dropped) if failed else list(merged)
+
+
+def _refused_failure(trajectory: Trajectory, inputs: CompileInputs) -> str:
+    """Return why what a failed run said may not even be rejected, empty where it may."""
+    if not inputs.revoked.isdisjoint(trajectory.recalled):
+        return _MISLED
+    return UNTRUSTED if inputs.trust.gate and not trust_of_run(trajectory, inputs.trust).is_clean else ""
+
+
+def _clean(
+    turns: Sequence[Turn], trace: Trace, inputs: CompileInputs, holdings: Holdings, dropped: Counter[str]
+) -> Sequence[Turn]:
+    """Return the turns of a run that rest on nothing revoked, secret or untrusted; the others are counted."""
+    kept = [turn for turn in turns if inputs.revoked.isdisjoint(turn.recalled)]
+    dropped[_MISLED] += len(turns) - len(kept)
+    open_ = [turn for turn in kept if REDACTED not in turn.target.content]
+    dropped["its target holds a redacted secret"] += len(kept) - len(open_)
+    trust = trust_of_run(trace.trajectory, inputs.trust)
+    if trust.is_clean or not inputs.trust.gate:
+        return open_
+    trusted = [turn for turn in open_ if _is_trusted(turn, trust, trace, holdings)]
+    dropped[UNTRUSTED] += len(open_) - len(trusted)
+    return trusted
 
 
 def _is_trusted(turn: Turn, trust: RunTrust, trace: Trace, holdings: Holdings) -> bool:
@@ -110,13 +128,14 @@ def make_plan(
         turns = turns_of_task(traces, inputs, holdings, Counter(), need_rejected=need_rejected)
         if turns:
             n_turns[key] = len(turns)
-        groups.add(task, key, like_tasks(task))
+        for request in _requests(traces):
+            groups.add(request, key, like_tasks(request))
         if task.is_synthetic:
             written[key] = traces[0].trajectory.created_at
             continue
         graded = [trace.trajectory for trace in traces if trace.trajectory.outcome is not None]
         runs = [run for run in graded if run.attempt < RETRY_STRIDE]  # retries read what was wrong
-        skill[key] = _result(run for run in graded if run.model in inputs.students)
+        skill[key] = _result(run for run in runs if run.model in inputs.students)
         bare[key] = _result(run for run in runs if run.model in inputs.bases and not run.recalled)
     left_out = beyond_share(n_turns, written, inputs.max_synthetic)
     named = groups.finish() if keys else {}
@@ -126,6 +145,12 @@ def make_plan(
     dev = choose_dev(rows, settings.dev_share)
     kept_back = frozenset(id_ for suite, task_id, id_ in keys if named.get((suite, task_id)) in dev)
     return Plan(keys, named, dev, kept_back, _by_group(skill, named), _by_group(bare, named), left_out)
+
+
+def _requests(traces: Sequence[Trace]) -> Iterable[Task]:
+    """Return a task in all its wordings: runs of one task need not have had the same request."""
+    tasks = (trace.trajectory.task for trace in traces)
+    return {(task.prompt, task.group, tuple(like_tasks(task))): task for task in tasks}.values()
 
 
 def _result(runs: Iterable[Trajectory]) -> Result:

@@ -11,15 +11,34 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any, Literal
 
+from agentkd.compiler.correction import (
+    OBJECTED,
+    SAY,
+    final_of,
+    objections,
+    of_one_call,
+    rank,
+    usable_corrections,
+)
 from agentkd.hf import call_text
-from agentkd.schema import Correction, Message, Step, ToolCall, ToolResult, ToolSpec, Trajectory
+from agentkd.schema import (
+    Correction,
+    Message,
+    Step,
+    ToolCall,
+    ToolResult,
+    ToolSpec,
+    Trajectory,
+    user_turns,
+)
 
-__all__ = ["Turn", "in_schema_order", "merge_turns", "spoken", "turns_of", "usable_corrections"]
+__all__ = ["Standing", "Turn", "in_schema_order", "merge_turns", "spoken", "standing_before", "turns_of"]
 
-_SAY = {"person": 3, "grader": 2, "judge": 1, "tool": 0}  # whose correction counts where several exist
+
+Standing = tuple[str, str, tuple[tuple[str, str], ...]]
+"""Request, instructions of the task, and role and text of each message since."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +50,7 @@ class Turn:
     step: int
     """Index of the step."""
     history: tuple[Message, ...]
-    """Assistant and tool messages before the turn."""
+    """What was said and answered after the request and before the turn, by the user too."""
     target: Message
     """What is to be said."""
     rejected: Message | None = None
@@ -48,6 +67,8 @@ class Turn:
     """Ids of the corrections that gave the target."""
     recalled: tuple[str, ...] = ()
     """Memories that stood in the prompt of a model that acted well."""
+    misled_by: tuple[str, ...] = ()
+    """Memories that stood in the prompt of a model that gave the rejected answer."""
     weighed: frozenset[int] = frozenset()
     """Places in the history of what may be learnt from beside the target."""
 
@@ -79,8 +100,8 @@ def turns_of(
 ) -> Iterator[Turn]:
     """Yield the turns of one trajectory; what is left out is counted by reason in `dropped`."""
     specs = Specs(tools)
-    usable = usable_corrections(trajectory, corrections)
-    whole = _final(c for c in usable if c.step is None)
+    usable = [of_one_call(c, trajectory) for c in usable_corrections(trajectory, corrections)]
+    whole = final_of(c for c in usable if c.step is None)
     steps, by_step = list(trajectory.steps), dict[int, list[Correction]]()
     if whole is not None and not whole.accepted:
         usable = [*usable, _of_last_words(whole, steps)]
@@ -95,17 +116,28 @@ def turns_of(
     if whole is not None:
         yield from _corrected(trajectory, whole, None, (), specs, dropped)
     is_own_work = trajectory.success and whole is None
+    refusals, heard = objections(corrections), _heard(trajectory)
     history: tuple[Message, ...] = ()
     for step in steps:
-        final = _final(by_step.get(step.index, ()))
+        refused = refusals.get(step.index, frozenset())
+        final = final_of(by_step.get(step.index, ()))
         edits = [c for c in by_step.get(step.index, ()) if final is not None and c.source == final.source]
         if _are_edits(edits, step):
-            yield from _own(trajectory, step, history, specs, dropped, edits=edits, is_success=is_own_work)
+            yield from _own(
+                trajectory,
+                step,
+                history,
+                specs,
+                dropped,
+                edits=edits,
+                refused=refused,
+                is_success=is_own_work,
+            )
         elif final is not None:
             yield from _corrected(trajectory, final, step, history, specs, dropped)
         elif is_own_work:
-            yield from _own(trajectory, step, history, specs, dropped)
-        history += _said(step, specs)
+            yield from _own(trajectory, step, history, specs, dropped, refused=refused)
+        history += _said(step, specs) + heard.get(step.index, ())
 
 
 def _of_last_words(correction: Correction, steps: list[Step]) -> Correction:
@@ -119,11 +151,12 @@ def _of_last_words(correction: Correction, steps: list[Step]) -> Correction:
     return correction.model_copy(update={"step": steps[-1].index, "proposed": ()})
 
 
-def usable_corrections(trajectory: Trajectory, corrections: Iterable[Correction]) -> list[Correction]:
-    """Return the corrections that accept something; a tool's word does not stand against the grader's."""
-    is_failure = trajectory.outcome is not None and not trajectory.success
-    accepting = [c for c in corrections if c.accepted or c.accepted_answer]
-    return [c for c in accepting if not (is_failure and c.source == "tool")]
+def _heard(trajectory: Trajectory) -> dict[int, tuple[Message, ...]]:
+    """Return what the user said after a step, as later turns see it."""
+    return {
+        index: tuple(Message(role="user", content=text) for text in texts)
+        for index, texts in user_turns(trajectory).items()
+    }
 
 
 def merge_turns(turns: Iterable[Turn], dropped: Counter[str]) -> list[Turn]:
@@ -133,13 +166,19 @@ def merge_turns(turns: Iterable[Turn], dropped: Counter[str]) -> list[Turn]:
     """
     merged: dict[tuple[Any, ...], Turn] = {}
     for turn in sorted(turns, key=_order):
-        said = tuple((m.role, m.content) for m in turn.history)
-        key = (turn.trajectory.task.suite, turn.trajectory.task.id, said, turn.target.content)
+        task = turn.trajectory.task
+        key = (task.suite, task.id, standing_before(turn), turn.target.content)
         other = merged.get(key)
         if other is not None:
             dropped["the same row again"] += 1
         merged[key] = turn if other is None else _union(other, turn)
     return list(merged.values())
+
+
+def standing_before(turn: Turn) -> Standing:
+    """Return all that stands before a turn, to compare it: the request, and what was said since."""
+    task = turn.trajectory.task
+    return task.prompt, task.system, tuple((message.role, message.content) for message in turn.history)
 
 
 def in_schema_order(call: ToolCall, spec: ToolSpec | None) -> ToolCall:
@@ -157,15 +196,6 @@ def _ordered(value: Any, schema: Any) -> Any:
     properties = schema.get("properties") or {}
     keys = [key for key in properties if key in value] + [key for key in value if key not in properties]
     return {key: _ordered(value[key], properties.get(key)) for key in keys}
-
-
-def _final(corrections: Iterable[Correction]) -> Correction | None:
-    """Return what was accepted in the end: a person before a grader, the latest of each."""
-    return max(corrections, key=_rank, default=None)
-
-
-def _rank(correction: Correction) -> tuple[int, datetime, str]:
-    return _SAY[correction.source], correction.created_at, correction.id
 
 
 def _corrected(
@@ -228,11 +258,13 @@ def _own(
     dropped: Counter[str],
     *,
     edits: Sequence[Correction] = (),
+    refused: frozenset[str] = frozenset(),
     is_success: bool = True,
 ) -> Iterator[Turn]:
     """Yield what was said in a step: a corrected call as it was accepted, the others as own work.
 
-    Each call follows those that ran before it. Where the run was no success only corrected calls are targets.
+    Each call follows those that ran before it. Where the run was no success only corrected calls are targets,
+    and nothing is that a person `refused`.
     """
     turn = Turn(
         trajectory=trajectory,
@@ -246,10 +278,12 @@ def _own(
     if not step.accepted_calls:
         if step.reply.tool_calls:
             dropped["proposed call that was not accepted"] += 1
+        elif refused and step.reply.content.strip():
+            dropped[OBJECTED] += 1
         elif step.reply.content.strip():
             yield replace(turn, target=Message(role="assistant", content=step.reply.content, origin="model"))
         return
-    by_call = {_about(each, step): each for each in sorted(edits, key=_rank)}
+    by_call = {_about(each, step): each for each in sorted(edits, key=rank)}
     for call, result in _executed(step):
         edit = by_call.get(call_text(call))
         if edit is not None and _is_offered(edit.accepted[0], specs, dropped):
@@ -260,6 +294,8 @@ def _own(
             )  # fmt: skip
         elif edit is not None or not is_success:
             pass
+        elif not refused.isdisjoint(("", call_text(call))):
+            dropped[OBJECTED] += 1
         elif result is not None and not result.ok:
             dropped["call that failed on the way"] += 1
         elif _is_offered(call, specs, dropped):
@@ -269,7 +305,7 @@ def _own(
 
 def spoken(trajectory: Trajectory, tools: Sequence[ToolSpec]) -> Iterator[tuple[Turn, bool]]:
     """Yield all that an agent said by itself, right or wrong, and whether the tool took it."""
-    specs = Specs(tools)
+    specs, heard = Specs(tools), _heard(trajectory)
     history: tuple[Message, ...] = ()
     for step in trajectory.steps:
         turn = Turn(
@@ -279,6 +315,7 @@ def spoken(trajectory: Trajectory, tools: Sequence[ToolSpec]) -> Iterator[tuple[
             target=step.reply,
             teacher=trajectory.model,
             trajectories=(trajectory.id,),
+            recalled=trajectory.recalled,
         )
         for call, result in _executed(step):
             said = replace(turn, history=history, target=specs.message(call, "model"))
@@ -292,6 +329,7 @@ def spoken(trajectory: Trajectory, tools: Sequence[ToolSpec]) -> Iterator[tuple[
             elif content.strip():
                 yield replace(turn, target=Message(role="assistant", content=content, origin="model")), True
             history += _said(step, specs)
+        history += heard.get(step.index, ())
 
 
 def _said(step: Step, specs: Specs) -> tuple[Message, ...]:
@@ -338,12 +376,16 @@ def _is_offered(call: ToolCall, specs: Specs, dropped: Counter[str]) -> bool:
 def _order(turn: Turn) -> tuple[Any, ...]:
     task = turn.trajectory.task
     wrong = turn.rejected.content if turn.rejected else ""
-    return (task.suite, task.id, turn.trajectory.attempt, turn.step, turn.target.content, wrong, turn.teacher)
+    request = (task.suite, task.id, task.prompt, task.system)
+    return (*request, turn.trajectory.attempt, turn.step, turn.target.content, wrong, turn.teacher)
 
 
 def _union(first: Turn, second: Turn) -> Turn:
+    corrected = [turn for turn in (first, second) if turn.is_correction]
+    said = max(corrected, key=lambda turn: SAY.get(turn.teacher, -1), default=first)
     return replace(
         first,
+        teacher=said.teacher,
         rejected=first.rejected or second.rejected,
         is_correction=first.is_correction or second.is_correction,
         trajectories=_joined(first.trajectories, second.trajectories),

@@ -63,7 +63,7 @@ def _weighed(
         if role == "tool":
             is_sound = all(texts is not None and content not in texts for texts in outside)
         else:
-            is_sound = (said[:place], content) in taught
+            is_sound = role == "assistant" and (said[:place], content) in taught
         if is_sound:
             places.add(place)
     return frozenset(places)

@@ -206,7 +206,8 @@ class CompileSettings(Value):
     a student needs them when it serves: wherever it is evaluated without memory it sees all that is recalled
     but what its rows taught."""
     dev_share: float = 0.05
-    """Share of the groups kept back to watch the loss."""
+    """Share of the rows kept back to watch the loss, in whole groups: never more, so less where groups are
+    large."""
     near_duplicate: float = 0.95
     """Cosine similarity above which two requests form one group."""
     memory_share: float = 0.0
@@ -219,7 +220,7 @@ class CompileSettings(Value):
     """Components of kind `selector`, applied in order."""
     role_weights: RoleWeights = RoleWeights()
     """Loss weight by kind of token."""
-    correction_weight: float = Field(default=1.0, ge=0.0)
+    correction_weight: float = Field(default=1.0, gt=0.0)
     """Factor on the tokens of a corrected answer that differ from the wrong one, and on the wrong one's."""
 
 

@@ -213,13 +213,19 @@ def test_a_plugin_may_veto_a_row_and_is_counted_by_name(make):
     assert (card.n_train, card.dropped) == (1, {"veto picky": 1})
 
 
+def ledger_of(*runs):
+    ledger = Ledger.open("sqlite://")
+    for run in runs:
+        ledger.trajectories.begin(run.model_copy(update={"steps": ()}))
+        for step in run.steps:
+            ledger.trajectories.add_step(run.id, step)
+        ledger.trajectories.finish(run)
+    return ledger
+
+
 def test_the_ledger_learns_what_every_row_is_made_from(make):
     run = make.run()
-    ledger = Ledger.open("sqlite://")
-    ledger.trajectories.begin(run.model_copy(update={"steps": ()}))
-    for step in run.steps:
-        ledger.trajectories.add_step(run.id, step)
-    ledger.trajectories.finish(run)
+    ledger = ledger_of(run)
     card = make.compile(make.inputs([run]), ledger=ledger)
     assert make.compile(make.inputs([run]), ledger=ledger) == card  # again: no second row
     (row,) = ledger.datasets.rows(card.id)
@@ -277,3 +283,26 @@ def test_a_disk_that_refuses_is_one_clear_error_and_leaves_nothing(make, files_o
     with files_of_at_most(4096), pytest.raises(StoreError, match="cannot write a dataset"):
         make.compile(inputs)
     assert list(make.out_root.iterdir()) == []
+
+
+def test_one_task_with_two_requests_gives_two_rows_that_are_split_by_both(make, rows):
+    one = make.run("t", prompt="book a table for two")
+    other = make.run("t", id="other", attempt=1, prompt="cancel the flight to Rome tomorrow")
+    near = make.run("near", prompt="cancel the flight to Rome tomorrow")
+    found = rows(make.compile(make.inputs([one, other, near])))
+    assert len(found) == 3
+    assert len({row.group for row in found}) == 1
+
+
+def test_what_rests_on_one_of_two_equal_runs_is_clean_when_the_other_is_revoked(make):
+    one, other = make.run(id="one"), make.run(id="other", attempt=1)
+    ledger = ledger_of(one, other)
+    tainted = make.compile(make.inputs([one, other]), ledger=ledger)
+    assert make.compile(make.inputs([other]), ledger=ledger).id == tainted.id
+    ledger.revocations.revoke_trajectories(["one"], "no more")
+    clean = make.compile(make.inputs([other]), ledger=ledger)
+    assert clean.id != tainted.id
+    assert ledger.revocations.rows(tainted.id)
+    assert not ledger.revocations.rows(clean.id)
+    assert make.compile(make.inputs([other]), ledger=ledger).id == clean.id
+    ledger.close()

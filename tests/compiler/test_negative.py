@@ -102,3 +102,34 @@ def test_an_ungraded_run_is_no_negative(make, rows):
     card, found = compiled(make, rows, [make.run(success=None)])
     assert found == []
     assert card.dropped == {"not graded": 1}
+
+
+def test_what_a_failed_run_said_under_a_revoked_memory_is_not_even_rejected(make, rows):
+    bad = make.run(success=False, calls=(make.call("find"),), recalled=("mem-x",))
+    card = make.compile(make.inputs([bad], revoked=frozenset({"mem-x"})), need_rejected=True)
+    assert (rows(card), card.dropped) == ([], {"said by a model that was shown a revoked memory": 1})
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_a_rejected_answer_rests_on_the_memories_that_its_model_was_shown(make, rows, is_alone):
+    good = make.run()
+    bad = make.run(id="bad", attempt=1, success=False, calls=(make.call("find"),), recalled=("mem-x",))
+    _, (row,) = compiled(make, rows, [bad] if is_alone else [good, bad])
+    assert row.rejected is not None
+    assert row.provenance.memories == ("mem-x",)
+    assert row.kind == ("negative" if is_alone else "trajectory")
+
+
+def test_an_answer_is_not_target_and_rejected_in_one_dataset(make, rows):
+    """A person's word stands against a success, a success against the word of a tool."""
+    good = make.run(id="good", calls=(make.call("find"),))
+    bad = make.run(id="bad", attempt=1, success=False, calls=(make.call("find"),))
+    by_person = make.correction(bad, make.call("book"), step=0, source="person")
+    card, (row,) = compiled(make, rows, [good, bad], [by_person])
+    assert (row.target.tool_calls[0].name, row.rejected.tool_calls[0].name) == ("book", "find")
+    assert card.dropped == {"a weightier word rejects it": 1}
+    again = make.run(id="again", attempt=2)
+    by_tool = make.correction(again, make.call("book"), step=0, source="tool", proposed=(make.call("find"),))
+    _, found = compiled(make, rows, [good, again], [by_tool])
+    assert sorted(row.target.tool_calls[0].name for row in found) == ["book", "find"]
+    assert [row.rejected for row in found] == [None, None]

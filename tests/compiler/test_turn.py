@@ -234,3 +234,66 @@ def test_weights_of_selectors_are_multiplied_and_belong_to_the_row(make, rows):
     (row,) = rows(make.compile(inputs, selectors=[Half(), Half()]))
     assert row.weight == 0.25
     assert row.id != plain.id
+
+
+def conversation(make, **more):
+    """The agent asks whether to book, the user agrees, the agent books."""
+    booking = make.call("book", city="Oslo")
+    asks = Message(role="assistant", content="Shall I book Oslo?", origin="model")
+    books = Message(role="assistant", tool_calls=(booking,), origin="model")
+    steps = (
+        Step(index=0, reply=asks),
+        Step(index=1, reply=books, accepted_calls=(booking,), results=(ToolResult(content="booked"),)),
+    )
+    said_ = (
+        Message(role="user", content="A table, please."),
+        asks,
+        Message(role="user", content="Yes, Oslo."),
+    )
+    return make.run().model_copy(update={"steps": steps, "messages": (*said_, books), **more})
+
+
+def test_what_a_user_says_after_the_request_is_in_the_history_of_later_turns(make, rows):
+    """Without it the student would learn to book what nobody has agreed to."""
+    asked, booked = rows(make.compile(make.inputs([conversation(make)])))
+    assert [m.role for m in asked.student_view] == ["system", "user"]
+    assert [(m.role, m.content) for m in booked.student_view[2:]] == [
+        ("assistant", "Shall I book Oslo?"),
+        ("user", "Yes, Oslo."),
+    ]
+    assert "Yes, Oslo." in make.tokenizer.decode(booked.student.ids)
+
+
+def test_what_a_failed_run_says_stands_after_the_words_of_its_user_too(make, rows):
+    run = conversation(make, outcome=Outcome(success=False))
+    (row,) = rows(make.compile(make.inputs([run]), need_rejected=True))
+    assert row.student_view[-1].content == "Yes, Oslo."
+    assert row.rejected.tool_calls[0].name == "book"
+
+
+def test_a_correction_of_one_of_two_calls_does_not_reject_the_other(make):
+    first, wrong, right = make.call("find"), make.call("book", city="Oslo"), make.call("book", city="Bergen")
+    step = Step(
+        index=0,
+        reply=Message(role="assistant", tool_calls=(first, wrong)),
+        accepted_calls=(first, wrong),
+        results=(ToolResult(content="a"), ToolResult(content="b")),
+    )
+    run = make.run().model_copy(update={"steps": (step,), "outcome": Outcome(success=False)})
+    (turn,) = turns_of(run, [make.correction(run, right, step=0, source="person")], (), Counter())
+    assert turn.target.tool_calls == (right,)
+    assert turn.rejected.tool_calls == (wrong,)
+    assert [m.content for m in turn.history] == ['{"name": "find", "arguments": {}}', "a"]
+
+
+@pytest.mark.parametrize("names", [(), ("find",)], ids=["the step", "one call of it"])
+def test_what_a_person_objected_to_is_no_target_of_a_success(make, names):
+    run = make.run(calls=(make.call("find"), make.call("book")))
+    proposed = tuple(make.call(name) for name in names)
+    objection = make.correction(run, step=0, source="person", text="not that", proposed=proposed)
+    dropped = Counter()
+    (turn,) = turns_of(run, [objection], (), dropped)
+    assert turn.step == 1
+    assert dropped == {"a person objected to it": 1}
+    other = objection.model_copy(update={"proposed": (make.call("cancel"),)})
+    assert len(list(turns_of(run, [other], (), Counter()))) == 2

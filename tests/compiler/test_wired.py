@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agentkd.compiler import read_examples
+from agentkd.schema import RETRY_STRIDE
 from agentkd.workspace import Workspace
 
 
@@ -39,7 +40,8 @@ def compiled(make, tmp_path, tokenizer_folder):
             calls=(make.call("find"), make.call("book", people=9)),
         )  # fmt: skip
         other = make.run("b", success=False, calls=(make.call("find", q="x"),))
-        for run in runs or (good, bad, other, make.run("held", split="holdout")):
+        retry = make.run("a", id="retry", attempt=RETRY_STRIDE, calls=(), model=student)  # counts for nothing
+        for run in runs or (good, bad, retry, other, make.run("held", split="holdout")):
             workspace.ledger.trajectories.finish(run)
         workspace.correct(other, call=make.call("book", people=1), step=0)
         card = workspace.compile()
