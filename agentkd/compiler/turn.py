@@ -9,10 +9,11 @@ because a small model writes one call per turn.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
+from agentkd.compiler.call import Specs
 from agentkd.compiler.correction import (
     OBJECTED,
     SAY,
@@ -34,11 +35,18 @@ from agentkd.schema import (
     user_turns,
 )
 
-__all__ = ["Standing", "Turn", "in_schema_order", "merge_turns", "spoken", "standing_before", "turns_of"]
+__all__ = [
+    "Standing",
+    "Turn",
+    "merge_turns",
+    "spoken",
+    "standing_before",
+    "turns_of",
+]
 
 
 Standing = tuple[str, str, tuple[tuple[str, str], ...]]
-"""Request, instructions of the task, and role and text of each message since."""
+"""Request, instructions of the task, and role and text of each message before and since."""
 
 
 @dataclass(frozen=True)
@@ -71,25 +79,6 @@ class Turn:
     """Memories that stood in the prompt of a model that gave the rejected answer."""
     weighed: frozenset[int] = frozenset()
     """Places in the history of what may be learnt from beside the target."""
-
-
-class Specs:
-    """The tools of one trajectory, and its calls as messages, each made once: target here, history there."""
-
-    def __init__(self, tools: Sequence[ToolSpec]) -> None:
-        self.by_name = {spec.name: spec for spec in tools}
-        self._made: dict[tuple[int, str], tuple[ToolCall, Message]] = {}
-
-    def message(self, call: ToolCall, origin: Literal["model", "person"]) -> Message:
-        """Return a call as the assistant says it."""
-        key = id(call), origin
-        if key not in self._made:  # the call is kept too, so that its id stays its own
-            ordered = in_schema_order(call, self.by_name.get(call.name))
-            self._made[key] = (
-                call,
-                Message(role="assistant", content=call_text(ordered), tool_calls=(ordered,), origin=origin),
-            )
-        return self._made[key][1]
 
 
 def turns_of(
@@ -176,26 +165,10 @@ def merge_turns(turns: Iterable[Turn], dropped: Counter[str]) -> list[Turn]:
 
 
 def standing_before(turn: Turn) -> Standing:
-    """Return all that stands before a turn, to compare it: the request, and what was said since."""
-    task = turn.trajectory.task
-    return task.prompt, task.system, tuple((message.role, message.content) for message in turn.history)
-
-
-def in_schema_order(call: ToolCall, spec: ToolSpec | None) -> ToolCall:
-    """Return a call as the decoding grammar writes it: schema order of keys at every depth, no id."""
-    schema = spec.parameters if spec is not None else {}
-    return ToolCall(name=call.name, arguments=_ordered(call.arguments, schema))
-
-
-def _ordered(value: Any, schema: Any) -> Any:
-    schema = schema if isinstance(schema, Mapping) else {}
-    if isinstance(value, list):
-        return [_ordered(item, schema.get("items")) for item in value]
-    if not isinstance(value, dict):
-        return value
-    properties = schema.get("properties") or {}
-    keys = [key for key in properties if key in value] + [key for key in value if key not in properties]
-    return {key: _ordered(value[key], properties.get(key)) for key in keys}
+    """Return all that stands before a turn, to compare it: the request, and what else was said."""
+    task, earlier = turn.trajectory.task, turn.trajectory.earlier
+    said = tuple((message.role, message.content) for message in (*earlier, *turn.history))
+    return task.prompt, task.system, said
 
 
 def _corrected(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from agentkd.compiler.call import said_earlier
 from agentkd.compiler.inputs import CompileInputs
 from agentkd.compiler.turn import Turn
 from agentkd.config import CompileSettings
@@ -37,23 +38,25 @@ def build_views(
     """Return the views of a turn, through the prompt builder of the running agent.
 
     Without a recalled lesson the student's own base has no teacher view: where it sees no more than the
-    student it has nothing to teach. Another teacher always has one.
+    student it has nothing to teach. Another teacher always has one. What was said in the conversation before
+    the request stands before it.
     """
-    task = turn.trajectory.task
-    tools = inputs.tools_of(task)
+    tools = inputs.tools_of(turn.trajectory.task)
+    earlier = said_earlier(turn.trajectory, tools)
+
+    def prompt(memory: str, tool_docs: bool) -> tuple[Message, ...]:
+        whole = inputs.views.prompt(
+            turn.trajectory.task, tools=tools, history=turn.history, memory=memory, tool_docs=tool_docs
+        )
+        at = len(whole) - len(turn.history) - 1
+        return (*whole[:at], *earlier, *whole[at:])
+
     memory = inputs.render(hits) if hits else ""
     reads = inputs.render(kept) if kept else ""
-    student = inputs.views.prompt(
-        task, tools=tools, history=turn.history, memory=reads, tool_docs=settings.tool_docs
-    )
     with_memory: tuple[Message, ...] = ()
     if memory and memory != reads:
-        with_memory = inputs.views.prompt(
-            task, tools=tools, history=turn.history, memory=memory, tool_docs=settings.tool_docs
-        )
+        with_memory = prompt(memory, settings.tool_docs)
     teacher: tuple[Message, ...] = ()
     if need_teacher and (memory != reads or inputs.teacher != "base"):
-        teacher = inputs.views.prompt(
-            task, tools=tools, history=turn.history, memory=memory, tool_docs=settings.teacher_tool_docs
-        )
-    return RowViews(student, with_memory, teacher)
+        teacher = prompt(memory, settings.teacher_tool_docs)
+    return RowViews(prompt(reads, settings.tool_docs), with_memory, teacher)

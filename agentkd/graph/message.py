@@ -130,7 +130,7 @@ def answers_of(turn: Sequence[BaseMessage]) -> dict[int, list[BaseMessage | None
     asked = Counter(_call_id(call) for at in replies for call in turn[at].tool_calls)  # type: ignore[attr-defined]
     late = {_answered(message): message for message in turn if message.type == "tool"}
     found: dict[int, list[BaseMessage | None]] = {}
-    for at, end in zip(replies, [*replies[1:], len(turn)], strict=True):
+    for at, end in zip(replies, [*replies[1:], len(turn)], strict=False):  # none in a turn without a reply
         told = [message for message in turn[at + 1 : end] if message.type == "tool"]
         answers: list[BaseMessage | None] = []
         for call in turn[at].tool_calls:  # type: ignore[attr-defined]

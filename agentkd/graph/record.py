@@ -9,7 +9,7 @@ from agentkd.agents.recorder import Recorder
 from agentkd.graph.host import Host, check_host
 from agentkd.graph.namespace import Asker
 from agentkd.graph.notes import hits_of, shown_of, trial_of, withheld_of
-from agentkd.graph.turn import Turn, read_turn
+from agentkd.graph.turn import Turn, as_read, read_turn
 from agentkd.schema import Outcome, Scope, Trajectory, content_id
 from agentkd.trust import heard_after
 
@@ -122,14 +122,17 @@ def _after_the_last(host: Host, trajectory: Trajectory) -> Trajectory:
     Nothing comes over from another tenant's thread of the same name, and of what was revoked the tool alone.
     """
     known, run_id = host.ledger.trajectories, trajectory.run_id
-    earlier = [*known.list(run_id=run_id, limit=1, latest=True), *known.unfinished(run_id)]
-    own = [t for t in earlier if t.id != trajectory.id and t.scope.tenant == trajectory.scope.tenant]
+    others = [*known.list(run_id=run_id, limit=1, latest=True), *known.unfinished(run_id)]
+    own = [t for t in others if t.id != trajectory.id and t.scope.tenant == trajectory.scope.tenant]
     gone = host.ledger.revocations.trajectories() if own else {}
-    heard = [
-        each.model_copy(update={"text": ""}) if each.trajectory in gone else each
-        for each in heard_after(*own, also=trajectory.heard)
-    ]
-    return trajectory.model_copy(update={"heard": heard_after(also=heard)})
+    heard = heard_after(*own, also=trajectory.heard)
+    if trajectory.earlier:  # a summary in it may tell what no tool said
+        spoke = {each.trajectory for each in heard}
+        heard += tuple(as_read(t.id) for t in own if t.id not in spoke)
+    if any(each.trajectory in gone for each in heard):
+        trajectory = trajectory.model_copy(update={"earlier": ()})
+    kept = [h.model_copy(update={"text": ""}) if h.trajectory in gone else h for h in heard]
+    return trajectory.model_copy(update={"heard": heard_after(also=kept)})
 
 
 def user_of(config: Mapping[str, Any]) -> str:

@@ -25,6 +25,7 @@ from agentkd.graph.message import (
     usage_of,
 )
 from agentkd.graph.notes import Found, Recall, ids_of_turn, shown_of
+from agentkd.hf import call_text
 from agentkd.schema import (
     Correction,
     Failure,
@@ -44,7 +45,10 @@ if TYPE_CHECKING:
 
     from agentkd.graph.host import Host
 
-__all__ = ["Turn", "read_turn"]
+__all__ = ["EARLIER_CHARS", "Turn", "as_read", "read_turn"]
+
+EARLIER_CHARS = 200_000
+"""Characters of a conversation before a request that are kept; more fit into no student's context."""
 
 _REJECTED = "User rejected the tool call for `{name}`"
 """How LangChain's HumanInTheLoopMiddleware begins the answer to a refused call."""
@@ -122,6 +126,7 @@ def read_turn(
         run_id=run_id,
         task=Task(id=content_id("adh", prompt), prompt=prompt),
         model=str(last.response_metadata.get("model_name", "")) if last is not None else "",
+        earlier=_earlier(messages[:start], is_traced),
         heard=_heard(messages, start, run_id, unseen),
         messages=tuple(shown.get(id(message)) or message_of(message) for message in (*notes, *turn)),
         steps=tuple(steps),
@@ -152,17 +157,19 @@ def _heard(
 
     That is the output of the turns before message `start`; the `unseen` messages of this turn, by `id()`
     (what ran in place of their calls is not known, and a tool may say so of itself); a summary; and what the
-    agent had heard that called this one as its tool.
+    agent had heard that called this one as its tool. Each earlier turn is named: what is revoked of it
+    reaches those who read on.
     """
     names = {call["id"]: call["name"] for m in messages for call in getattr(m, "tool_calls", ())}
     reviews = (review for m in messages if m.type == "ai" for review in reviewed_of(m))  # type: ignore[arg-type]
     decisions = {review.proposed.id: review.decision for review in reviews}
-    told, id_ = list[Heard](), ""
+    told, turns, id_ = list[Heard](), dict[str, None](), ""
     for at, message in enumerate(messages):
         if at >= start and is_summary(message):  # it took the place of the request and of what came then
             told.append(Heard(tool="summarization", text=text_of(message), trust="untrusted"))
         if message.type == "human":
             id_ = content_id("tra", run_id, request_key(messages[: at + 1]))
+            turns |= {id_: None} if at < start and not is_summary(message) else {}
         if message.type != "tool":
             continue
         call_id = str(message.tool_call_id)  # type: ignore[attr-defined]
@@ -173,7 +180,40 @@ def _heard(
             )
             text = result.error or result.content
             told.append(Heard(tool=name, text=text, trust=result.trust, trajectory=id_ if at < start else ""))
-    return heard_after(also=[*OUTER.get().heard, *(each for each in told if each.text)])
+    told = [each for each in told if each.text]
+    spoke = {each.trajectory for each in told}
+    return heard_after(also=[*OUTER.get().heard, *(as_read(id_) for id_ in turns if id_ not in spoke), *told])
+
+
+def as_read(trajectory: str) -> Heard:
+    """Return that a model has read an earlier turn of its conversation in which no tool spoke."""
+    return Heard(tool="conversation", trust="trusted", trajectory=trajectory)
+
+
+def _earlier(messages: Sequence[BaseMessage], is_traced: bool) -> tuple[Message, ...]:
+    """Return what was said before a request, without notes and calls that did not run; the newest part."""
+    told, found = answers_of(messages), list[Message]()
+    for message in messages:
+        if message.type == "human" or (message.type == "ai" and not message.tool_calls):  # type: ignore[attr-defined]
+            said = message_of(message)
+            found += [said] if said.content.strip() else []
+        for at, answer in enumerate(told.get(id(message), ())):
+            review = _review(at, message, answer, is_traced)  # type: ignore[arg-type]
+            if review.accepted is None or answer is None:
+                continue
+            call, result = review.accepted, _result(answer, review.decision)
+            text = result.content if result.ok else f"error: {result.error}"
+            found += [
+                Message(role="assistant", content=call_text(call), tool_calls=(call,), origin="model"),
+                Message(role="tool", content=text, name=call.name, origin="tool"),
+            ]
+    left, kept = EARLIER_CHARS, list[Message]()
+    for said in reversed(found):
+        left -= len(said.content)
+        if left < 0:
+            break
+        kept.append(said)
+    return tuple(reversed(kept))
 
 
 def _review(at: int, reply: AIMessage, answer: BaseMessage | None, is_traced: bool) -> Reviewed:

@@ -39,10 +39,10 @@ class Step(Value):
 
 
 class Heard(Value):
-    """What a tool had said in the model's context, and no step holds."""
+    """What a tool had said that the model read and no step holds, or an earlier turn of the conversation."""
 
     tool: str
-    """Name of the tool."""
+    """Name of the tool; `conversation` for an earlier turn, which `earlier` tells."""
     text: str = ""
     """What it said; empty where it is too old to be kept."""
     trust: Literal["", "trusted", "untrusted"] = ""
@@ -70,6 +70,9 @@ class Trajectory(Value):
     """Whose work it was: the scope of the agent. All that a user did can be revoked by it."""
     messages: tuple[Message, ...] = ()
     """The whole conversation as the model saw it, recalled memories included."""
+    earlier: tuple[Message, ...] = ()
+    """What was said in the conversation before the request, each call in a message of its own. Of a long one
+    the newest part; empty where the request begins it."""
     heard: tuple[Heard, ...] = ()
     """What tools said that is in no step: in earlier turns of the conversation, in the failed tries whose
     lessons it read, to the agent that called this one. It taints what the model says as results do."""

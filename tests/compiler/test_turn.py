@@ -6,7 +6,9 @@ import pytest
 
 from agentkd.agents.feedback import tool_corrections
 from agentkd.compiler import SuccessOnlySelector, SupportSelector, SupportSettings
-from agentkd.compiler.turn import in_schema_order, turns_of
+from agentkd.compiler.call import in_schema_order
+from agentkd.compiler.turn import turns_of
+from agentkd.hf import call_text
 from agentkd.schema import Message, Outcome, Step, ToolCall, ToolResult, ToolSpec
 
 
@@ -297,3 +299,23 @@ def test_what_a_person_objected_to_is_no_target_of_a_success(make, names):
     assert dropped == {"a person objected to it": 1}
     other = objection.model_copy(update={"proposed": (make.call("cancel"),)})
     assert len(list(turns_of(run, [other], (), Counter()))) == 2
+
+
+def test_what_was_said_before_the_request_stands_before_it(make, rows):
+    """A turn of a conversation that goes on: `yes` alone would teach to book without being asked."""
+    found = make.call("find", q="table")
+    earlier = (
+        Message(role="user", content="Is there a table?"),
+        Message(role="assistant", content=call_text(found), tool_calls=(found,), origin="model"),
+        Message(role="tool", content="one in Oslo", origin="tool"),
+    )
+    run = make.run(prompt="yes, that one", earlier=earlier)
+    other = make.run(prompt="yes, that one", id="other", attempt=1)
+    memory = make.memory("Book at once.", make.run("far"))
+    card = make.compile(make.inputs([run, other], memories=[memory]), need_teacher=True)
+    row, alone = sorted(rows(card), key=lambda row: -len(row.student_view))
+    assert [m.role for m in row.student_view] == ["system", "user", "assistant", "tool", "user"]
+    assert row.student_view[-1].content == "Request: yes, that one"
+    assert [m.role for m in row.teacher_view] == [m.role for m in row.student_view]
+    assert "Book at once." in row.teacher_view[-1].content
+    assert len(alone.student_view) == 2

@@ -302,6 +302,33 @@ def test_what_is_revoked_reaches_the_turns_that_heard_it_and_is_copied_no_furthe
     assert [(each.tool, each.text) for each in turn.heard] == [("read_page", "")]
 
 
+def test_what_was_said_before_a_request_is_kept_with_it_and_revoked_with_it(parts: Parts) -> None:
+    looked = calls(("find", {"order": 9}, "c1"))
+    before: list[Any] = [HumanMessage("hello", id="m1"), AIMessage("Hello, which order?")]
+    assert store_turn(parts, read_turn(parts, before, CONFIG))
+    first = only(parts)
+    then = [*before, HumanMessage("order 9", id="m2"), looked, ToolMessage("lost", tool_call_id="c1")]
+    after = [*then, AIMessage("It is lost."), HumanMessage("refund it", id="m3"), AIMessage("Done.")]
+    turn = read_turn(parts, after, CONFIG)
+    assert turn is not None
+    assert [(m.role, m.content) for m in turn.trajectory.earlier] == [
+        ("user", "hello"),
+        ("assistant", "Hello, which order?"),
+        ("user", "order 9"),
+        ("assistant", '{"name": "find", "arguments": {"order": 9}}'),
+        ("tool", "lost"),
+        ("assistant", "It is lost."),
+    ]
+    assert [each.tool for each in turn.trajectory.heard] == ["conversation", "find"]
+    assert store_turn(parts, turn)
+    parts.ledger.revocations.revoke_trajectories([first.id], "it was Ann's")
+    assert "heard" in parts.ledger.revocations.forbidden()[turn.trajectory.id]
+    fourth = read_turn(parts, [*after, HumanMessage("thanks", id="m4"), AIMessage("Bye.")], CONFIG)
+    assert store_turn(parts, fourth)
+    (late,) = [t for t in parts.ledger.trajectories.list() if t.task.prompt == "thanks"]
+    assert late.earlier == ()  # what was revoked is copied no further
+
+
 def test_a_thread_of_the_same_name_in_another_tenant_hears_nothing(parts: Parts) -> None:
     two_turns(parts)
     third = read_turn(parts, [HumanMessage("a third", id="m9"), AIMessage("yes")], CONFIG)
