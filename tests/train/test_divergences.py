@@ -120,6 +120,24 @@ def test_it_is_positive_and_finite_for_a_certain_teacher(name: str) -> None:
     assert bool(torch.isfinite(student.grad).all())
 
 
+def test_a_rest_below_what_the_cache_keeps_is_no_abyss() -> None:
+    """Of a teacher's rest of 2e-8 float16 keeps nothing; the student that has 1e-3 there is a little off."""
+    from agentkd.train.objectives import divergences as kd
+
+    top = torch.tensor([[0.7, 0.2, 0.1 - 2e-8]], dtype=torch.float64)
+    rest = 1 - top.sum(-1, keepdim=True)
+    kept = teacher_buckets(top.log().half().float().log_softmax(-1), torch.float32)
+    assert rest.half().item() == 0.0
+    assert kept[0, -1] == -math.inf
+    log_q = torch.cat([0.999 * top, 1 - 0.999 * top.sum(-1, keepdim=True)], -1).log()
+    true = kd.reverse_kl(torch.cat([top, rest], -1).log(), log_q).item()
+    found = kd.reverse_kl(kept, log_q.float()).item()
+    assert found == pytest.approx(true, rel=0.15)  # the least float32 in its place makes 0.079 of 0.010
+    assert kd.reverse_kl(kept, torch.tensor([[-40.0, -40.0, -40.0, 0.0]])).item() < 17
+    there = torch.tensor([[-0.01, -20.0, -60.0, -4.65]])
+    assert kd.reverse_kl(there, there + 0.0).item() == 0.0  # what the teacher did say counts as it is
+
+
 def test_the_limits_of_jsd_and_skew_meet_the_plain_divergences() -> None:
     from agentkd.train.objectives import divergences as kd
 
