@@ -156,7 +156,7 @@ def test_taid_moves_to_the_teacher_and_goes_on_from_its_state() -> None:
     for step in range(6):
         loss_of(objective, chunk(logits(10 + step), logits(30), K, step))
     state = json.loads(json.dumps(objective.state_dict()))
-    assert 0.4 + 0.6 * 0.5 <= state["t"] <= 1.0
+    assert 0.4 + 0.6 * 5 / 9 <= state["t"] <= 1.0
     resumed = build("taid")
     resumed.prepare(10)
     resumed.load_state_dict(state)
@@ -173,7 +173,7 @@ def test_taid_keeps_to_its_schedule_after_a_loss_of_next_to_nothing(before: floa
     assert math.isfinite(loss_of(objective, chunk(logits(1), logits(30), K, 5)).item())
     state = objective.state_dict()
     assert state["trend"] == 0.25
-    assert 0.7 <= state["t"] < 0.71
+    assert 0.4 + 0.6 * 5 / 9 <= state["t"] < 0.4 + 0.6 * 5 / 9 + 0.01
     assert state["before"] == 3.0
 
 
@@ -182,7 +182,21 @@ def test_taid_bears_any_jump_of_the_loss() -> None:
     objective.prepare(10)
     objective.load_state_dict({"t": 0.4, "trend": 0.0, "before": 1e-3, "step": 4, "sum": 1e6})
     loss_of(objective, chunk(logits(1), logits(30), K, 5))
-    assert objective.state_dict()["t"] == pytest.approx(0.7)
+    assert objective.state_dict()["t"] == pytest.approx(0.4 + 0.6 * 5 / 9)
+
+
+@pytest.mark.parametrize("n_steps", [2, 3, 10])
+@pytest.mark.parametrize("ends", [{}, {"start": 0.1, "end": 0.7}])
+def test_taid_goes_from_its_start_to_its_end(n_steps: int, ends: dict[str, float]) -> None:
+    component = next(c for c in objectives.components() if c.name == "taid")
+    objective = component.build(component.settings(**ends, rate=0.0), FakeKit())
+    objective.prepare(n_steps)
+    shares = []
+    for step in range(n_steps):
+        loss_of(objective, chunk(logits(10 + step), logits(30), K, step))
+        shares.append(objective.state_dict()["t"])
+    start, end = ends.get("start", 0.4), ends.get("end", 1.0)
+    assert shares == pytest.approx([start + (end - start) * step / (n_steps - 1) for step in range(n_steps)])
 
 
 def test_the_closed_gradient_of_jsd_is_autograds() -> None:

@@ -199,14 +199,14 @@ class Taid(Divergence):
 
     def _advance(self, step: int) -> None:
         """Move t at the end of an optimiser step by the mean loss that it had."""
-        settings, loss = self.settings, self._sum
+        settings, loss, faster = self.settings, self._sum, self._t
         if self._before is not None:
             if self._before > _LEAST:
                 change = (self._before - loss) / self._before
                 self._trend = settings.momentum * self._trend + (1 - settings.momentum) * change
-            faster = self._t + settings.rate * _sigmoid(self._trend) * (1 - self._t)
-            linear = settings.start + (settings.end - settings.start) * step / self._n_steps
-            self._t = min(settings.end, max(faster, linear))
+            faster += settings.rate * _sigmoid(self._trend) * (1 - self._t)
+        linear = settings.start + (settings.end - settings.start) * step / max(1, self._n_steps - 1)
+        self._t = min(settings.end, max(faster, linear))
         self._before, self._step, self._sum = loss, step, 0.0
 
     def state_dict(self) -> dict[str, Any]:
