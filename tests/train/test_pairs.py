@@ -37,8 +37,12 @@ REDI = Weighted(Redi(RediSettings()), 2.0, "test")
 SFT = Weighted(Sft(), 0.25, "test")
 
 
+def quiet() -> Reporter:
+    return Reporter(is_machine=True, out=io.StringIO())
+
+
 def run(job: TrainJob) -> list[dict[str, Any]]:
-    train(job, Reporter(is_machine=True, out=io.StringIO()))
+    train(job, quiet())
     text = (Path(job.output) / "metrics.jsonl").read_text()
     return [line for line in map(json.loads, text.splitlines()) if "terms" in line]
 
@@ -322,8 +326,14 @@ def test_a_failed_run_without_a_repair_is_unlearnt(
     job = make_job("only", dataset=only, objective={"dpo": {}}, epochs=1.0)
     lines = run(job)
     assert lines[0]["terms"]["dpo"] > 0
-    planned = plan(job, Reporter(is_machine=True, out=io.StringIO()))
+    planned = plan(job, quiet())
     assert sum(line["label_tokens"] for line in lines) == planned.n_label_tokens > 0
+    assert sum(line["computed_tokens"] for line in lines) == planned.n_computed_tokens
+    assert not any("word for word" in line for line in planned.warnings)
+    again = [row.model_copy(update={"id": f"{row.id}-again"}) for row in lone[:2]]
+    job = make_job("again", dataset=write_dataset([*lone, *again], name="again"), objective={"dpo": {}})
+    (warning,) = (line for line in plan(job, quiet()).warnings if "word for word" in line)
+    assert warning.startswith("2 of 6 rows")
 
 
 def _without_target(row: Example) -> Example:
