@@ -11,6 +11,7 @@ Source: Z. Li and D. Hoiem, Learning without Forgetting, arXiv 1606.09282, with 
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -186,12 +187,14 @@ class Anchors:
         normaliser = float(sum(len(view.labels) for view in views))
         scale = StepScale({ANCHOR: normaliser}, step, step + 1, self._chunk_tokens)
         held = [Weighted(_HoldToBase(), self.settings.weight * share, "agentkd")]
+        ids, log_probs = (torch.cat(known) for known in zip(*(self._known[n] for n in numbers), strict=True))
+        starts = list(itertools.accumulate((len(view.labels) for view in views), initial=0))
         total = 0.0
         for packed in self._pack(views):
-            places = [(self._known[numbers[number]], place) for number, place in packed.labels]
+            places = torch.tensor([starts[number] + place for number, place in packed.labels])
             signals = PackSignals(
-                torch.stack([known[0][place] for known, place in places]),
-                torch.stack([known[1][place] for known, place in places]),
+                ids[places.to(ids.device)],
+                log_probs[places.to(ids.device)],
                 torch.ones(len(places), dtype=torch.bool),
             )
             total += accumulate(body, Batch.of(packed, signals), held, scale).terms[ANCHOR]
