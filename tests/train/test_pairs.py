@@ -180,6 +180,23 @@ def test_terms_do_not_mix(body: Body, rows: list[Row], tmp_path: Path) -> None:
         torch.testing.assert_close(gradient, sft[name] + 3 * redi[name], rtol=1e-3, atol=1e-5)
 
 
+def test_the_first_pass_computes_the_logits_of_pairs_alone(
+    body: Body, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = batches_of(body, rows, [SFT, DPO], tmp_path, 1000)
+    computed: dict[bool, int] = {True: 0, False: 0}
+    logits = body.logits
+
+    def counted(states: torch.Tensor) -> torch.Tensor:
+        computed[torch.is_grad_enabled()] += len(states)
+        return logits(states)
+
+    monkeypatch.setattr(body, "logits", counted)
+    step(body, batches, [SFT, DPO])
+    n_lone = len(rows[3].student.labels)
+    assert computed == {True: 4 * 3 + 4 * 5, False: 4 * 3 + 4 * 5 - n_lone}
+
+
 def test_dpo_starts_at_log_two_and_a_lone_rejected_completion_is_pushed_down(
     body: Body, rows: list[Row], tmp_path: Path
 ) -> None:
