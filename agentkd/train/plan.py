@@ -27,7 +27,7 @@ from agentkd.train.batch import Weighted
 from agentkd.train.distributed import World, take_gpu
 from agentkd.train.model import check_settings
 from agentkd.train.packing import Pack, make_packs, plan_steps
-from agentkd.train.planner import Fit, fit
+from agentkd.train.planner import fit
 from agentkd.train.prepare import build_objectives, check_job, useful_rows, with_mean_weights
 from agentkd.train.reporter import Reporter
 from agentkd.train.rows import Dataset, Row, View, load_dataset
@@ -153,9 +153,7 @@ def _plan(job: TrainJob, lesson: Lesson, processes: int) -> TrainPlan:
         dtype=dtype,
         threads=torch.get_num_threads(),
         processes=processes,
-        pack_tokens=found.pack_tokens
-        if processes == 1
-        else _share(settings.tokens_per_step, found, processes),
+        pack_tokens=found.pack_tokens,
         pack_pairs=found.pack_pairs,
         chunk_tokens=found.chunk_tokens,
         recompute=found.recompute,
@@ -173,11 +171,6 @@ def _compute_type(wanted: str, device: str) -> str:
     if wanted != "auto":
         return wanted
     return "bfloat16" if hf.fastest_dtype(device) == torch.bfloat16 else "float32"
-
-
-def _share(tokens_per_step: int, found: Fit, processes: int) -> int:
-    """Return packs small enough that every process has one in a step."""
-    return max(64, min(found.pack_tokens, -(-tokens_per_step // processes)))
 
 
 def _packs(rows: Sequence[Row], max_tokens: int, max_pairs: int, has_pairs: bool) -> Iterator[Pack]:
