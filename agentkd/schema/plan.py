@@ -60,7 +60,7 @@ class TrainPlan(Value):
     threads: int
     """Threads of torch in each process."""
     processes: int = 1
-    """Processes that share the packs."""
+    """Processes that share the rows of a step."""
     pack_tokens: int
     """Most tokens that one pack computes."""
     pack_pairs: int

@@ -11,6 +11,7 @@ Source: Z. Li and D. Hoiem, Learning without Forgetting, arXiv 1606.09282, with 
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -176,23 +177,35 @@ class Anchors:
         for place in range(step * self._per_step, (step + 1) * self._per_step):
             yield _shuffled(n, self._seed, place // n)[place % n]
 
-    def accumulate(self, body: Body, step: int, share: float = 1.0) -> float:
-        """Add a share of the gradient of the step's anchors to the adapter.
+    def views_of(self, step: int) -> list[View]:
+        """Return the general texts of a step."""
+        return [self.views[number] for number in self.of_step(step)]
 
-        Returns that share of the divergence, without its weight.
+    def accumulate(
+        self, body: Body, step: int, share: float = 1.0, places: Sequence[int] | None = None
+    ) -> float:
+        """Add a share of the gradient of the step's anchors, or of those at some places, to the adapter.
+
+        Returns what the divergence of the step gets from them, without its weight.
         """
+        normaliser = float(sum(len(view.labels) for view in self.views_of(step)))
         numbers = list(self.of_step(step))
+        if places is not None:
+            numbers = [numbers[place] for place in places]
+        if not numbers:
+            return 0.0
         views = [self.views[number] for number in numbers]
-        normaliser = float(sum(len(view.labels) for view in views))
         scale = StepScale({ANCHOR: normaliser}, step, step + 1, self._chunk_tokens)
         held = [Weighted(_HoldToBase(), self.settings.weight * share, "agentkd")]
+        ids, log_probs = (torch.cat(known) for known in zip(*(self._known[n] for n in numbers), strict=True))
+        starts = list(itertools.accumulate((len(view.labels) for view in views), initial=0))
         total = 0.0
         for packed in self._pack(views):
-            places = [(self._known[numbers[number]], place) for number, place in packed.labels]
+            labels = torch.tensor([starts[number] + place for number, place in packed.labels])
             signals = PackSignals(
-                torch.stack([known[0][place] for known, place in places]),
-                torch.stack([known[1][place] for known, place in places]),
-                torch.ones(len(places), dtype=torch.bool),
+                ids[labels.to(ids.device)],
+                log_probs[labels.to(ids.device)],
+                torch.ones(len(labels), dtype=torch.bool),
             )
             total += accumulate(body, Batch.of(packed, signals), held, scale).terms[ANCHOR]
         return share * total

@@ -1,8 +1,8 @@
 """Several processes, one training: `torchrun -m agentkd.train spec.json` with the same job.
 
-Every process makes the same packs and takes its share of them. Terms are divided by the weight sum of the
-whole step before anything is added up, so the sum of the processes' gradients is the gradient of one
-process. The adapter and its optimiser are the same everywhere; rank 0 alone writes files.
+The rows of a step are dealt out so that every process has about as many tokens to compute. Terms are divided
+by the weight sum of the whole step before anything is added up, so the sum of the processes' gradients is the
+gradient of one process. The adapter and its optimiser are the same everywhere; rank 0 alone writes files.
 """
 
 from __future__ import annotations
@@ -49,14 +49,6 @@ class World:
         """Return this process's own device where `device` is CUDA in general."""
         is_shared = device == "cuda" and self.size > 1
         return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if is_shared else device
-
-    def share(self, items: Sequence[Item]) -> Sequence[Item]:
-        """Return what this process does of the work of all."""
-        return items[self.rank :: self.size]
-
-    def most(self, items: Sequence[Item]) -> Sequence[Item]:
-        """Return what the process with the most of the work does."""
-        return items[0 :: self.size]
 
     def reseed(self, seed: int, step: int) -> None:
         """Let what several processes draw in a step (dropout) follow from seed, step and process alone.

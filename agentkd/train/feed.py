@@ -67,19 +67,21 @@ class Feed:
     policy: PolicySource | None = None
     """What the student says itself, where an objective asks for it."""
 
-    def batches(self, rows: Sequence[Row], step: int) -> list[Batch]:
-        """Return the packs of a step's rows with all that their losses need."""
-        entries, pairs = self._entries(rows, step)
+    def batches(self, rows: Sequence[Row], step: int, places: Sequence[int] | None = None) -> list[Batch]:
+        """Return the packs of a step's rows (of those at some places) with all that their losses need."""
+        entries, pairs = self._entries(rows, step, range(len(rows)) if places is None else places)
         views = [entry.row.student for entry in entries]
         return [self._batch(pack, entries) for pack in self.pack(views, together=pairs)]
 
-    def _entries(self, rows: Sequence[Row], step: int) -> tuple[list[_Entry], list[list[int]]]:
+    def _entries(
+        self, rows: Sequence[Row], step: int, places: Sequence[int]
+    ) -> tuple[list[_Entry], list[list[int]]]:
         """Return what is packed, and which entries are pairs."""
         sampled = self.policy.rows_of(step) if self.policy else {}
         entries: list[_Entry] = []
         pairs: list[list[int]] = []
-        for origin, row in enumerate(rows):
-            start = len(entries)
+        for origin in places:
+            row, start = rows[origin], len(entries)
             if row.student.labels and self._wants_own(row, origin in sampled):
                 entries.append(_Entry(row, OWN, origin, is_replaced=origin in sampled))
             if row.rejected is not None and any("rejected" in w.objective.requires for w in self.objectives):

@@ -58,10 +58,16 @@ def add_adapter(
             parameter.data = parameter.data.float()
     for module in wrapped.modules():
         if hasattr(module, "lora_dropout"):
-            module.lora_dropout.train()
+            _drop(module, True)
             if is_fused:
                 _fuse(module)
     return wrapped
+
+
+def _drop(layer: Any, is_on: bool) -> None:
+    """Switch a layer's dropout: peft's DoRA asks the layer itself, other ways of computing the dropout."""
+    layer.training = is_on and _has_dropout(layer)
+    layer.lora_dropout.train(is_on)
 
 
 def _set_dropout(wrapped: Any, p: float) -> None:
@@ -125,14 +131,14 @@ def _new_adapter(model: Any, settings: LoraSettings, seed: int) -> Any:
 @contextmanager
 def without_dropout(model: Any) -> Iterator[None]:
     """Switch the adapter's dropout off, where figures are compared or watched."""
-    layers = [module.lora_dropout for module in model.modules() if hasattr(module, "lora_dropout")]
-    for dropout in layers:
-        dropout.eval()
+    layers = [module for module in model.modules() if hasattr(module, "lora_dropout")]
+    for layer in layers:
+        _drop(layer, False)
     try:
         yield
     finally:
-        for dropout in layers:
-            dropout.train()
+        for layer in layers:
+            _drop(layer, True)
 
 
 def adapter_parameters(model: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:

@@ -120,7 +120,7 @@ class _PackLoss:
         hidden = self.body.hidden(self.batch.pack)
         leaf, gradient = hidden.detach(), torch.zeros_like(hidden)
         factors = self._look(leaf)
-        for part, place in self._parts(self._wanted()):
+        for part, place in self._parts(self._wanted(self.on_tokens)):
             states = leaf[place].clone().requires_grad_()
             total = self._loss(states, part, place, factors)
             if total.requires_grad:
@@ -130,11 +130,11 @@ class _PackLoss:
         hidden.backward(gradient)  # type: ignore[no-untyped-call]
         return Losses(float(self.total), {name: float(value) for name, value in self.terms.items()})
 
-    def _wanted(self) -> torch.Tensor:
-        """Return the labels that any loss is about, ascending, on the CPU."""
+    def _wanted(self, on_tokens: Sequence[Weighted]) -> torch.Tensor:
+        """Return the labels that these losses or one on spans are about, ascending, on the CPU."""
         wanted = torch.zeros(len(self.targets), dtype=torch.bool)
-        for seen in self.seen.values():
-            wanted |= seen
+        for weighted in on_tokens:
+            wanted |= self.seen[weighted.name]
         for weighted in self.on_spans:
             wanted |= self.batch.spans[weighted.name].span_of.cpu() >= 0
         return wanted.nonzero()[:, 0]
@@ -171,7 +171,7 @@ class _PackLoss:
             return None
         log_probs = torch.zeros(len(self.targets), device=self.body.device)
         scores = {w.name: torch.zeros(len(self.targets)) for w in selective}
-        for part, place in self._parts(self._wanted()):
+        for part, place in self._parts(self._wanted(selective)):
             logits = self.body.logits(leaf[place])
             if self.on_spans:
                 said = logits.log_softmax(-1).gather(1, self.targets[place, None])[:, 0]

@@ -8,6 +8,7 @@ needs whole rows back; `Pack.groups` says where their tokens lie.
 
 from __future__ import annotations
 
+import bisect
 import math
 import random
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 
 from agentkd.train.rows import View
 
-__all__ = ["BLOCK", "MAX_PAIRS", "Pack", "make_packs", "plan_steps"]
+__all__ = ["BLOCK", "MAX_PAIRS", "Pack", "deal", "make_packs", "plan_steps"]
 
 BLOCK = 256
 """Queries that attend together where attention keeps its scores."""
@@ -50,6 +51,41 @@ def plan_steps(
         steps[min(n_steps - 1, int(middle * n_steps / total))].append(row)
         seen += sizes[row]
     return tuple(tuple(step) for step in steps if step)
+
+
+def deal(items: Sequence[Sequence[View]], n: int) -> list[list[int]]:
+    """Deal items out to `n` processes, the longest first, each to where the least is to compute with it.
+
+    What an item shares with one that a process has already is not computed there again. Returns the numbers
+    of the items of each process, ascending; an item's views stay together.
+    """
+    if n == 1:
+        return [list(range(len(items)))]
+    order = sorted(range(len(items)), key=lambda i: (-sum(view.n_tokens for view in items[i]), i))
+    held: list[list[tuple[int, ...]]] = [[] for _ in range(n)]
+    dealt: list[list[int]] = [[] for _ in range(n)]
+    loads = [0] * n
+    for number in order:
+        rows = sorted(view.ids[:-1] for view in items[number])
+        sums = [load + _n_new(rows, others) for load, others in zip(loads, held, strict=True)]
+        best = sums.index(min(sums))
+        loads[best] = sums[best]
+        dealt[best].append(number)
+        for row in rows:
+            bisect.insort(held[best], row)
+    return [sorted(numbers) for numbers in dealt]
+
+
+def _n_new(rows: Sequence[tuple[int, ...]], others: Sequence[tuple[int, ...]]) -> int:
+    """Return the tokens that sorted rows add to sorted others: of those the neighbours share most."""
+    n = 0
+    previous: tuple[int, ...] = ()
+    for row in rows:
+        place = bisect.bisect(others, row)
+        near = [previous, *others[max(0, place - 1) : place + 1]]
+        n += len(row) - max(_n_shared(row, other) for other in near)
+        previous = row
+    return n
 
 
 @dataclass

@@ -27,10 +27,10 @@ from agentkd.train.batch import Weighted
 from agentkd.train.distributed import World, take_gpu
 from agentkd.train.model import check_settings
 from agentkd.train.packing import Pack, make_packs, plan_steps
-from agentkd.train.planner import Fit, fit
+from agentkd.train.planner import fit
 from agentkd.train.prepare import build_objectives, check_job, useful_rows, with_mean_weights
 from agentkd.train.reporter import Reporter
-from agentkd.train.rows import Dataset, Row, load_dataset
+from agentkd.train.rows import Dataset, Row, View, load_dataset
 from agentkd.train.second import beside
 from agentkd.train.shape import Shape, shape_of
 from agentkd.train.teacher import TeacherPlan, plan_teacher, signal_cache, wanted_top_k
@@ -153,9 +153,7 @@ def _plan(job: TrainJob, lesson: Lesson, processes: int) -> TrainPlan:
         dtype=dtype,
         threads=torch.get_num_threads(),
         processes=processes,
-        pack_tokens=found.pack_tokens
-        if processes == 1
-        else _share(settings.tokens_per_step, found, processes),
+        pack_tokens=found.pack_tokens,
         pack_pairs=found.pack_pairs,
         chunk_tokens=found.chunk_tokens,
         recompute=found.recompute,
@@ -175,19 +173,15 @@ def _compute_type(wanted: str, device: str) -> str:
     return "bfloat16" if hf.fastest_dtype(device) == torch.bfloat16 else "float32"
 
 
-def _share(tokens_per_step: int, found: Fit, processes: int) -> int:
-    """Return packs small enough that every process has one in a step."""
-    return max(64, min(found.pack_tokens, -(-tokens_per_step // processes)))
-
-
 def _packs(rows: Sequence[Row], max_tokens: int, max_pairs: int, has_pairs: bool) -> Iterator[Pack]:
-    views = [row.student for row in rows]
+    views: list[View] = []
     together: list[list[int]] = []
-    if has_pairs:
-        for number, row in enumerate(rows):
-            if row.rejected is not None:
-                together.append([number, len(views)])
-                views.append(row.rejected)
+    for row in rows:
+        found = [row.student] if row.student.labels else []
+        if has_pairs and row.rejected is not None:
+            found.append(row.rejected)
+        together.append(list(range(len(views), len(views) + len(found))))
+        views += found
     return make_packs(views, max_tokens, max_pairs, together)
 
 
@@ -248,7 +242,8 @@ def _warnings(job: TrainJob, lesson: Lesson, n_labels: int, n_steps: int) -> tup
         found.append("the time in which the student answers for itself (`policy`) is not in these figures")
     if settings.epochs > 1 and n_steps < 4:
         found.append(f"only {n_steps} steps: the learning rate has hardly warmed up when it ends")
-    repeated = len(lesson.rows) - len({row.student.ids for row in lesson.rows})
+    said = {(row.student.ids, row.rejected.ids if row.rejected else ()) for row in lesson.rows}
+    repeated = len(lesson.rows) - len(said)
     if repeated > 0.2 * len(lesson.rows):
         found.append(f"{repeated} of {len(lesson.rows)} rows repeat another one word for word")
     return tuple(found)

@@ -191,11 +191,18 @@ class Policy:
         return found
 
     def _places(self, step: int) -> list[int]:
-        """Return the places of a step whose rows are answered anew, a `share` of those with a teacher."""
+        """Return the places of a step whose rows are answered anew, a `share` of those with a teacher.
+
+        Chance decides about a part of a row: rounded away, it would be lost in every step of few rows.
+        """
         rows = [self.rows[number] for number in self.steps[step]]
         taught = [place for place, row in enumerate(rows) if row.teacher and row.student.labels]
-        n = round(self.objective.sampling.share * len(taught))
-        return sorted(random.Random(f"{self.seed}/{step}/share").sample(taught, n))
+        wanted, chance = (
+            self.objective.sampling.share * len(taught),
+            random.Random(f"{self.seed}/{step}/share"),
+        )
+        n = int(wanted) + (chance.random() < wanted % 1)
+        return sorted(chance.sample(taught, n))
 
     def _longest_prompt(self, row: Row) -> int:
         return max(_last_completion(view) for view in (row.student, row.teacher) if view is not None)

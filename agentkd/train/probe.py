@@ -24,7 +24,7 @@ from agentkd.train.model import recompute_activations
 from agentkd.train.packing import Pack, make_packs
 from agentkd.train.rows import View
 
-__all__ = ["LayerCost", "Living", "Probe", "head_seconds", "probe_layers"]
+__all__ = ["LayerCost", "Living", "head_seconds", "probe_layers"]
 
 _VOCABULARY = 512
 _LABELS = 64
@@ -48,20 +48,6 @@ class LayerCost:
     """Share of the seconds that the forward pass alone takes."""
     n_pairs: float = 0.0
     """Query-key pairs whose scores are among the bytes of a layer."""
-
-
-@dataclass(frozen=True)
-class Probe:
-    """Shape and costs of a base model on this machine."""
-
-    n_layers: int
-    """Decoder layers."""
-    width: int
-    """Width of the states."""
-    n_vocabulary: int
-    """Size of the vocabulary."""
-    cost: LayerCost
-    """Cost per token."""
 
 
 def probe_layers(

@@ -17,11 +17,13 @@ from agentkd.files import write_whole
 from agentkd.schema import TrainSettings
 from agentkd.train import saves
 from agentkd.train.anchor import ANCHOR, Anchors
+from agentkd.train.batch import Batch
 from agentkd.train.body import Body
 from agentkd.train.distributed import World
 from agentkd.train.feed import Feed
 from agentkd.train.lora import adapter_parameters
 from agentkd.train.loss import StepScale, Weighted, accumulate, normalisers
+from agentkd.train.packing import Pack, deal
 from agentkd.train.rows import Row, View
 
 __all__ = ["StepResult", "Stepper", "learning_rate"]
@@ -77,7 +79,7 @@ class Stepper:
     optimizer: torch.optim.Optimizer
     """Of the adapter."""
     world: World
-    """The processes that share the packs."""
+    """The processes that share the rows of a step."""
     work: Path
     """Where the rows of a step that failed are written."""
     anchors: Anchors | None = None
@@ -105,34 +107,47 @@ class Stepper:
         return StepResult(terms, loss, task_loss, norm, n_tokens, n_computed, n_labels)
 
     def _gradient(self, step: int, rows: Sequence[Row]) -> tuple[dict[str, float], float, int]:
-        """Add the gradient of this process's packs to the adapter.
+        """Add the gradient of this process's rows and anchors to the adapter.
 
         Returns all terms, the weighted sum of those of the objectives, and computed tokens.
         """
-        batches = self.feed.batches(rows, step)
-        scale = StepScale(normalisers(self.objectives, batches), step, len(self.steps), self.chunk_tokens)
+        is_split = self.settings.sharding != "none"
+        general = self.anchors.views_of(step) if self.anchors is not None and not is_split else []
+        dealt = deal([*map(_read, rows), *([view] for view in general)], self.world.size)
+        batches, idle = self._batches(step, rows, dealt)
+        sums = self.world.sum_terms(normalisers(self.objectives, batches))
+        scale = StepScale(sums, step, len(self.steps), self.chunk_tokens)
         terms: dict[str, float] = defaultdict(float)
-        task_loss = 0.0
-        mine = self.world.share(batches)
-        for batch in mine:
+        totals = {"task": 0.0, "computed": float(sum(len(batch.pack.tokens) for batch in batches))}
+        for batch in batches:
             losses = accumulate(self.body, batch, self.objectives, scale)
-            task_loss += losses.total
+            totals["task"] += losses.total
             for name, value in losses.terms.items():
                 terms[name] += value
-        if self.settings.sharding != "none" and len(mine) < len(self.world.most(batches)):
-            idle = self.body.hidden(batches[0].pack)  # weights are gathered by all processes or by none
-            (idle * 0.0).sum().backward()  # type: ignore[no-untyped-call]
-        if self.anchors is not None:
-            share = self._share_of_anchors()
-            terms[ANCHOR] += self.anchors.accumulate(self.body, step, share) if share else 0.0
-        task_loss = self.world.sum_terms({"task": task_loss})["task"]
-        return self.world.sum_terms(terms), task_loss, sum(len(batch.pack.tokens) for batch in batches)
+        for pack in idle:
+            (self.body.hidden(pack) * 0.0).sum().backward()  # type: ignore[no-untyped-call]
+        if self.anchors is not None and is_split:
+            terms[ANCHOR] += self.anchors.accumulate(self.body, step, 1 / self.world.size)
+        elif self.anchors is not None:
+            places = [place - len(rows) for place in dealt[self.world.rank] if place >= len(rows)]
+            terms[ANCHOR] += self.anchors.accumulate(self.body, step, places=places)
+        totals = self.world.sum_terms(totals)
+        return self.world.sum_terms(terms), totals["task"], round(totals["computed"])
 
-    def _share_of_anchors(self) -> float:
-        """Return this process's share: one computes them, or all do whose weights are gathered together."""
-        if self.settings.sharding != "none":
-            return 1 / self.world.size
-        return 1.0 if self.world.is_main else 0.0
+    def _batches(
+        self, step: int, rows: Sequence[Row], dealt: Sequence[Sequence[int]]
+    ) -> tuple[list[Batch], list[Pack]]:
+        """Return the batches of this process, and what it runs besides so that all run as many.
+
+        Split weights are gathered by all processes or by none; so is asked a teacher that is made of them.
+        """
+        own = [[place for place in places if place < len(rows)] for places in dealt]
+        if self.settings.sharding == "none":
+            return self.feed.batches(rows, step, own[self.world.rank]), []
+        parts = [self.feed.batches(rows, step, places) for places in own]
+        mine = parts[self.world.rank]
+        smallest = min((batch.pack for part in parts for batch in part), key=lambda pack: len(pack.tokens))
+        return mine, [smallest] * (max(map(len, parts)) - len(mine))
 
     def _faulty(self, step: int, rows: Sequence[Row]) -> list[Row]:
         """Return the rows whose loss or gradient is not finite, each computed alone.
@@ -174,6 +189,11 @@ class Stepper:
             + kept,
             path=str(file),
         )
+
+
+def _read(row: Row) -> list[View]:
+    """Return what the student reads of a row."""
+    return [view for view in (row.student, row.rejected) if view is not None and view.labels]
 
 
 def _facts(row: Row) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class LoraTrainerSettings(Value):
     threads: int = Field(default=0, ge=0)
     """CPU threads of each training process; 0 shares all cores among the processes."""
     processes: int = Field(default=1, ge=1)
-    """Processes of torchrun that share the packs of every step: one per GPU, or per group of CPU cores."""
+    """Processes of torchrun that share the rows of every step: one per GPU, or per group of CPU cores."""
 
 
 class LoraTrainer:

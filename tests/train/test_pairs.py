@@ -37,8 +37,12 @@ REDI = Weighted(Redi(RediSettings()), 2.0, "test")
 SFT = Weighted(Sft(), 0.25, "test")
 
 
+def quiet() -> Reporter:
+    return Reporter(is_machine=True, out=io.StringIO())
+
+
 def run(job: TrainJob) -> list[dict[str, Any]]:
-    train(job, Reporter(is_machine=True, out=io.StringIO()))
+    train(job, quiet())
     text = (Path(job.output) / "metrics.jsonl").read_text()
     return [line for line in map(json.loads, text.splitlines()) if "terms" in line]
 
@@ -174,6 +178,23 @@ def test_terms_do_not_mix(body: Body, rows: list[Row], tmp_path: Path) -> None:
     _, mixed = step(body, batches_of(body, rows, both, tmp_path, 1000), both)
     for name, gradient in mixed.items():
         torch.testing.assert_close(gradient, sft[name] + 3 * redi[name], rtol=1e-3, atol=1e-5)
+
+
+def test_the_first_pass_computes_the_logits_of_pairs_alone(
+    body: Body, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = batches_of(body, rows, [SFT, DPO], tmp_path, 1000)
+    computed: dict[bool, int] = {True: 0, False: 0}
+    logits = body.logits
+
+    def counted(states: torch.Tensor) -> torch.Tensor:
+        computed[torch.is_grad_enabled()] += len(states)
+        return logits(states)
+
+    monkeypatch.setattr(body, "logits", counted)
+    step(body, batches, [SFT, DPO])
+    n_lone = len(rows[3].student.labels)
+    assert computed == {True: 4 * 3 + 4 * 5, False: 4 * 3 + 4 * 5 - n_lone}
 
 
 def test_dpo_starts_at_log_two_and_a_lone_rejected_completion_is_pushed_down(
@@ -322,8 +343,14 @@ def test_a_failed_run_without_a_repair_is_unlearnt(
     job = make_job("only", dataset=only, objective={"dpo": {}}, epochs=1.0)
     lines = run(job)
     assert lines[0]["terms"]["dpo"] > 0
-    planned = plan(job, Reporter(is_machine=True, out=io.StringIO()))
+    planned = plan(job, quiet())
     assert sum(line["label_tokens"] for line in lines) == planned.n_label_tokens > 0
+    assert sum(line["computed_tokens"] for line in lines) == planned.n_computed_tokens
+    assert not any("word for word" in line for line in planned.warnings)
+    again = [row.model_copy(update={"id": f"{row.id}-again"}) for row in lone[:2]]
+    job = make_job("again", dataset=write_dataset([*lone, *again], name="again"), objective={"dpo": {}})
+    (warning,) = (line for line in plan(job, quiet()).warnings if "word for word" in line)
+    assert warning.startswith("2 of 6 rows")
 
 
 def _without_target(row: Example) -> Example:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from agentkd.train.lora import add_adapter
 from agentkd.train.model import decoder_layers, recompute_activations
 from agentkd.train.objectives import SelfContext, SelfContextSettings, Sft
 from agentkd.train.packing import make_packs
-from agentkd.train.policy import sample, with_completion
+from agentkd.train.policy import Policy, sample, with_completion
 from agentkd.train.reporter import Reporter
 from agentkd.train.rows import Row, View
 
@@ -128,6 +129,34 @@ def test_other_objectives_see_the_rows_own_targets() -> None:
     assert (
         alone.kinds.tolist().count(OWN) == 2
     )  # the target of the row that was answered anew is not computed
+
+
+@pytest.mark.parametrize(("share", "n_rows"), [(0.5, 1), (0.25, 1), (0.3, 5), (0.5, 4)])
+def test_a_share_holds_over_steps_of_few_rows(
+    body: Body, monkeypatch: pytest.MonkeyPatch, share: float, n_rows: int
+) -> None:
+    """A part of a row that a step's share comes to is a chance, and the same one when it is asked again."""
+    n_steps = 800
+    row = Row("r", _view([1, 5], [40, 2]), _view([1, 9, 5], [40, 2]))
+    monkeypatch.setattr("agentkd.train.policy.sample", lambda body, prompts, **_: [[50, 2] for _ in prompts])
+
+    class Held:
+        def hold(self, rows: Any, teacher: Any, **_: Any) -> list[str]:
+            return []
+
+        def forget(self, keys: list[str]) -> None: ...
+
+    def drawn() -> list[int]:
+        objective = SelfContext(SelfContextSettings(policy="on", share=share, every=100))
+        steps = [list(range(n_rows))] * n_steps
+        held: Any = Held()
+        policy = Policy(objective, [row] * n_rows, steps, body, held, make_packs, 8, 100, 7)  # type: ignore[arg-type]
+        return [len(policy.rows_of(step)) for step in range(n_steps)]
+
+    counts = drawn()
+    assert drawn() == counts
+    assert set(counts) == {math.floor(share * n_rows), math.ceil(share * n_rows)}
+    assert sum(counts) / (n_steps * n_rows) == pytest.approx(share, abs=0.05)
 
 
 def _view(prompt: list[int], target: list[int]) -> View:

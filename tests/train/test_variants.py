@@ -16,7 +16,7 @@ from agentkd.schema import LoraSettings, TrainJob
 from agentkd.train import pissa
 from agentkd.train.body import Body
 from agentkd.train.loop import train
-from agentkd.train.lora import NAME, add_adapter, write_adapter
+from agentkd.train.lora import NAME, add_adapter, without_dropout, write_adapter
 from agentkd.train.packing import make_packs
 from agentkd.train.reporter import Reporter
 from agentkd.train.rows import View
@@ -125,6 +125,38 @@ def test_pissa_begins_with_the_principal_part_that_peft_takes(base: Path) -> Non
             torch.testing.assert_close(products[0], products[1], atol=1e-4, rtol=1e-3)
             checked += 1
     assert checked == 14
+
+
+@pytest.mark.parametrize("is_read", [False, True], ids=["new", "read"])
+def test_dropout_of_dora_is_that_of_peft(
+    base: Path, tmp_path: Path, make_view: MakeView, is_read: bool
+) -> None:
+    settings = LoraSettings(r=4, alpha=8, variant="dora", dropout=0.3)
+    view = make_view([1, 5, 6, 20, 21, 22, 2], 3)
+    ours = fitted(base, settings, [view])
+    if is_read:
+        write_adapter(ours, tmp_path, str(base))
+        model = hf.load_model(base, "float32", "cpu")
+        ours = add_adapter(model, settings, init_adapter=str(tmp_path), seed=0)
+    body = Body(ours)
+    (pack,) = make_packs([view], 4096)
+    layers = [layer for layer in ours.modules() if hasattr(layer, "lora_magnitude_vector")]
+    x = torch.randn(5, layers[0].base_layer.in_features)
+    drawn = []
+    for switch in (lambda: None, layers[0].train):  # as we leave it, and as peft trains it
+        switch()
+        torch.manual_seed(3)
+        drawn.append(layers[0](x))
+    assert torch.equal(*drawn)
+    with torch.inference_mode():
+        torch.manual_seed(1)
+        first, second = body.hidden(pack), body.hidden(pack)
+        assert not torch.equal(first, second)
+        with without_dropout(ours):
+            assert torch.equal(body.hidden(pack), body.hidden(pack))
+            assert torch.equal(layers[0](x), layers[0].eval()(x))
+        torch.manual_seed(1)
+        assert torch.equal(body.hidden(pack), first)
 
 
 def test_rank_stabilised_adapters_are_scaled_by_the_root_of_the_rank(base: Path, tmp_path: Path) -> None:

@@ -34,7 +34,8 @@ class SelfContextSettings(Value):
     answered by the student itself, and the teacher corrects it on what it says; every such row costs a
     generation."""
     share: float = Field(default=0.5, gt=0.0, le=1.0)
-    """With `policy = "on"`: share of a step's rows whose answer is sampled; the others keep their target."""
+    """With `policy = "on"`: share of a step's rows whose answer is sampled, over many steps where it is no
+    whole number of rows; the others keep their target."""
     every: int = Field(default=1, ge=1)
     """With `policy = "on"`: steps between two samplings; more make larger batches of staler answers."""
     temperature: float = Field(default=1.0, gt=0.0)
