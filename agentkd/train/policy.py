@@ -197,10 +197,8 @@ class Policy:
         """
         rows = [self.rows[number] for number in self.steps[step]]
         taught = [place for place, row in enumerate(rows) if row.teacher and row.student.labels]
-        wanted, chance = (
-            self.objective.sampling.share * len(taught),
-            random.Random(f"{self.seed}/{step}/share"),
-        )
+        wanted = self.objective.sampling.share * len(taught)
+        chance = random.Random(f"{self.seed}/{step}/share")
         n = int(wanted) + (chance.random() < wanted % 1)
         return sorted(chance.sample(taught, n))
 
