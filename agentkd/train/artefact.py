@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Literal
 
 from agentkd.schema import Value, content_id
 from agentkd.train.rows import View
-from agentkd.train.shards import Shard, read_shard, write_shard
+from agentkd.train.shards import Shard, read_rows, read_shard, write_shard
 
 if TYPE_CHECKING:
     import numpy as np
@@ -141,16 +141,8 @@ class SignalCache:
         }
 
     def read(self, wanted: Collection[str]) -> dict[str, RowSignals]:
-        """Return the rows that are there; a damaged shard is deleted."""
-        found: dict[str, RowSignals] = {}
-        for shard in sorted(self.folder.glob("*.safetensors")):
-            whole = read_shard(shard, _TENSORS)
-            if whole is None:
-                with contextlib.suppress(FileNotFoundError):
-                    shard.unlink()
-            else:
-                found.update((key, RowSignals(**row)) for key, row in whole.rows(wanted))
-        return found
+        """Return the rows that are there; a damaged shard is deleted, one that cannot be read is told."""
+        return {key: RowSignals(**row) for key, row in read_rows(self.folder, _TENSORS, wanted)}
 
     def keys(self) -> set[str]:
         """Return the keys of the rows that are there by its shards' own account; reads no tensor."""
@@ -194,14 +186,19 @@ def inspect_caches(root: Path) -> list[CacheFacts]:
     """Return what each folder of signals below `root` holds, after checking every CRC; nothing is deleted."""
     found = []
     for folder in sorted(path for path in root.glob("signals-*") if path.is_dir()):
-        shards = [(file, read_shard(file, _TENSORS)) for file in sorted(folder.glob("*.safetensors"))]
-        whole = [shard for _, shard in shards if shard is not None]
+        shards: list[Shard | None] = []
+        n_bytes = 0
+        for file in sorted(folder.glob("*.safetensors")):
+            with contextlib.suppress(FileNotFoundError):  # another process took it away meanwhile
+                shards.append(read_shard(file, _TENSORS))
+                n_bytes += file.stat().st_size
         if shards:
-            found.append(_facts(folder, [file for file, _ in shards], whole))
+            found.append(_facts(folder, shards, n_bytes))
     return found
 
 
-def _facts(folder: Path, files: list[Path], shards: list[Shard]) -> CacheFacts:
+def _facts(folder: Path, found: list[Shard | None], n_bytes: int) -> CacheFacts:
+    shards = [shard for shard in found if shard is not None]
     said = shards[0].facts if shards else {}
     n_tokens = sum(len(shard.tensors["tail"]) for shard in shards)
     tail = sum(float(shard.tensors["tail"].astype("float64").sum()) for shard in shards)
@@ -213,10 +210,10 @@ def _facts(folder: Path, files: list[Path], shards: list[Shard]) -> CacheFacts:
         top_k=int(said.get("top_k", 0)),
         unit=said.get("unit", ""),
         n_shards=len(shards),
-        n_damaged=len(files) - len(shards),
+        n_damaged=len(found) - len(shards),
         n_rows=sum(len(shard.sizes) for shard in shards),
         n_tokens=n_tokens,
-        n_bytes=sum(file.stat().st_size for file in files),
+        n_bytes=n_bytes,
         mean_tail=tail / max(n_tokens, 1),
         mean_surprise=surprise / max(n_tokens, 1),
     )

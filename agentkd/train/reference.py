@@ -25,7 +25,7 @@ from agentkd.train.lora import without_dropout
 from agentkd.train.objectives.label_loss import label_losses
 from agentkd.train.packing import Pack
 from agentkd.train.rows import Row, View
-from agentkd.train.shards import read_shard, write_shard
+from agentkd.train.shards import read_rows, write_shard
 from agentkd.train.teacher import arithmetic
 
 __all__ = ["References", "check_reference", "prepare_references"]
@@ -84,13 +84,8 @@ class References:
 
     def _read(self, wanted: Collection[str]) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield the wanted rows that are on disk; a damaged shard is deleted."""
-        for file in sorted(self.folder.glob("*.safetensors")):
-            shard = read_shard(file, (_FIGURES,))
-            if shard is None:
-                file.unlink(missing_ok=True)
-                continue
-            for key, row in shard.rows(wanted):
-                yield key, torch.from_numpy(row[_FIGURES])
+        for key, row in read_rows(self.folder, (_FIGURES,), wanted):
+            yield key, torch.from_numpy(row[_FIGURES])
 
     def of_pack(self, pack: Pack, rows: Mapping[int, Row], device: torch.device) -> torch.Tensor:
         """Return the reference's loss at each label, `[n]`; 0 for labels of views that are not in `rows`."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +18,7 @@ import pytest
 import torch
 
 from agentkd import hf
+from agentkd.errors import StoreError
 from agentkd.schema import Example, LoraSettings
 from agentkd.train.artefact import SignalCache, inspect_caches, row_key
 from agentkd.train.body import Body
@@ -119,6 +123,87 @@ def test_a_truncated_shard_is_computed_again(tmp_path: Path, rows: tuple[Row, ..
     (shard,) = tmp_path.glob("*/*.safetensors")
     shard.write_bytes(shard.read_bytes()[:100])
     assert prepared(tmp_path, rows, body)[1] == 4
+
+
+@pytest.mark.parametrize("trouble", [errno.EMFILE, errno.EACCES, errno.EIO, None])
+def test_a_shard_that_cannot_be_read_is_named_and_stays(
+    tmp_path: Path,
+    rows: tuple[Row, ...],
+    body: Body,
+    monkeypatch: pytest.MonkeyPatch,
+    trouble: int | None,
+) -> None:
+    cache = prepared(tmp_path, rows, body)[0].cache
+    (shard,) = tmp_path.glob("*/*.safetensors")
+    keys = cache.keys()
+
+    def refuse(self: Path, *args: object, **fields: object) -> None:
+        raise MemoryError if trouble is None else OSError(trouble, os.strerror(trouble), str(self))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", refuse)
+        patched.setattr("safetensors.safe_open", refuse)
+        refused = pytest.raises(MemoryError if trouble is None else StoreError)
+        with refused as caught:
+            cache.read(keys)
+        with refused:
+            inspect_caches(tmp_path)
+    if trouble is not None:
+        assert str(shard) in str(caught.value)
+        assert "run the same command again" in str(caught.value)
+    assert cache.read(keys).keys() == keys
+
+
+def test_a_process_without_room_for_another_open_file_takes_no_shard_for_gone_or_damaged(
+    tmp_path: Path, rows: tuple[Row, ...], body: Body
+) -> None:
+    cache = prepared(tmp_path, rows, body)[0].cache
+    keys = cache.keys()
+    cache.read(keys)  # whatever is imported for it is there
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with tempfile.TemporaryFile() as last, pytest.MonkeyPatch.context() as patched:
+        listed = sorted(cache.folder.glob("*.safetensors"))  # which takes a file itself
+        patched.setattr(Path, "glob", lambda self, pattern: iter(listed))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (last.fileno(), hard))
+        try:
+            with pytest.raises(StoreError, match="Too many open files"):
+                cache.read(keys)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert cache.read(keys).keys() == keys
+
+
+def test_a_shard_that_another_process_took_away_is_computed_again(
+    tmp_path: Path, rows: tuple[Row, ...], body: Body, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared(tmp_path, rows, body)
+    (shard,) = tmp_path.glob("*/*.safetensors")
+    listed = Path.glob
+
+    def listed_then_gone(self: Path, pattern: str) -> Iterator[Path]:
+        files = list(listed(self, pattern))
+        if pattern == "*.safetensors":
+            shard.unlink(missing_ok=True)
+        return iter(files)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "glob", listed_then_gone)
+        assert prepared(tmp_path, rows, body)[1] == 4
+    assert shard.is_file()
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "glob", listed_then_gone)
+        assert inspect_caches(tmp_path) == []
+
+
+@pytest.mark.parametrize("head", [b"", b"\xff" * 8, (2).to_bytes(8, "little") + b"{}", b"\x04" + bytes(11)])
+def test_what_has_no_header_of_a_shard_is_computed_again(
+    tmp_path: Path, rows: tuple[Row, ...], body: Body, head: bytes
+) -> None:
+    prepared(tmp_path, rows, body)
+    (shard,) = tmp_path.glob("*/*.safetensors")
+    shard.write_bytes(head)
+    assert prepared(tmp_path, rows, body)[1] == 4
+    assert prepared(tmp_path, rows, body)[1] == 0
 
 
 def test_the_cache_says_what_it_holds_and_which_shards_are_damaged(
