@@ -218,7 +218,7 @@ def _signals(job: TrainJob, lesson: Lesson) -> tuple[int, list[Row]]:
         return 0, []
     template = lesson.teacher.template_hash or lesson.dataset.card.template_hash
     cache = signal_cache(job, template, top_k, lesson.teacher.unit)
-    cached = cache.read(taught.keys()).keys()
+    cached = taught.keys() & cache.keys()
     return len(cached), [row for key, row in taught.items() if key not in cached]
 
 

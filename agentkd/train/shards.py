@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Tensors = Mapping[str, NDArray[np.generic]]
 
-__all__ = ["Shard", "read_rows", "read_shard", "write_shard"]
+__all__ = ["Shard", "read_keys", "read_rows", "read_shard", "write_shard"]
 
 _WRONG = (ValueError, KeyError, TypeError)
 """What content that is no shard's raises while it is read."""
@@ -74,7 +74,7 @@ def read_rows(
     """
     for file in sorted(folder.glob("*.safetensors")):
         try:
-            shard = read_shard(file, names)
+            shard = read_shard(file, names, wanted)
         except FileNotFoundError:  # another process took it away meanwhile
             continue
         if shard is None:
@@ -83,8 +83,22 @@ def read_rows(
             yield from shard.rows(wanted)
 
 
-def read_shard(file: Path, names: Collection[str]) -> Shard | None:
+def read_keys(file: Path) -> set[str]:
+    """Return the keys of a shard's rows by its own account; none where it is damaged. Reads no tensor.
+
+    Raises as `read_shard` does.
+    """
+    try:
+        with _opened(file) as opened:
+            return set(json.loads(_facts(opened)["rows"]))
+    except _WRONG:
+        return set()
+
+
+def read_shard(file: Path, names: Collection[str], wanted: Collection[str] | None = None) -> Shard | None:
     """Return a shard; None where its content is damaged.
+
+    Of one that by its own account has no `wanted` row nothing else is read: it comes without rows.
 
     Raises FileNotFoundError where there is none, StoreError where the system does not let us read it.
     """
@@ -94,10 +108,12 @@ def read_shard(file: Path, names: Collection[str]) -> Shard | None:
     try:
         with _opened(file) as opened:
             facts = _facts(opened)
+            sizes = json.loads(facts["rows"])
+            if wanted is not None and not any(key in wanted for key in sizes):
+                return Shard(facts, {}, {})
             opened.seek(0)
             stored = load(opened.read())
         tensors = {name: stored[name] for name in names}
-        sizes = json.loads(facts["rows"])
         is_whole = _crc(tensors, facts["rows"]) == int(facts["crc"])
     except (SafetensorError, *_WRONG):
         return None

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 
 from agentkd import hf
@@ -100,6 +101,24 @@ def test_a_second_run_and_another_dataset_reuse_rows(
     assert prepared(tmp_path, rows[:3], body)[1] == 2  # one of the three has no teacher
     assert prepared(tmp_path, rows[:3], body)[1] == 0
     assert prepared(tmp_path, rows, body)[1] == 2
+
+
+def test_only_shards_with_a_wanted_row_are_loaded(
+    tmp_path: Path, rows: tuple[Row, ...], body: Body, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = prepared(tmp_path, rows[:3], body)[0].cache
+    prepared(tmp_path, rows, body)
+    assert len(list(cache.folder.iterdir())) == 2
+    loaded: list[int] = []
+    load = safetensors.numpy.load
+    monkeypatch.setattr(safetensors.numpy, "load", lambda data: loaded.append(len(data)) or load(data))
+    wanted = row_key(rows[-1].teacher)  # type: ignore[arg-type]
+    assert cache.read([wanted]).keys() == {wanted}
+    assert len(loaded) == 1
+    assert cache.read(["row-of-nobody"]) == {}
+    keys = cache.keys()
+    assert wanted in keys
+    assert len(loaded) == 1
 
 
 def test_another_template_or_top_k_shares_nothing(tmp_path: Path, rows: tuple[Row, ...], body: Body) -> None:
