@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "FORMAT",
     "CacheFacts",
     "RowSignals",
     "SignalCache",
@@ -45,7 +46,7 @@ __all__ = [
     "signal_bytes",
 ]
 
-FORMAT = "agentkd-signals/2"
+FORMAT = "agentkd-signals/3"
 _ROWS_PER_SHARD = 64
 Unit = Literal["token", "byte"]
 

@@ -18,6 +18,7 @@ import torch
 from agentkd import hf
 from agentkd.errors import ConfigError
 from agentkd.schema import TrainJob, content_id
+from agentkd.train.artefact import FORMAT
 from agentkd.train.batch import PackSignals, Weighted
 from agentkd.train.body import Body
 from agentkd.train.finish import teacher_id
@@ -162,7 +163,7 @@ def prepare_references(
             Path(job.signals or Path(job.dataset) / "signals"),
             reference_id=content_id("of", job.base_id, template_hash, reference_id, *numbers),
             top_k=top_k,
-            teacher_id=f"{teacher_id(job)}/{getattr(signals, 'top_k', 0)}" if top_k else "",
+            teacher_id=f"{FORMAT}/{teacher_id(job)}/{getattr(signals, 'top_k', 0)}" if top_k else "",
         )
         with as_reference as reference:
             n = references.prepare(referred, reference, pack=pack, chunk_tokens=chunk_tokens, signals=signals)

@@ -9,7 +9,7 @@ runs beside the student.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,8 +40,11 @@ class TeacherModel:
     @torch.inference_mode()
     def hidden(self, pack: Pack) -> torch.Tensor:
         """Return its states at the pack's labels, `[n, width]`."""
-        with self.body.without_adapter() if self.is_own else nullcontext():
+        with self._itself():
             return self.body.hidden(pack)
+
+    def _itself(self) -> AbstractContextManager[None]:
+        return self.body.without_adapter() if self.is_own else nullcontext()
 
     @torch.inference_mode()
     def signals(
@@ -56,20 +59,22 @@ class TeacherModel:
         """Return the signals of views; ids from `n_vocabulary` on are not the student's and left out."""
         made = [_empty(np.asarray(end, dtype=np.int32), cache.top_k) for end in ends]
         k = min(cache.top_k, n_vocabulary)
-        for packed in pack(views):
-            hidden = self.hidden(packed)
-            targets = torch.tensor(packed.targets, device=hidden.device)
-            for start in range(0, len(packed.labels), chunk_tokens):
-                part = slice(start, start + chunk_tokens)
-                log_probs = self.body.logits(hidden[part])[:, :n_vocabulary].log_softmax(-1)
-                chosen = log_probs.gather(-1, targets[part, None])[:, 0]
-                top = log_probs.topk(k, dim=-1)
-                tail = (1 - top.values.exp().sum(-1)).clamp_min(0)
-                found = [x.cpu().numpy() for x in (top.indices.int(), top.values.half(), tail.half(), chosen)]
-                for label, (number, place) in enumerate(packed.labels[part]):
-                    row = made[number]
-                    row.ids[place, :k], row.log_probs[place, :k] = found[0][label], found[1][label]
-                    row.tail[place], row.chosen[place] = found[2][label], found[3][label]
+        with self._itself():
+            for packed in pack(views):
+                hidden = self.body.hidden(packed)
+                targets = torch.tensor(packed.targets, device=hidden.device)
+                for start in range(0, len(packed.labels), chunk_tokens):
+                    part = slice(start, start + chunk_tokens)
+                    log_probs = self.body.logits(hidden[part])[:, :n_vocabulary].log_softmax(-1)
+                    chosen = log_probs.gather(-1, targets[part, None])[:, 0]
+                    top = log_probs.topk(k, dim=-1)
+                    tail = (1 - top.values.exp().sum(-1)).clamp_min(0)
+                    kept = top.indices.int(), top.values.half(), tail.half(), chosen
+                    found = [x.cpu().numpy() for x in kept]
+                    for label, (number, place) in enumerate(packed.labels[part]):
+                        row = made[number]
+                        row.ids[place, :k], row.log_probs[place, :k] = found[0][label], found[1][label]
+                        row.tail[place], row.chosen[place] = found[2][label], found[3][label]
         return made
 
 

@@ -37,12 +37,13 @@ def rows(write_dataset: Callable[..., Path], make_example: Callable[..., Example
 
 
 @pytest.fixture
-def body(base: Path, rows: tuple[Row, ...]) -> Body:
+def body(base: Path, rows: tuple[Row, ...], request: pytest.FixtureRequest) -> Body:
     model = hf.load_model(base, dtype="float32", device="cpu")
-    adapted = add_adapter(model, LoraSettings(r=4, alpha=8), init_adapter="", seed=0)
+    settings = LoraSettings(r=4, alpha=8, target_modules=getattr(request, "param", "all-linear"))
+    adapted = add_adapter(model, settings, init_adapter="", seed=0)
     for name, parameter in adapter_parameters(adapted):
         if ".lora_B." in name:
-            parameter.data += 0.5  # a student far from its base
+            parameter.data += torch.linspace(0.1, 0.9, len(parameter))[:, None]  # far from its base
     body = Body(adapted)
     body.pack_for_training([row.student for row in rows])
     return body
@@ -77,6 +78,7 @@ def test_progress_counts_what_was_cached(tmp_path: Path, rows: tuple[Row, ...], 
     assert told == [2, 2], "two were there, two are computed, and later nothing is"
 
 
+@pytest.mark.parametrize("body", ["all-linear", ("q_proj", "lm_head")], indirect=True)
 def test_signals_are_the_base_models_own_distribution(
     tmp_path: Path, rows: tuple[Row, ...], body: Body, base: Path
 ) -> None:
