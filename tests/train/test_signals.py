@@ -21,12 +21,12 @@ import torch
 from agentkd import hf
 from agentkd.errors import StoreError
 from agentkd.schema import Example, LoraSettings
-from agentkd.train.artefact import SignalCache, inspect_caches, row_key
+from agentkd.train.artefact import RowSignals, SignalCache, Unit, inspect_caches, row_key
 from agentkd.train.body import Body
 from agentkd.train.lora import adapter_parameters, add_adapter
 from agentkd.train.objectives.buckets import teacher_buckets
-from agentkd.train.packing import make_packs
-from agentkd.train.rows import Row, load_dataset
+from agentkd.train.packing import Pack, make_packs
+from agentkd.train.rows import Row, View, load_dataset
 from agentkd.train.signals import TeacherModel, TeacherSignals
 
 
@@ -103,6 +103,41 @@ def test_a_second_run_and_another_dataset_reuse_rows(
     assert prepared(tmp_path, rows[:3], body)[1] == 2  # one of the three has no teacher
     assert prepared(tmp_path, rows[:3], body)[1] == 0
     assert prepared(tmp_path, rows, body)[1] == 2
+
+
+@pytest.mark.parametrize("unit", ["token", "byte"])
+def test_signals_of_a_pack_are_those_of_its_rows_label_by_label(tmp_path: Path, unit: Unit) -> None:
+    """Rows in any order, tokens that begin at no label, labels without a token, a row without a teacher."""
+    draw = np.random.default_rng(0)
+    view = View(tuple(range(9)), tuple(range(1, 9)), (1.0,) * 8)
+    rows = [Row(f"row-{n}", view, replace(view, ids=(n, *range(1, 9))) if n != 2 else None) for n in range(4)]
+    stretches = {f"row-{n}": ((-1, -1), *((m, m + 1) for m in range(7))) for n in (0, 3)}  # none of row 1
+    cache = SignalCache(tmp_path, teacher_id="t", template_hash="t", top_k=2, unit=unit)
+    for row in (row for row in rows if row.teacher):
+        ends = np.array([1, 3, 4, 6, 7] if unit == "byte" else [1, 2, 3, 4, 5, 6], np.int32)
+        n = len(ends)
+        probs = draw.uniform(0.1, 0.4, (n, 2))
+        found = RowSignals(
+            ids=draw.permuted(np.tile(np.arange(50, dtype=np.int32), (n, 1)), axis=1)[:, :2],
+            log_probs=np.log(probs).astype(np.float16),
+            tail=(1 - probs.sum(1)).astype(np.float16),
+            chosen=np.zeros(n, np.float32),
+            ends=ends,
+        )
+        cache.write({row_key(row.teacher): found})  # type: ignore[arg-type]
+    signals = TeacherSignals(cache, n_vocabulary=50, stretches=stretches)
+    signals.prepare(rows, None, pack=lambda views: [], chunk_tokens=1, on_rows=lambda n: None)
+    order = draw.permutation([(number, place) for number in range(4) for place in range(8)]).tolist()
+    pack = Pack(labels=[(number, place) for number, place in order])
+    laid = signals.of_pack(pack, rows, torch.device("cpu"))
+    token_of = {place: place for place in range(6)} if unit == "token" else {1: 0, 2: 1, 4: 2, 5: 3, 7: 4}
+    taught = {0, 3} if unit == "byte" else {0, 1, 3}
+    for label, (number, place) in enumerate(order):
+        has = number in taught and place in token_of
+        assert bool(laid.has_teacher[label]) == has
+        kept = signals._signals(rows[number])
+        wanted = kept.ids[token_of[place]].tolist() if has and kept else [0, 0]
+        assert laid.top_ids[label].tolist() == wanted
 
 
 def test_only_shards_with_a_wanted_row_are_loaded(
