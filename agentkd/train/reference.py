@@ -157,11 +157,12 @@ def prepare_references(
         top_k = int(getattr(objective, "top_k", 0)) if weighted.needs_teacher else 0
         referred = _referred(weighted, rows)
         wanted = str(getattr(objective, "reference", "start"))
-        numbers = [arithmetic(job)] if arithmetic(job) else []
         reference_id, as_reference = _model(job, wanted, body, [row.student for row in referred])
         references = References(
             Path(job.signals or Path(job.dataset) / "signals"),
-            reference_id=content_id("of", job.base_id, template_hash, reference_id, *numbers),
+            reference_id=content_id(
+                "of", job.base_id, template_hash, reference_id, arithmetic(job, body.dtype_name)
+            ),
             top_k=top_k,
             teacher_id=f"{FORMAT}/{teacher_id(job)}/{getattr(signals, 'top_k', 0)}" if top_k else "",
         )
@@ -211,8 +212,7 @@ def _base(body: Body) -> Iterator[Body]:
 @contextmanager
 def _other(job: TrainJob, adapter: str, body: Body, views: Sequence[View]) -> Iterator[Body]:
     """Load a second model for as long as the figures are computed."""
-    dtype = str(body.dtype).removeprefix("torch.")
-    model = hf.load_model(job.base, dtype=dtype, device=str(body.device))
+    model = hf.load_model(job.base, dtype=body.dtype_name, device=str(body.device))
     other = Body(hf.attach_adapter(model, adapter, "default"))
     other.pack_for_training(views)
     yield other
