@@ -163,7 +163,9 @@ class _Tutor:
         from agentkd.train.remote import Answers
 
         name = content_id("remote", self.job.teacher_id, way, self.top_k)
-        return Answers(Path(self.job.signals) / "remote" / f"{name}.jsonl")
+        tried = self.parts.tried.setdefault(name, set())
+        file = Path(self.job.signals) / "remote" / f"{name}.jsonl"
+        return Answers(file, is_scored=bool(self.top_k), tried=tried)
 
     def _rows(self, folder: str) -> dict[str, tuple[Row, View]]:
         """Return the taught rows of a dataset with what the teacher sees, by key."""
@@ -182,7 +184,8 @@ class _Tutor:
     def _ask(self, way: str, wanted: Mapping[str, Callable[[], Reply]], limit: int = 0) -> dict[str, Said]:
         """Ask what was not asked before, up to the ceiling of the cycle; say what it cost.
 
-        An answer that was cut off with room for fewer tokens than `limit` is asked for again.
+        An answer that was cut off with room for fewer tokens than `limit` is asked for again, and one of no
+        use once in every run.
         """
         from agentkd.train.remote import cost_text
 
@@ -246,7 +249,7 @@ class _Tutor:
         texts: Mapping[str, str],
         vocabulary: Vocabulary,
     ) -> None:
-        """Write the signals of rows that the cache lacks; a row without a usable answer gets none."""
+        """Write the signals of rows that the cache lacks; a row without a usable answer gets empty ones."""
         from agentkd.train.remote import Said, spelled, unit_of
         from agentkd.train.rows import load_dataset
         from agentkd.train.teacher import signal_cache
@@ -254,7 +257,8 @@ class _Tutor:
         unit = unit_of([(said, rows[key][1]) for key, said in answers.items()], vocabulary)
         template = load_dataset(job.dataset, job.settings.max_tokens_per_row).card.template_hash
         cache = signal_cache(job, template, self.top_k, unit)
-        missing = rows.keys() - cache.read(rows.keys()).keys()
+        cached = cache.read(rows.keys())
+        missing = [key for key in rows if key not in cached or not len(cached[key].ends)]
         made = {
             key: spelled(
                 answers.get(key) or Said(key=key, text=""), rows[key][1], texts.get(key, ""), unit,
@@ -262,8 +266,8 @@ class _Tutor:
             )
             for key in sorted(missing)
         }  # fmt: skip
-        if made:
-            cache.write(made)
+        if new := {key: row for key, row in made.items() if key not in cached or len(row.ends)}:
+            cache.write(new)
         silent = sum(not len(row.ends) for key, row in made.items() if key in answers)
         if silent:
             self.parts.progress.say(f"{silent} rows: the teacher's tokens cannot be laid over the target")
@@ -278,7 +282,7 @@ class _Tutor:
         pairs = retold(examples, answers, self.job.base, teacher, settings.max_tokens_per_row, kept=kept)
         n_cut = sum(said.is_cut for said in answers.values())
         cure = f" (`[models] max_new_tokens` = {self.limit}: raise it)" if n_cut else ""
-        why = f"the answers of {n_cut} are cut off{cure}, those of the others too long or not to render"
+        why = f"the answers of {n_cut} are cut off{cure}, the others' empty, too long or not to render"
         if left_out := len(examples) - len(pairs):
             self.parts.progress.say(f"{left_out} rows are left out: {why}")
         if not pairs:

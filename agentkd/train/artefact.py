@@ -141,8 +141,15 @@ class SignalCache:
         }
 
     def read(self, wanted: Collection[str]) -> dict[str, RowSignals]:
-        """Return the rows that are there; a damaged shard is deleted, one that cannot be read is told."""
-        return {key: RowSignals(**row) for key, row in read_rows(self.folder, _TENSORS, wanted)}
+        """Return the rows that are there; a damaged shard is deleted, one that cannot be read is told.
+
+        Of a row that is there twice the one with tokens counts: a remote teacher had none for it at first.
+        """
+        found: dict[str, RowSignals] = {}
+        for key, row in read_rows(self.folder, _TENSORS, wanted):
+            if key not in found or not len(found[key].ends):
+                found[key] = RowSignals(**row)
+        return found
 
     def keys(self) -> set[str]:
         """Return the keys of the rows that are there by its shards' own account; reads no tensor."""

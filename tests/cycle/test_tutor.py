@@ -43,6 +43,7 @@ class Teacher:
         self.needs = 0  # tokens that an answer needs room for
         self.adds: list[int] = []  # tokens that it puts before every prompt
         self.fails_after: int | None = None
+        self.faulty: dict[int, str] = {}  # what is wrong with an answer, by its number
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -69,6 +70,12 @@ class Teacher:
             self.requests.append(body)
             is_chat = path.endswith("/chat/completions")
             choice = self._chat(body) if is_chat else self._echo(body)
+            fault = self.faulty.get(len(self.requests), "")
+            if fault == "unscored":
+                del choice["logprobs"]
+            elif fault:
+                choice["message"]["content"] = "The weather"
+                choice["finish_reason"] = "content_filter"
         usage = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
         kind = "chat.completion" if is_chat else "text_completion"
         return 200, {"id": "1", "object": kind, "created": 1, "model": "tiny", "choices": [choice],
@@ -400,6 +407,41 @@ def test_a_chat_model_that_gives_text_alone_reads_what_the_student_cannot(
         job_of(workspace)
     assert not any("bare prompt" in line for line in lines)
     assert any("Tell the mayor of a city." in str(request["messages"]) for request in teacher.requests)
+
+
+@pytest.mark.parametrize(
+    ("model", "objective", "fault"),
+    [
+        ("openai/tiny", {"sft": {}}, "refused"),
+        ("openai/tiny", {"alm": {}}, "unscored"),
+        ("text-completion-openai/tiny", {"alm": {}}, "unscored"),
+    ],
+)
+def test_an_answer_of_no_use_is_asked_for_again_once_in_every_run(
+    model: str,
+    objective: dict[str, Any],
+    fault: str,
+    tmp_path: Path,
+    cycled: Path,
+    serve: Callable[[Path], Teacher],
+    opened: Callable[..., agentkd.Workspace],
+) -> None:
+    foreign = hf.tiny_model(tmp_path / "foreign", seed=3, n_vocabulary=280, width=32)
+    teacher = serve(student_of(cycled) if model.startswith("text") else foreign)
+    asked, rows, scored = [], [], []
+    for teacher.faulty in ({1: fault}, {}, {}):
+        with opened(teacher.url, model, objective) as workspace:
+            rows.append(len(list(read_examples(job_of(workspace).dataset))))
+            job_of(workspace)
+            asked.append(len(teacher.requests))
+            facts = inspect_caches(workspace.root / "signals")
+            scored.append(sum(one.n_tokens for one in facts))
+            teacher.faulty = {}
+    n = asked[0]
+    assert asked == [n, n + 1, n + 1], "once in every run, and what is of use never again"
+    assert rows[1] == rows[2] == rows[0] + (fault != "unscored")
+    if fault == "unscored":
+        assert scored[1] == scored[2] > scored[0]
 
 
 def test_a_ceiling_ends_the_questions_between_two_rows(
