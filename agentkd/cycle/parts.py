@@ -74,6 +74,8 @@ class Parts:
         """The kill switch."""
         self.ceiling = Ceiling(asked=self.stop.asked)
         """What the present call may take; outside a cycle only the kill switch ends it."""
+        self.tried: dict[str, set[str]] = {}
+        """What a remote teacher was asked since the workspace was opened, by the name of its log."""
         self._models: dict[str, Booked] = {}
         self._suites: dict[str, Suite] = {}
         self._strangers: set[str] = set()

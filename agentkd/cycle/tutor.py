@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agentkd.cycle.accepted import kept_targets, no_calls
 from agentkd.cycle.parts import Parts
 from agentkd.cycle.teach import SCORES_TEXT, is_remote, writes_text
 from agentkd.errors import ConfigError, DataError
-from agentkd.files import aside_folder, put_in_place
 from agentkd.schema import DatasetCard, Example, Reply, TrainJob, content_id
-from agentkd.trust import trust_of_run
 
 if TYPE_CHECKING:
     from agentkd.train.remote import Answers, Said, Vocabulary
@@ -31,10 +29,10 @@ def taught_job(parts: Parts, job: TrainJob) -> TrainJob:
     """Return the job with all that its remote teacher says on disk; any other job as it is.
 
     A `text-completion-...` teacher scores the targets. A chat model answers in its own words: the job gets a
-    new dataset with them, which the ledger knows. Rows whose runs untrusted words came into keep their
-    targets: somebody answers for those, and for nothing that a model says after reading the same. Raises
-    ConfigError where an objective asks for log-probabilities and the provider sends none, and, before a chat
-    model is asked anything, where one learns from rejected answers: its dataset has none.
+    new dataset with them, which the ledger knows. Rows keep what somebody accepted or vouched for, and a call
+    where the teacher says none that the tools would take. Raises ConfigError where an objective asks for
+    log-probabilities and the provider sends none, and, before a chat model is asked anything, where one
+    learns from rejected answers: its dataset has none.
     """
     teacher = job.settings.teacher
     if not is_remote(teacher):
@@ -56,7 +54,8 @@ def count_answers(parts: Parts, job: TrainJob) -> tuple[int, int] | None:
     if not writes_text(teacher):
         return None
     lesson = _lesson(parts, job)
-    examples, _, kept = lesson.examples()
+    examples = lesson.examples()
+    kept = set[str]().union(*kept_targets(parts, examples).values())
     asked, log = set(_prompts(examples, kept).values()), lesson.log("answer")
     n_missing = sum(log.lacks(key, lesson.limit) for key in asked)
     return len(asked) - n_missing, n_missing
@@ -110,7 +109,9 @@ class _Tutor:
         """Let the teacher answer every prompt; return the job on the dataset of its answers."""
         from agentkd.train.remote import Vocabulary, with_end
 
-        examples, vouched, kept = self.examples()
+        examples = self.examples()
+        reasons = kept_targets(self.parts, examples)
+        kept = set[str]().union(*reasons.values())
         model: Any = self.parts.model(self.job.settings.teacher)
         sampling: dict[str, Any] = {"temperature": 0.0, "purpose": "teacher"}
         if self.top_k:
@@ -130,11 +131,13 @@ class _Tutor:
         answers = {id_: found[key] for id_, key in keys.items()}
         if self.top_k and wanted:
             self._refuse_silence(answers.values())
-        if vouched:
-            self.parts.progress.say(
-                f"{len(vouched)} rows keep their targets: untrusted words came into their runs"
-            )
-        job, origin = self._retell(examples, answers, kept)
+        no_call = no_calls(self.parts, examples, answers)
+        reasons["the teacher says no valid call of an offered tool in the place of theirs"] = no_call
+        for why, ids in reasons.items():
+            if why and ids:
+                self.parts.progress.say(f"{len(ids)} rows keep their targets: {why}")
+        answers = {id_: said for id_, said in answers.items() if id_ not in no_call}
+        job, origin = self._retell(examples, answers, kept | no_call)
         if self.top_k:
             rows, vocabulary = self._rows(job.dataset), Vocabulary(job.base)
             origins = {key: origin[row.id] for key, (row, _) in rows.items()}
@@ -147,23 +150,20 @@ class _Tutor:
             self._store(job, rows, said, texts, vocabulary)
         return job
 
-    def examples(self) -> tuple[list[Example], frozenset[str], frozenset[str]]:
-        """Return the rows, those into whose runs untrusted words came, and all that keep their targets.
-
-        Beside the untrusted ones these are rows whose target is not learnt.
-        """
+    def examples(self) -> list[Example]:
+        """Return the rows that anything is learnt from."""
         from agentkd.train.view import read_examples
 
-        found = [e for e in read_examples(self.job.dataset) if e.weight and any(e.student.weights)]
-        vouched = _vouched(self.parts, found)
-        return found, vouched, vouched | _unweighted(found)
+        return [e for e in read_examples(self.job.dataset) if e.weight and any(e.student.weights)]
 
     def log(self, way: str) -> Answers:
         """Return what the teacher said when it was asked in this way, whatever the dataset: paid once."""
         from agentkd.train.remote import Answers
 
         name = content_id("remote", self.job.teacher_id, way, self.top_k)
-        return Answers(Path(self.job.signals) / "remote" / f"{name}.jsonl")
+        tried = self.parts.tried.setdefault(name, set())
+        file = Path(self.job.signals) / "remote" / f"{name}.jsonl"
+        return Answers(file, is_scored=bool(self.top_k), tried=tried)
 
     def _rows(self, folder: str) -> dict[str, tuple[Row, View]]:
         """Return the taught rows of a dataset with what the teacher sees, by key."""
@@ -182,7 +182,8 @@ class _Tutor:
     def _ask(self, way: str, wanted: Mapping[str, Callable[[], Reply]], limit: int = 0) -> dict[str, Said]:
         """Ask what was not asked before, up to the ceiling of the cycle; say what it cost.
 
-        An answer that was cut off with room for fewer tokens than `limit` is asked for again.
+        An answer that was cut off with room for fewer tokens than `limit` is asked for again, and one of no
+        use once in every run.
         """
         from agentkd.train.remote import cost_text
 
@@ -246,7 +247,7 @@ class _Tutor:
         texts: Mapping[str, str],
         vocabulary: Vocabulary,
     ) -> None:
-        """Write the signals of rows that the cache lacks; a row without a usable answer gets none."""
+        """Write the signals of rows that the cache lacks; a row without a usable answer gets empty ones."""
         from agentkd.train.remote import Said, spelled, unit_of
         from agentkd.train.rows import load_dataset
         from agentkd.train.teacher import signal_cache
@@ -254,7 +255,8 @@ class _Tutor:
         unit = unit_of([(said, rows[key][1]) for key, said in answers.items()], vocabulary)
         template = load_dataset(job.dataset, job.settings.max_tokens_per_row).card.template_hash
         cache = signal_cache(job, template, self.top_k, unit)
-        missing = rows.keys() - cache.read(rows.keys()).keys()
+        cached = cache.read(rows.keys())
+        missing = [key for key in rows if key not in cached or not len(cached[key].ends)]
         made = {
             key: spelled(
                 answers.get(key) or Said(key=key, text=""), rows[key][1], texts.get(key, ""), unit,
@@ -262,8 +264,8 @@ class _Tutor:
             )
             for key in sorted(missing)
         }  # fmt: skip
-        if made:
-            cache.write(made)
+        if new := {key: row for key, row in made.items() if key not in cached or len(row.ends)}:
+            cache.write(new)
         silent = sum(not len(row.ends) for key, row in made.items() if key in answers)
         if silent:
             self.parts.progress.say(f"{silent} rows: the teacher's tokens cannot be laid over the target")
@@ -278,7 +280,7 @@ class _Tutor:
         pairs = retold(examples, answers, self.job.base, teacher, settings.max_tokens_per_row, kept=kept)
         n_cut = sum(said.is_cut for said in answers.values())
         cure = f" (`[models] max_new_tokens` = {self.limit}: raise it)" if n_cut else ""
-        why = f"the answers of {n_cut} are cut off{cure}, those of the others too long or not to render"
+        why = f"the answers of {n_cut} are cut off{cure}, the others' empty, too long or not to render"
         if left_out := len(examples) - len(pairs):
             self.parts.progress.say(f"{left_out} rows are left out: {why}")
         if not pairs:
@@ -286,43 +288,11 @@ class _Tutor:
                 f"no answer of teacher `{teacher}` can be learnt from: {why}",
                 hint="raise `[models] max_new_tokens` or `[train] max_tokens_per_row`",
             )
-        old = Path(self.job.dataset)
-        card = DatasetCard.model_validate_json((old / "card.json").read_bytes())
-        rows = [row for _, row in pairs]
-        new = card.model_copy(
-            update={
-                "id": content_id("dat", card.id, teacher, sorted(row.id for row in rows)),
-                **_counts(rows, old / "dev.jsonl"),
-                "created_at": card.created_at + _LATER,
-                "settings": {**card.settings, "taught_by": teacher, "made_from": card.id},
-            }
-        )
-        folder = old.parent / new.id
-        if not folder.is_dir():
-            _write(folder, new, rows, old / "dev.jsonl")
-        if new.id not in {known.id for known in self.parts.ledger.datasets.list()}:
-            self.parts.ledger.datasets.add(new, rows)
+        card = _write(self.job, [row for _, row in pairs])
+        if card.id not in {known.id for known in self.parts.ledger.datasets.list()}:
+            self.parts.ledger.datasets.add(card, [row for _, row in pairs])
+        folder = Path(self.job.dataset).parent / card.id
         return self.job.model_copy(update={"dataset": str(folder)}), {row.id: key for key, row in pairs}
-
-
-def _vouched(parts: Parts, examples: Sequence[Example]) -> frozenset[str]:
-    """Return the rows that untrusted words came into; they are here because somebody vouched for the target.
-
-    A run that the ledger does not hold counts as such a one.
-    """
-    trust = parts.settings.trust
-    if not trust.gate:
-        return frozenset()
-    named = dict.fromkeys(id_ for example in examples for id_ in example.provenance.trajectories)
-    clean = {run.id for run in parts.trajectories(named) if trust_of_run(run, trust).is_clean}
-    return frozenset(e.id for e in examples if not clean.issuperset(e.provenance.trajectories))
-
-
-def _unweighted(examples: Sequence[Example]) -> frozenset[str]:
-    """Return the rows whose target is not learnt: nothing in its place would be."""
-    from agentkd.train.remote import label_weight
-
-    return frozenset(example.id for example in examples if not label_weight(example))
 
 
 def _prompts(examples: Sequence[Example], kept: Collection[str]) -> dict[str, str]:
@@ -344,26 +314,6 @@ def _pairs_refused(teacher: str, objective: str) -> ConfigError:
     )
 
 
-def _counts(rows: Sequence[Example], dev: Path) -> dict[str, Any]:
-    """Return what a card says of its rows."""
-    from agentkd.compiler import read_examples
-    from agentkd.compiler.write import Tally
-
-    tally = Tally()
-    for row in rows:
-        tally.add(row, "train")
-    for row in read_examples(dev) if dev.is_file() else ():
-        tally.add(row, "dev")
-    return {
-        "n_train": len(tally.train),
-        "n_label_tokens": tally.n_label_tokens,
-        "n_tokens": tally.n_tokens,
-        "n_pairs": tally.n_pairs,
-        "kinds": dict(tally.kinds),
-        "sources": tally.sources(),
-    }
-
-
 def compiled_folder(folder: Path) -> Path:
     """Return the dataset as it was compiled, where a teacher's words stand in the place of its targets.
 
@@ -382,14 +332,35 @@ def _target_text(completion: str, view: View, vocabulary: Vocabulary) -> str:
     return completion.removesuffix(vocabulary.text([end])) if end in vocabulary.ends else completion
 
 
-def _write(folder: Path, card: DatasetCard, rows: Sequence[Example], dev: Path) -> None:
-    """Write a dataset aside and rename it."""
-    with aside_folder(folder.parent) as scratch:
-        aside = scratch / folder.name
-        aside.mkdir()
-        with (aside / "train.jsonl").open("w", encoding="utf-8") as lines:
-            lines.writelines(row.model_dump_json() + "\n" for row in rows)
-        if dev.is_file():
-            shutil.copyfile(dev, aside / "dev.jsonl")
-        (aside / "card.json").write_text(card.model_dump_json(indent=1), encoding="utf-8")
-        put_in_place(aside, folder)
+def _write(job: TrainJob, rows: Sequence[Example]) -> DatasetCard:
+    """Write the rows and the dev rows of the job's dataset as another one beside it; return its card."""
+    from agentkd import hf
+    from agentkd.compiler import read_examples
+    from agentkd.compiler.write import Split, Tally, write_dataset
+
+    old = Path(job.dataset)
+    card = DatasetCard.model_validate_json((old / "card.json").read_bytes())
+
+    def split() -> Iterator[tuple[Example, Split]]:
+        yield from ((row, "train") for row in rows)
+        if (old / "dev.jsonl").is_file():
+            yield from ((row, "dev") for row in read_examples(old / "dev.jsonl"))
+
+    def finish(tally: Tally) -> DatasetCard:
+        told = {"taught_by": job.settings.teacher, "made_from": card.id}
+        return card.model_copy(
+            update={
+                "id": content_id("dat", card.id, job.settings.teacher, sorted(tally.train)),
+                "n_train": len(tally.train),
+                "n_dev": len(tally.dev),
+                "n_label_tokens": tally.n_label_tokens,
+                "n_tokens": tally.n_tokens,
+                "n_pairs": tally.n_pairs,
+                "kinds": dict(tally.kinds),
+                "sources": tally.sources(),
+                "created_at": card.created_at + _LATER,
+                "settings": {**card.settings, **told},
+            }
+        )
+
+    return write_dataset(old.parent, split(), finish, hf.load_tokenizer(job.base))

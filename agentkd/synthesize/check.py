@@ -8,7 +8,7 @@ from typing import Any
 
 from agentkd.schema import NOTES_BEGIN, Synthetic, ToolCall, ToolSpec
 
-__all__ = ["fault_of", "kept_values"]
+__all__ = ["fault_of", "kept_values", "schema_fault"]
 
 _LONGEST = 8000  # characters of a request or an answer
 
@@ -27,14 +27,15 @@ def fault_of(item: Synthetic) -> str:
     for call in item.calls:
         if specs and call.name not in specs:
             return f"no tool is called `{call.name}`"
-        if call.name in specs and (fault := _schema_fault(call, specs[call.name])):
+        if call.name in specs and (fault := schema_fault(call, specs[call.name])):
             return f"the call of `{call.name}` does not fit its schema: {fault}"
     if not item.proof and not _is_grounded(item, specs):
         return "no argument of the calls stands in the request"
     return ""
 
 
-def _schema_fault(call: ToolCall, tool: ToolSpec) -> str:
+def schema_fault(call: ToolCall, tool: ToolSpec) -> str:
+    """Return what is wrong with the arguments of a call; empty for nothing."""
     from jsonschema import Draft202012Validator
 
     for error in Draft202012Validator(tool.parameters).iter_errors(call.arguments):

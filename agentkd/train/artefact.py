@@ -21,7 +21,6 @@ flipped bits. A shard that fails it is deleted and computed again.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -29,13 +28,14 @@ from typing import TYPE_CHECKING, Literal
 
 from agentkd.schema import Value, content_id
 from agentkd.train.rows import View
-from agentkd.train.shards import Shard, read_shard, write_shard
+from agentkd.train.shards import Shard, read_keys, read_rows, read_shard, write_shard
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 __all__ = [
+    "FORMAT",
     "CacheFacts",
     "RowSignals",
     "SignalCache",
@@ -46,7 +46,7 @@ __all__ = [
     "signal_bytes",
 ]
 
-FORMAT = "agentkd-signals/2"
+FORMAT = "agentkd-signals/3"
 _ROWS_PER_SHARD = 64
 Unit = Literal["token", "byte"]
 
@@ -141,15 +141,14 @@ class SignalCache:
         }
 
     def read(self, wanted: Collection[str]) -> dict[str, RowSignals]:
-        """Return the rows that are there; a damaged shard is deleted."""
+        """Return the rows that are there; a damaged shard is deleted, one that cannot be read is told.
+
+        Of a row that is there twice the one with tokens counts: a remote teacher had none for it at first.
+        """
         found: dict[str, RowSignals] = {}
-        for shard in sorted(self.folder.glob("*.safetensors")):
-            whole = read_shard(shard, _TENSORS)
-            if whole is None:
-                with contextlib.suppress(FileNotFoundError):
-                    shard.unlink()
-            else:
-                found.update((key, RowSignals(**row)) for key, row in whole.rows(wanted))
+        for key, row in read_rows(self.folder, _TENSORS, wanted):
+            if key not in found or not len(found[key].ends):
+                found[key] = RowSignals(**row)
         return found
 
     def keys(self) -> set[str]:
@@ -181,12 +180,10 @@ class SignalCache:
 
 def cached_keys(root: Path, folders: str = "signals-*") -> dict[str, set[str]]:
     """Return the keys of the rows in each folder of signals below `root`, by its name; reads no tensor."""
-    from safetensors import safe_open
-
     found: dict[str, set[str]] = {}
     for file in sorted(root.glob(f"{folders}/*.safetensors")):
-        with contextlib.suppress(Exception), safe_open(str(file), framework="numpy") as opened:
-            found.setdefault(file.parent.name, set()).update(json.loads(opened.metadata()["rows"]))
+        with contextlib.suppress(FileNotFoundError):  # another process took it away meanwhile
+            found.setdefault(file.parent.name, set()).update(read_keys(file))
     return found
 
 
@@ -194,14 +191,19 @@ def inspect_caches(root: Path) -> list[CacheFacts]:
     """Return what each folder of signals below `root` holds, after checking every CRC; nothing is deleted."""
     found = []
     for folder in sorted(path for path in root.glob("signals-*") if path.is_dir()):
-        shards = [(file, read_shard(file, _TENSORS)) for file in sorted(folder.glob("*.safetensors"))]
-        whole = [shard for _, shard in shards if shard is not None]
+        shards: list[Shard | None] = []
+        n_bytes = 0
+        for file in sorted(folder.glob("*.safetensors")):
+            with contextlib.suppress(FileNotFoundError):  # another process took it away meanwhile
+                shards.append(read_shard(file, _TENSORS))
+                n_bytes += file.stat().st_size
         if shards:
-            found.append(_facts(folder, [file for file, _ in shards], whole))
+            found.append(_facts(folder, shards, n_bytes))
     return found
 
 
-def _facts(folder: Path, files: list[Path], shards: list[Shard]) -> CacheFacts:
+def _facts(folder: Path, found: list[Shard | None], n_bytes: int) -> CacheFacts:
+    shards = [shard for shard in found if shard is not None]
     said = shards[0].facts if shards else {}
     n_tokens = sum(len(shard.tensors["tail"]) for shard in shards)
     tail = sum(float(shard.tensors["tail"].astype("float64").sum()) for shard in shards)
@@ -213,10 +215,10 @@ def _facts(folder: Path, files: list[Path], shards: list[Shard]) -> CacheFacts:
         top_k=int(said.get("top_k", 0)),
         unit=said.get("unit", ""),
         n_shards=len(shards),
-        n_damaged=len(files) - len(shards),
+        n_damaged=len(found) - len(shards),
         n_rows=sum(len(shard.sizes) for shard in shards),
         n_tokens=n_tokens,
-        n_bytes=sum(file.stat().st_size for file in files),
+        n_bytes=n_bytes,
         mean_tail=tail / max(n_tokens, 1),
         mean_surprise=surprise / max(n_tokens, 1),
     )

@@ -38,6 +38,11 @@ class Body:
         self.device: torch.device = self._head.weight.device
         self.dtype: torch.dtype = self._head.weight.dtype
 
+    @property
+    def dtype_name(self) -> str:
+        """Name of the type that it computes in, as settings write it."""
+        return str(self.dtype).removeprefix("torch.")
+
     def hidden(self, pack: Pack) -> torch.Tensor:
         """Return the states that predict the pack's labels, `[n, width]`."""
         states = self._layers(

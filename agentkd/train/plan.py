@@ -123,7 +123,7 @@ def _plan(job: TrainJob, lesson: Lesson, processes: int) -> TrainPlan:
     n_labels = sum(_n_labels(rows[number], has_pairs) for step in steps for number in step)
     views = [view for row in rows for view in (row.student, row.rejected if has_pairs else None) if view]
     signals = signal_bytes(wanted_top_k(lesson.objectives), (row.teacher for row in rows))
-    cached, missing = _signals(job, lesson)
+    cached, missing = _signals(job, lesson, dtype)
     others = beside(job, lesson.objectives, shape.n_base, is_missing=bool(missing))
     found = fit(
         job, shape, config, views, steps, packs, device=device, dtype=dtype, n_labels=n_labels,
@@ -204,15 +204,15 @@ def _n_labels(row: Row, has_pairs: bool) -> int:
     return len(row.student.labels) + (len(rejected.labels) if rejected is not None else 0)
 
 
-def _signals(job: TrainJob, lesson: Lesson) -> tuple[int, list[Row]]:
+def _signals(job: TrainJob, lesson: Lesson, dtype: str) -> tuple[int, list[Row]]:
     """Return how many rows have their teacher's signals on disk, and the rows that have not."""
     top_k = wanted_top_k(lesson.objectives)
     taught = {row_key(row.teacher): row for row in lesson.rows if row.teacher is not None}
     if not top_k or not taught:
         return 0, []
     template = lesson.teacher.template_hash or lesson.dataset.card.template_hash
-    cache = signal_cache(job, template, top_k, lesson.teacher.unit)
-    cached = cache.read(taught.keys()).keys()
+    cache = signal_cache(job, template, top_k, lesson.teacher.unit, dtype=dtype)
+    cached = taught.keys() & cache.keys()
     return len(cached), [row for key, row in taught.items() if key not in cached]
 
 

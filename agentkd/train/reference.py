@@ -18,6 +18,7 @@ import torch
 from agentkd import hf
 from agentkd.errors import ConfigError
 from agentkd.schema import TrainJob, content_id
+from agentkd.train.artefact import FORMAT
 from agentkd.train.batch import PackSignals, Weighted
 from agentkd.train.body import Body
 from agentkd.train.finish import teacher_id
@@ -25,7 +26,7 @@ from agentkd.train.lora import without_dropout
 from agentkd.train.objectives.label_loss import label_losses
 from agentkd.train.packing import Pack
 from agentkd.train.rows import Row, View
-from agentkd.train.shards import read_shard, write_shard
+from agentkd.train.shards import read_rows, write_shard
 from agentkd.train.teacher import arithmetic
 
 __all__ = ["References", "check_reference", "prepare_references"]
@@ -84,13 +85,8 @@ class References:
 
     def _read(self, wanted: Collection[str]) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield the wanted rows that are on disk; a damaged shard is deleted."""
-        for file in sorted(self.folder.glob("*.safetensors")):
-            shard = read_shard(file, (_FIGURES,))
-            if shard is None:
-                file.unlink(missing_ok=True)
-                continue
-            for key, row in shard.rows(wanted):
-                yield key, torch.from_numpy(row[_FIGURES])
+        for key, row in read_rows(self.folder, (_FIGURES,), wanted):
+            yield key, torch.from_numpy(row[_FIGURES])
 
     def of_pack(self, pack: Pack, rows: Mapping[int, Row], device: torch.device) -> torch.Tensor:
         """Return the reference's loss at each label, `[n]`; 0 for labels of views that are not in `rows`."""
@@ -161,13 +157,14 @@ def prepare_references(
         top_k = int(getattr(objective, "top_k", 0)) if weighted.needs_teacher else 0
         referred = _referred(weighted, rows)
         wanted = str(getattr(objective, "reference", "start"))
-        numbers = [arithmetic(job)] if arithmetic(job) else []
         reference_id, as_reference = _model(job, wanted, body, [row.student for row in referred])
         references = References(
             Path(job.signals or Path(job.dataset) / "signals"),
-            reference_id=content_id("of", job.base_id, template_hash, reference_id, *numbers),
+            reference_id=content_id(
+                "of", job.base_id, template_hash, reference_id, arithmetic(job, body.dtype_name)
+            ),
             top_k=top_k,
-            teacher_id=f"{teacher_id(job)}/{getattr(signals, 'top_k', 0)}" if top_k else "",
+            teacher_id=f"{FORMAT}/{teacher_id(job)}/{getattr(signals, 'top_k', 0)}" if top_k else "",
         )
         with as_reference as reference:
             n = references.prepare(referred, reference, pack=pack, chunk_tokens=chunk_tokens, signals=signals)
@@ -215,8 +212,7 @@ def _base(body: Body) -> Iterator[Body]:
 @contextmanager
 def _other(job: TrainJob, adapter: str, body: Body, views: Sequence[View]) -> Iterator[Body]:
     """Load a second model for as long as the figures are computed."""
-    dtype = str(body.dtype).removeprefix("torch.")
-    model = hf.load_model(job.base, dtype=dtype, device=str(body.device))
+    model = hf.load_model(job.base, dtype=body.dtype_name, device=str(body.device))
     other = Body(hf.attach_adapter(model, adapter, "default"))
     other.pack_for_training(views)
     yield other

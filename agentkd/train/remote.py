@@ -71,9 +71,17 @@ class Said(Value):
 class Answers:
     """The log of one teacher, way of asking and student: `<folder>/<key>.jsonl`; for all datasets."""
 
-    def __init__(self, file: Path) -> None:
-        """Read what is there; a line that was cut off by a kill is dropped."""
+    def __init__(self, file: Path, *, is_scored: bool = False, tried: set[str] | None = None) -> None:
+        """Read what is there; a line that was cut off by a kill is dropped.
+
+        Args:
+            file: The log.
+            is_scored: Whether an answer without log-probabilities is of no use.
+            tried: Keys that this run asked already; more are added.
+        """
         self.file = file
+        self._is_scored = is_scored
+        self._tried = set() if tried is None else tried
         self._lock = threading.Lock()
         self.found: dict[str, Said] = {}
         if file.is_file():
@@ -85,9 +93,16 @@ class Answers:
                 self.found[said.key] = said
 
     def lacks(self, key: str, limit: int) -> bool:
-        """Whether there is no answer, or one that was cut off with room for fewer tokens than `limit`."""
+        """Whether the key is to be asked.
+
+        There is no answer, or it was cut off with room for fewer tokens than `limit`, or an earlier run got
+        none of any use.
+        """
         said = self.found.get(key)
-        return said is None or (said.is_cut and said.limit < limit)
+        if said is None or said.is_cut:
+            return said is None or said.limit < limit
+        is_useless = not said.text.strip() or (self._is_scored and not said.pieces)
+        return is_useless and key not in self._tried
 
     def ask(
         self,
@@ -120,13 +135,14 @@ class Answers:
     def _ask(self, key: str, ask: Callable[[], Reply], limit: int) -> None:
         reply = ask()
         trace = reply.tokens
+        is_text = reply.finish_reason in ("stop", "length")  # no filter's refusal, no call in its place
         said = Said(
             key=key,
-            text=reply.text,
+            text=reply.text if is_text else "",
             pieces=trace.pieces if trace else (),
             log_probs=trace.log_probs if trace else (),
             top=trace.top if trace else (),
-            is_cut=reply.finish_reason != "stop",
+            is_cut=reply.finish_reason == "length",
             limit=limit,
             usage=reply.usage,
         )
@@ -136,6 +152,7 @@ class Answers:
             log.flush()
             os.fsync(log.fileno())
             self.found[key] = said
+            self._tried.add(key)
 
 
 def cost_text(usages: Iterable[Usage]) -> str:

@@ -6,12 +6,15 @@ safetensors notices no flipped bits, so every shard carries the CRC-32 of its in
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+from agentkd.errors import StoreError
 from agentkd.files import aside_folder, put_in_place
 from agentkd.schema import content_id
 
@@ -21,7 +24,10 @@ if TYPE_CHECKING:
 
     Tensors = Mapping[str, NDArray[np.generic]]
 
-__all__ = ["Shard", "read_shard", "write_shard"]
+__all__ = ["Shard", "read_keys", "read_rows", "read_shard", "write_shard"]
+
+_WRONG = (ValueError, KeyError, TypeError)
+"""What content that is no shard's raises while it is read."""
 
 
 @dataclass(frozen=True)
@@ -59,19 +65,84 @@ def write_shard(folder: Path, rows: Mapping[str, Tensors], facts: Mapping[str, s
         put_in_place(aside, folder / f"{name}.safetensors")
 
 
-def read_shard(file: Path, names: Collection[str]) -> Shard | None:
-    """Return a shard; None where its content does not match its CRC."""
-    from safetensors import safe_open
+def read_rows(
+    folder: Path, names: Collection[str], wanted: Collection[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the wanted rows of a folder's shards; a damaged shard is deleted.
+
+    Raises StoreError for a shard that the system does not let us read; it stays.
+    """
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            shard = read_shard(file, names, wanted)
+        except FileNotFoundError:  # another process took it away meanwhile
+            continue
+        if shard is None:
+            file.unlink(missing_ok=True)
+        else:
+            yield from shard.rows(wanted)
+
+
+def read_keys(file: Path) -> set[str]:
+    """Return the keys of a shard's rows by its own account; none where it is damaged. Reads no tensor.
+
+    Raises as `read_shard` does.
+    """
+    try:
+        with _opened(file) as opened:
+            return set(json.loads(_facts(opened)["rows"]))
+    except _WRONG:
+        return set()
+
+
+def read_shard(file: Path, names: Collection[str], wanted: Collection[str] | None = None) -> Shard | None:
+    """Return a shard; None where its content is damaged.
+
+    Of one that by its own account has no `wanted` row nothing else is read: it comes without rows.
+
+    Raises FileNotFoundError where there is none, StoreError where the system does not let us read it.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
 
     try:
-        with safe_open(str(file), framework="numpy") as opened:
-            facts = opened.metadata()
-            tensors = {name: opened.get_tensor(name) for name in names}
-        if _crc(tensors, facts["rows"]) != int(facts["crc"]):
-            return None
-        return Shard(facts, json.loads(facts["rows"]), tensors)
-    except Exception:  # safetensors has its own error class per release
+        with _opened(file) as opened:
+            facts = _facts(opened)
+            sizes = json.loads(facts["rows"])
+            if wanted is not None and not any(key in wanted for key in sizes):
+                return Shard(facts, {}, {})
+            opened.seek(0)
+            stored = load(opened.read())
+        tensors = {name: stored[name] for name in names}
+        is_whole = _crc(tensors, facts["rows"]) == int(facts["crc"])
+    except (SafetensorError, *_WRONG):
         return None
+    return Shard(facts, sizes, tensors) if is_whole else None
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[BinaryIO]:
+    """Open a shard as Python does: safetensors calls missing whatever it cannot open, and maps the rest."""
+    try:
+        with file.open("rb") as opened:
+            yield opened
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StoreError(
+            f"cannot read `{file}`: {error.strerror or error}",
+            hint="see to it and run the same command again; the file stays as it is",
+            path=str(file),
+        ) from error
+
+
+def _facts(opened: BinaryIO) -> dict[str, str]:
+    """Return the metadata of an open shard: JSON in its header, whose length the first eight bytes are."""
+    n = int.from_bytes(opened.read(8), "little")
+    if n > os.fstat(opened.fileno()).st_size:
+        raise ValueError("the header is longer than the file")
+    facts: dict[str, str] = json.loads(opened.read(n))["__metadata__"]
+    return facts
 
 
 def _crc(tensors: Tensors, index: str) -> int:

@@ -8,8 +8,8 @@ runs beside the student.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,8 +40,11 @@ class TeacherModel:
     @torch.inference_mode()
     def hidden(self, pack: Pack) -> torch.Tensor:
         """Return its states at the pack's labels, `[n, width]`."""
-        with self.body.without_adapter() if self.is_own else nullcontext():
+        with self._itself():
             return self.body.hidden(pack)
+
+    def _itself(self) -> AbstractContextManager[None]:
+        return self.body.without_adapter() if self.is_own else nullcontext()
 
     @torch.inference_mode()
     def signals(
@@ -56,20 +59,22 @@ class TeacherModel:
         """Return the signals of views; ids from `n_vocabulary` on are not the student's and left out."""
         made = [_empty(np.asarray(end, dtype=np.int32), cache.top_k) for end in ends]
         k = min(cache.top_k, n_vocabulary)
-        for packed in pack(views):
-            hidden = self.hidden(packed)
-            targets = torch.tensor(packed.targets, device=hidden.device)
-            for start in range(0, len(packed.labels), chunk_tokens):
-                part = slice(start, start + chunk_tokens)
-                log_probs = self.body.logits(hidden[part])[:, :n_vocabulary].log_softmax(-1)
-                chosen = log_probs.gather(-1, targets[part, None])[:, 0]
-                top = log_probs.topk(k, dim=-1)
-                tail = (1 - top.values.exp().sum(-1)).clamp_min(0)
-                found = [x.cpu().numpy() for x in (top.indices.int(), top.values.half(), tail.half(), chosen)]
-                for label, (number, place) in enumerate(packed.labels[part]):
-                    row = made[number]
-                    row.ids[place, :k], row.log_probs[place, :k] = found[0][label], found[1][label]
-                    row.tail[place], row.chosen[place] = found[2][label], found[3][label]
+        with self._itself():
+            for packed in pack(views):
+                hidden = self.body.hidden(packed)
+                targets = torch.tensor(packed.targets, device=hidden.device)
+                for start in range(0, len(packed.labels), chunk_tokens):
+                    part = slice(start, start + chunk_tokens)
+                    log_probs = self.body.logits(hidden[part])[:, :n_vocabulary].log_softmax(-1)
+                    chosen = log_probs.gather(-1, targets[part, None])[:, 0]
+                    top = log_probs.topk(k, dim=-1)
+                    tail = (1 - top.values.exp().sum(-1)).clamp_min(0)
+                    kept = top.indices.int(), top.values.half(), tail.half(), chosen
+                    found = [x.cpu().numpy() for x in kept]
+                    for label, (number, place) in enumerate(packed.labels[part]):
+                        row = made[number]
+                        row.ids[place, :k], row.log_probs[place, :k] = found[0][label], found[1][label]
+                        row.tail[place], row.chosen[place] = found[2][label], found[3][label]
         return made
 
 
@@ -168,17 +173,16 @@ class TeacherSignals:
         tail = np.ones(n)
         has_teacher = np.zeros(n, bool)
         source = np.zeros((n, 2), np.int64)  # row and teacher token of each label
-        for number, labels in _labels_by_row(pack).items():
+        for number, labels, places in _labels_by_row(pack):
             signals = self._signals(rows[number])
             if signals is None:
                 continue
-            token_of = dict(self._alignment(rows[number], signals).starts)
-            for place, label in labels.items():
-                token = token_of.get(place)
-                if token is not None:
-                    ids[label], log_probs[label] = signals.ids[token], signals.log_probs[token]
-                    tail[label] = signals.tail[token]
-                    has_teacher[label], source[label] = True, (number, token)
+            tokens = self._tokens(rows[number], signals, places)
+            at, tokens = labels[tokens >= 0], tokens[tokens >= 0]
+            ids[at], log_probs[at], tail[at] = (
+                signals.ids[tokens], signals.log_probs[tokens], signals.tail[tokens],
+            )  # fmt: skip
+            has_teacher[at], source[at, 0], source[at, 1] = True, number, tokens
         _rescale(log_probs, tail)
         _fill(ids, self.n_vocabulary)
         hidden = self._hidden(rows, source, has_teacher, device) if self._live else None
@@ -198,10 +202,11 @@ class TeacherSignals:
         log_p: list[float] = []
         weights: list[float] = []
         n_labels: list[float] = []
-        for number, labels in _labels_by_row(pack).items():
+        for number, labels, places in _labels_by_row(pack):
             signals = self._signals(rows[number])
+            label_of = dict(zip(places.tolist(), labels.tolist(), strict=True))
             for first, after, token, stop in self._alignment(rows[number], signals).spans if signals else ():
-                inside = [labels[place] for place in range(first, after) if place in labels]
+                inside = [label_of[place] for place in range(first, after) if place in label_of]
                 span_of[inside] = len(log_p)
                 log_p.append(float(signals.chosen[token:stop].astype(np.float64).sum()) if signals else 0.0)
                 weights.append(sum(pack.weights[label] for label in inside) / len(inside))
@@ -221,6 +226,17 @@ class TeacherSignals:
 
     def _signals(self, row: Row) -> RowSignals | None:
         return None if row.teacher is None else self._found[row_key(row.teacher)]
+
+    def _tokens(self, row: Row, signals: RowSignals, places: np.ndarray) -> np.ndarray:
+        """Return the teacher token that begins with each label of a row; -1 where none does."""
+        if self.cache.unit == "token":
+            return np.where(places < len(signals.ends), places, -1)
+        starts = np.array(self._alignment(row, signals).starts, np.int64).reshape(-1, 2)
+        token_of = np.full(places.max() + 1, -1)
+        known = starts[starts[:, 0] < len(token_of)]
+        token_of[known[:, 0]] = known[:, 1]
+        found: np.ndarray = token_of[places]
+        return found
 
     def _alignment(self, row: Row, signals: RowSignals) -> Alignment:
         if self.cache.unit == "token":
@@ -303,9 +319,10 @@ def _fill(ids: np.ndarray, n_vocabulary: int) -> None:
             ids[row, place] = next(spare, 0)
 
 
-def _labels_by_row(pack: Pack) -> dict[int, dict[int, int]]:
-    """Return, for each packed row, its labels: place in the row -> number in the pack."""
-    found: dict[int, dict[int, int]] = {}
-    for label, (number, place) in enumerate(pack.labels):
-        found.setdefault(number, {})[place] = label
-    return found
+def _labels_by_row(pack: Pack) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Yield, for each packed row, its number, its labels in the pack, and their places in the row."""
+    numbers, places = np.array(pack.labels, np.int64).reshape(-1, 2).T
+    order = np.argsort(numbers, kind="stable")
+    found, starts = np.unique(numbers[order], return_index=True)
+    for number, labels in zip(found.tolist(), np.split(order, starts[1:]), strict=False):
+        yield number, labels, places[labels]

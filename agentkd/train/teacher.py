@@ -77,16 +77,15 @@ def plan_teacher(
     return plan, dataset
 
 
-def arithmetic(job: TrainJob) -> str:
+def arithmetic(job: TrainJob, dtype: str) -> str:
     """Return what tells what one model on this machine says from what it says in other numbers."""
-    settings = job.settings
-    if (settings.dtype, settings.quantise) == ("auto", "none"):
-        return ""
-    return f"{settings.dtype}/{settings.quantise}"
+    return f"{dtype}/{job.settings.quantise}"
 
 
-def signal_cache(job: TrainJob, template_hash: str, top_k: int, unit: Unit) -> SignalCache:
-    """Return the cache of the job's teacher."""
+def signal_cache(
+    job: TrainJob, template_hash: str, top_k: int, unit: Unit, *, dtype: str = ""
+) -> SignalCache:
+    """Return the cache of the job's teacher; one on this machine computes in `dtype`, never `auto`."""
     is_remote = job.settings.teacher and not (job.teacher or job.teacher_adapter)
     return SignalCache(
         Path(job.signals or Path(job.dataset) / "signals"),
@@ -94,7 +93,7 @@ def signal_cache(job: TrainJob, template_hash: str, top_k: int, unit: Unit) -> S
         template_hash=template_hash,
         top_k=top_k,
         unit=unit,
-        arithmetic="" if is_remote else arithmetic(job),
+        arithmetic="" if is_remote else arithmetic(job, dtype),
     )
 
 
@@ -128,7 +127,13 @@ def open_signals(
     teacher = _Loader(job, body, plan, [row.teacher for row in rows if row.teacher])
     own = body.n_vocabulary
     signals = TeacherSignals(
-        signal_cache(job, plan.template_hash or template_hash, wanted_top_k(objectives), plan.unit),
+        signal_cache(
+            job,
+            plan.template_hash or template_hash,
+            wanted_top_k(objectives),
+            plan.unit,
+            dtype=body.dtype_name,
+        ),
         n_vocabulary=own if plan.unit == "token" or plan.is_remote else teacher.n_vocabulary,
         stretches=plan.stretches,
         is_live=any("teacher-hidden" in objective.requires for objective in wanted),

@@ -23,13 +23,13 @@ from agentkd.cycle.training import told_by, train_job
 from agentkd.cycle.tutor import count_answers, taught_job
 from agentkd.errors import CeilingError, ConfigError, DataError, ModelError
 from agentkd.protocols import SilentProgress
-from agentkd.schema import DatasetCard, Heard, Message, Rendered, TrainJob
+from agentkd.schema import DatasetCard, Example, Heard, Message, Rendered, TrainJob
 from agentkd.train.artefact import inspect_caches
 from agentkd.train.remote import Said, Vocabulary, spelled
 from agentkd.train.rows import View, load_dataset
 from agentkd.train.view import read_examples
 
-ANSWER = 'The weather is {"city": "Paris"}'
+ANSWER = '{"name": "weather", "arguments": {"city": "Paris"}}'
 
 
 class Teacher:
@@ -43,6 +43,8 @@ class Teacher:
         self.needs = 0  # tokens that an answer needs room for
         self.adds: list[int] = []  # tokens that it puts before every prompt
         self.fails_after: int | None = None
+        self.faulty: dict[int, str] = {}  # what is wrong with an answer, by its number
+        self.says: dict[int, str] = {}  # what it says, by number
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -69,6 +71,12 @@ class Teacher:
             self.requests.append(body)
             is_chat = path.endswith("/chat/completions")
             choice = self._chat(body) if is_chat else self._echo(body)
+            fault = self.faulty.get(len(self.requests), "")
+            if fault == "unscored":
+                del choice["logprobs"]
+            elif fault:
+                choice["message"]["content"] = "The weather"
+                choice["finish_reason"] = "content_filter"
         usage = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
         kind = "chat.completion" if is_chat else "text_completion"
         return 200, {"id": "1", "object": kind, "created": 1, "model": "tiny", "choices": [choice],
@@ -107,8 +115,9 @@ class Teacher:
     def _chat(self, body: dict[str, Any]) -> dict[str, Any]:
         messages = [Message(role=m["role"], content=m["content"]) for m in body["messages"]]
         head = hf.render(self.tokenizer, messages)
-        ids = self.tokenizer.backend_tokenizer.encode(ANSWER, add_special_tokens=False).ids
-        said = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": ANSWER}}
+        text = self.says.get(len(self.requests), ANSWER)
+        ids = self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+        said = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
         if body["max_tokens"] < self.needs:
             said["finish_reason"] = "length"
         if self.is_silent or not body.get("logprobs"):
@@ -144,6 +153,8 @@ def serve() -> Iterator[Callable[[Path], Teacher]]:
 @pytest.fixture
 def opened(cycled: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., agentkd.Workspace]:
     monkeypatch.setenv("TUTOR_KEY", "sk-test")
+    for file in (cycled / "datasets").glob("*/train.jsonl"):
+        let_be_own(file)
 
     def open_(url: str, model: str, objective: dict[str, Any], **more: Any) -> agentkd.Workspace:
         return agentkd.Workspace(
@@ -158,6 +169,17 @@ def opened(cycled: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., agent
         )
 
     return open_
+
+
+def let_be_own(file: Path, also: Callable[[int], bool] = lambda number: True) -> None:
+    """Let the targets of a dataset be the model's own: the small world's are the grader's."""
+    rows = [Example.model_validate_json(line) for line in file.read_text().splitlines()]
+    for number, row in enumerate(rows):
+        if also(number):
+            target = row.target.model_copy(update={"origin": "model"})
+            origin = row.provenance.model_copy(update={"corrections": ()})
+            rows[number] = row.model_copy(update={"target": target, "provenance": origin})
+    file.write_text("".join(row.model_dump_json() + "\n" for row in rows))
 
 
 def student_of(cycled: Path) -> Path:
@@ -394,12 +416,48 @@ def test_a_chat_model_that_gives_text_alone_reads_what_the_student_cannot(
         job_of(workspace)
         assert any("sees the bare prompt" in line for line in lines), "compiled before it was named"
         card = workspace.compile()
+        let_be_own(workspace.root / "datasets" / card.id / "train.jsonl")
         rows = list(read_examples(workspace.root / "datasets" / card.id))
         assert all("Tell the mayor of a city." in row.teacher_view[0].content for row in rows)
         lines.clear()
         job_of(workspace)
     assert not any("bare prompt" in line for line in lines)
     assert any("Tell the mayor of a city." in str(request["messages"]) for request in teacher.requests)
+
+
+@pytest.mark.parametrize(
+    ("model", "objective", "fault"),
+    [
+        ("openai/tiny", {"sft": {}}, "refused"),
+        ("openai/tiny", {"alm": {}}, "unscored"),
+        ("text-completion-openai/tiny", {"alm": {}}, "unscored"),
+    ],
+)
+def test_an_answer_of_no_use_is_asked_for_again_once_in_every_run(
+    model: str,
+    objective: dict[str, Any],
+    fault: str,
+    tmp_path: Path,
+    cycled: Path,
+    serve: Callable[[Path], Teacher],
+    opened: Callable[..., agentkd.Workspace],
+) -> None:
+    foreign = hf.tiny_model(tmp_path / "foreign", seed=3, n_vocabulary=280, width=32)
+    teacher = serve(student_of(cycled) if model.startswith("text") else foreign)
+    asked, rows, scored = [], [], []
+    for teacher.faulty in ({1: fault}, {}, {}):
+        with opened(teacher.url, model, objective) as workspace:
+            rows.append(sum(row.provenance.is_retold for row in read_examples(job_of(workspace).dataset)))
+            job_of(workspace)
+            asked.append(len(teacher.requests))
+            facts = inspect_caches(workspace.root / "signals")
+            scored.append(sum(one.n_tokens for one in facts))
+            teacher.faulty = {}
+    n = asked[0]
+    assert asked == [n, n + 1, n + 1], "once in every run, and what is of use never again"
+    assert rows[1] == rows[2] == rows[0] + (fault != "unscored")
+    if fault == "unscored":
+        assert scored[1] == scored[2] > scored[0]
 
 
 def test_a_ceiling_ends_the_questions_between_two_rows(
@@ -449,6 +507,53 @@ def test_a_row_that_untrusted_words_came_into_keeps_the_target_that_was_vouched_
     assert {row.target.content for row in taught[n_kept:]} == {ANSWER}
     assert [row.provenance.is_retold for row in taught] == [number >= n_kept for number in range(len(rows))]
     assert facts.n_rows == len(rows)
+
+
+@pytest.mark.parametrize("objective", ["sft", "alm"])
+def test_words_of_a_chat_model_take_the_place_of_own_answers_alone_and_of_calls_as_calls_alone(
+    objective: str, tmp_path: Path, serve: Callable[[Path], Teacher], opened: Callable[..., agentkd.Workspace]
+) -> None:
+    lines: list[str] = []
+
+    class Listening(SilentProgress):
+        def say(self, line: str) -> None:
+            lines.append(line)
+
+    teacher = serve(hf.tiny_model(tmp_path / "foreign", seed=3, n_vocabulary=280, width=32))
+    teacher.says = {
+        2: "The weather is fine.",
+        3: '{"name": "pay", "arguments": {"city": "Paris"}}',
+        4: '{"name": "weather", "arguments": {"city": "a longer name than fits"}}',
+        5: '{"name": "weather", "arguments": {"town": "Paris"}}',
+        6: "In prose.",
+    }
+    with opened(teacher.url, "openai/tiny", {objective: {}}, run={"workers": 1}) as workspace:
+        whole = Path(train_job(workspace.parts, workspace.datasets()[-1].id, "out").dataset)
+        rows = list(read_examples(whole))[:9]
+        prose = Message(role="assistant", content="As I said.", origin="model")
+        rows[5] = rows[5].model_copy(update={"target": prose})
+        accepted = rows[6].target.model_copy(update={"origin": "person"})
+        rows[6] = rows[6].model_copy(update={"target": accepted})
+        backing = workspace.ledger.corrections.list()[0].id
+        backed = rows[7].provenance.model_copy(update={"corrections": (backing,)})
+        rows[7] = rows[7].model_copy(update={"provenance": backed})
+        rows[8] = rows[8].model_copy(update={"kind": "synthetic"})
+        few = whole.parent / "dat-nine"
+        few.mkdir()
+        card = DatasetCard.model_validate_json((whole / "card.json").read_bytes())
+        (few / "card.json").write_text(card.model_copy(update={"id": few.name}).model_dump_json())
+        (few / "train.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in rows))
+        job = train_job(workspace.parts, whole.name, "out").model_copy(update={"dataset": str(few)})
+        workspace.parts.progress = Listening()
+        assert count_answers(workspace.parts, job) == (0, 6)
+        folder = Path(taught_job(workspace.parts, job).dataset)
+    told = list(read_examples(folder))
+    assert [row.target.content for row in told if row.provenance.is_retold] == [ANSWER, "In prose."]
+    assert [*told[1:5], *told[6:]] == [*rows[1:5], *rows[6:]]
+    assert len(teacher.requests) == 6, "nobody is asked about what somebody accepted"
+    assert any(line.startswith("3 rows keep their targets: they are no own answers") for line in lines)
+    assert any(line.startswith("4 rows keep their targets: the teacher says no valid call") for line in lines)
+    assert {file.name for file in folder.iterdir()} >= {"sft-train.jsonl", "README.md"}, "written as compiled"
 
 
 @pytest.mark.parametrize("objective", ["redi", "dpo"])

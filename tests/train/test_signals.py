@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 
 from agentkd import hf
+from agentkd.errors import StoreError
 from agentkd.schema import Example, LoraSettings
-from agentkd.train.artefact import SignalCache, inspect_caches, row_key
+from agentkd.train.artefact import RowSignals, SignalCache, Unit, inspect_caches, row_key
 from agentkd.train.body import Body
 from agentkd.train.lora import adapter_parameters, add_adapter
 from agentkd.train.objectives.buckets import teacher_buckets
-from agentkd.train.packing import make_packs
-from agentkd.train.rows import Row, load_dataset
+from agentkd.train.packing import Pack, make_packs
+from agentkd.train.rows import Row, View, load_dataset
 from agentkd.train.signals import TeacherModel, TeacherSignals
 
 
@@ -32,12 +37,13 @@ def rows(write_dataset: Callable[..., Path], make_example: Callable[..., Example
 
 
 @pytest.fixture
-def body(base: Path, rows: tuple[Row, ...]) -> Body:
+def body(base: Path, rows: tuple[Row, ...], request: pytest.FixtureRequest) -> Body:
     model = hf.load_model(base, dtype="float32", device="cpu")
-    adapted = add_adapter(model, LoraSettings(r=4, alpha=8), init_adapter="", seed=0)
+    settings = LoraSettings(r=4, alpha=8, target_modules=getattr(request, "param", "all-linear"))
+    adapted = add_adapter(model, settings, init_adapter="", seed=0)
     for name, parameter in adapter_parameters(adapted):
         if ".lora_B." in name:
-            parameter.data += 0.5  # a student far from its base
+            parameter.data += torch.linspace(0.1, 0.9, len(parameter))[:, None]  # far from its base
     body = Body(adapted)
     body.pack_for_training([row.student for row in rows])
     return body
@@ -72,6 +78,7 @@ def test_progress_counts_what_was_cached(tmp_path: Path, rows: tuple[Row, ...], 
     assert told == [2, 2], "two were there, two are computed, and later nothing is"
 
 
+@pytest.mark.parametrize("body", ["all-linear", ("q_proj", "lm_head")], indirect=True)
 def test_signals_are_the_base_models_own_distribution(
     tmp_path: Path, rows: tuple[Row, ...], body: Body, base: Path
 ) -> None:
@@ -98,6 +105,59 @@ def test_a_second_run_and_another_dataset_reuse_rows(
     assert prepared(tmp_path, rows, body)[1] == 2
 
 
+@pytest.mark.parametrize("unit", ["token", "byte"])
+def test_signals_of_a_pack_are_those_of_its_rows_label_by_label(tmp_path: Path, unit: Unit) -> None:
+    """Rows in any order, tokens that begin at no label, labels without a token, a row without a teacher."""
+    draw = np.random.default_rng(0)
+    view = View(tuple(range(9)), tuple(range(1, 9)), (1.0,) * 8)
+    rows = [Row(f"row-{n}", view, replace(view, ids=(n, *range(1, 9))) if n != 2 else None) for n in range(4)]
+    stretches = {f"row-{n}": ((-1, -1), *((m, m + 1) for m in range(7))) for n in (0, 3)}  # none of row 1
+    cache = SignalCache(tmp_path, teacher_id="t", template_hash="t", top_k=2, unit=unit)
+    for row in (row for row in rows if row.teacher):
+        ends = np.array([1, 3, 4, 6, 7] if unit == "byte" else [1, 2, 3, 4, 5, 6], np.int32)
+        n = len(ends)
+        probs = draw.uniform(0.1, 0.4, (n, 2))
+        found = RowSignals(
+            ids=draw.permuted(np.tile(np.arange(50, dtype=np.int32), (n, 1)), axis=1)[:, :2],
+            log_probs=np.log(probs).astype(np.float16),
+            tail=(1 - probs.sum(1)).astype(np.float16),
+            chosen=np.zeros(n, np.float32),
+            ends=ends,
+        )
+        cache.write({row_key(row.teacher): found})  # type: ignore[arg-type]
+    signals = TeacherSignals(cache, n_vocabulary=50, stretches=stretches)
+    signals.prepare(rows, None, pack=lambda views: [], chunk_tokens=1, on_rows=lambda n: None)
+    order = draw.permutation([(number, place) for number in range(4) for place in range(8)]).tolist()
+    pack = Pack(labels=[(number, place) for number, place in order])
+    laid = signals.of_pack(pack, rows, torch.device("cpu"))
+    token_of = {place: place for place in range(6)} if unit == "token" else {1: 0, 2: 1, 4: 2, 5: 3, 7: 4}
+    taught = {0, 3} if unit == "byte" else {0, 1, 3}
+    for label, (number, place) in enumerate(order):
+        has = number in taught and place in token_of
+        assert bool(laid.has_teacher[label]) == has
+        kept = signals._signals(rows[number])
+        wanted = kept.ids[token_of[place]].tolist() if has and kept else [0, 0]
+        assert laid.top_ids[label].tolist() == wanted
+
+
+def test_only_shards_with_a_wanted_row_are_loaded(
+    tmp_path: Path, rows: tuple[Row, ...], body: Body, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = prepared(tmp_path, rows[:3], body)[0].cache
+    prepared(tmp_path, rows, body)
+    assert len(list(cache.folder.iterdir())) == 2
+    loaded: list[int] = []
+    load = safetensors.numpy.load
+    monkeypatch.setattr(safetensors.numpy, "load", lambda data: loaded.append(len(data)) or load(data))
+    wanted = row_key(rows[-1].teacher)  # type: ignore[arg-type]
+    assert cache.read([wanted]).keys() == {wanted}
+    assert len(loaded) == 1
+    assert cache.read(["row-of-nobody"]) == {}
+    keys = cache.keys()
+    assert wanted in keys
+    assert len(loaded) == 1
+
+
 def test_another_template_or_top_k_shares_nothing(tmp_path: Path, rows: tuple[Row, ...], body: Body) -> None:
     prepared(tmp_path, rows, body)
     assert prepared(tmp_path, rows, body, template="other")[1] == 4
@@ -119,6 +179,87 @@ def test_a_truncated_shard_is_computed_again(tmp_path: Path, rows: tuple[Row, ..
     (shard,) = tmp_path.glob("*/*.safetensors")
     shard.write_bytes(shard.read_bytes()[:100])
     assert prepared(tmp_path, rows, body)[1] == 4
+
+
+@pytest.mark.parametrize("trouble", [errno.EMFILE, errno.EACCES, errno.EIO, None])
+def test_a_shard_that_cannot_be_read_is_named_and_stays(
+    tmp_path: Path,
+    rows: tuple[Row, ...],
+    body: Body,
+    monkeypatch: pytest.MonkeyPatch,
+    trouble: int | None,
+) -> None:
+    cache = prepared(tmp_path, rows, body)[0].cache
+    (shard,) = tmp_path.glob("*/*.safetensors")
+    keys = cache.keys()
+
+    def refuse(self: Path, *args: object, **fields: object) -> None:
+        raise MemoryError if trouble is None else OSError(trouble, os.strerror(trouble), str(self))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", refuse)
+        patched.setattr("safetensors.safe_open", refuse)
+        refused = pytest.raises(MemoryError if trouble is None else StoreError)
+        with refused as caught:
+            cache.read(keys)
+        with refused:
+            inspect_caches(tmp_path)
+    if trouble is not None:
+        assert str(shard) in str(caught.value)
+        assert "run the same command again" in str(caught.value)
+    assert cache.read(keys).keys() == keys
+
+
+def test_a_process_without_room_for_another_open_file_takes_no_shard_for_gone_or_damaged(
+    tmp_path: Path, rows: tuple[Row, ...], body: Body
+) -> None:
+    cache = prepared(tmp_path, rows, body)[0].cache
+    keys = cache.keys()
+    cache.read(keys)  # whatever is imported for it is there
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with tempfile.TemporaryFile() as last, pytest.MonkeyPatch.context() as patched:
+        listed = sorted(cache.folder.glob("*.safetensors"))  # which takes a file itself
+        patched.setattr(Path, "glob", lambda self, pattern: iter(listed))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (last.fileno(), hard))
+        try:
+            with pytest.raises(StoreError, match="Too many open files"):
+                cache.read(keys)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert cache.read(keys).keys() == keys
+
+
+def test_a_shard_that_another_process_took_away_is_computed_again(
+    tmp_path: Path, rows: tuple[Row, ...], body: Body, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared(tmp_path, rows, body)
+    (shard,) = tmp_path.glob("*/*.safetensors")
+    listed = Path.glob
+
+    def listed_then_gone(self: Path, pattern: str) -> Iterator[Path]:
+        files = list(listed(self, pattern))
+        if pattern == "*.safetensors":
+            shard.unlink(missing_ok=True)
+        return iter(files)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "glob", listed_then_gone)
+        assert prepared(tmp_path, rows, body)[1] == 4
+    assert shard.is_file()
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "glob", listed_then_gone)
+        assert inspect_caches(tmp_path) == []
+
+
+@pytest.mark.parametrize("head", [b"", b"\xff" * 8, (2).to_bytes(8, "little") + b"{}", b"\x04" + bytes(11)])
+def test_what_has_no_header_of_a_shard_is_computed_again(
+    tmp_path: Path, rows: tuple[Row, ...], body: Body, head: bytes
+) -> None:
+    prepared(tmp_path, rows, body)
+    (shard,) = tmp_path.glob("*/*.safetensors")
+    shard.write_bytes(head)
+    assert prepared(tmp_path, rows, body)[1] == 4
+    assert prepared(tmp_path, rows, body)[1] == 0
 
 
 def test_the_cache_says_what_it_holds_and_which_shards_are_damaged(

@@ -288,13 +288,29 @@ def test_local_teachers_without_an_id_are_told_apart(
 
 
 def test_signals_are_kept_apart_by_the_numbers_that_they_were_computed_in(job: MakeJob) -> None:
-    kinds = [{"dtype": "float32"}, {"dtype": "bfloat16"}, {"dtype": "auto"}, {"quantise": "nf4"}]
-    made = [job({"forward-kl": {}}, **kind) for kind in kinds]
-    folders = [signal_cache(one, "t", 4, "token").folder for one in made]
-    assert len(set(folders)) == len(kinds)
+    made = [job({"forward-kl": {}}, quantise=kind) for kind in ("none", "nf4")]
+    kinds = [(one, dtype) for one in made for dtype in ("float32", "bfloat16")]
+    folders = {signal_cache(one, "t", 4, "token", dtype=dtype).folder for one, dtype in kinds}
+    assert len(folders) == len(kinds)
     remote = [one.model_copy(update={"settings": one.settings.model_copy(update={"teacher": "openai/x"}),
                                      "teacher_id": "remote"}) for one in made]  # fmt: skip
     assert len({signal_cache(one, "t", 4, "token").folder for one in remote}) == 1
+
+
+@pytest.mark.parametrize("name", ["forward-kl", "selective"])
+def test_what_was_computed_in_one_type_is_not_read_in_another_that_auto_takes(
+    job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def taught(out: str, dtype: str, fastest: torch.dtype) -> int:
+        monkeypatch.setattr(hf, "fastest_dtype", lambda device: fastest)
+        one = job({name: {}}, out, dtype=dtype, epochs=0.5)
+        train(one, Reporter(is_machine=False))
+        assert plan(one, Reporter(is_machine=False)).signals_missing == 0
+        return len(list((tmp_path / "signals").iterdir()))
+
+    n = taught("a", "auto", torch.float32)
+    assert taught("b", "auto", torch.bfloat16) == 2 * n
+    assert taught("c", "float32", torch.bfloat16) == 2 * n, "the type that it is, not how it was chosen"
 
 
 def test_the_map_of_hidden_states_goes_on_exactly_after_a_stop(job: MakeJob, foreigner: Path) -> None:
