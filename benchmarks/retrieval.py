@@ -215,7 +215,8 @@ def found_in_five(memories: Sequence[Memory], keys: Sequence[str], **settings: o
             m.model_copy(update={"keys": MemoryKeys(**{key: getattr(m.keys, key) for key in keys})})
             for m in memories
         ]
-        held = [answer.memory_id for answer in store.admit(kept, vouched=True)]  # as an import of a person does
+        answers = store.admit(kept, vouched=True)  # as `agentkd memory import` does: a person answers for it
+        held = [answer.memory_id for answer in answers]
         hits = store.recall_many([memory.keys.task for memory in memories], 5)
         return [id_ in {hit.memory.id for hit in found} for id_, found in zip(held, hits, strict=True)]
 
