@@ -90,8 +90,7 @@ def compile_dataset(
         made: list[DatasetCard] = []
 
         def finish(tally: Tally) -> DatasetCard:
-            card = _card(tally, compilation, names)
-            made.append(card if ledger is None else with_clean_id(card, ledger))
+            made.append(with_clean_id(_card(tally, compilation, names), ledger))
             return made[-1]
 
         card = write_dataset(out_root, rows, finish, renderer.tokenizer)

@@ -126,13 +126,13 @@ def write_dataset(
         ) from error
 
 
-def with_clean_id(card: DatasetCard, ledger: Ledger) -> DatasetCard:
+def with_clean_id(card: DatasetCard, ledger: Ledger | None) -> DatasetCard:
     """Return a card under an id of which no row is tainted by a revocation.
 
     Equal rows have one id whatever runs they rest on. Where one of these was revoked and others were not, the
     rows are right again, and the dataset that rests on the others alone is another one.
     """
-    while ledger.revocations.rows(card.id):
+    while ledger is not None and ledger.revocations.rows(card.id):
         card = card.model_copy(update={"id": content_id("dat", card.id)})
     return card
 

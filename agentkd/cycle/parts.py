@@ -302,8 +302,7 @@ class Parts:
     def checkpoint_folder(self, name: str) -> Path:
         """Return the folder of a checkpoint whose files are those that the registry knows.
 
-        Raises NotFoundError where the registry or the disk lacks it, CheckpointError where a file is damaged,
-        was changed, or could run code.
+        Raises NotFoundError where it is missing, CheckpointError where a file was changed or could run code.
         """
         from agentkd.hf import check_files
 
@@ -354,8 +353,7 @@ class Parts:
         """Build an agent over a model, a role or a model string; `student` is what serves as a run begins.
 
         Without trials it always sees its memories; without a grader trials begin once a task was graded.
-        `when_tainted` may let it ask a person; by default it does what `[agent] when_tainted` says where
-        nobody can be asked.
+        `when_tainted` may let it ask a person; else `[agent] when_tainted` counts, with nobody to ask.
         """
         from agentkd.agents import Agent, TrialPolicy
         from agentkd.cycle.routing import who_acts
