@@ -86,7 +86,7 @@ class MemoryKeys(Value):
     tools: str = ""
     """Names of the tools involved."""
     more: tuple[str, ...] = ()
-    """Further situations and requests: those of memories that this one took in."""
+    """Further situations and requests: of memories that it took in, of other runs that taught the same."""
 
     def texts(self) -> dict[str, str]:
         """Return the non-empty keys by name; further ones are `more-1`, `more-2` and so on."""

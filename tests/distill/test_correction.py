@@ -8,7 +8,7 @@ import pytest
 from agentkd.config import DistillSettings
 from agentkd.distill import CorrectionDistiller, CorrectionSettings, distill_report
 from agentkd.errors import ConfigError
-from agentkd.schema import ToolResult
+from agentkd.schema import Scope, ToolResult
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -89,6 +89,21 @@ def test_a_value_of_one_instance_is_no_rule_until_it_recurs(make):
     _, (rule,) = rules(make, [one, two], [*said_one, *said_two])
     assert rule.content == "When calling `book_flight`, set `card` to 'card_7334'."
     assert rule.support == 2
+
+
+def test_a_rule_is_found_by_all_requests_that_taught_it(make):
+    """It is the same rule each time: the words of one request alone would have to bring it back."""
+    prompts = ("Fly me to Rome on 3 May", "Get me on a plane to Oslo", "A ticket to Bern, please")
+    runs = [
+        make.trajectory(f"t{i}", prompt=prompt, calls=(flight(make, seat="middle"),))
+        for i, prompt in enumerate(prompts)
+    ]
+    runs[2] = runs[2].model_copy(update={"scope": Scope(user="bob")})
+    pair = flight(make, seat="middle"), flight(make, seat="aisle")
+    _, (shared, own) = rules(make, runs, [c for run in runs for c in sequence(make, run, (0, *pair))])
+    assert (shared.keys.query, shared.keys.more) == ("Fly me to Rome on", (prompts[1],))
+    assert shared.evidence.trajectories == ("t0", "t1")
+    assert (own.scope.user, own.keys.query, own.keys.more) == ("bob", prompts[2], ())
 
 
 @pytest.mark.parametrize("found", [True, False])
