@@ -287,13 +287,7 @@ def _card(tally: Tally, compilation: _Compilation, selectors: Iterable[str]) -> 
     foreign = [teacher] if teacher not in ("", "base") else []
     return DatasetCard(
         id=content_id("dat", sorted(tally.train), sorted(tally.dev), template, base, settings, *foreign),
-        n_train=len(tally.train),
-        n_dev=len(tally.dev),
-        n_label_tokens=tally.n_label_tokens,
-        n_tokens=tally.n_tokens,
-        n_pairs=tally.n_pairs,
-        kinds=dict(sorted(tally.kinds.items())),
-        sources=tally.sources(),
+        **tally.counts(),
         dropped={reason: n for reason, n in sorted(compilation.dropped.items()) if n},
         eligibility=compilation.holdings.counts(),
         ineligible=compilation.holdings.faults,

@@ -72,9 +72,17 @@ class Tally:
         self.n_label_tokens += len(example.student.weights) - example.student.weights.count(0.0)
         self.n_pairs += example.student_rejected is not None
 
-    def sources(self) -> dict[str, int]:
-        """Return how many distinct tasks, trajectories, memories and corrections the rows rest on."""
-        return {kind: len(hashes) for kind, hashes in self._sources.items()}
+    def counts(self) -> dict[str, Any]:
+        """Return what a card counts, distinct tasks, trajectories, memories and corrections among it."""
+        return {
+            "n_train": len(self.train),
+            "n_dev": len(self.dev),
+            "n_label_tokens": self.n_label_tokens,
+            "n_tokens": self.n_tokens,
+            "n_pairs": self.n_pairs,
+            "kinds": dict(sorted(self.kinds.items())),
+            "sources": {kind: len(hashes) for kind, hashes in self._sources.items()},
+        }
 
 
 def write_dataset(

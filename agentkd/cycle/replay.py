@@ -81,13 +81,7 @@ def union(
                 "id": content_id(
                     "dat", sorted(tally.train), sorted(tally.dev), cards[0].template_hash, settings
                 ),
-                "n_train": len(tally.train),
-                "n_dev": len(tally.dev),
-                "n_label_tokens": tally.n_label_tokens,
-                "n_tokens": tally.n_tokens,
-                "n_pairs": tally.n_pairs,
-                "kinds": dict(tally.kinds),
-                "sources": tally.sources(),
+                **tally.counts(),
                 "settings": settings,
             }
         )

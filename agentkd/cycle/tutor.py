@@ -351,13 +351,7 @@ def _write(job: TrainJob, rows: Sequence[Example]) -> DatasetCard:
         return card.model_copy(
             update={
                 "id": content_id("dat", card.id, job.settings.teacher, sorted(tally.train)),
-                "n_train": len(tally.train),
-                "n_dev": len(tally.dev),
-                "n_label_tokens": tally.n_label_tokens,
-                "n_tokens": tally.n_tokens,
-                "n_pairs": tally.n_pairs,
-                "kinds": dict(tally.kinds),
-                "sources": tally.sources(),
+                **tally.counts(),
                 "created_at": card.created_at + _LATER,
                 "settings": {**card.settings, **told},
             }

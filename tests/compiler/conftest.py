@@ -11,6 +11,7 @@ from agentkd import hf
 from agentkd.agents import PromptBuilder
 from agentkd.compiler import CompileInputs, ListedTraces, compile_dataset
 from agentkd.config import AgentSettings, CompileSettings
+from agentkd.ledger import Ledger
 from agentkd.plugins import PluginHost
 from agentkd.schema import (
     Correction,
@@ -126,6 +127,18 @@ class Make:
             "support": len(of),
         }
         return Memory(**{**fields, **more})
+
+    @staticmethod
+    def ledger(*runs: Trajectory, corrections=()) -> Ledger:
+        ledger = Ledger.open("sqlite://")
+        for run in runs:
+            ledger.trajectories.begin(run.model_copy(update={"steps": ()}))
+            for step in run.steps:
+                ledger.trajectories.add_step(run.id, step)
+            ledger.trajectories.finish(run)
+        for correction in corrections:
+            ledger.corrections.add(correction)
+        return ledger
 
     def inputs(self, runs, corrections=(), memories=(), **more: Any) -> CompileInputs:
         by_run: dict[str, list[Correction]] = {}

@@ -12,7 +12,6 @@ from agentkd import hf
 from agentkd.compiler import describe_row
 from agentkd.errors import DataError, PluginError, StoreError
 from agentkd.files import aside_folder
-from agentkd.ledger import Ledger
 from agentkd.plugins import PluginHost
 
 
@@ -213,19 +212,9 @@ def test_a_plugin_may_veto_a_row_and_is_counted_by_name(make):
     assert (card.n_train, card.dropped) == (1, {"veto picky": 1})
 
 
-def ledger_of(*runs):
-    ledger = Ledger.open("sqlite://")
-    for run in runs:
-        ledger.trajectories.begin(run.model_copy(update={"steps": ()}))
-        for step in run.steps:
-            ledger.trajectories.add_step(run.id, step)
-        ledger.trajectories.finish(run)
-    return ledger
-
-
 def test_the_ledger_learns_what_every_row_is_made_from(make):
     run = make.run()
-    ledger = ledger_of(run)
+    ledger = make.ledger(run)
     card = make.compile(make.inputs([run]), ledger=ledger)
     assert make.compile(make.inputs([run]), ledger=ledger) == card  # again: no second row
     (row,) = ledger.datasets.rows(card.id)
@@ -296,7 +285,7 @@ def test_one_task_with_two_requests_gives_two_rows_that_are_split_by_both(make, 
 
 def test_what_rests_on_one_of_two_equal_runs_is_clean_when_the_other_is_revoked(make):
     one, other = make.run(id="one"), make.run(id="other", attempt=1)
-    ledger = ledger_of(one, other)
+    ledger = make.ledger(one, other)
     tainted = make.compile(make.inputs([one, other]), ledger=ledger)
     assert make.compile(make.inputs([other]), ledger=ledger).id == tainted.id
     ledger.revocations.revoke_trajectories(["one"], "no more")

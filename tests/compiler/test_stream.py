@@ -4,19 +4,6 @@ from __future__ import annotations
 
 from agentkd.compiler import LedgerTraces, ListedTraces, Trace
 from agentkd.compiler.source import by_task
-from agentkd.ledger import Ledger
-
-
-def stored(runs, corrections=()):
-    ledger = Ledger.open("sqlite://")
-    for run in runs:
-        ledger.trajectories.begin(run.model_copy(update={"steps": ()}))
-        for step in run.steps:
-            ledger.trajectories.add_step(run.id, step)
-        ledger.trajectories.finish(run)
-    for correction in corrections:
-        ledger.corrections.add(correction)
-    return ledger
 
 
 class Watched:
@@ -38,7 +25,7 @@ def test_the_ledger_gives_the_dataset_that_a_list_gives(make):
     runs = [make.run(f"t{i:02d}") for i in range(12)]
     wrong = make.run("wrong", success=False, calls=(make.call("find"),))
     corrections = [make.correction(wrong, make.call("book"))]
-    ledger = stored([*runs, wrong], corrections)
+    ledger = make.ledger(*runs, wrong, corrections=corrections)
     listed = make.compile(make.inputs([*runs, wrong], corrections))
     streamed = make.compile(make.inputs([], traces=LedgerTraces(ledger, suite="shop", split="train")))
     assert streamed == listed
@@ -48,7 +35,7 @@ def test_the_ledger_gives_the_dataset_that_a_list_gives(make):
 
 def test_only_finished_runs_of_the_wanted_split_are_read(make):
     runs = [make.run("a"), make.run("b", split="holdout"), make.run("c", split="dev")]
-    ledger = stored(runs)
+    ledger = make.ledger(*runs)
     ledger.trajectories.begin(make.run("d").model_copy(update={"steps": ()}))
     learnt, dev = LedgerTraces(ledger).keys(), LedgerTraces(ledger, split="dev").keys()
     assert [task_id for _, task_id, _ in learnt] == ["a", "c"]

@@ -134,6 +134,16 @@ class Teacher:
         return {"token": text, "bytes": list(text.encode()), "logprob": score}
 
 
+class Listening(SilentProgress):
+    """Keeps what a run says."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
 @pytest.fixture
 def serve() -> Iterator[Callable[[Path], Teacher]]:
     made: list[Teacher] = []
@@ -404,24 +414,19 @@ def test_a_cut_answer_is_asked_for_again_with_more_room_and_an_equal_prompt_once
 def test_a_chat_model_that_gives_text_alone_reads_what_the_student_cannot(
     tmp_path: Path, serve: Callable[[Path], Teacher], opened: Callable[..., agentkd.Workspace]
 ) -> None:
-    lines: list[str] = []
-
-    class Listening(SilentProgress):
-        def say(self, line: str) -> None:
-            lines.append(line)
-
+    heard = Listening()
     teacher = serve(hf.tiny_model(tmp_path / "foreign", seed=3, n_vocabulary=280, width=32))
     with opened(teacher.url, "openai/tiny", {"sft": {}}) as workspace:
-        workspace.parts.progress = Listening()
+        workspace.parts.progress = heard
         job_of(workspace)
-        assert any("sees the bare prompt" in line for line in lines), "compiled before it was named"
+        assert any("sees the bare prompt" in line for line in heard.lines), "compiled before it was named"
         card = workspace.compile()
         let_be_own(workspace.root / "datasets" / card.id / "train.jsonl")
         rows = list(read_examples(workspace.root / "datasets" / card.id))
         assert all("Tell the mayor of a city." in row.teacher_view[0].content for row in rows)
-        lines.clear()
+        heard.lines.clear()
         job_of(workspace)
-    assert not any("bare prompt" in line for line in lines)
+    assert not any("bare prompt" in line for line in heard.lines)
     assert any("Tell the mayor of a city." in str(request["messages"]) for request in teacher.requests)
 
 
@@ -513,12 +518,7 @@ def test_a_row_that_untrusted_words_came_into_keeps_the_target_that_was_vouched_
 def test_words_of_a_chat_model_take_the_place_of_own_answers_alone_and_of_calls_as_calls_alone(
     objective: str, tmp_path: Path, serve: Callable[[Path], Teacher], opened: Callable[..., agentkd.Workspace]
 ) -> None:
-    lines: list[str] = []
-
-    class Listening(SilentProgress):
-        def say(self, line: str) -> None:
-            lines.append(line)
-
+    heard = Listening()
     teacher = serve(hf.tiny_model(tmp_path / "foreign", seed=3, n_vocabulary=280, width=32))
     teacher.says = {
         2: "The weather is fine.",
@@ -544,15 +544,17 @@ def test_words_of_a_chat_model_take_the_place_of_own_answers_alone_and_of_calls_
         (few / "card.json").write_text(card.model_copy(update={"id": few.name}).model_dump_json())
         (few / "train.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in rows))
         job = train_job(workspace.parts, whole.name, "out").model_copy(update={"dataset": str(few)})
-        workspace.parts.progress = Listening()
+        workspace.parts.progress = heard
         assert count_answers(workspace.parts, job) == (0, 6)
         folder = Path(taught_job(workspace.parts, job).dataset)
     told = list(read_examples(folder))
     assert [row.target.content for row in told if row.provenance.is_retold] == [ANSWER, "In prose."]
     assert [*told[1:5], *told[6:]] == [*rows[1:5], *rows[6:]]
     assert len(teacher.requests) == 6, "nobody is asked about what somebody accepted"
-    assert any(line.startswith("3 rows keep their targets: they are no own answers") for line in lines)
-    assert any(line.startswith("4 rows keep their targets: the teacher says no valid call") for line in lines)
+    assert any(line.startswith("3 rows keep their targets: they are no own answers") for line in heard.lines)
+    assert any(
+        line.startswith("4 rows keep their targets: the teacher says no valid call") for line in heard.lines
+    )
     assert {file.name for file in folder.iterdir()} >= {"sft-train.jsonl", "README.md"}, "written as compiled"
 
 
@@ -616,12 +618,7 @@ def test_rows_with_several_stretches_are_counted_and_nobody_is_blamed(
     opened: Callable[..., agentkd.Workspace],
     cycled: Path,
 ) -> None:
-    lines: list[str] = []
-
-    class Listening(SilentProgress):
-        def say(self, line: str) -> None:
-            lines.append(line)
-
+    heard = Listening()
     teacher = serve(student_of(cycled))
     with opened(teacher.url, "text-completion-openai/tiny", {"alm": {}}) as workspace:
         whole = Path(train_job(workspace.parts, workspace.datasets()[-1].id, "out").dataset)
@@ -637,7 +634,7 @@ def test_rows_with_several_stretches_are_counted_and_nobody_is_blamed(
         (folder / "card.json").write_text(card.model_copy(update={"id": folder.name}).model_dump_json())
         (folder / "train.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in rows))
         job = train_job(workspace.parts, card.id, "out").model_copy(update={"dataset": str(folder)})
-        workspace.parts.progress = Listening()
+        workspace.parts.progress = heard
         if n_apart is None:
             with pytest.raises(ConfigError, match="every row learns from several: `alm`") as refused:
                 taught_job(workspace.parts, job)
@@ -645,7 +642,7 @@ def test_rows_with_several_stretches_are_counted_and_nobody_is_blamed(
             assert not teacher.requests
         else:
             taught_job(workspace.parts, job)
-            assert any("2 rows are not scored by teacher" in line for line in lines)
+            assert any("2 rows are not scored by teacher" in line for line in heard.lines)
             assert len(teacher.requests) == len(rows) - 2
 
 
