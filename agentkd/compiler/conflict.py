@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from agentkd.compiler.correction import SAY, SUCCESS
-from agentkd.compiler.turn import Turn, standing_before
+from agentkd.compiler.turn import Standing, Turn, standing_before
 
 __all__ = ["without_overruled"]
 
@@ -18,25 +18,22 @@ def without_overruled(turns: Sequence[Turn], dropped: Counter[str]) -> Sequence[
     A person outweighs a grader, a grader a run's success, a success a judge, and a judge a tool. A target
     that a weightier word rejects is left out; else the rejected answer is.
     """
-    rejecting = [turn for turn in turns if turn.rejected is not None]
-    if not rejecting:
+    if all(turn.rejected is None for turn in turns):
         return turns
-    against: dict[object, int] = {}
-    for turn in rejecting:
-        wrong = _wrong(turn)
-        against[wrong] = max(against.get(wrong, 0), _weight(turn))
-    kept = [turn for turn in turns if against.get(_right(turn), -1) <= _weight(turn)]
+    places = [standing_before(turn) for turn in turns]
+    against: dict[tuple[Standing, str], int] = {}
+    for place, turn in zip(places, turns, strict=True):
+        if turn.rejected is not None:
+            wrong = place, turn.rejected.content
+            against[wrong] = max(against.get(wrong, 0), _weight(turn))
+    pairs = zip(places, turns, strict=True)
+    kept = [(p, turn) for p, turn in pairs if against.get((p, turn.target.content), -1) <= _weight(turn)]
     dropped["a weightier word rejects it"] += len(turns) - len(kept)
-    right = {_right(turn) for turn in kept}
-    return [replace(turn, rejected=None) if _wrong(turn) in right else turn for turn in kept]
-
-
-def _right(turn: Turn) -> object:
-    return standing_before(turn), turn.target.content
-
-
-def _wrong(turn: Turn) -> object:
-    return None if turn.rejected is None else (standing_before(turn), turn.rejected.content)
+    right = {(place, turn.target.content) for place, turn in kept}
+    return [
+        replace(turn, rejected=None) if turn.rejected and (place, turn.rejected.content) in right else turn
+        for place, turn in kept
+    ]
 
 
 def _weight(turn: Turn) -> int:

@@ -46,7 +46,6 @@ __all__ = ["CorrectionDistiller", "CorrectionSettings", "build_correction"]
 
 _BY_A_PERSON = 0.95  # a rule that a person gave goes before the exemplars of the same run
 _SEEN_ONCE = 0.92
-_MOST_KEYS = 8  # other requests by which a rule is found, as many as the refiner `corroborate` keeps
 
 _KINDS = {
     "plan": "constraint",
@@ -228,13 +227,11 @@ class _Seen:
     def __init__(self) -> None:
         self.tasks = set[tuple[str, str]]()
         self.sources = set[str]()
-        self.requests = dict[tuple[str, Scope], None]()
 
     def add(self, change: Change, trajectory: Trajectory) -> None:
         """Count one run in which a change stood in the end."""
         task = trajectory.task
         self.tasks.add((task.suite, task.group or task.id))
-        self.requests[generalise(task.prompt), trajectory.scope] = None
         self.sources.add(source_of(change, trajectory))
 
 
@@ -259,7 +256,7 @@ def _parameter(change: Change, sequence: Corrected, scope: Scope, seen: _Seen) -
         )  # fmt: skip
     else:
         what = f"set {name} to {change.value!r}"
-    rule = _rule(
+    return _rule(
         "parameter",
         f"a call of `{change.tool}` is due",
         f"When calling `{change.tool}`, {what}.",
@@ -268,9 +265,6 @@ def _parameter(change: Change, sequence: Corrected, scope: Scope, seen: _Seen) -
         confidence=_BY_A_PERSON if n_tasks > 1 or where else _SEEN_ONCE,
         said=[change.correction],
     )
-    known, scope_of_run = rule.keys.texts().values(), sequence[0].scope
-    others = [text for text, whose in seen.requests if whose == scope_of_run and text not in known]
-    return rule.model_copy(update={"keys": rule.keys.model_copy(update={"more": tuple(others[:_MOST_KEYS])})})
 
 
 def _rule(

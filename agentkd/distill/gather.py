@@ -13,12 +13,13 @@ from agentkd.distill.finding import DistillFailure, Finding, Notice, Rejection
 from agentkd.errors import PluginError
 from agentkd.plugins import blaming
 from agentkd.protocols import Distiller, Kit
-from agentkd.schema import Correction, Evidence, Memory, Scope, Trajectory, Value, memory_id
+from agentkd.schema import Correction, Evidence, Memory, MemoryKeys, Scope, Trajectory, Value, memory_id
 
 __all__ = ["Distilled", "distill_all", "distill_report"]
 
 
 _MAX_SPANS = 32
+_MAX_KEYS = 8  # other requests by which a lesson is found, as many as the refiner `corroborate` keeps
 _PERSONAL = ("preference", "parameter")  # what holds for whoever asked, and perhaps for nobody else
 _OF_MANY_RUNS = ("strategy", "tool-note")  # one per scenario or tool: no single run gives many of them
 
@@ -217,10 +218,18 @@ def _union(first: Memory, second: Memory) -> Memory:
     return first.model_copy(
         update={
             "evidence": evidence,
+            "keys": _united(first.keys, second.keys),
             "support": max(len(evidence.trajectories), 1),
             "confidence": max(first.confidence, second.confidence),
         }
     )
+
+
+def _united(first: MemoryKeys, second: MemoryKeys) -> MemoryKeys:
+    """Return the keys of a lesson by which the requests of both find it: they say it alike, not ask alike."""
+    known = first.texts().values()
+    more = [text for text in (second.query, *second.more) if text and text not in known]
+    return first.model_copy(update={"more": (*first.more, *more)[:_MAX_KEYS]})
 
 
 def _joined(first: Sequence[str], second: Sequence[str]) -> tuple[str, ...]:

@@ -45,9 +45,9 @@ if TYPE_CHECKING:
 
     from agentkd.graph.host import Host
 
-__all__ = ["EARLIER_CHARS", "Turn", "as_read", "read_turn"]
+__all__ = ["Turn", "as_read", "read_turn"]
 
-EARLIER_CHARS = 200_000
+_EARLIER_CHARS = 200_000
 """Characters of a conversation before a request that are kept; more fit into no student's context."""
 
 _REJECTED = "User rejected the tool call for `{name}`"
@@ -169,7 +169,8 @@ def _heard(
             told.append(Heard(tool="summarization", text=text_of(message), trust="untrusted"))
         if message.type == "human":
             id_ = content_id("tra", run_id, request_key(messages[: at + 1]))
-            turns |= {id_: None} if at < start and not is_summary(message) else {}
+            if at < start and not is_summary(message):
+                turns[id_] = None
         if message.type != "tool":
             continue
         call_id = str(message.tool_call_id)  # type: ignore[attr-defined]
@@ -207,7 +208,7 @@ def _earlier(messages: Sequence[BaseMessage], is_traced: bool) -> tuple[Message,
                 Message(role="assistant", content=call_text(call), tool_calls=(call,), origin="model"),
                 Message(role="tool", content=text, name=call.name, origin="tool"),
             ]
-    left, kept = EARLIER_CHARS, list[Message]()
+    left, kept = _EARLIER_CHARS, list[Message]()
     for said in reversed(found):
         left -= len(said.content)
         if left < 0:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from agentkd.schema.backup import Backup
     from agentkd.schema.base import Value, canonical_json, content_id, now, sortable_id
     from agentkd.schema.checkpoint import AnchorSettings, Checkpoint, LoraSettings, TrainJob, TrainSettings
+    from agentkd.schema.conversation import recalled_text, user_turns
     from agentkd.schema.example import DatasetCard, Example, Provenance, Rendered
     from agentkd.schema.interval import Interval
     from agentkd.schema.lift import Lift, lift_of, mean_lift, pooled_prior
@@ -55,7 +56,6 @@ if TYPE_CHECKING:
         Verdict,
     )
     from agentkd.schema.route import Route
-    from agentkd.schema.said import recalled_text, user_turns
     from agentkd.schema.student import Confidence, Mark, Mistake, MistakeKind, StudentReport
     from agentkd.schema.synthetic import Budget, Origin, Synthetic, Unusable, origin_of
     from agentkd.schema.task import (
@@ -154,9 +154,9 @@ _HOMES = {
     "origin_of": "synthetic",
     "place_of": "placement",
     "pooled_prior": "lift",
-    "recalled_text": "said",
+    "recalled_text": "conversation",
     "sortable_id": "base",
-    "user_turns": "said",
+    "user_turns": "conversation",
 }
 
 __all__ = [

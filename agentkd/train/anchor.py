@@ -188,8 +188,8 @@ class Anchors:
 
         Returns what the divergence of the step gets from them, without its weight.
         """
-        normaliser = float(sum(len(view.labels) for view in self.views_of(step)))
         numbers = list(self.of_step(step))
+        normaliser = float(sum(len(self.views[number].labels) for number in numbers))
         if places is not None:
             numbers = [numbers[place] for place in places]
         if not numbers:
