@@ -12,14 +12,15 @@ other tasks, another order and another adapter. `evaluate` measures every arm wi
 same tasks of the holdout. Every finished (suite, seed, arm) lies in `results/cells/quality`: any machine goes
 on from there. Figures of one suite alone go to `results/quality-<suite>.json`.
 
-`--dev` cuts the training split in two parts by near-duplicate group and measures on the second one.
+`--dev` cuts the training split in two parts by near-duplicate group and measures on the second one. `--set`
+is for the arms that are named; the arm that one of them goes on from stays as it is.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,8 @@ class Plan:
     n_train: int
     n_eval: int
     settings: Mapping[str, Mapping[str, Any]]
+    arms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Settings of `[train]` that were chosen for an arm on this suite."""
 
 
 TRAIN = {"epochs": 3, "learning_rate": 1e-3, "tokens_per_step": 256, "anchor": {"weight": 1.0}}
@@ -108,6 +111,11 @@ class Bench:
     is_dev: bool = False
     assignments: tuple[str, ...] = ()
     threads: int = 0
+
+    def arm(self, name: str) -> Arm:
+        """Return an arm as this suite trains it."""
+        arm = ARMS[name]
+        return replace(arm, train={**arm.train, **self.plan.arms.get(name, {})})
 
     def workspace(self, arm: Arm | None = None) -> Workspace:
         """Open the workspace with the settings of an arm."""
@@ -147,8 +155,8 @@ class Bench:
 
     def train(self, name: str) -> Checkpoint:
         """Compile and train an arm; what is finished is only read."""
-        arm = ARMS[name]
-        before = self.train(arm.after).name if arm.after else ""
+        arm = self.arm(name)
+        before = replace(self, assignments=()).train(arm.after).name if arm.after else ""
         with self.workspace(arm) as workspace:
             learnt = workspace.trajectories(run_id="learn")
             card = compile_stage(workspace.parts, learnt)
@@ -157,7 +165,7 @@ class Bench:
 
     def evaluate(self, arm: str, checkpoint: str) -> Evaluation:
         """Measure base and student, each without and with memory, on the same tasks."""
-        with self.workspace(ARMS.get(arm)) as workspace:
+        with self.workspace(None if arm == BASE else self.arm(arm)) as workspace:
             split = "holdout-dev" if self.is_dev else "holdout"
             return evaluate_stage(
                 workspace.parts, suite=self.tasks_from(workspace), split=split, n=self.plan.n_eval,
@@ -171,9 +179,8 @@ class Bench:
             for name, table in self.plan.settings.items()
             if arm != BASE or name not in ("compile", "train")
         }
-        method: list[Any] = []
-        if arm != BASE:
-            method = [ARMS[arm].objective, ARMS[arm].after, ARMS[arm].train]
+        how = None if arm == BASE else self.arm(arm)
+        method: list[Any] = [how.objective, how.after, how.train] if how else []
         return content_id(
             "cell", self.plan.n_train, self.plan.n_eval, settings, self.assignments, self.is_dev, method
         )
@@ -239,16 +246,25 @@ def rows_of_suite(cells: Mapping[tuple[str, int, str], Cell], suite: str, has_ba
         rows.append(_row(f"{name}: memory off, minus base", pooled(pairs, gained), n))
         rows.append(_row(f"{name}: memory on, minus base", pooled(pairs, gained_on), n))
         rows.append(_row(f"{name}: what memory does for it", pooled(pairs, memory_effect), n))
-        kept = retention(pairs)
-        bar: dict[str, Any] = {"bar": f">= {KEPT:g}", "holds": kept.value >= KEPT} if is_judged else {}
-        bar = bar if arm.startswith("self-context") else {}
-        rows.append(_row(f"{name}: gain of base + memory that is kept without memory", kept, n, **bar))
+        rows.extend(_kept_rows(name, pairs, is_judged and arm.startswith("self-context")))
         rows.extend(_anchor_rows(name, pairs, is_judged))
         for title, value in (
             ("label tokens", sum(cell.label_tokens for cell, _ in pairs) / n),
             ("CPU seconds of training", sum(cell.cpu_seconds for cell, _ in pairs) / n),
         ):
             rows.append(Row(f"{name}: {title}, mean per seed", value))
+    return rows
+
+
+def _kept_rows(name: str, pairs: Sequence[tuple[Cell, Cell]], has_bar: bool) -> list[Row]:
+    """Return what is kept of the gain of base + memory: a difference, and a share where there is a gain."""
+    left, n = pooled(pairs, lambda *of: gained(*of) - KEPT * gain_of_memory(*of)), len(pairs)
+    bar: dict[str, Any] = {"bar": ">= 0", "holds": left.value >= 0} if has_bar else {}
+    rows = [_row(f"{name}: memory off, minus base, minus {KEPT:.0%} of the gain of memory", left, n, **bar)]
+    if pooled(pairs, gain_of_memory).value > 0:
+        kept = retention(pairs)
+        bar = {"bar": f">= {KEPT:g}", "holds": kept.value >= KEPT} if has_bar else {}
+        rows.append(_row(f"{name}: gain of base + memory that is kept without memory", kept, n, **bar))
     return rows
 
 
@@ -282,10 +298,7 @@ def facts(cells: Mapping[tuple[str, int, str], Cell], plans: Mapping[str, Plan])
     return {
         "actor": "SmolLM2-135M-Instruct",
         "seeds": sorted({seed for _, seed, _ in cells}),
-        "plans": {
-            name: {"n_train": plan.n_train, "n_eval": plan.n_eval, "settings": plan.settings}
-            for name, plan in plans.items()
-        },
+        "plans": {name: asdict(plan) for name, plan in plans.items()},
         "arms": {
             name: {"objective": arm.objective, "after": arm.after, **arm.train} for name, arm in ARMS.items()
         },
@@ -331,7 +344,7 @@ def main() -> int:
     plans = {name: _sized(SMALL if options.small else PLANS[name], options) for name in suites}
     name = "quality" + ("-dev" if options.dev else "") + ("-small" if options.small else "")
     folder = WORK / name
-    if options.set:
+    if any(not text.startswith(("compile.", "train.")) for text in options.set):  # other runs, other memories
         folder /= content_id("set", options.set)[-8:]
     done = folder if options.small or options.dev else kept(name)
     for seed in [] if options.publish else seeds:
@@ -352,7 +365,7 @@ def main() -> int:
 
 
 def _sized(plan: Plan, options: argparse.Namespace) -> Plan:
-    return Plan(options.n_train or plan.n_train, options.n_eval or plan.n_eval, plan.settings)
+    return replace(plan, n_train=options.n_train or plan.n_train, n_eval=options.n_eval or plan.n_eval)
 
 
 def _say(cell: Cell) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+from quality import PLANS, SEEDS, Bench, rows_of_suite
 from quality_cells import (
     BASE,
     Cell,
@@ -92,3 +93,32 @@ def test_a_finished_cell_is_read_again_and_one_of_other_settings_is_not(tmp_path
     assert read_cell(tmp_path, "suite", 0, "sft", "other settings") is None
     assert read_cell(tmp_path, "suite", 1, "sft", "k") is None
     assert [file.name for file in tmp_path.iterdir()] == ["suite-0-sft.json"]
+
+
+@pytest.mark.parametrize(("with_memory", "holds"), [(4, True), (10, True), (14, False)])
+def test_what_is_kept_is_judged_as_a_difference_and_as_a_share_only_of_a_gain(
+    with_memory: int, holds: bool
+) -> None:
+    made = [
+        each
+        for seed in SEEDS
+        for each in (cell(BASE, 4, with_memory, seed), cell("self-context", 10, 10, seed))
+    ]
+    cells = {(each.suite, each.seed, each.arm): replace(each, anchor=2.5) for each in made}
+    rows = rows_of_suite(cells, "suite", has_bars=True)
+
+    (left,) = [row for row in rows if "of the gain of memory" in row.metric]
+    assert left.ours == pytest.approx((6 - 0.9 * (with_memory - 4)) / N)
+    assert left.holds is holds
+    shares = [row for row in rows if "that is kept" in row.metric]
+    assert [row.holds for row in shares] == ([] if with_memory == 4 else [holds])
+    assert all(abs(row.ours) < float("inf") for row in rows)
+
+
+def test_an_arm_takes_what_was_chosen_for_it_on_a_suite(tmp_path: Path) -> None:
+    plan = replace(PLANS["llb-db"], arms={"redi": {"learning_rate": 1e-5}})
+    benches = [Bench("llb-db", 0, each, tmp_path, tmp_path) for each in (PLANS["bfcl-live"], plan)]
+    assert [bench.arm("redi").train["learning_rate"] for bench in benches] == [1e-4, 1e-5]
+    assert benches[0].arm("sft") == benches[1].arm("sft")
+    assert len({bench.key("redi") for bench in benches}) == 2
+    assert len({bench.key("sft") for bench in benches}) == 1
