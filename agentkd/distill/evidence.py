@@ -28,7 +28,9 @@ _MIN_QUOTE_CHARS = 8
 _SAME_LESSON = 0.8  # share of a lesson's words that stand in a recalled line, in order
 _MIN_BLOCK_WORDS = 3  # shorter matches are words that any two sentences share
 _WORD = re.compile(r"\w+")
-_LABEL = re.compile(r"^(?:step \d+, [^:]{1,40}|request|final answer|outcome): ", re.IGNORECASE)
+_LABEL = re.compile(
+    r"^(?:(?:step \d+|before the request), [^:]{1,40}|request|final answer|outcome): ", re.IGNORECASE
+)
 _PLAIN = str.maketrans("\u201c\u201d\u2018\u2019\u2013\u2014", "\"\"''--")  # typographic quotes and dashes
 
 
@@ -47,6 +49,7 @@ def words_of(trajectory: Trajectory, corrections: Iterable[Correction] = ()) -> 
     found = [correction_words(correction) for correction in corrections]
     mine = trajectory.id
     found.append(Words(mine, "user", -1, trajectory.task.prompt))
+    found.extend(Words(mine, message.origin, -1, message.content) for message in trajectory.earlier)
     found.extend(Words(mine, "user", i, text) for i, said in user_turns(trajectory).items() for text in said)
     for step in trajectory.steps:
         found.extend(Words(mine, "tool", step.index, r.error or r.content) for r in step.results)

@@ -1,8 +1,9 @@
 """What a lesson may rest on: the request, the calls and shortened results; never recalled text.
 
 Of `Trajectory.messages` only later turns of the user are read, without the notes that a recall renders into
-messages: a lesson made from another lesson would corroborate itself. Tool results are kept as data on
-one line, so that they cannot imitate the layout around them.
+messages: a lesson made from another lesson would corroborate itself. What the conversation held before the
+request (`Trajectory.earlier`) is told with it: `yes, the second one` alone says nothing. Tool results are
+kept as data on one line, so that they cannot imitate the layout around them.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ __all__ = [
 
 UNTOLD = "(output of an untrusted tool)"
 """Stands in a state for what an untrusted tool brought in."""
+
+_BEFORE_STATE, _BEFORE_TRANSCRIPT = 3, 12  # messages of before the request that are told, the newest
 
 _MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
 INSTANCE = re.compile(
@@ -79,17 +82,20 @@ def state_text(
 ) -> str:
     """Return what was known before step `index`: the request, then each earlier call and its result.
 
+    A request that goes on with a conversation is followed, in brackets, by what user and agent said last.
     With `trust`, the output of untrusted tools is named and not told: a case must not carry it on.
     """
     outside = trust_of_run(trajectory, trust).outside if trust is not None and trust.gate else ()
     hidden = {(found.step, found.number) for found in outside}
-    lines = [" ".join(trajectory.task.prompt.split())]
+    before = [message for message in trajectory.earlier if message.role != "tool"][-_BEFORE_STATE:]
+    told = "; ".join(f"{message.role}: {shorten(message.content, limit)}" for message in before)
+    lines = [" ".join(trajectory.task.prompt.split()) + (f" (before it, {told})" if told else "")]
     said = user_turns(trajectory)
     for step in trajectory.steps[:index]:
         for number, (call, result) in enumerate(zip(step.accepted_calls, step.results, strict=False)):
             text = result.error or result.content
-            told = UNTOLD if (step.index, number) in hidden else shorten(text, limit)
-            lines.append(f"{call_text(call)} -> {told}")
+            result_text = UNTOLD if (step.index, number) in hidden else shorten(text, limit)
+            lines.append(f"{call_text(call)} -> {result_text}")
         lines.extend(f"User: {shorten(text, limit)}" for text in said.get(step.index, ()))
     return "\n".join(lines)
 
@@ -103,7 +109,10 @@ def transcript(trajectory: Trajectory, corrections: Sequence[Correction], *, lim
         limit: Longest text in characters; the middle steps give way first.
     """
     said = user_turns(trajectory)
-    lines = []
+    lines = [
+        f"Before the request, {message.role}: {shorten(message.content, 300)}"
+        for message in trajectory.earlier[-_BEFORE_TRANSCRIPT:]
+    ]
     for step in trajectory.steps:
         lines.extend(_step_lines(step))
         lines.extend(

@@ -20,7 +20,7 @@ _ROOM = 64  # rows grow in steps of this many tokens, and short rows are attende
 _QUERY_STEP = (
     8  # the kernel adds in another order for the last odd queries: results would depend on the batch
 )
-_KEEP_TOKENS = 64 * 1024  # an empty cache larger than this is given back
+_KEEP_BYTES = 1 << 30  # an empty cache larger than this is given back
 
 
 class _Shaped(Protocol):
@@ -121,7 +121,7 @@ class Rows:
             self._heads[slot] = self._heads[last]
             self._slots[self._owners[slot]] = slot
         del self._owners[last], self._lengths[last], self._heads[last]
-        if not self._owners and self.keys.shape[1] * self.keys.shape[3] > _KEEP_TOKENS:
+        if not self._owners and self.keys.nbytes + self.values.nbytes > _KEEP_BYTES:
             self._allocate(0, 0)
 
     def copy_out(self, row: int) -> torch.Tensor:

@@ -17,6 +17,7 @@ from agentkd.distill import (
     words_of,
 )
 from agentkd.distill.evidence import Words
+from agentkd.hf import call_text
 from agentkd.memory.render import render
 from agentkd.schema import Hit, Memory, Message, Outcome, Span, ToolResult
 
@@ -151,6 +152,32 @@ def test_later_turns_of_a_user_are_read_and_quotable_and_notes_in_them_are_not(m
     assert isinstance(span, Span)
     assert (span.origin, span.step) == ("user", 0)
     assert find_quote("never book on a Monday", words_of(run)) == "quote-of-memory"
+
+
+def test_what_was_said_before_the_request_is_told_with_it_and_quotable(make):
+    found = make.call("find", q="table")
+    earlier = (
+        Message(role="user", content="Is there a table by the window?", origin="user"),
+        Message(role="assistant", content=call_text(found), tool_calls=(found,), origin="model"),
+        Message(role="tool", content="one in Oslo, one in Bergen", origin="tool"),
+        Message(role="assistant", content="In Oslo and in Bergen.", origin="model"),
+    )
+    run = make.trajectory(prompt="yes, the second one", calls=(make.call("book"),), earlier=earlier)
+
+    told = transcript(run, ())
+    assert told.startswith("Before the request, user: Is there a table by the window?\n")
+    assert "Before the request, tool: one in Oslo, one in Bergen" in told
+    quote = find_quote("Before the request, user: Is there a table by the window?", words_of(run))
+    assert isinstance(quote, Span)
+    assert (quote.origin, quote.step) == ("user", -1)
+
+    (case,) = CaseDistiller().distill([run], [], make.kit())
+    assert case.when_to_use.startswith(
+        "yes, the second one (before it, user: Is there a table by the window?;"
+    )
+    assert case.when_to_use.endswith("assistant: In Oslo and in Bergen.)")
+    assert "one in Bergen" not in case.when_to_use  # what tools brought in is not carried on
+    assert case.keys.task == "yes, the second one"  # as a recall asks
 
 
 @given(
