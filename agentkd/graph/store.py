@@ -98,6 +98,7 @@ class AgentkdStore(BaseStore):
         batch = list(ops)
         for op in batch:
             validate_op_namespace(op)
+            _check_names(op)
         puts: dict[tuple[tuple[str, ...], str], PutOp] = {}
         results: list[Result] = []
         for op in batch:
@@ -238,6 +239,20 @@ class AgentkdStore(BaseStore):
 
 def _name(op: PutOp) -> str:
     return item_name(op.namespace, op.key)
+
+
+def _check_names(op: Op) -> None:
+    names = [*getattr(op, "namespace", ()), *getattr(op, "namespace_prefix", ()), getattr(op, "key", "")]
+    for condition in getattr(op, "match_conditions", None) or ():
+        names += condition.path
+    for name in names:
+        try:
+            str(name).encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{name!r} can be no label or key: it is no Unicode text",
+                hint="half of a surrogate pair stands in it; replace it first",
+            ) from error
 
 
 def _check_index(op: PutOp) -> None:

@@ -15,7 +15,14 @@ import pytest
 from graph_parts import Parts, open_parts
 from langgraph.config import get_store
 from langgraph.graph import END, START, StateGraph
-from langgraph.store.base import GetOp, InvalidNamespaceError, PutOp, SearchOp
+from langgraph.store.base import (
+    GetOp,
+    InvalidNamespaceError,
+    ListNamespacesOp,
+    MatchCondition,
+    PutOp,
+    SearchOp,
+)
 from typing_extensions import TypedDict
 
 from agentkd import hookimpl
@@ -112,6 +119,23 @@ def test_a_value_that_holds_itself_is_refused(store: AgentkdStore) -> None:
 def test_a_namespace_that_langgraph_refuses_is_refused(store: AgentkdStore, namespace: Any) -> None:
     with pytest.raises(InvalidNamespaceError):
         store.put(namespace, "k", {})
+
+
+def test_a_name_that_is_no_unicode_is_refused_by_name_and_nothing_of_the_batch_is_stored(
+    store: AgentkdStore,
+) -> None:
+    half, good = "a\ud800", PutOp(ANN, "good", {})
+    condition = MatchCondition("prefix", (half,))
+    for op in (
+        PutOp((half,), "k", {}),
+        PutOp(ANN, half, {}),
+        GetOp(ANN, half),
+        SearchOp((half,)),
+        ListNamespacesOp(match_conditions=(condition,)),
+    ):
+        with pytest.raises(DataError, match="no Unicode text"):
+            store.batch([good, op])
+    assert store.get(ANN, "good") is None
 
 
 def test_a_raw_operation_cannot_reach_into_another_namespace(store: AgentkdStore) -> None:
