@@ -1,23 +1,28 @@
 """Training speed on a CPU: agentkd, TRL's SFTTrainer and a bare peft loop on the same rows and steps.
 
-    python benchmarks/train.py            # both models, both sets of rows, two rounds: about an hour
-    python benchmarks/train.py --model "SmolLM2-135M" --rounds 1
+    python benchmarks/train.py            # both models, both sets of rows: an hour or two
+    python benchmarks/train.py --model "SmolLM2-135M" --rounds 2
     python benchmarks/train.py --small    # SmolLM2-135M, few rows, one round
 
 What counts is CPU seconds: a shared machine stretches wall time, and a few per cent of CPU time too. Every
-arm runs in a process of its own, the arms take turns in two rounds, and each step keeps its cheaper time;
-the first step is reported apart. TRL runs at the best of the flags in `CANDIDATES` (each tried for one
+arm runs in a process of its own; in several rounds the arms take turns, and each step keeps its cheaper time;
+the first step is reported apart. TRL runs at the best of the flags in `CANDIDATES` (each tried on half of a
 step) and at its defaults, which train float32 weights with gradient checkpointing. Where packing is its best
 flag it makes its own batches of the same rows: then label tokens per CPU second are compared, and its best
 flag that takes our batches is shown beside it.
+
 `AGENTKD_BENCH_VENV` names the peers' virtual environment [default: benchmarks/.work/venv-train, made from
 requirements-train.txt when missing]; it takes torch, transformers and peft from this Python, so that both
-sides run on the same versions. Figures of one model alone go to `results/train-<model>.json`.
+sides run on the same versions. Figures of one model alone go to `results/train-<model>.json`. What is
+measured side by side, one model on one set of rows, lies in `results/cells/train` when it is done, and is
+measured again where the code of `agentkd/train` or of this benchmark is another: a run that was killed goes
+on where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -26,16 +31,19 @@ import statistics
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from measure import WORK, at_least, at_most, publish
+from measure import WORK, at_least, at_most, kept, publish
 from measure import Row as Figure
 from split_model import GEMMA
 from train_rows import Row, row_sets
 
+from agentkd.files import write_whole
 from agentkd.models.gguf import resolve_model
 from agentkd.models.source import default_cache_dir
 
@@ -178,16 +186,16 @@ def base_spec(model: Path, rows: Sequence[Row], tokens_per_step: int, folder: Pa
 
 
 def try_flags(spec: dict[str, Any], folder: Path, is_small: bool) -> tuple[str, dict[str, float]]:
-    """Return the fastest of TRL's flags on one step, and what each took: CPU-ms per real token."""
+    """Return the fastest of TRL's flags on half of a step, and what each took: CPU-ms per real token."""
     took: dict[str, float] = {}
     if is_small:
         return next(iter(CANDIDATES)), took
-    n = 1
-    chosen = [row for step in spec["steps"][:n] for row in step]
+    chosen = spec["steps"][0][: max(4, len(spec["steps"][0]) // 2)]  # so many micro-batches are tried
     for name in CANDIDATES:
         flags = CANDIDATES[name]
         rows = [spec["rows"][row] for row in chosen] if flags.get("packing") else spec["rows"]
-        arm = Arm(name, {**spec, "arm": "trl", "trl": flags, "n_steps": n, "rows": rows}, is_peer=True)
+        tried = {**spec, "arm": "trl", "trl": flags, "n_steps": 1, "steps": [chosen], "rows": rows}
+        arm = Arm(name, tried, is_peer=True)
         found = run(arm, folder / "candidate")
         tokens = sum(len(spec["rows"][row][0]) for row in chosen)
         took[name] = 1e3 * sum(line["cpu_seconds"] for line in found["steps"]) / tokens
@@ -259,8 +267,8 @@ def _beside(name: str, ours: Arm, peer: Arm, common: dict[str, Any]) -> list[Fig
     ]
 
 
-def twins(model: Path, rows: Sequence[Row], folder: Path, n_alone: int) -> list[Figure]:
-    """Rows that share 1,024 tokens, packed and each by itself, in float32."""
+def twins(model: Path, rows: Sequence[Row], folder: Path, n_alone: int) -> dict[str, Any]:
+    """Return the rows of the table for rows that share 1,024 tokens, packed and by themselves, in float32."""
     spec = base_spec(model, rows, 1 << 20, folder) | {
         "arm": "separate",
         "dtype": "float32",
@@ -279,30 +287,76 @@ def twins(model: Path, rows: Sequence[Row], folder: Path, n_alone: int) -> list[
     n_labels = sum(sum(flags) for _, flags in alone_rows)
     apart = abs(sum(some.losses) - sum(alone.losses)) / n_labels
     name = f"{len(rows)} rows after one prefix of 1,024 tokens"
-    return [
+    found = [
         at_least(f"{name}: times as fast as separate rows", speeds[0] / speeds[1], BAR_TWINS, n=len(rows)),
         Figure(
             f"{name}: real tokens per CPU-s, float32", speeds[0], peer=speeds[1], peer_name="separate rows"
         ),
         at_most(f"{name}: difference of the mean loss, float32", apart, 1e-4, n=n_alone),
     ]
+    return {"rows": [asdict(row) for row in found]}
+
+
+def code_key() -> str:
+    """Return a hash of what is measured: our trainer and this benchmark."""
+    root = Path(__file__).parent.parent
+    files = [*root.glob("agentkd/train/**/*.py"), *root.glob("benchmarks/train*.py")]
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def once(file: Path, key: Mapping[str, Any], work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return what `work` gave, now or in a run before with the same key."""
+    if file.is_file():
+        before: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        if before["key"] == key:
+            return before
+    moment = datetime.now(UTC).isoformat(timespec="seconds")
+    found = {"key": dict(key), "begun_at": moment, **work()}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def measure_set(
+    label: str,
+    model: Path,
+    rows: Sequence[Row],
+    tokens_per_step: int,
+    n_rounds: int,
+    bar: float | None,
+) -> dict[str, Any]:
+    """Return the rows of the table for one model on one set of rows, with curves and flags."""
+    folder = WORK / "train" / label.replace(" ", "-").replace(",", "")
+    spec = base_spec(model, rows, tokens_per_step, folder)
+    best, took = try_flags(spec, folder, is_small=bar is None)
+    arms = arms_of(spec, best, took)
+    for number in range(n_rounds):
+        for arm in arms[:: -1 if number % 2 else 1]:
+            arm.rounds.append(run(arm, folder / arm.spec["arm"]))
+    return {
+        "rows": [asdict(row) for row in figures(label, spec, arms, bar)],
+        "curves": {arm.name: arm.losses for arm in arms},
+        "flags tried, CPU-ms per token": {**took, "best": best},
+    }
 
 
 def main() -> int:
     """Run the arms and publish the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--small", action="store_true", help="SmolLM2-135M, few rows, one round, no bars")
+    parser.add_argument("--small", action="store_true", help="SmolLM2-135M, few rows, no bars")
     parser.add_argument("--model", choices=["SmolLM2-135M", "Gemma 3 270M"], help="one model; default both")
-    parser.add_argument("--rounds", type=int, default=2, help="how often every arm runs [default: 2]")
+    parser.add_argument("--rounds", type=int, default=1, help="how often every arm runs [default: 1]")
     options = parser.parse_args()
     cache, is_small = default_cache_dir(), options.small
     n_rows, tokens_per_step = (8, 1800) if is_small else (32, 5000)
-    n_rounds = 1 if is_small else options.rounds
-    found: list[Figure] = []
-    facts: dict[str, Any] = {"rounds": n_rounds, "curves": {}, "flags tried, CPU-ms per token": {}}
-    facts["versions"] = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft")}
-    chosen = models(cache, is_small or options.model == "SmolLM2-135M")
-    for model_name, model in chosen.items():
+    done = WORK / "train-small" if is_small else kept("train")
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft")}
+    key = {"code": code_key(), "rounds": options.rounds, **versions}
+    found: dict[str, dict[str, Any]] = {}
+    for model_name, model in models(cache, is_small or options.model == "SmolLM2-135M").items():
         if options.model not in (None, model_name):
             continue
         from agentkd import hf
@@ -311,21 +365,26 @@ def main() -> int:
         for kind, bar in (("shared", BAR_SHARED), ("distinct", BAR_DISTINCT)):
             label = f"{model_name}, {kind} rows"
             print(label, flush=True)
-            folder = WORK / "train" / f"{model.name}-{kind}"
-            spec = base_spec(model, sets[kind], tokens_per_step, folder)
-            best, took = try_flags(spec, folder, is_small)
-            arms = arms_of(spec, best, took)
-            for number in range(n_rounds):
-                for arm in arms[:: -1 if number % 2 else 1]:
-                    arm.rounds.append(run(arm, folder / arm.spec["arm"]))
-            found += figures(label, spec, arms, None if is_small else bar)
-            facts["curves"][label] = {arm.name: arm.losses for arm in arms}
-            facts["flags tried, CPU-ms per token"][label] = {**took, "best": best}
+            asked = None if is_small else bar
+            work = partial(measure_set, label, model, sets[kind], tokens_per_step, options.rounds, asked)
+            found[label] = once(done / f"{model_name.replace(' ', '-')}-{kind}.json", key, work)
         if model_name == "SmolLM2-135M":
             rows = sets["twins"][:16] if is_small else sets["twins"]
-            found += twins(model, rows, WORK / "train" / "twins", 2 if is_small else 12)
+            work = partial(twins, model, rows, WORK / "train" / "twins", 2 if is_small else 12)
+            found["twins"] = once(done / "twins.json", key, work)
     one = f"-{options.model.lower().replace(' ', '-')}" if options.model else ""
-    return publish(f"train{one}{'-small' if is_small else ''}", found, facts)
+    facts = {
+        "rounds": options.rounds,
+        "code": key["code"],
+        "versions": versions,
+        "curves": {label: each["curves"] for label, each in found.items() if "curves" in each},
+        "flags tried, CPU-ms per token": {
+            label: each["flags tried, CPU-ms per token"] for label, each in found.items() if "curves" in each
+        },
+        "begun_at": {label: each["begun_at"] for label, each in found.items()},
+    }
+    rows = [Figure(**row) for each in found.values() for row in each["rows"]]
+    return publish(f"train{one}{'-small' if is_small else ''}", rows, facts)
 
 
 if __name__ == "__main__":
