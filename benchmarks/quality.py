@@ -42,7 +42,7 @@ from quality_cells import (
     success_on,
     write_cell,
 )
-from quality_fold import Fold
+from quality_fold import FoldPlugin
 
 from agentkd import Workspace
 from agentkd.cycle.evaluation import evaluate_stage
@@ -128,16 +128,17 @@ class Bench:
             train.update(
                 objective={name: dict(options) for name, options in arm.objective.items()}, **arm.train
             )
-        settings["cycle"] = {"suite": self.suite, "split": "train", "n": self.plan.n_train, "seed": self.seed}
+        suite = f"{self.suite}-dev" if self.is_dev else self.suite
+        settings["cycle"] = {"suite": suite, "split": "train", "n": self.plan.n_train, "seed": self.seed}
         if self.threads:
             settings["trainer"] = {"lora": {"threads": self.threads}}
         root = self.folder / f"workspace-{self.suite}-{self.seed}"
-        return Workspace(root, settings=settings, assignments=self.assignments)
+        plugins = [FoldPlugin(self.suite, self.plan.n_eval, self.seed)] if self.is_dev else []
+        return Workspace(root, settings=settings, assignments=self.assignments, plugins=plugins)
 
     def tasks_from(self, workspace: Workspace) -> Suite:
         """Return the suite that is measured: the real one, or its training split cut in two."""
-        suite = workspace.parts.suite(self.suite)
-        return Fold(suite, self.plan.n_eval, self.seed) if self.is_dev else suite
+        return workspace.parts.suite(workspace.settings.cycle.suite)
 
     def learn(self) -> None:
         """Run the training tasks with the bare base and distil what the grader said."""

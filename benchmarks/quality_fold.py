@@ -1,24 +1,42 @@
-"""The dev part of `quality.py`: a suite whose training split is cut in two by near-duplicate group."""
+"""The dev part of `quality.py`: the training split of a suite cut in two by group; a plugin."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from agentkd.hookspecs import hookimpl
+from agentkd.plugins import Component, NoSettings
 from agentkd.protocols import Suite
 from agentkd.schema import Task
 
-__all__ = ["Fold"]
+__all__ = ["Fold", "FoldPlugin"]
+
+
+class FoldPlugin:
+    """Offers the dev part of a suite as the suite `<name>-dev`."""
+
+    def __init__(self, suite: str, n_held: int, seed: int) -> None:
+        self._suite, self._n_held, self._seed = suite, n_held, seed
+
+    @hookimpl
+    def components(self) -> Iterator[Component]:
+        """Offer it."""
+        yield Component("suite", f"{self._suite}-dev", "To choose settings on.", self._build, NoSettings)
+
+    def _build(self, settings: NoSettings, kit: Any) -> Fold:
+        return Fold(kit.suite(self._suite), self._n_held, self._seed)
 
 
 class Fold:
     """A suite whose training split is cut in two: tasks to learn from, and tasks to choose settings on."""
 
     def __init__(self, suite: Suite, n_held: int, seed: int) -> None:
-        self._suite, self.name = suite, suite.name
+        self._suite, self.name = suite, f"{suite.name}-dev"
         groups: dict[str, list[Task]] = {}
-        for task in suite.tasks("train"):
+        for known in suite.tasks("train"):
+            task = known.model_copy(update={"suite": self.name})
             groups.setdefault(task.group or task.id, []).append(task)
         order = sorted(groups)
         random.Random(f"dev-{seed}").shuffle(order)

@@ -24,6 +24,9 @@ from quality_cells import (
     success_off,
     write_cell,
 )
+from quality_fold import Fold
+
+from agentkd.schema import Outcome, Task, Trajectory
 
 N = 40
 TASKS = tuple(f"task-{number}" for number in range(N))
@@ -122,3 +125,38 @@ def test_an_arm_takes_what_was_chosen_for_it_on_a_suite(tmp_path: Path) -> None:
     assert benches[0].arm("sft") == benches[1].arm("sft")
     assert len({bench.key("redi") for bench in benches}) == 2
     assert len({bench.key("sft") for bench in benches}) == 1
+
+
+class Shop:
+    """A suite of twenty tasks in ten groups, whose grader tells the answer."""
+
+    name = "shop"
+
+    def tasks(self, split: str) -> list[Task]:
+        return [
+            Task(id=f"t{n}", suite="shop", split=split, prompt=f"Find {n}.", group=f"g{n // 2}")
+            for n in range(20)
+        ]
+
+    def grade(self, trajectory: Trajectory) -> Outcome:
+        return Outcome(success=False, reward=0.0, grader="exact", expected_answer="42")
+
+
+def test_the_dev_part_is_a_suite_of_its_own_that_tells_no_answer_of_what_it_measures() -> None:
+    fold = Fold(Shop(), 6, seed=1)
+    learnt, held = fold.tasks("train"), fold.tasks("holdout-dev")
+    assert fold.splits() == {"train": 14, "holdout-dev": 6}
+    assert {task.group for task in learnt}.isdisjoint(task.group for task in held)
+    assert {task.suite for task in (*learnt, *held)} == {fold.name} == {"shop-dev"}
+    told = [
+        fold.grade(Trajectory(id="t", run_id="r", task=task)).expected_answer for task in (learnt[0], held[0])
+    ]
+    assert told == ["42", ""]
+
+
+def test_a_workspace_of_the_dev_part_finds_it_by_name(tmp_path: Path) -> None:
+    bench = Bench("bfcl-live", 100, PLANS["bfcl-live"], tmp_path, tmp_path, is_dev=True)
+    with bench.workspace() as workspace:
+        suite = bench.tasks_from(workspace)
+        assert suite.name == "bfcl-live-dev"
+        assert suite is workspace.parts.suite(suite.tasks("holdout-dev")[0].suite)
