@@ -21,7 +21,7 @@ setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt plugins/agentkd-bfcl/pyproject.toml plugins/agentkd-llb/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1' # resolves in a quarter of the time of that which comes with Python 3.11
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1' # the one of Python 3.11 takes minutes to resolve
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[all,dev]' --editable plugins/agentkd-bfcl \
 	  --editable plugins/agentkd-llb # most of the 20,000 modules are never imported
 	touch $(STAMP)
