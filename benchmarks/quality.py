@@ -85,8 +85,6 @@ class Plan:
     n_train: int
     n_eval: int
     settings: Mapping[str, Mapping[str, Any]]
-    arms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Settings of `[train]` that were chosen for an arm on this suite."""
 
 
 TRAIN = {"epochs": 3, "learning_rate": 1e-3, "tokens_per_step": 256, "anchor": {"weight": 1.0}}
@@ -111,11 +109,6 @@ class Bench:
     is_dev: bool = False
     assignments: tuple[str, ...] = ()
     threads: int = 0
-
-    def arm(self, name: str) -> Arm:
-        """Return an arm as this suite trains it."""
-        arm = ARMS[name]
-        return replace(arm, train={**arm.train, **self.plan.arms.get(name, {})})
 
     def workspace(self, arm: Arm | None = None) -> Workspace:
         """Open the workspace with the settings of an arm."""
@@ -156,7 +149,7 @@ class Bench:
 
     def train(self, name: str) -> Checkpoint:
         """Compile and train an arm; what is finished is only read."""
-        arm = self.arm(name)
+        arm = ARMS[name]
         before = replace(self, assignments=()).train(arm.after).name if arm.after else ""
         with self.workspace(arm) as workspace:
             learnt = workspace.trajectories(run_id="learn")
@@ -166,7 +159,7 @@ class Bench:
 
     def evaluate(self, arm: str, checkpoint: str) -> Evaluation:
         """Measure base and student, each without and with memory, on the same tasks."""
-        with self.workspace(None if arm == BASE else self.arm(arm)) as workspace:
+        with self.workspace(ARMS.get(arm)) as workspace:
             split = "holdout-dev" if self.is_dev else "holdout"
             return evaluate_stage(
                 workspace.parts, suite=self.tasks_from(workspace), split=split, n=self.plan.n_eval,
@@ -180,8 +173,9 @@ class Bench:
             for name, table in self.plan.settings.items()
             if arm != BASE or name not in ("compile", "train")
         }
-        how = None if arm == BASE else self.arm(arm)
-        method: list[Any] = [how.objective, how.after, how.train] if how else []
+        method: list[Any] = []
+        if arm != BASE:
+            method = [ARMS[arm].objective, ARMS[arm].after, ARMS[arm].train]
         return content_id(
             "cell", self.plan.n_train, self.plan.n_eval, settings, self.assignments, self.is_dev, method
         )

@@ -1,7 +1,7 @@
 """Training speed on a CPU: agentkd, TRL's SFTTrainer and a bare peft loop on the same rows and steps.
 
-    python benchmarks/train.py            # both models, both sets of rows: an hour or two
-    python benchmarks/train.py --model "SmolLM2-135M" --rounds 2
+    python benchmarks/train.py            # both models, both sets of rows, two rounds: two to three hours
+    python benchmarks/train.py --model "SmolLM2-135M" --rounds 1
     python benchmarks/train.py --small    # SmolLM2-135M, few rows, one round
 
 What counts is CPU seconds: a shared machine stretches wall time, and a few per cent of CPU time too. Every
@@ -13,10 +13,9 @@ flag that takes our batches is shown beside it.
 
 `AGENTKD_BENCH_VENV` names the peers' virtual environment [default: benchmarks/.work/venv-train, made from
 requirements-train.txt when missing]; it takes torch, transformers and peft from this Python, so that both
-sides run on the same versions. Figures of one model alone go to `results/train-<model>.json`. What is
-measured side by side, one model on one set of rows, lies in `results/cells/train` when it is done, and is
-measured again where the code of `agentkd/train` or of this benchmark is another: a run that was killed goes
-on where it stopped.
+sides run on the same versions. Figures of one model alone go to `results/train-<model>.json`. A run that was
+killed goes on behind what it had measured side by side (one model on one set of rows), unless the code of
+`agentkd/train` or of this benchmark has become another.
 """
 
 from __future__ import annotations
@@ -31,19 +30,17 @@ import statistics
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from measure import WORK, at_least, at_most, kept, publish
+from measure import WORK, Cells, at_least, at_most, publish
 from measure import Row as Figure
 from split_model import GEMMA
 from train_rows import Row, row_sets
 
-from agentkd.files import write_whole
 from agentkd.models.gguf import resolve_model
 from agentkd.models.source import default_cache_dir
 
@@ -307,19 +304,6 @@ def code_key() -> str:
     return digest.hexdigest()[:16]
 
 
-def once(file: Path, key: Mapping[str, Any], work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return what `work` gave, now or in a run before with the same key."""
-    if file.is_file():
-        before: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        if before["key"] == key:
-            return before
-    moment = datetime.now(UTC).isoformat(timespec="seconds")
-    found = {"key": dict(key), "begun_at": moment, **work()}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, json.dumps(found, indent=1) + "\n")
-    return found
-
-
 def measure_set(
     label: str,
     model: Path,
@@ -348,13 +332,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="SmolLM2-135M, few rows, no bars")
     parser.add_argument("--model", choices=["SmolLM2-135M", "Gemma 3 270M"], help="one model; default both")
-    parser.add_argument("--rounds", type=int, default=1, help="how often every arm runs [default: 1]")
+    parser.add_argument("--rounds", type=int, default=2, help="how often every arm runs [default: 2]")
     options = parser.parse_args()
     cache, is_small = default_cache_dir(), options.small
     n_rows, tokens_per_step = (8, 1800) if is_small else (32, 5000)
-    done = WORK / "train-small" if is_small else kept("train")
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft")}
-    key = {"code": code_key(), "rounds": options.rounds, **versions}
+    cells = Cells("train-small" if is_small else "train", code=code_key(), rounds=options.rounds, **versions)
     found: dict[str, dict[str, Any]] = {}
     for model_name, model in models(cache, is_small or options.model == "SmolLM2-135M").items():
         if options.model not in (None, model_name):
@@ -367,24 +350,24 @@ def main() -> int:
             print(label, flush=True)
             asked = None if is_small else bar
             work = partial(measure_set, label, model, sets[kind], tokens_per_step, options.rounds, asked)
-            found[label] = once(done / f"{model_name.replace(' ', '-')}-{kind}.json", key, work)
+            found[label] = cells.do(label, work)
         if model_name == "SmolLM2-135M":
             rows = sets["twins"][:16] if is_small else sets["twins"]
             work = partial(twins, model, rows, WORK / "train" / "twins", 2 if is_small else 12)
-            found["twins"] = once(done / "twins.json", key, work)
-    one = f"-{options.model.lower().replace(' ', '-')}" if options.model else ""
+            found["twins"] = cells.do("twins", work)
     facts = {
         "rounds": options.rounds,
-        "code": key["code"],
         "versions": versions,
         "curves": {label: each["curves"] for label, each in found.items() if "curves" in each},
         "flags tried, CPU-ms per token": {
             label: each["flags tried, CPU-ms per token"] for label, each in found.items() if "curves" in each
         },
-        "begun_at": {label: each["begun_at"] for label, each in found.items()},
     }
     rows = [Figure(**row) for each in found.values() for row in each["rows"]]
-    return publish(f"train{one}{'-small' if is_small else ''}", rows, facts)
+    one = f"-{options.model.lower().replace(' ', '-')}" if options.model else ""
+    code = publish(f"train{one}{'-small' if is_small else ''}", rows, facts)
+    cells.clear()
+    return code
 
 
 if __name__ == "__main__":

@@ -60,9 +60,8 @@ class CaseDistiller:
         if not any(step.accepted_calls for step in trajectory.steps) and (
             0 < len(trajectory.answer) <= self.settings.max_answer_chars
         ):
-            yield _case(
-                trajectory, state_text(trajectory, 0), (), trajectory.answer, None, (), scope, self.name
-            )
+            state = state_text(trajectory, 0, limit=self.settings.max_result_chars, trust=trust)
+            yield _case(trajectory, state, (), trajectory.answer, None, (), scope, self.name)
 
 
 def corrected_case(

@@ -83,21 +83,28 @@ def state_text(
     """Return what was known before step `index`: the request, then each earlier call and its result.
 
     A request that goes on with a conversation is followed, in brackets, by what user and agent said last.
-    With `trust`, the output of untrusted tools is named and not told: a case must not carry it on.
+    With `trust`, the output of untrusted tools is named and not told: a case must not carry it on. Nor is
+    what the agent said before the request, where it had read such output by then.
     """
-    outside = trust_of_run(trajectory, trust).outside if trust is not None and trust.gate else ()
-    hidden = {(found.step, found.number) for found in outside}
-    before = [message for message in trajectory.earlier if message.role != "tool"][-_BEFORE_STATE:]
-    told = "; ".join(f"{message.role}: {shorten(message.content, limit)}" for message in before)
-    lines = [" ".join(trajectory.task.prompt.split()) + (f" (before it, {told})" if told else "")]
+    known = trust_of_run(trajectory, trust) if trust is not None and trust.gate else None
+    hidden = {(found.step, found.number) for found in known.outside} if known is not None else set()
+    is_tainted = known is not None and known.is_tainted(0)
+    lines = [" ".join(trajectory.task.prompt.split()) + _before(trajectory, limit, is_tainted)]
     said = user_turns(trajectory)
     for step in trajectory.steps[:index]:
         for number, (call, result) in enumerate(zip(step.accepted_calls, step.results, strict=False)):
             text = result.error or result.content
-            result_text = UNTOLD if (step.index, number) in hidden else shorten(text, limit)
-            lines.append(f"{call_text(call)} -> {result_text}")
+            told = UNTOLD if (step.index, number) in hidden else shorten(text, limit)
+            lines.append(f"{call_text(call)} -> {told}")
         lines.extend(f"User: {shorten(text, limit)}" for text in said.get(step.index, ()))
     return "\n".join(lines)
+
+
+def _before(trajectory: Trajectory, limit: int, is_tainted: bool) -> str:
+    told = ("user",) if is_tainted else ("user", "assistant")
+    said = [message for message in trajectory.earlier if message.role in told][-_BEFORE_STATE:]
+    text = "; ".join(f"{message.role}: {shorten(message.content, limit)}" for message in said)
+    return f" (before it, {text})" if text else ""
 
 
 def transcript(trajectory: Trajectory, corrections: Sequence[Correction], *, limit: int = 6000) -> str:

@@ -71,7 +71,19 @@ class Asker:
         return scope_of(self._namespace.fill(config), base)
 
 
+def check_text(name: str) -> None:
+    """Refuse a label or key that is no Unicode text, which no database stores; raises DataError."""
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{name!r} can be no label or key: it is no Unicode text",
+            hint="half of a surrogate pair stands in it; replace it first",
+        ) from error
+
+
 def _check(label: str, labels: Sequence[str]) -> None:
+    check_text(label)
     if not label or "." in label or "\x00" in label:
         raise DataError(
             f"`{label}` cannot be a label of the namespace {tuple(labels)}",

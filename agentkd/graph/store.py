@@ -41,6 +41,7 @@ from agentkd.errors import DataError
 from agentkd.graph.filter import check_filter, matches
 from agentkd.graph.host import Host, check_host
 from agentkd.graph.item import plain_value, texts_of
+from agentkd.graph.namespace import check_text
 from agentkd.ledger.item import StoredItem
 from agentkd.memory.item import admitted_item, item_name, scope_of, space_of
 from agentkd.schema import Memory, Scope, now
@@ -246,13 +247,7 @@ def _check_names(op: Op) -> None:
     for condition in getattr(op, "match_conditions", None) or ():
         names += condition.path
     for name in names:
-        try:
-            str(name).encode()
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"{name!r} can be no label or key: it is no Unicode text",
-                hint="half of a surrogate pair stands in it; replace it first",
-            ) from error
+        check_text(str(name))
 
 
 def _check_index(op: PutOp) -> None:

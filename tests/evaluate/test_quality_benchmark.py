@@ -118,15 +118,6 @@ def test_what_is_kept_is_judged_as_a_difference_and_as_a_share_only_of_a_gain(
     assert all(abs(row.ours) < float("inf") for row in rows)
 
 
-def test_an_arm_takes_what_was_chosen_for_it_on_a_suite(tmp_path: Path) -> None:
-    plan = replace(PLANS["llb-db"], arms={"redi": {"learning_rate": 1e-5}})
-    benches = [Bench("llb-db", 0, each, tmp_path, tmp_path) for each in (PLANS["bfcl-live"], plan)]
-    assert [bench.arm("redi").train["learning_rate"] for bench in benches] == [1e-4, 1e-5]
-    assert benches[0].arm("sft") == benches[1].arm("sft")
-    assert len({bench.key("redi") for bench in benches}) == 2
-    assert len({bench.key("sft") for bench in benches}) == 1
-
-
 class Shop:
     """A suite of twenty tasks in ten groups, whose grader tells the answer."""
 

@@ -521,7 +521,7 @@ def test_a_user_is_recalled_its_own_items_beside_what_all_have_learnt(parts: Par
         assert ("Ann" in notes) is (user == "ann")
 
 
-@pytest.mark.parametrize("user", ["", None, "ann.notes", "a\x00"])
+@pytest.mark.parametrize("user", ["", None, "ann.notes", "a\x00", "a\ud800"])
 def test_a_user_that_could_reach_another_namespace_is_refused(parts: Parts, user: Any) -> None:
     graph = graph_of(parts, Said(replies=["x"]), recall=recall_node(parts, namespace=("users", "{user_id}")))
     with pytest.raises((ConfigError, DataError)):
