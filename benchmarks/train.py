@@ -330,14 +330,15 @@ def measure_set(
 def main() -> int:
     """Run the arms and publish the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--small", action="store_true", help="SmolLM2-135M, few rows, no bars")
+    parser.add_argument("--small", action="store_true", help="SmolLM2-135M, few rows, one round, no bars")
     parser.add_argument("--model", choices=["SmolLM2-135M", "Gemma 3 270M"], help="one model; default both")
     parser.add_argument("--rounds", type=int, default=2, help="how often every arm runs [default: 2]")
     options = parser.parse_args()
     cache, is_small = default_cache_dir(), options.small
     n_rows, tokens_per_step = (8, 1800) if is_small else (32, 5000)
+    n_rounds = 1 if is_small else options.rounds
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft")}
-    cells = Cells("train-small" if is_small else "train", code=code_key(), rounds=options.rounds, **versions)
+    cells = Cells("train-small" if is_small else "train", code=code_key(), rounds=n_rounds, **versions)
     found: dict[str, dict[str, Any]] = {}
     for model_name, model in models(cache, is_small or options.model == "SmolLM2-135M").items():
         if options.model not in (None, model_name):
@@ -349,14 +350,14 @@ def main() -> int:
             label = f"{model_name}, {kind} rows"
             print(label, flush=True)
             asked = None if is_small else bar
-            work = partial(measure_set, label, model, sets[kind], tokens_per_step, options.rounds, asked)
+            work = partial(measure_set, label, model, sets[kind], tokens_per_step, n_rounds, asked)
             found[label] = cells.do(label, work)
         if model_name == "SmolLM2-135M":
             rows = sets["twins"][:16] if is_small else sets["twins"]
             work = partial(twins, model, rows, WORK / "train" / "twins", 2 if is_small else 12)
             found["twins"] = cells.do("twins", work)
     facts = {
-        "rounds": options.rounds,
+        "rounds": n_rounds,
         "versions": versions,
         "curves": {label: each["curves"] for label, each in found.items() if "curves" in each},
         "flags tried, CPU-ms per token": {
