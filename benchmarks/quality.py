@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -112,9 +113,7 @@ class Bench:
 
     def workspace(self, arm: Arm | None = None) -> Workspace:
         """Open the workspace with the settings of an arm."""
-        settings: dict[str, dict[str, Any]] = {
-            name: dict(table) for name, table in self.plan.settings.items()
-        }
+        settings: dict[str, dict[str, Any]] = deepcopy(dict(self.plan.settings))
         train = settings.setdefault("train", {})
         train["seed"] = self.seed
         if arm is not None:
@@ -125,6 +124,7 @@ class Bench:
         settings["cycle"] = {"suite": suite, "split": "train", "n": self.plan.n_train, "seed": self.seed}
         if self.threads:
             settings["trainer"] = {"lora": {"threads": self.threads}}
+        _make_way(settings, self.assignments)
         root = self.folder / f"workspace-{self.suite}-{self.seed}"
         plugins = [FoldPlugin(self.suite, self.plan.n_eval, self.seed)] if self.is_dev else []
         return Workspace(root, settings=settings, assignments=self.assignments, plugins=plugins)
@@ -202,6 +202,16 @@ class Bench:
         )  # fmt: skip
         write_cell(self.cells, cell)
         return cell
+
+
+def _make_way(settings: dict[str, Any], assignments: Sequence[str]) -> None:
+    """Take out of settings what `--set` tries: those that a program gives would outrank it."""
+    for text in assignments:
+        *tables, last = text.partition("=")[0].strip().split(".")
+        table = settings
+        for name in tables:
+            table = table.get(name, {})
+        table.pop(last, None)
 
 
 def _number(arm: str) -> int:

@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from quality import PLANS, SEEDS, Bench, rows_of_suite
+from quality import ARMS, PLANS, SEEDS, Bench, rows_of_suite
 from quality_cells import (
     BASE,
     Cell,
@@ -151,3 +151,13 @@ def test_a_workspace_of_the_dev_part_finds_it_by_name(tmp_path: Path) -> None:
         suite = bench.tasks_from(workspace)
         assert suite.name == "bfcl-live-dev"
         assert suite is workspace.parts.suite(suite.tasks("holdout-dev")[0].suite)
+
+
+def test_what_is_tried_on_the_dev_part_outranks_what_an_arm_brings_along(tmp_path: Path) -> None:
+    tried = ("train.learning_rate=3e-5", "train.anchor.weight=2", "train.lora.rank=4")
+    bench = Bench("bfcl-live", 100, PLANS["bfcl-live"], tmp_path, tmp_path, is_dev=True, assignments=tried)
+    with bench.workspace(ARMS["redi"]) as workspace:
+        train = workspace.settings.train
+        assert (train.learning_rate, train.anchor.weight, train.epochs) == (3e-5, 2.0, 1)
+    with replace(bench, assignments=()).workspace(ARMS["redi"]) as workspace:
+        assert (workspace.settings.train.learning_rate, workspace.settings.train.anchor.weight) == (1e-4, 1.0)
