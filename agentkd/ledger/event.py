@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
 from pydantic import Field
 
 from agentkd.ledger import tables as t
+from agentkd.ledger.database import Database
 from agentkd.schema import MemoryStatus, Value, now
 
-__all__ = ["EventKind", "MemoryEvent", "append", "append_many", "entry", "find", "is_merge", "kind_of_status"]
+__all__ = [
+    "Change", "EventKind", "MemoryEvent", "append", "append_many", "changes", "entry", "find", "is_merge",
+    "kind_of_status",
+]  # fmt: skip
 
 EventKind = Literal[
     "admitted", "corroborated", "merged", "united", "superseded", "quarantined", "activated", "compiled",
@@ -43,6 +47,20 @@ class MemoryEvent(Value):
     """Whether it is the current version since; None where the event does not change that."""
     details: dict[str, Any] = Field(default_factory=dict)
     """What an undo needs: the memories concerned, and what was added."""
+
+
+class Change(NamedTuple):
+    """An event in brief: what those who follow the log ask of it, read in a tenth of the time."""
+
+    seq: int
+    memory_id: str
+    kind: EventKind
+    checkpoint: str
+    status: str
+    current: bool | None
+
+
+_CHANGES = f"SELECT {', '.join(Change._fields)} FROM memory_events WHERE seq > ? ORDER BY seq"
 
 
 def entry(
@@ -91,11 +109,14 @@ def append_many(connection: sa.Connection, rows: Iterable[dict[str, Any]]) -> No
         connection.execute(t.memory_events.insert(), batch)
 
 
-def find(
-    connection: sa.Connection, *conditions: sa.ColumnElement[bool], limit: int | None = None
-) -> list[MemoryEvent]:
+def changes(database: Database, after_seq: int) -> list[Change]:
+    """Return the events after a sequence number, in the order in which they happened."""
+    return [Change._make(row) for row in database.glance(_CHANGES, after_seq)]
+
+
+def find(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> list[MemoryEvent]:
     """Return events in the order in which they happened."""
-    query = sa.select(t.memory_events).where(*conditions).order_by(t.memory_events.c.seq).limit(limit)
+    query = sa.select(t.memory_events).where(*conditions).order_by(t.memory_events.c.seq)
     return [
         MemoryEvent.model_validate({**row, "details": json.loads(row["details"] or "{}")})
         for row in connection.execute(query).mappings()

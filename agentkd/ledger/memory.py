@@ -13,7 +13,7 @@ from agentkd.ledger import admission, event, query, recall, standing, trust, und
 from agentkd.ledger import tables as t
 from agentkd.ledger.admission import Admission, Told
 from agentkd.ledger.database import CHUNK, Database, chunks, upsert
-from agentkd.ledger.event import MemoryEvent
+from agentkd.ledger.event import Change, MemoryEvent
 from agentkd.ledger.recall import Recall
 from agentkd.ledger.recent import Recent
 from agentkd.ledger.redact import Redact
@@ -261,14 +261,16 @@ class Memories:
             raise admission.unknown(memory_id)
         return sorted(found, key=lambda memory: (memory.version, memory.created_at, memory.id))
 
-    def events(
-        self, after_seq: int = 0, limit: int | None = None, *, memory_id: str | None = None
-    ) -> tuple[MemoryEvent, ...]:
-        """Return the events after a sequence number, in order: what an index must still follow."""
+    def changes(self, after_seq: int) -> Sequence[Change]:
+        """Return the events after a sequence number in brief, in order: what an index must still follow."""
+        return event.changes(self._database, after_seq)
+
+    def events(self, after_seq: int = 0, *, memory_id: str | None = None) -> tuple[MemoryEvent, ...]:
+        """Return the events after a sequence number, in order."""
         c = t.memory_events.c
         where = [c.seq > after_seq, *([c.memory_id == memory_id] if memory_id is not None else [])]
         with self._database.read() as connection:
-            return tuple(event.find(connection, *where, limit=limit))
+            return tuple(event.find(connection, *where))
 
     def new_to(self, checkpoint: str) -> set[str] | None:
         """Return the memories that came in, or came back, since the rows of a checkpoint were compiled.

@@ -7,6 +7,7 @@ implements `find_secrets`; another function may be handed to `Ledger.open(redact
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from agentkd.ledger.secret import NAMING_KEYS, PLACEHOLDER, SECRET_KEYS, Finding, find_secrets, may_hold
@@ -17,6 +18,7 @@ __all__ = ["Redact", "redact_json", "redact_secrets", "redactor"]
 Redact = Callable[[str], str]
 
 _LONG_NUMBER = 10**9  # below, a number is a count
+_LONGEST_NAME = 64  # characters of a field's name that is worth a place among those known
 _SHORTEST = 8  # characters of a text that can hold a secret, such as a://b:c@
 
 
@@ -71,6 +73,8 @@ def _is_clean(data: Any) -> bool:
     waiting = [data]
     while waiting:
         item = waiting.pop()
+        if item is None or item == "" or item is True or item is False:
+            continue
         if isinstance(item, str):
             texts.append(item)
         elif isinstance(item, int):
@@ -78,11 +82,21 @@ def _is_clean(data: Any) -> bool:
                 texts.append(str(item))
         elif isinstance(item, (list, tuple)):
             waiting.extend(item)
-        elif isinstance(item, Mapping):
+        elif isinstance(item, (dict, Mapping)):  # `dict` first: an abstract class takes its time to ask
             names.update(item)
             waiting.extend(item.values())
-    is_named = any(SECRET_KEYS.match(name) or NAMING_KEYS.match(name) for name in names)
-    return not is_named and not may_hold("\n".join([*names, *texts]))
+    is_telling = any(map(_is_telling, names))
+    return not is_telling and not may_hold("\n".join(texts))
+
+
+def _is_telling(name: str) -> bool:
+    """Whether the name of a field is that of a secret, or may hold one itself."""
+    return _found_telling(name) if len(name) <= _LONGEST_NAME else _found_telling.__wrapped__(name)
+
+
+@lru_cache(maxsize=2048)  # the same few names are in every value that is stored
+def _found_telling(name: str) -> bool:
+    return bool(SECRET_KEYS.match(name) or NAMING_KEYS.match(name)) or may_hold(name)
 
 
 def _walked(data: Any, redact: Redact, keep: Collection[tuple[str, ...]] = ()) -> tuple[Any, bool]:

@@ -180,7 +180,9 @@ class _Desk:
         ready = [
             m.model_copy(update={"status": "active"}) if m.status == "candidate" else m for m in memories
         ]
-        told = {memory.id: self._told(memory) for memory in ready}
+        limited = [memory.id for memory in ready if memory.trust not in ("", "trusted")]
+        there = {memory.id: memory for memory in self._ledger.memories.get_many(limited)}
+        told = {memory.id: self._told(memory, there.get(memory.id)) for memory in ready}
         return [
             Admission(
                 memory_id=answer.memory_id,
@@ -191,14 +193,13 @@ class _Desk:
             for memory, answer in zip(ready, self._ledger.memories.admit(ready, lessons, told), strict=True)
         ]
 
-    def _told(self, memory: Memory) -> Told:
+    def _told(self, memory: Memory, there: Memory | None) -> Told:
         """Return what the gate said; which runs raise no support depends on what an equal memory rests on."""
         from agentkd.ledger.admission import Told
 
         if memory.trust in ("", "trusted"):
             return Told()
-        there = self._ledger.memories.get_many([memory.id])
-        beyond = self._beyond(there[0], memory) if there else frozenset[str]()
+        beyond = self._beyond(there, memory) if there is not None else frozenset[str]()
         return Told(reason=self._reasons.get(memory.id, ""), uncounted=beyond)
 
     def _beyond(self, there: Memory, memory: Memory) -> frozenset[str]:

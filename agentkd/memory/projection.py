@@ -163,7 +163,7 @@ class Projection:
     def _follow(self, targets: Sequence[_Target]) -> int:
         first, *_ = targets
         before = first.seen
-        events = self._ledger.memories.events(min(target.seen for target in targets))
+        events = self._ledger.memories.changes(min(target.seen for target in targets))
         if not events:
             return 0
         shown = self._progress if len(events) >= _BAR_FROM else SilentProgress()

@@ -92,7 +92,7 @@ class Statuses:
         if not self._statuses:
             self._seen = self._memories.last_seq()
             return
-        events = self._memories.events(self._seen)
+        events = self._memories.changes(self._seen)
         changed = dict.fromkeys(event.memory_id for event in events)
         if len(changed) > _MOST_CHANGED:  # cheaper to read all of them anew
             self._statuses.clear()
