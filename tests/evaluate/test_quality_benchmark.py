@@ -154,7 +154,7 @@ def test_a_workspace_of_the_dev_part_finds_it_by_name(tmp_path: Path) -> None:
 
 
 def test_what_is_tried_on_the_dev_part_outranks_what_an_arm_brings_along(tmp_path: Path) -> None:
-    tried = ("train.learning_rate=3e-5", "train.anchor.weight=2", "train.lora.rank=4")
+    tried = ("train.learning_rate=3e-5", "train.anchor.weight=2", "train.lora.variant=rslora")
     bench = Bench("bfcl-live", 100, PLANS["bfcl-live"], tmp_path, tmp_path, is_dev=True, assignments=tried)
     with bench.workspace(ARMS["redi"]) as workspace:
         train = workspace.settings.train
