@@ -160,4 +160,4 @@ def test_what_is_tried_on_the_dev_part_outranks_what_an_arm_brings_along(tmp_pat
         train = workspace.settings.train
         assert (train.learning_rate, train.anchor.weight, train.epochs) == (3e-5, 2.0, 1)
     with replace(bench, assignments=()).workspace(ARMS["redi"]) as workspace:
-        assert (workspace.settings.train.learning_rate, workspace.settings.train.anchor.weight) == (1e-4, 1.0)
+        assert (workspace.settings.train.learning_rate, workspace.settings.train.anchor.weight) == (1e-5, 1.0)

@@ -526,6 +526,20 @@ def test_advice_names_the_setting(settings: dict[str, object], facts: dict[str, 
     assert all(advice.why and advice.present != advice.better for advice in found)
 
 
+def test_pushing_down_wrong_answers_wants_a_small_rate_and_one_pass_of_few_rows() -> None:
+    facts = {"n_rows": 100, "n_label_tokens": 20_000, "n_steps": 80, "n_base": 135_000_000}
+    stage = {"objective": {"redi": {}}, "epochs": 1.0, "tokens_per_step": 256}
+
+    def advised(**other: object) -> list[tuple[str, str]]:
+        settings = TrainSettings.model_validate({**stage, **other})
+        return [(advice.key, advice.better) for advice in advise(settings, goes_on=True, **facts)]
+
+    assert advised(learning_rate=1e-4) == [("train.learning_rate", "1e-05")]
+    assert advised(learning_rate=1e-5) == []
+    mixed = advised(learning_rate=5e-4, objective={"redi": {}, "sft": {}})
+    assert mixed == [("train.epochs", "3")], "right answers beside them hold the student"
+
+
 def test_the_defaults_need_no_advice() -> None:
     facts = {"n_rows": 1000, "n_label_tokens": 50_000, "n_steps": 300, "n_base": 135_000_000}
     assert advise(TrainSettings(), goes_on=False, **facts) == ()
