@@ -17,7 +17,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import venv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 from measure import WORK, Row, at_least, publish
+from peers import peers_python
 from split_model import GEMMA, QWEN
 
 from agentkd import hf
@@ -87,14 +87,7 @@ def apart(model: str, file: Path, *, is_small: bool) -> None:
 
 def packages() -> Path:
     """Return the folder of packages with xllamacpp in it, made once."""
-    folder = Path(os.environ.get("AGENTKD_BENCH_VENV") or WORK / "venv-export")
-    if not list(folder.glob("lib/python*/site-packages/xllamacpp")):
-        venv.create(folder, with_pip=True)
-        requirements = Path(__file__).with_name("requirements-export.txt")
-        subprocess.run(
-            [folder / "bin" / "python", "-m", "pip", "install", "-q", "-r", requirements], check=True
-        )
-    (found,) = folder.glob("lib/python*/site-packages")
+    (found,) = Path(peers_python("export")).parents[1].glob("lib/python*/site-packages")
     return found
 
 

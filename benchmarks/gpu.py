@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import os
 import random
 import shutil
 import sys
@@ -26,6 +25,7 @@ from typing import Any
 import measure
 from measure import WORK
 from measure import Row as Figure
+from peers import peers_folder
 from train import Arm, base_spec, run
 from train_rows import Row
 
@@ -101,9 +101,9 @@ def rows_like_an_agents(vocabulary: int, n_tokens: int, scale: int, seed: int) -
 
 def trl_python() -> str | None:
     """Return a Python that has TRL, or None."""
-    venv = Path(os.environ.get("AGENTKD_BENCH_VENV") or WORK / "venv-train") / "bin" / "python"
-    if venv.is_file():
-        return str(venv)
+    python = peers_folder("train") / "bin" / "python"
+    if python.is_file():
+        return str(python)
     return sys.executable if importlib.util.find_spec("trl") else None
 
 

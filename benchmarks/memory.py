@@ -8,7 +8,7 @@
 Rates of adding are compared by CPU seconds: on a shared machine the rest says who was beside. What counts as
 added is kept and found: agentkd's vectors are compared one by one until its graph has taken
 them in, which is a row of its own. Each system runs in a process of its own on the same texts and vectors
-(`memory_corpus.py`), the peers from `.venv-bench` (made by the script with pip, pinned in
+(`memory_corpus.py`), the peers from an environment of their own (`peers.py`, pinned in
 `requirements-memory.txt`). Vectors come from a table, so no figure holds the time of a model; what embedding
 one question costs is a row of its own, and is the same for every system. A system that does not reach a size
 within its cap of seconds has no row there, but one that says where it stopped.
@@ -23,7 +23,6 @@ import shutil
 import subprocess
 import sys
 import time
-import venv
 from pathlib import Path
 from typing import Any
 
@@ -31,24 +30,12 @@ import numpy as np
 from measure import RESULTS, WORK, Row, at_least, at_most, publish
 from memory_corpus import Corpus, corpus, minilm
 from memory_system import EMBEDDED, TENANTS, K
+from peers import peers_python
 
-ROOT = Path(__file__).resolve().parents[1]
 OURS = ("agentkd", "agentkd, dense", "agentkd, exact")
 PEERS = ("Chroma", "LangGraph store", "LangMem", "LangMem, SQLite", "mem0")
 NEEDS_OURS = (*OURS, "Chroma")  # bare Chroma runs on the Chroma that agentkd runs on
 Facts = dict[str, dict[int, dict[str, Any]]]
-
-
-def peers_python() -> str:
-    """Return the Python of the peers' environment; makes it where it is missing."""
-    folder = Path(os.environ.get("AGENTKD_BENCH_VENV", ROOT / ".venv-bench"))
-    python, wanted = folder / "bin" / "python", Path(__file__).with_name("requirements-memory.txt")
-    stamp = folder / "requirements-memory.txt"
-    if not stamp.is_file() or stamp.read_text() != wanted.read_text():
-        venv.create(folder, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "--requirement", str(wanted)], check=True)
-        shutil.copy(wanted, stamp)
-    return str(python)
 
 
 def write_corpus(folder: Path, made: Corpus) -> None:
@@ -277,7 +264,7 @@ def main() -> int:
     if not (options.resume and (folder / "texts.json").is_file()):
         write_corpus(folder, made)
     names = options.systems.split(";") if options.systems else [*OURS, *PEERS]
-    peers = peers_python() if set(names) - set(NEEDS_OURS) else ""
+    peers = peers_python("memory") if set(names) - set(NEEDS_OURS) else ""
     facts: Facts = {
         name: measured(name, sys.executable if name in NEEDS_OURS else peers, sizes, cap, folder)
         for name in names

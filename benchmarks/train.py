@@ -29,7 +29,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -38,6 +37,7 @@ from typing import Any
 
 from measure import WORK, Cells, at_least, at_most, publish
 from measure import Row as Figure
+from peers import peers_python
 from split_model import GEMMA
 from train_rows import Row, row_sets
 
@@ -99,15 +99,7 @@ def models(cache: Path, is_small: bool) -> dict[str, Path]:
 
 def peer_python() -> str:
     """Return the Python that has TRL, making its environment where there is none."""
-    venv = Path(os.environ.get("AGENTKD_BENCH_VENV") or WORK / "venv-train")
-    python = venv / "bin" / "python"
-    if not python.is_file():
-        subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
-        (site,) = venv.glob("lib/python*/site-packages")
-        (site / "agentkd-bench.pth").write_text(sysconfig.get_paths()["purelib"] + "\n", encoding="utf-8")
-        wanted = Path(__file__).with_name("requirements-train.txt")
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", "-r", str(wanted)], check=True)
-    return str(python)
+    return peers_python("train", sees_ours=True)
 
 
 def run(arm: Arm, folder: Path, python: str | None = None) -> dict[str, Any]:
