@@ -17,6 +17,7 @@ from agentkd.trust import trust_of_run
 __all__ = ["RedistilRefiner", "RedistilSettings", "build"]
 
 _MOST_CHARS = 600  # of one call, result or answer
+_MOST_BEFORE = 6  # messages of before the request, the newest
 
 
 class RedistilSettings(Value):
@@ -146,7 +147,9 @@ def _check(new: _Rewritten, old: Memory, shown: str) -> None:
 
 def _record(run: Trajectory) -> str:
     """Return a run as lines: request, calls, results, answer; never what was recalled for it."""
-    lines = [f"Request: {_short(run.task.prompt)}"]
+    said = [message for message in run.earlier if message.content][-_MOST_BEFORE:]
+    lines = [f"Before the request, {message.role}: {_short(message.content)}" for message in said]
+    lines.append(f"Request: {_short(run.task.prompt)}")
     for step in run.steps:
         for number, call in enumerate(step.accepted_calls):
             lines.append(f"Call: {_short(canonical_json([call.name, call.arguments]))}")

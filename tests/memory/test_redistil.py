@@ -11,7 +11,7 @@ from agentkd.config import Settings
 from agentkd.cycle.worth import edits_said
 from agentkd.errors import ConfigError
 from agentkd.memory.redistil import RedistilRefiner, RedistilSettings
-from agentkd.schema import ToolCall, ToolResult
+from agentkd.schema import Message, ToolCall, ToolResult
 from agentkd.testing import FakeKit, ScriptedModel, example_trajectory
 
 
@@ -53,6 +53,14 @@ def test_a_new_version_keeps_the_evidence(store, ledger, strong):
     assert "teacher" in ledger.memories.events(memory_id=weak.id)[-1].reason
     assert runs[0].task.prompt in model.calls[0].messages[-1].content
     assert refined(store, runs)[0] == []  # what the teacher worded is not asked about again
+
+
+def test_a_teacher_reads_what_was_said_before_a_request(store, strong):
+    said = Message(role="user", content="Is there a table by the window?")
+    runs = [run.model_copy(update={"earlier": (said,)}) for run in strong[1]]
+    edits, _, model = refined(store, runs, answer(runs, quote="a table by the window"))
+    assert "Before the request, user: Is there a table by the window?" in model.calls[0].messages[-1].content
+    assert edits, "its quote may come from there"
 
 
 def test_a_new_wording_of_what_the_weights_hold_is_not_recalled(store, ledger, strong):
