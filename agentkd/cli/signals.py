@@ -20,16 +20,25 @@ __all__ = ["command"]
 
 
 @click.command("signals", cls=Command)
+@click.option(
+    "--drop-unused",
+    type=click.FloatRange(min=1),
+    metavar="DAYS",
+    help="First drop what no training used for so many days; whoever needs it again computes it again.",
+)
 @pass_invocation
-def command(invocation: Invocation) -> None:
+def command(invocation: Invocation, drop_unused: float | None) -> None:
     """Show the cached teacher signals: rows, tokens, size, probability outside the top, damage.
 
     Every shard is checked against its CRC; a damaged one is computed again by the next training.
     """
-    from agentkd.train.artefact import inspect_caches
+    from agentkd.train import artefact
 
     with invocation.workspace() as workspace:
-        found = inspect_caches(workspace.root / "signals")
+        root = workspace.root / "signals"
+        for name in artefact.drop_unused(root, drop_unused) if drop_unused is not None else ():
+            invocation.note(f"dropped {name}: not used for {drop_unused:g} days")
+        found = artefact.inspect_caches(root)
     invocation.show(found, _print)
 
 

@@ -21,6 +21,8 @@ flipped bits. A shard that fails it is deleted and computed again.
 from __future__ import annotations
 
 import contextlib
+import shutil
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -41,6 +43,7 @@ __all__ = [
     "SignalCache",
     "Unit",
     "cached_keys",
+    "drop_unused",
     "inspect_caches",
     "row_key",
     "signal_bytes",
@@ -48,6 +51,7 @@ __all__ = [
 
 FORMAT = "agentkd-signals/3"
 _ROWS_PER_SHARD = 64
+_DROPPED = ".dropped-"
 Unit = Literal["token", "byte"]
 
 
@@ -200,6 +204,23 @@ def inspect_caches(root: Path) -> list[CacheFacts]:
         if shards:
             found.append(_facts(folder, shards, n_bytes))
     return found
+
+
+def drop_unused(root: Path, days: float) -> list[str]:
+    """Remove the folders of signals and of references that no training read or filled for `days`.
+
+    Returns their names. A folder leaves under another name first, so that none is there in part.
+    """
+    for left in root.glob(f"{_DROPPED}*"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    edge, dropped = time.time() - days * 86400, []
+    for folder in sorted([*root.glob("signals-*"), *root.glob("reference-*")]):
+        if folder.is_dir() and not folder.is_symlink() and folder.stat().st_mtime < edge:
+            aside = folder.with_name(f"{_DROPPED}{folder.name}")
+            folder.rename(aside)
+            shutil.rmtree(aside, ignore_errors=True)
+            dropped.append(folder.name)
+    return dropped
 
 
 def _facts(folder: Path, found: list[Shard | None], n_bytes: int) -> CacheFacts:

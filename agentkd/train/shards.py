@@ -9,7 +9,7 @@ import json
 import os
 import zlib
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -70,8 +70,11 @@ def read_rows(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the wanted rows of a folder's shards; a damaged shard is deleted.
 
-    Raises StoreError for a shard that the system does not let us read; it stays.
+    Raises StoreError for a shard that the system does not let us read; it stays. The folder's time says from
+    now on when it was used last.
     """
+    with suppress(OSError):
+        os.utime(folder)
     for file in sorted(folder.glob("*.safetensors")):
         try:
             shard = read_shard(file, names, wanted)

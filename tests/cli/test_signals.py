@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,22 @@ def test_a_foreign_teacher_of_the_settings_teaches_and_its_signals_are_shown(
     assert "damaged" in shown
     assert cli("-C", root, "--json", "datasets", "signals").json[0]["n_damaged"] == 1
     _check_adapters(root, trained.json["name"])
+    _check_that_unused_ones_are_dropped(cli, root, shard.parent)
+
+
+def _check_that_unused_ones_are_dropped(cli: Cli, root: Path, folder: Path) -> None:
+    """What a training used within the days stays, whoever killed an earlier dropping; the rest goes."""
+    (root / "signals" / ".dropped-signals-old").mkdir()
+    assert cli("-C", root, "datasets", "signals", "--drop-unused", "0").code == 2
+    kept = cli("-C", root, "--json", "datasets", "signals", "--drop-unused", "2")
+    assert [facts["folder"] for facts in kept.json] == [folder.name]
+    assert not (root / "signals" / ".dropped-signals-old").exists()
+    long_ago = time.time() - 3 * 86400
+    os.utime(folder, (long_ago, long_ago))
+    gone = cli("-C", root, "datasets", "signals", "--drop-unused", "2")
+    assert f"dropped {folder.name}" in gone.err
+    assert "no signals yet" in gone.out
+    assert not list((root / "signals").iterdir())
 
 
 def _check_adapters(root: Path, name: str) -> None:
