@@ -21,6 +21,7 @@ flipped bits. A shard that fails it is deleted and computed again.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -216,7 +217,7 @@ def drop_unused(root: Path, days: float) -> list[str]:
     edge, dropped = time.time() - days * 86400, []
     for folder in sorted([*root.glob("signals-*"), *root.glob("reference-*")]):
         if folder.is_dir() and not folder.is_symlink() and folder.stat().st_mtime < edge:
-            aside = folder.with_name(f"{_DROPPED}{folder.name}")
+            aside = folder.with_name(f"{_DROPPED}{os.getpid()}-{folder.name}")
             folder.rename(aside)
             shutil.rmtree(aside, ignore_errors=True)
             dropped.append(folder.name)
