@@ -21,7 +21,6 @@ flipped bits. A shard that fails it is deleted and computed again.
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -52,7 +51,6 @@ __all__ = [
 
 FORMAT = "agentkd-signals/3"
 _ROWS_PER_SHARD = 64
-_DROPPED = ".dropped-"
 Unit = Literal["token", "byte"]
 
 
@@ -210,16 +208,12 @@ def inspect_caches(root: Path) -> list[CacheFacts]:
 def drop_unused(root: Path, days: float) -> list[str]:
     """Remove the folders of signals and of references that no training read or filled for `days`.
 
-    Returns their names. A folder leaves under another name first, so that none is there in part.
+    Returns their names. Shards are whole rows: what a killed process leaves of a folder is a smaller one.
     """
-    for left in root.glob(f"{_DROPPED}*"):  # by a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
     edge, dropped = time.time() - days * 86400, []
     for folder in sorted([*root.glob("signals-*"), *root.glob("reference-*")]):
         if folder.is_dir() and not folder.is_symlink() and folder.stat().st_mtime < edge:
-            aside = folder.with_name(f"{_DROPPED}{os.getpid()}-{folder.name}")
-            folder.rename(aside)
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(folder)
             dropped.append(folder.name)
     return dropped
 
