@@ -50,7 +50,7 @@ class MemoryEvent(Value):
 
 
 class Change(NamedTuple):
-    """An event in brief: what those who follow the log ask of it, read in a tenth of the time."""
+    """An event in brief: what those who follow the log ask of it, read in a twentieth of the time."""
 
     seq: int
     memory_id: str

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable
+from functools import partial
 from typing import NamedTuple
 
 from agentkd.errors import StoreError
 from agentkd.ledger.body import parse
 from agentkd.ledger.database import Database, chunks
+from agentkd.ledger.recent import Parsed
 from agentkd.schema import MemoryKeys, MemoryStatus, Scope
 
 __all__ = ["Outline", "Outlines"]
 
-_MOST = 4096  # outlines kept; the oldest leaves first
 _FIELDS = tuple(Scope.model_fields)
 _SELECT = f"""
 SELECT m.id, m.body, base.status, m.current, {", ".join(f'm."{name}"' for name in _FIELDS)}
@@ -42,8 +42,7 @@ class Outlines:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._known: dict[str, tuple[str, Outline]] = {}
-        self._lock = threading.Lock()
+        self._parsed = Parsed[Outline]()  # the index of words reads what that of vectors has read
 
     def get_many(self, ids: Iterable[str]) -> list[tuple[Outline, MemoryStatus, bool]]:
         """Return outlines with the status for the base and whether the version is the current one.
@@ -59,19 +58,9 @@ class Outlines:
                 place = tuple(names)
                 if place not in scopes:
                     scopes[place] = Scope(**dict(zip(_FIELDS, place, strict=True)))
-                found.append((self._outline(id_, scopes[place], body), status, bool(current)))
+                outline = self._parsed.get(id_, body, partial(_outline, id_, scopes[place]))
+                found.append((outline, status, bool(current)))
         return sorted(found, key=lambda item: order[item[0].id])
-
-    def _outline(self, id_: str, scope: Scope, body: str) -> Outline:
-        """Return what a body says, parsed once: the index of words reads it after that of vectors."""
-        known = self._known.get(id_)
-        if known is None or known[0] != body:
-            known = body, _outline(id_, scope, body)
-            with self._lock:
-                self._known[id_] = known
-                while len(self._known) > _MOST:
-                    del self._known[next(iter(self._known))]
-        return known[1]
 
 
 def _outline(id_: str, scope: Scope, body: str) -> Outline:

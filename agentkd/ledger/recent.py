@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
 
 from agentkd.ledger.body import load
 from agentkd.ledger.database import Database
 from agentkd.schema import Memory, Utility
 
-__all__ = ["Recent"]
+__all__ = ["Parsed", "Recent"]
 
-_MOST = 4096  # memories kept; the oldest reading leaves first
+S = TypeVar("S")
+V = TypeVar("V")
+
+_MOST = 4096  # values kept; the oldest reading leaves first
 _COUNTERS = tuple(Utility.model_fields)
 _SELECT = f"""
 SELECT m.id, base.status, own.status, m.support, m.version, m.parent,
@@ -28,13 +31,31 @@ LEFT JOIN memory_status own ON own.memory_id = m.id AND own.checkpoint = ?
 WHERE m.id IN """
 
 
+class Parsed(Generic[V]):
+    """Values by id, built again only where what they are built from says something else; safe for threads."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[object, V]] = {}
+        self._lock = threading.Lock()
+
+    def get(self, id_: str, source: S, build: Callable[[S], V]) -> V:
+        """Return what `build` makes of the source, or made of an equal one."""
+        known = self._known.get(id_)
+        if known is None or known[0] != source:
+            known = source, build(source)
+            with self._lock:
+                self._known[id_] = known
+                while len(self._known) > _MOST:
+                    del self._known[next(iter(self._known))]
+        return known[1]
+
+
 class Recent:
     """Reads memories by id and keeps the newest ones parsed; safe for threads."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._known: dict[str, tuple[Sequence[Any], Memory]] = {}
-        self._lock = threading.Lock()
+        self._parsed = Parsed[Memory]()
 
     def read(self, ids: Sequence[str], checkpoint: str) -> list[Memory]:
         """Return the memories of a few ids, in any order; unknown ids are left out."""
@@ -42,17 +63,7 @@ class Recent:
             return []
         marks = ", ".join("?" * len(ids))
         rows = self._database.glance(f"{_SELECT}({marks})", checkpoint, *ids)
-        return [self._memory(row) for row in rows]
-
-    def _memory(self, row: Sequence[Any]) -> Memory:
-        known = self._known.get(row[0])
-        if known is None or known[0] != row:
-            known = row, _built(row)
-            with self._lock:
-                self._known[row[0]] = known
-                while len(self._known) > _MOST:
-                    del self._known[next(iter(self._known))]
-        return _apart(known[1])
+        return [_apart(self._parsed.get(row[0], row, _built)) for row in rows]
 
 
 def _built(row: Sequence[Any]) -> Memory:

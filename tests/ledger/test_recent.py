@@ -87,7 +87,7 @@ def test_an_equal_row_is_parsed_once_and_the_oldest_ones_leave(path, monkeypatch
             assert [found.id for found in ledger.memories.get_many(ids[:3])] == ids[:3]
         assert len(parsed) == 3
         ledger.memories.get_many(ids)
-        assert len(ledger.memories._recent._known) == 3
+        assert len(ledger.memories._recent._parsed._known) == 3
 
 
 def test_a_ledger_in_memory_answers_too():
