@@ -31,7 +31,7 @@ from agentkd.protocols import (
     Tool,
     Trainer,
 )
-from agentkd.schema import Checkpoint, Scope, Standing, Task, Trajectory, Usage
+from agentkd.schema import Checkpoint, Scope, Standing, Task, Trajectory, Usage, Use
 from agentkd.stop import StopFile
 
 if TYPE_CHECKING:
@@ -153,10 +153,9 @@ class Parts:
         """Memories of this workspace; brings the index up to the ledger on first use."""
         from agentkd.memory import MemoryStore
 
-        index = cast(Index, self.build("index", self.settings.memory.index))
         store = MemoryStore(
             ledger=self.ledger,
-            index=index,
+            index=cast(Index, self.build("index", self.settings.memory.index)),
             embedder=self.embedder(),
             settings=self.settings.memory,
             hooks=self.hooks,
@@ -187,6 +186,10 @@ class Parts:
     def standings(self, ids: Iterable[str]) -> Mapping[str, Standing]:
         """Return since when memories have their status, by id; unknown ids are left out."""
         return self.ledger.memories.standings(ids)
+
+    def uses(self, ids: Iterable[str]) -> Mapping[str, Sequence[Use]]:
+        """Return the graded tasks that count for the lift of memories, and what these saw beside them."""
+        return self.ledger.trials.uses(ids)
 
     def suite(self, name: str) -> Suite:
         """Return a suite by name; built once."""
@@ -288,8 +291,7 @@ class Parts:
         from agentkd.cycle.roles import load_model
 
         spec = self.resolve(role)
-        if spec == ROUTED:
-            spec = "base"  # outside an agent there is no request to choose by
+        spec = "base" if spec == ROUTED else spec  # outside an agent there is no request to choose by
         with self._lock:
             if spec not in self._models:
                 self._models[spec] = load_model(self, spec)
@@ -361,10 +363,8 @@ class Parts:
         scope = scope or self.settings.memory.scope
         policy = None
         if recaller is not None and has_trials:
-            seed, say = self.settings.cycle.seed, self.progress.say
-            policy = TrialPolicy(
-                self.ledger, self.settings.memory, scope, seed=seed, say=say, waits=not has_grader
-            )
+            memory, seed, say = self.settings.memory, self.settings.cycle.seed, self.progress.say
+            policy = TrialPolicy(self.ledger, memory, scope, seed=seed, say=say, waits=not has_grader)
         acting = who_acts(self, spec)
         unattended: WhenTainted = "allow" if self.settings.agent.when_tainted == "allow" else "refuse"
         return Agent(

@@ -12,7 +12,7 @@ from agentkd.ledger import tables as t
 from agentkd.ledger import utility
 from agentkd.ledger.database import Database, insert_many, insert_once
 from agentkd.ledger.utility import Counts
-from agentkd.schema import Hit, Lift, Scope, Utility, Value, lift_of
+from agentkd.schema import Hit, Lift, Scope, Use, Utility, Value, lift_of
 
 __all__ = ["Arm", "Recall", "ScopeCounts", "Trials", "find", "record", "settle", "utilities_before"]
 
@@ -176,6 +176,15 @@ class Trials:
         query = sa.select(sa.func.count(r.step.distinct())).where(r.trajectory_id.in_(sa.select(tasks)))
         with self._database.read() as connection:
             return list(connection.scalars(query.group_by(r.trajectory_id)))
+
+    def uses(self, ids: Iterable[str]) -> dict[str, list[Use]]:
+        """Return the graded tasks that count for the lift of memories, and what these saw beside them.
+
+        What a task recalled of the parts of a merge counts for the union, as in its counters. Counts that
+        a memory brought from elsewhere have no tasks here.
+        """
+        with self._database.read() as connection:
+            return utility.uses(connection, ids)
 
     def by(self, fields: Collection[str] = _SCOPE) -> list[ScopeCounts]:
         """Count all tasks by some fields of their scope; the other fields are empty in the answer."""

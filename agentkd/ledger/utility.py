@@ -16,6 +16,7 @@ from agentkd.ledger import event
 from agentkd.ledger import tables as t
 from agentkd.ledger.database import chunks
 from agentkd.ledger.event import is_merge
+from agentkd.schema import Use
 
 __all__ = [
     "NOTHING",
@@ -28,6 +29,7 @@ __all__ = [
     "seen",
     "together",
     "total",
+    "uses",
 ]
 
 Counts = tuple[int, int, int, int]
@@ -126,6 +128,41 @@ def overlap(connection: sa.Connection, ids: Collection[str]) -> Counts:
         each = total(together(share).now for share in shares if share)
         more = total((more, difference(each, together(saw.values()).now)))
     return more
+
+
+def uses(connection: sa.Connection, ids: Iterable[str]) -> dict[str, list[Use]]:
+    """Return the graded tasks that count for memories, with what else each of them was shown."""
+    families = {id_: _family(connection, id_) for id_ in ids}
+    recalled: set[str] = set()
+    for batch in chunks({member for family in families.values() for member in family}):
+        c = t.recalls.c
+        recalled |= {*connection.scalars(sa.select(c.trajectory_id).where(c.memory_id.in_(batch)))}
+    tasks: dict[str, dict[str, Seen]] = {}
+    for batch in chunks(recalled):
+        tasks |= seen(connection, t.recalls.c.trajectory_id.in_(batch))
+    now = _stands_for(connection, {id_ for told in tasks.values() for id_ in told})
+    counts_for: dict[str, list[str]] = {}
+    for id_, family in families.items():
+        for member in family:
+            counts_for.setdefault(member, []).append(id_)
+    found: dict[str, list[Use]] = {id_: [] for id_ in families}
+    for told in tasks.values():
+        for id_ in {id_ for member in told for id_ in counts_for.get(member, ())}:
+            family = families[id_]
+            saw = together(told[member] for member in family & told.keys())
+            if saw.now != NOTHING:
+                others = {now[other] for other in told.keys() - family if not told[other].withheld}
+                beside = frozenset(others - {id_})
+                found[id_].append(Use(withheld=saw.withheld, win=bool(saw.win), beside=beside))
+    return found
+
+
+def _stands_for(connection: sa.Connection, ids: Iterable[str]) -> dict[str, str]:
+    """Return what stands for memories by now: the uppermost union over each, or itself."""
+    found = {id_: id_ for id_ in ids}
+    while above := _unions_of(connection, {*found.values()}):
+        found = {id_: above.get(now, now) for id_, now in found.items()}
+    return found
 
 
 def add(connection: sa.Connection, changes: Mapping[str, Counts]) -> None:

@@ -7,18 +7,27 @@ nothing of it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from agentkd.config import MemorySettings
 from agentkd.memory.scope import partition_of
-from agentkd.schema import Lift, Memory, Scope, Value, lift_of, pooled_prior
-from agentkd.schema.lift import STRENGTH
+from agentkd.schema import Lift, Memory, Scope, Utility, Value, lift_of, pooled_prior
+from agentkd.schema.lift import STRENGTH, Prior
 
 if TYPE_CHECKING:
     from agentkd.ledger import Ledger, ScopeCounts
 
-__all__ = ["LiftReport", "MemoryLift", "ScopeLift", "lift_report", "lifts_of", "rank_of", "scope_lift"]
+__all__ = [
+    "LiftReport",
+    "MemoryLift",
+    "ScopeLift",
+    "lift_report",
+    "lifts_of",
+    "priors_of",
+    "rank_of",
+    "scope_lift",
+]
 
 
 class ScopeLift(Value):
@@ -66,14 +75,19 @@ def lifts_of(
     memories: Sequence[Memory], *, level: float = 0.95, band: float = 0.0, strength: float = STRENGTH
 ) -> dict[str, Lift]:
     """Return the lift of each memory by its id; the prior pools the memories of one scope."""
-    groups: dict[str, list[Memory]] = {}
+    priors = priors_of(memories, strength)
+    return {
+        memory.id: lift_of(memory.utility, priors[partition_of(memory.scope)], level=level, band=band)
+        for memory in memories
+    }
+
+
+def priors_of(memories: Iterable[Memory], strength: float = STRENGTH) -> dict[str, Prior]:
+    """Return the prior of each scope's memories, by the scope's partition."""
+    groups: dict[str, list[Utility]] = {}
     for memory in memories:
-        groups.setdefault(partition_of(memory.scope), []).append(memory)
-    found: dict[str, Lift] = {}
-    for group in groups.values():
-        prior = pooled_prior((memory.utility for memory in group), strength)
-        found |= {memory.id: lift_of(memory.utility, prior, level=level, band=band) for memory in group}
-    return {memory.id: found[memory.id] for memory in memories}
+        groups.setdefault(partition_of(memory.scope), []).append(memory.utility)
+    return {scope: pooled_prior(group, strength) for scope, group in groups.items()}
 
 
 def rank_of(memory: Memory, lift: Lift) -> tuple[float, int, int, str]:

@@ -8,15 +8,16 @@ want of room alone is active again once it is learnt again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 
 from pydantic import Field
 
+from agentkd.memory.company import Company
 from agentkd.memory.lift import lifts_of, rank_of
 from agentkd.memory.refine import learnt_at
 from agentkd.protocols import Kit
-from agentkd.schema import Lift, Memory, MemoryEdit, Standing, Value, now
+from agentkd.schema import Lift, Memory, MemoryEdit, Standing, Use, Value, now
 
 __all__ = ["UtilityPruneRefiner", "UtilityPruneSettings", "build"]
 
@@ -53,7 +54,8 @@ class UtilityPruneRefiner:
 
     Lift compares the tasks that saw a memory with those from which a trial withheld it alone. Harmful is
     a memory whose lift is negative with certainty `[memory] trial_level`, or whose upper bound is below 0;
-    useless one that has been seen often and is more likely than not worth no more than `band`.
+    useless one that has been seen often and is more likely than not worth no more than `band`. The worst
+    leave first, and what was measured in the company of one that has left counts for none of the others.
     """
 
     name = "utility-prune"
@@ -66,26 +68,29 @@ class UtilityPruneRefiner:
 
     def refine(self, memories: Sequence[Memory], kit: Kit) -> Iterator[MemoryEdit]:
         """Yield one edit of status per memory, with the figures that it rests on."""
-        settings = self.settings
-        lifts = lifts_of(
-            memories, level=kit.settings.memory.trial_level, band=settings.band, strength=settings.strength
-        )
+        settings, level = self.settings, kit.settings.memory.trial_level
+        lifts = lifts_of(memories, level=level, band=settings.band, strength=settings.strength)
+        company = Company(memories, level=level, band=settings.band, strength=settings.strength)
         active = sorted((m for m in memories if m.status == "active"), key=lambda m: rank_of(m, lifts[m.id]))
         best = {memory.id for memory in active[: settings.keep]}
-        left = []
-        for memory in active:
-            reason = self._fault(memory, lifts[memory.id], is_best=memory.id in best)
+        left = [m for m in active if not self._fault(lifts[m.id], is_best=m.id in best)]
+        faulty = [m for m in active if self._fault(lifts[m.id], is_best=m.id in best)]
+        uses = kit.uses(memory.id for memory in faulty)
+        for memory in reversed(faulty):  # the worst first
+            reason = self._fault(company.lift(memory, uses[memory.id]), is_best=memory.id in best)
             if reason:
+                company.without(memory.id)
                 yield _edit(memory, "quarantined", reason)
             else:
                 left.append(memory)
+        left.sort(key=lambda m: rank_of(m, lifts[m.id]))
         yield from self._overflow(left, kit)
         away = [m for m in memories if m.status == "quarantined"]
         away.sort(key=lambda m: rank_of(m, lifts[m.id]))
-        yield from self._quarantined(away, lifts, self.settings.max_pool - len(left), kit)
+        yield from self._quarantined(away, company, self.settings.max_pool - len(left), kit)
 
-    def _fault(self, memory: Memory, lift: Lift, *, is_best: bool) -> str:
-        """Return why a memory is to leave; empty for one that may stay."""
+    def _fault(self, lift: Lift, *, is_best: bool) -> str:
+        """Return why a memory of this lift is to leave; empty for one that may stay."""
         settings = self.settings
         if lift.n_with < settings.min_recalls or lift.n_without < settings.min_withheld:
             return ""
@@ -128,19 +133,21 @@ class UtilityPruneRefiner:
             )
 
     def _quarantined(
-        self, ranked: Sequence[Memory], lifts: Mapping[str, Lift], room: int, kit: Kit
+        self, ranked: Sequence[Memory], company: Company, room: int, kit: Kit
     ) -> Iterator[MemoryEdit]:
         """Bring back what new evidence speaks for, as far as the pool has room; bury what stayed too long."""
         standings = kit.standings(memory.id for memory in ranked)
+        learnt = [m.id for m in ranked if (s := standings.get(m.id)) is not None and _has_new_evidence(s)]
+        uses = kit.uses(learnt)
         last = self._clock() - timedelta(days=self.settings.quarantine_days)
         for memory in ranked:
             standing = standings.get(memory.id)
             if standing is None:
                 continue
-            is_cleared = not self._fault(memory, lifts[memory.id], is_best=False)
             is_held = memory.trust == "untrusted" or standing.is_doubtful  # a person alone lets it out
             is_own = standing.reason.startswith(f"{self.name}: ")  # not a person's, an import's or another's
-            if room > 0 and is_own and is_cleared and not is_held and _has_new_evidence(standing):
+            may_return = memory.id in uses and is_own and not is_held
+            if room > 0 and may_return and self._is_cleared(memory, company, uses[memory.id]):
                 room -= 1
                 yield _edit(memory, "active", "it has new evidence, and nothing measured speaks against it")
             elif standing.changed_at < last:
@@ -149,6 +156,10 @@ class UtilityPruneRefiner:
                     "tombstone",
                     f"in quarantine since {standing.changed_at:%Y-%m-%d}: {standing.reason}",
                 )
+
+    def _is_cleared(self, memory: Memory, company: Company, uses: Sequence[Use]) -> bool:
+        """Whether nothing that was measured in the company of now speaks against a memory."""
+        return not self._fault(company.lift(memory, uses), is_best=False)
 
 
 def build(settings: UtilityPruneSettings, kit: Kit) -> UtilityPruneRefiner:

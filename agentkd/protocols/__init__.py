@@ -39,6 +39,7 @@ from agentkd.schema import (
     ToolSpec,
     Trajectory,
     Usage,
+    Use,
 )
 
 if TYPE_CHECKING:
@@ -375,3 +376,6 @@ class Kit(Protocol):
 
     def standings(self, ids: Iterable[str]) -> Mapping[str, Standing]:
         """Return since when memories have their status, by id; unknown ids are left out."""
+
+    def uses(self, ids: Iterable[str]) -> Mapping[str, Sequence[Use]]:
+        """Return the graded tasks that count for the lift of memories, and what these saw beside them."""

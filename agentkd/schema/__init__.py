@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         Scope,
         Span,
         Standing,
+        Use,
         Utility,
         memory_id,
     )
@@ -140,6 +141,7 @@ _HOMES = {
     "TransferRow": "report",
     "Unusable": "synthetic",
     "Usage": "message",
+    "Use": "memory",
     "Utility": "memory",
     "Value": "base",
     "Verdict": "report",
@@ -229,6 +231,7 @@ __all__ = [
     "TransferRow",
     "Unusable",
     "Usage",
+    "Use",
     "Utility",
     "Value",
     "Verdict",

@@ -25,6 +25,7 @@ __all__ = [
     "Scope",
     "Span",
     "Standing",
+    "Use",
     "Utility",
     "memory_id",
 ]
@@ -231,6 +232,17 @@ class Standing(Value):
     """When a person or a grader last gave a correction that it rests on (UTC); None where nobody did."""
     is_doubtful: bool = False
     """Whether it was put away because something that it rests on was revoked: no refiner brings it back."""
+
+
+class Use(Value):
+    """One graded task that counts for the lift of a memory."""
+
+    withheld: bool = False
+    """Whether a trial kept the memory out of it."""
+    win: bool = False
+    """Whether it was done."""
+    beside: frozenset[str] = frozenset()
+    """Other memories that the task was shown, each by the id of the union that it is a part of by now."""
 
 
 class Hit(Value):

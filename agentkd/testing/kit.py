@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from agentkd.config import Settings
 from agentkd.errors import ConfigError, ModelError
 from agentkd.protocols import Embedder, Model, Progress, Sandbox, SilentProgress, Suite, Views
-from agentkd.schema import Standing, Trajectory, Usage
+from agentkd.schema import Standing, Trajectory, Usage, Use
 
 if TYPE_CHECKING:
     from agentkd.protocols import Kit
@@ -34,6 +34,7 @@ class FakeKit:
         suites: Mapping[str, Suite] | None = None,
         trajectories: Sequence[Trajectory] = (),
         standings: Iterable[Standing] = (),
+        uses: Mapping[str, Sequence[Use]] | None = None,
     ) -> None:
         self.settings = settings or Settings()
         self.cache_dir = cache_dir or Path(tempfile.mkdtemp(prefix="agentkd-kit-"))
@@ -45,6 +46,7 @@ class FakeKit:
         self._embedder = embedder
         self._suites = dict(suites or {})
         self._trajectories = {trajectory.id: trajectory for trajectory in trajectories}
+        self._uses = dict(uses or {})
         self._standings = {standing.memory_id: standing for standing in standings}
 
     def fetch(self, source: str, sha256: str | None = None) -> Path:
@@ -103,6 +105,10 @@ class FakeKit:
     def standings(self, ids: Iterable[str]) -> Mapping[str, Standing]:
         """Return the standings that were given."""
         return {id_: self._standings[id_] for id_ in ids if id_ in self._standings}
+
+    def uses(self, ids: Iterable[str]) -> Mapping[str, Sequence[Use]]:
+        """Return the uses that were given; none for other ids."""
+        return {id_: self._uses.get(id_, ()) for id_ in ids}
 
 
 def _keeps_the_promise(kit: FakeKit) -> Kit:

@@ -75,11 +75,11 @@ def planted(workspace: agentkd.Workspace) -> dict[str, Memory]:
     return plant(workspace)
 
 
-def plant(workspace: agentkd.Workspace) -> dict[str, Memory]:
+def plant(workspace: agentkd.Workspace, effects: Sequence[str] = tuple(EFFECTS)) -> dict[str, Memory]:
     """Plant one memory of every effect per topic; returns them by id."""
     made = {}
     for topic in TOPICS:
-        for effect in EFFECTS:
+        for effect in effects:
             when = topic  # no word in common with another topic
             text = f"about the {topic} it {effect}"
             memory = Memory(
@@ -130,6 +130,26 @@ def test_what_harms_leaves_what_idles_leaves_and_what_helps_stays(
     assert held >= len(planted) - 1
     recalled = {id_ for t in go(workspace, EFFECTS, 12, "later") for id_ in t.recalled}
     assert not recalled & {id_ for id_, memory in planted.items() if memory.content.endswith("harms")}
+
+
+def test_of_two_memories_that_do_the_same_one_stays(tmp_path: Path) -> None:
+    """Neither is missed while the other is shown; what leaves is one of them, and no task is lost by it."""
+
+    def twins(messages: Sequence[Message], tools: Any) -> str:
+        return "right" if any("it helps" in message.content for message in messages) else "wrong"
+
+    settings = {**SETTINGS, "refiner": {"utility-prune": {"keep": 0, "band": 0.1}}}
+    suite = suite_of(160)
+    with agentkd.Workspace(tmp_path / "shop", settings=settings) as workspace:
+        made = plant(workspace, ["helps", "helps too"])
+        for number in range(5):
+            run_stage(
+                workspace.parts, suite=suite, tasks=suite.tasks("train"), run_id=f"run-{number}",
+                model=ScriptedModel(twins), uses_memory=True, label="run",
+            )  # fmt: skip
+            workspace.memory.refine(workspace.parts.refiners(), workspace.parts)
+        left = [m for m in workspace.ledger.memories.get_many(made) if m.status == "active"]
+        assert Counter(m.when_to_use for m in left) == dict.fromkeys(TOPICS, 1)
 
 
 def test_all_tasks_of_a_run_meet_the_same_ranking(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from agentkd.config import MemorySettings
 from agentkd.ledger import Ledger, ScopeCounts
 from agentkd.memory import lift_report
-from agentkd.schema import Outcome, Scope, Utility
+from agentkd.schema import Outcome, Scope, Use, Utility
 
 Make = Any
 SHOP = Scope(app="shop", agent="clerk")
@@ -152,6 +152,39 @@ def test_a_merge_that_was_undone_passes_nothing_on(ledger: Ledger, make: Make, t
     ledger.memories.record_outcome(late, True)
     assert utility(ledger, old) == Utility()
     assert ledger.memories.admit([new])[0].outcome == "rejected"
+
+
+def test_uses_are_the_tasks_behind_the_counters_with_what_else_they_saw(
+    ledger: Ledger, make: Make, task: Any
+) -> None:
+    one, other, third = (make.memory(name) for name in ("one", "other", "third"))
+    ledger.memories.admit([one, other, third])
+    task(1, "one", [other], [one], success=True)
+    task(2, "shown", [one, other], success=False)
+    task(3, "withheld", [], [one, other], success=True)
+    task(4, "shown", [one, third], success=True)
+    task(5, "shown", [one], success=None)
+    uses = ledger.trials.uses([one.id, other.id, "unknown"])
+    assert {(u.withheld, u.win, u.beside) for u in uses[one.id]} == {
+        (True, True, frozenset({other.id})),
+        (False, False, frozenset({other.id})),
+        (False, True, frozenset({third.id})),
+    }
+    assert uses[other.id] == [Use(beside=frozenset({one.id}))]
+    assert uses["unknown"] == []
+    for memory in (one, other):
+        assert _counted(uses[memory.id]) == utility(ledger, memory)
+    union = make.memory("both of them")
+    ledger.memories.replace([one.id, other.id], union, "they say the same")
+    uses = ledger.trials.uses([union.id, third.id])
+    assert _counted(uses[union.id]) == utility(ledger, union)
+    assert uses[union.id] == [Use(win=True, beside=frozenset({third.id}))]
+    assert uses[third.id] == [Use(win=True, beside=frozenset({union.id}))]  # what stands for `one` by now
+
+
+def _counted(uses: Any) -> Utility:
+    shown, withheld = ([u.win for u in uses if u.withheld is is_out] for is_out in (False, True))
+    return Utility(recalls=len(shown), wins=sum(shown), held_out=len(withheld), held_out_wins=sum(withheld))
 
 
 def test_a_scope_is_counted_by_what_its_tasks_saw(ledger: Ledger, make: Make, task: Any) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from agentkd.config import Settings
 from agentkd.memory import UtilityPruneRefiner, UtilityPruneSettings, lift_report
-from agentkd.schema import Evidence, Scope, Standing, Utility
+from agentkd.schema import Evidence, Scope, Standing, Use, Utility
 from agentkd.testing import FakeKit, FixedClock
 
 DAY = timedelta(days=1).total_seconds()
@@ -33,9 +33,9 @@ def used(lesson, clock):
 
 @pytest.fixture
 def refine(clock):
-    def run(memories, standings=(), level=0.95, **settings):
+    def run(memories, standings=(), level=0.95, uses=None, **settings):
         refiner = UtilityPruneRefiner(UtilityPruneSettings(**settings), clock)
-        kit = FakeKit(settings=Settings(memory={"trial_level": level}), standings=standings)
+        kit = FakeKit(settings=Settings(memory={"trial_level": level}), standings=standings, uses=uses)
         return list(refiner.refine(memories, kit))
 
     return run
@@ -84,6 +84,45 @@ def test_what_is_worth_nothing_is_pruned_and_the_best_are_not(used, refine):
     assert len(refine([*idle, good], keep=3)) == 1
     assert refine([*idle, good], keep=1, useless_tasks=31) == []
     assert refine([*idle, good], keep=1, useless_above=0.99) == []
+
+
+def uses_of(memory, beside):
+    """Return the uses behind a memory's counters, in the company of some others."""
+    u, beside = memory.utility, frozenset(m.id for m in beside)
+    shown = [Use(win=n < u.wins, beside=beside) for n in range(u.recalls)]
+    out = [Use(withheld=True, win=n < u.held_out_wins, beside=beside) for n in range(u.held_out)]
+    return [*shown, *out]
+
+
+def test_of_two_that_do_the_same_one_leaves_and_the_other_is_measured_anew(used, refine):
+    """Either is of no use while the other is there: without that rule both leave, and their tasks fail."""
+    first, second = used("first", 20, 19, 12, 12), used("second", 20, 20, 12, 12)
+    beside = {first.id: uses_of(first, [second]), second.id: uses_of(second, [first])}
+    both = [first, second]
+    assert names(refine(both, keep=0), both) == dict.fromkeys(["first", "second"], "quarantined")
+    assert names(refine(both, keep=0, uses=beside), both) == {"first": "quarantined"}
+    away = first.model_copy(update={"status": "quarantined"})
+    assert refine([away, second], keep=0, uses=beside) == []  # nothing new is known of it
+    more = used("second", 40, 40, 20, 13)
+    news = [Use(win=True)] * 20 + [Use(withheld=True)] * 7 + [Use(withheld=True, win=True)]
+    assert refine([away, more], keep=0, uses={second.id: [*beside[second.id], *news]}) == []
+    idle = used("second", 40, 40, 24, 24)
+    news = [Use(win=True)] * 20 + [Use(withheld=True, win=True)] * 12
+    [edit] = refine([away, idle], keep=0, uses={second.id: [*beside[second.id], *news]})
+    assert "20 of 20 with, 12 of 12 without" in edit.reason
+
+
+def test_what_was_put_away_beside_another_one_may_return_once_that_is_gone(used, refine, clock):
+    first, second = used("first", 20, 19, 12, 12, status="quarantined"), used("second", 20, 20, 12, 12)
+    begun = clock()
+    clock.tick(DAY)
+    told = Standing(
+        memory_id=first.id, changed_at=begun, evidence_at=clock(), reason="utility-prune: useless"
+    )
+    uses = {first.id: uses_of(first, [second]), second.id: []}
+    assert refine([first, second], [told], uses=uses) == []
+    gone = second.model_copy(update={"status": "tombstone"})
+    assert names(refine([first, gone], [told], uses=uses), [first]) == {"first": "active"}
 
 
 def test_the_best_are_not_spared_when_they_harm(used, refine):
