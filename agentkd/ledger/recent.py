@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -35,7 +36,7 @@ class Parsed(Generic[V]):
     """Values by id, built again only where what they are built from says something else; safe for threads."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[object, V]] = {}
+        self._known: OrderedDict[str, tuple[object, V]] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, id_: str, source: S, build: Callable[[S], V]) -> V:
@@ -46,7 +47,7 @@ class Parsed(Generic[V]):
             with self._lock:
                 self._known[id_] = known
                 while len(self._known) > _MOST:
-                    del self._known[next(iter(self._known))]
+                    self._known.popitem(last=False)  # a plain dict would search for its first one each time
         return known[1]
 
 

@@ -6,10 +6,12 @@ whose status for the serving checkpoint allows it are returned, whatever the ind
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -24,7 +26,7 @@ from agentkd.memory.provenance import source_of
 from agentkd.memory.scope import sees, visible_partitions
 from agentkd.memory.status import RECALLED, Statuses
 from agentkd.memory.threshold import Thresholds
-from agentkd.protocols import Embedder, Index
+from agentkd.protocols import Embedder, Index, IndexHit
 from agentkd.schema import Hit, Memory, MemoryStatus, Scope, Utility, mean_lift
 from agentkd.schema.lift import common_prior
 
@@ -39,7 +41,8 @@ _KEYS = len(EMBEDDED)  # a memory is in the index up to this many times
 _MOST_TIED = 2048
 _WIDER = 8  # growth of a search that found too few allowed memories
 _NOWHERE = -2.0  # below every cosine
-_MANY = 20_000  # memories from which both searches run side by side
+_MANY = 20_000  # memories from which searches run side by side
+_SLOW = 0.002  # seconds of embedding from which the search by words runs beside it, however few there are
 
 T = TypeVar("T")
 Best = dict[str, tuple[float, str]]  # memory id -> (score, key) of its best key
@@ -120,7 +123,8 @@ class Search:
         self._settings = settings
         self._words = words
         self._statuses = Statuses(ledger)
-        self._thread: ThreadPoolExecutor | None = None
+        self._threads: ThreadPoolExecutor | None = None
+        self._embedding = 0.0  # seconds of the last one
 
     def find(
         self, states: Sequence[str], asked: Asked, exclude: Sequence[Collection[str]]
@@ -196,8 +200,10 @@ class Search:
                 for state, out in zip(states, exclude, strict=True)
             ]
 
-        beside = self._beside(by_words)
+        beside = self._beside(by_words, is_worth=self._embedding >= _SLOW)
+        begun = time.perf_counter()
         vectors = self._embedder.embed(states)
+        self._embedding = time.perf_counter() - begun
         cut = asked.thresholds.min_score
         dense = self._nearest(vectors, wanted, depth, cut, partitions, allowed, exclude)
         pools = []
@@ -207,16 +213,19 @@ class Search:
             pools.append(_Pool(vector, best, words, ranked))
         return pools
 
-    def _beside(self, work: Callable[[], T]) -> Callable[[], T]:
-        """Begin the search by words in a thread of its own where that takes longer than to wake one.
+    def _beside(self, work: Callable[[], T], *, is_worth: bool = False) -> Callable[[], T]:
+        """Begin a search in a thread of its own where it takes longer than to wake one.
 
         Both indexes let other threads run while they search. Returns what waits for the result.
         """
-        if self._words is None or self._words.count() < _MANY:  # the count refuses in a forked child
+        if self._words is None:
             return work
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="agentkd-words")
-        return self._thread.submit(work).result
+        is_large = self._words.count() >= _MANY  # the count refuses in a forked child
+        if not (is_large or is_worth):
+            return work
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(2, thread_name_prefix="agentkd-recall")
+        return self._threads.submit(work).result
 
     def _look(self, pools: Sequence[_Pool], asked: Asked, wanted: int) -> None:
         """Read ranked memories, in few queries for many states, until each state has enough hits."""
@@ -330,8 +339,8 @@ class Search:
         while pending:
             merged: list[Best] = [{} for _ in pending]
             unseen = [_NOWHERE] * len(pending)  # no vector that was not returned is more similar than this
-            for partition in partitions:
-                for at, hits in enumerate(self._index.query(vectors[pending], size, partition)):
+            for near in self._near(vectors[pending], size, partitions):
+                for at, hits in enumerate(near):
                     for hit in hits:
                         score = round(hit.score, 6)  # the rest is noise, and would order equals at random
                         if score > merged[at].get(hit.memory_id, (_NOWHERE, ""))[0]:
@@ -345,6 +354,20 @@ class Search:
                     wider.append(state)
             pending, size = wider, size * _WIDER
         return found
+
+    def _near(
+        self, vectors: NDArray[np.float32], size: int, partitions: Sequence[str]
+    ) -> Iterator[Sequence[Sequence[IndexHit]]]:
+        """Yield what each partition holds near some vectors, first of the one that everybody sees."""
+        others = partial(self._queried, vectors, size, partitions[1:])
+        beside = self._beside(others) if len(partitions) > 1 else others
+        yield from self._queried(vectors, size, partitions[:1])
+        yield from beside()
+
+    def _queried(
+        self, vectors: NDArray[np.float32], size: int, partitions: Sequence[str]
+    ) -> list[Sequence[Sequence[IndexHit]]]:
+        return [self._index.query(vectors, size, partition) for partition in partitions]
 
 
 def _top(merged: Best, depth: int, allowed: Collection[str], exclude: Collection[str]) -> Best:

@@ -123,5 +123,5 @@ def test_both_searches_side_by_side_find_what_they_find_in_turn(make_store, less
     in_turn = [[hit.memory.id for hit in hits] for hits in store.recall_many(states, 5)]
     monkeypatch.setattr(recall, "_MANY", 1)
     beside = [[hit.memory.id for hit in hits] for hits in store.recall_many(states, 5)]
-    assert store._search._thread is not None
+    assert store._search._threads is not None
     assert beside == in_turn
