@@ -21,7 +21,7 @@ import random
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,9 +45,12 @@ from agentkd.schema import (
     Task,
     ToolCall,
     ToolSpec,
+    Utility,
     content_id,
+    mean_lift,
     memory_id,
 )
+from agentkd.schema.lift import common_prior
 
 SUITE, SPLIT, SEED = "bfcl-live", "train-inner", 11
 DISTILLERS = ("failure", "success", "contrast", "correction", "strategy", "tool-notes")
@@ -232,11 +235,11 @@ class Stream:
         """Return how many of these memories are still recalled."""
         return sum(memory.status == "active" for memory in self.workspace.ledger.memories.get_many(ids))
 
-    def best(self) -> list[Memory]:
-        """Return the learnt memories whose tasks were done most often with them, of equals least without."""
+    def best(self, worth: Callable[[Utility], float]) -> list[Memory]:
+        """Return the best of the learnt memories by what their counters are worth."""
         planted = {*self.harmful, *self.useless}
         learnt = [m for m in self.workspace.ledger.memories.list() if m.id not in planted]
-        learnt.sort(key=lambda m: (-m.utility.wins, m.utility.held_out_wins, m.id))
+        learnt.sort(key=lambda m: (-worth(m.utility), m.utility.held_out_wins, m.id))
         return learnt[: self.size.best]
 
 
@@ -289,11 +292,8 @@ def measure(stream: Stream) -> list[Row]:
             )
         )  # fmt: skip
         rows.append(Row(f"{name}: success with memory", sum(ours) / len(ours), n=len(ids)))
-    size, best = stream.size, stream.best()
+    size = stream.size
     rows.append(_unharmed(rounds, ids))
-    kept = sum(memory.status == "active" for memory in best)
-    given = {called(m) for m in stream.workspace.ledger.memories.list() if m.status == "active" and m.calls}
-    stood_for = sum(memory.status == "active" or called(memory) in given for memory in best)
     if stream.replies is not None:
         bad = [m for m in stream.workspace.ledger.memories.list() if BAD_WORDS in f"{m.content} {m.calls}"]
         rows.append(at_most("memories from the teacher's bad replies", len(bad), 0))
@@ -301,10 +301,34 @@ def measure(stream: Stream) -> list[Row]:
         *rows,
         at_least("harmful memories quarantined", size.planted - stream.active(stream.harmful), size.planted),
         at_least("useless memories pruned", size.planted - stream.active(stream.useless), size.planted),
-        at_least(f"of the {len(best)} best, still active", kept, len(best)),
-        Row(f"of the {len(best)} best, active or with another one that gives the same call", stood_for),
+        *_kept(stream),
         at_most("largest pool of active memories", max(stream.pool), largest_pool(size, stream.replies)),
     ]
+
+
+def _kept(stream: Stream) -> list[Row]:
+    """Return how many of the best are still active: those shown with most tasks that were done, and those
+    that gained most tasks by their measured lift. Of two that give the same call one may do.
+    """
+    given = {called(m) for m in stream.workspace.ledger.memories.list() if m.status == "active" and m.calls}
+    rows = []
+    for name, worth in (("with most wins", lambda u: u.wins), ("that gained most tasks", gained)):
+        best = stream.best(worth)
+        away = [memory for memory in best if memory.status != "active"]
+        label = f"of the {len(best)} {name},"
+        rows += [
+            at_least(f"{label} still active", len(best) - len(away), len(best)),
+            Row(
+                f"{label} gone without another one that gives the same call",
+                sum(called(m) not in given for m in away),
+            ),
+        ]
+    return rows
+
+
+def gained(utility: Utility) -> float:
+    """Return how many tasks a memory gained: those that saw it, times its lift."""
+    return utility.recalls * mean_lift(utility, common_prior(utility))
 
 
 def _unharmed(rounds: Sequence[dict[str, bool]], ids: Sequence[str]) -> Row:
