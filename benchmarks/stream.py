@@ -2,7 +2,8 @@
 
     python benchmarks/stream.py                # 200 requests that come and come back twenty times
     python benchmarks/stream.py --small        # 60 requests, four rounds, fewer planted memories
-    python benchmarks/stream.py --teacher      # with the distillers that ask a model; replies are recorded
+    python benchmarks/stream.py --teacher      # with the distillers that ask a model; replies are recorded;
+                                               # 28 rounds, since three memories share what two had
     python benchmarks/stream.py --resume       # goes on with the rounds that a killed run has not finished
 
 First every request of `bfcl-live` (training split) arrives once, and memory holds what came before it. Then
@@ -23,7 +24,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -355,7 +356,7 @@ def main() -> int:
     parser.add_argument("--teacher", action="store_true", help="with distillers that ask a scripted teacher")
     parser.add_argument("--resume", action="store_true", help="go on with a run that was killed")
     options = parser.parse_args()
-    size = SMALL if options.small else FULL
+    size = SMALL if options.small else replace(FULL, rounds=28) if options.teacher else FULL
     name = "stream" + ("-teacher" if options.teacher else "") + ("-small" if options.small else "")
     folder = WORK / name
     if not options.resume:
