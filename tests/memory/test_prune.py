@@ -101,6 +101,8 @@ def test_of_two_that_do_the_same_one_leaves_and_the_other_is_measured_anew(used,
     both = [first, second]
     assert names(refine(both, keep=0), both) == dict.fromkeys(["first", "second"], "quarantined")
     assert names(refine(both, keep=0, uses=beside), both) == {"first": "quarantined"}
+    compiled = first.model_copy(update={"status": "compiled"})  # it is still recalled
+    assert names(refine([compiled, second], keep=0, uses=beside), both) == {"second": "quarantined"}
     away = first.model_copy(update={"status": "quarantined"})
     assert refine([away, second], keep=0, uses=beside) == []  # nothing new is known of it
     more = used("second", 40, 40, 20, 13)
