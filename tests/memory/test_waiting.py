@@ -12,6 +12,7 @@ from agentkd.embedders import HashingEmbedder
 from agentkd.memory import MemoryStore, recall, shelf
 from agentkd.memory.settling import Settling
 from agentkd.plugins import PluginHost
+from agentkd.schema import Scope
 
 
 def vectors(n, d=8):
@@ -116,12 +117,25 @@ def test_an_idle_store_writes_by_itself(ledger, chroma, tmp_path, lesson):
     assert isinstance(store._settling, Settling)
 
 
-def test_both_searches_side_by_side_find_what_they_find_in_turn(make_store, lesson, monkeypatch):
-    store = make_store()
-    store.admit([lesson(f"book table {i} in town {i % 7}") for i in range(40)])
+@pytest.mark.parametrize(("limit", "value"), [("_MANY", 1), ("_SLOW", 0.0)], ids=["many", "slow embedder"])
+def test_searches_side_by_side_find_what_they_find_in_turn(make_store, lesson, monkeypatch, limit, value):
+    store, acme = make_store(), Scope(tenant="acme")
+    shared = [lesson(f"book table {i} in town {i % 7}") for i in range(40)]
+    own = [lesson(f"book table {i} for acme", scope=acme) for i in range(10)]
+    store.admit([*shared, *own, lesson("book table 3 for others", scope=Scope(tenant="other"))])
     states = ["book table 3", "town 5", "a table in town 2"]
-    in_turn = [[hit.memory.id for hit in hits] for hits in store.recall_many(states, 5)]
-    monkeypatch.setattr(recall, "_MANY", 1)
-    beside = [[hit.memory.id for hit in hits] for hits in store.recall_many(states, 5)]
+
+    def found():
+        scopes = (Scope(), acme)
+        return [
+            [hit.memory.id for hit in hits]
+            for scope in scopes
+            for hits in store.recall_many(states, 5, scope=scope)
+        ]
+
+    monkeypatch.setattr(recall, "_SLOW", float("inf"))  # a busy machine embeds slowly
+    in_turn = found()
+    assert store._search._threads is None
+    monkeypatch.setattr(recall, limit, value)
+    assert found() == in_turn
     assert store._search._threads is not None
-    assert beside == in_turn
