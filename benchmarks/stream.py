@@ -1,7 +1,7 @@
 """A stream of real requests: does memory earn its place, and does what harms or idles lose it?
 
     python benchmarks/stream.py                # 200 requests that come and come back twenty times
-    python benchmarks/stream.py --small        # 60 requests, four rounds, fewer planted memories
+    python benchmarks/stream.py --small        # 60 requests, twelve rounds, fewer planted memories
     python benchmarks/stream.py --teacher      # with the distillers that ask a model; replies are recorded;
                                                # 28 rounds, since three memories share what two had
     python benchmarks/stream.py --resume       # goes on with the rounds that a killed run has not finished
@@ -72,7 +72,7 @@ class Size:
     batch: int
 
 
-FULL, SMALL = Size(200, 20, 20, 100, 25), Size(60, 4, 5, 25, 20)
+FULL, SMALL = Size(200, 20, 20, 100, 25), Size(60, 12, 5, 25, 20)
 
 
 class Remembering:
