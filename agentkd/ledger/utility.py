@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from agentkd.ledger import event
+from agentkd.ledger import event, query
 from agentkd.ledger import tables as t
 from agentkd.ledger.database import chunks
 from agentkd.ledger.event import is_merge
+from agentkd.ledger.trust import SEEN
 from agentkd.schema import Use
 
 __all__ = [
@@ -141,6 +142,7 @@ def uses(connection: sa.Connection, ids: Iterable[str]) -> dict[str, list[Use]]:
     for batch in chunks(recalled):
         tasks |= seen(connection, t.recalls.c.trajectory_id.in_(batch))
     now = _stands_for(connection, {id_ for told in tasks.values() for id_ in told})
+    present = _recallable(connection, {*now.values()})
     counts_for: dict[str, list[str]] = {}
     for id_, family in families.items():
         for member in family:
@@ -153,7 +155,18 @@ def uses(connection: sa.Connection, ids: Iterable[str]) -> dict[str, list[Use]]:
             if saw.now != NOTHING:
                 others = {now[other] for other in told.keys() - family if not told[other].withheld}
                 beside = frozenset(others - {id_})
-                found[id_].append(Use(withheld=saw.withheld, win=bool(saw.win), beside=beside))
+                is_past = not beside <= present
+                use = Use(withheld=saw.withheld, win=bool(saw.win), beside=beside, is_past=is_past)
+                found[id_].append(use)
+    return found
+
+
+def _recallable(connection: sa.Connection, ids: Iterable[str]) -> set[str]:
+    """Return which memories may still be recalled, values of a store and counter-memories among them."""
+    m, found = t.memories.c, set[str]()
+    for batch in chunks(ids):
+        statuses = query.statuses(connection, "base", m.current.is_(True), m.id.in_(batch))
+        found |= {id_ for id_, status in statuses.items() if status in SEEN}
     return found
 
 

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from agentkd.memory.lift import priors_of
 from agentkd.memory.scope import partition_of
-from agentkd.memory.status import RECALLED
 from agentkd.schema import Lift, Memory, Use, Utility, lift_of
 
 __all__ = ["Company"]
@@ -20,29 +19,26 @@ class Company:
     """Judges memories by the tasks whose other memories can all still be recalled."""
 
     def __init__(self, memories: Sequence[Memory], *, level: float, band: float, strength: float) -> None:
-        """Begin with what is recalled; the arguments are those of `lifts_of`."""
-        self._present = {memory.id for memory in memories if memory.status in RECALLED}
+        """Begin with nobody gone; the arguments are those of `lifts_of`."""
+        self.gone: set[str] = set()
+        """Ids of memories that leave now, and that the ledger still counts as present."""
         self._priors = priors_of(memories, strength)
         self._level, self._band = level, band
-
-    def without(self, memory_id: str) -> None:
-        """Note that a memory leaves."""
-        self._present.discard(memory_id)
 
     def lift(self, memory: Memory, uses: Iterable[Use]) -> Lift:
         """Return the lift of a memory over those of its tasks that were in the company of now.
 
         Counts that no task here stands for, such as imported ones, are kept.
         """
-        gone = [use for use in uses if not use.beside <= self._present]
-        utility = memory.utility.model_copy(update=_less(memory.utility, gone))
+        past = [use for use in uses if use.is_past or not self.gone.isdisjoint(use.beside)]
+        utility = memory.utility.model_copy(update=_less(memory.utility, past))
         prior = self._priors[partition_of(memory.scope)]
         return lift_of(utility, prior, level=self._level, band=self._band)
 
 
-def _less(utility: Utility, gone: Sequence[Use]) -> Mapping[str, int]:
-    shown = [use.win for use in gone if not use.withheld]
-    withheld = [use.win for use in gone if use.withheld]
+def _less(utility: Utility, past: Sequence[Use]) -> Mapping[str, int]:
+    shown = [use.win for use in past if not use.withheld]
+    withheld = [use.win for use in past if use.withheld]
     counts = {
         "recalls": len(shown),
         "wins": sum(shown),

@@ -75,14 +75,12 @@ class UtilityPruneRefiner:
         best = {memory.id for memory in active[: settings.keep]}
         faulty = [m for m in active if self._fault(lifts[m.id], is_best=m.id in best)]
         uses = kit.uses(memory.id for memory in faulty)
-        gone = set()
         for memory in reversed(faulty):  # the worst first
             reason = self._fault(company.lift(memory, uses[memory.id]), is_best=memory.id in best)
             if reason:
-                company.without(memory.id)
-                gone.add(memory.id)
+                company.gone.add(memory.id)
                 yield _edit(memory, "quarantined", reason)
-        left = [memory for memory in active if memory.id not in gone]
+        left = [memory for memory in active if memory.id not in company.gone]
         yield from self._overflow(left, kit)
         away = [m for m in memories if m.status == "quarantined"]
         away.sort(key=lambda m: rank_of(m, lifts[m.id]))

@@ -243,6 +243,8 @@ class Use(Value):
     """Whether it was done."""
     beside: frozenset[str] = frozenset()
     """Other memories that the task was shown, each by the id of the union that it is a part of by now."""
+    is_past: bool = False
+    """Whether one of these can no longer be recalled: it was put away, replaced or revoked."""
 
 
 class Hit(Value):

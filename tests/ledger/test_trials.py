@@ -9,6 +9,7 @@ import pytest
 
 from agentkd.config import MemorySettings
 from agentkd.ledger import Ledger, ScopeCounts
+from agentkd.ledger.item import ITEM_ORIGIN
 from agentkd.memory import lift_report
 from agentkd.schema import Outcome, Scope, Use, Utility
 
@@ -180,6 +181,23 @@ def test_uses_are_the_tasks_behind_the_counters_with_what_else_they_saw(
     assert _counted(uses[union.id]) == utility(ledger, union)
     assert uses[union.id] == [Use(win=True, beside=frozenset({third.id}))]
     assert uses[third.id] == [Use(win=True, beside=frozenset({union.id}))]  # what stands for `one` by now
+
+
+@pytest.mark.parametrize("status", ["compiled", "quarantined", "tombstone", "revoked"])
+def test_a_use_is_past_once_something_that_was_beside_can_no_longer_be_recalled(
+    ledger: Ledger, make: Make, task: Any, status: str
+) -> None:
+    one, other = make.memory("one"), make.memory("other")
+    item = make.memory("item").model_copy(update={"origin": ITEM_ORIGIN})  # refiners never see it
+    ledger.memories.admit([one, other, item])
+    task(1, "shown", [one, other, item], success=True)
+    task(2, "one", [item], [one, other], success=True)
+    task(3, "one", [item], [one], success=True)
+    assert not any(use.is_past for use in ledger.trials.uses([one.id])[one.id])
+    ledger.memories.set_status(other.id, status, "a test")
+    past = {use.is_past for use in ledger.trials.uses([one.id])[one.id] if other.id in use.beside}
+    assert past == {status != "compiled"}
+    assert not any(u.is_past for u in ledger.trials.uses([one.id])[one.id] if other.id not in u.beside)
 
 
 def _counted(uses: Any) -> Utility:

@@ -101,8 +101,9 @@ def test_of_two_that_do_the_same_one_leaves_and_the_other_is_measured_anew(used,
     both = [first, second]
     assert names(refine(both, keep=0), both) == dict.fromkeys(["first", "second"], "quarantined")
     assert names(refine(both, keep=0, uses=beside), both) == {"first": "quarantined"}
-    compiled = first.model_copy(update={"status": "compiled"})  # it is still recalled
-    assert names(refine([compiled, second], keep=0, uses=beside), both) == {"second": "quarantined"}
+    alone = refine([second], keep=0, uses=beside)  # a refiner does not see all that is recalled
+    assert names(alone, both) == {"second": "quarantined"}
+    beside = {id_: [use.model_copy(update={"is_past": True}) for use in told] for id_, told in beside.items()}
     away = first.model_copy(update={"status": "quarantined"})
     assert refine([away, second], keep=0, uses=beside) == []  # nothing new is known of it
     more = used("second", 40, 40, 20, 13)
@@ -123,8 +124,8 @@ def test_what_was_put_away_beside_another_one_may_return_once_that_is_gone(used,
     )
     uses = {first.id: uses_of(first, [second]), second.id: []}
     assert refine([first, second], [told], uses=uses) == []
-    gone = second.model_copy(update={"status": "tombstone"})
-    assert names(refine([first, gone], [told], uses=uses), [first]) == {"first": "active"}
+    uses = {first.id: [use.model_copy(update={"is_past": True}) for use in uses[first.id]]}
+    assert names(refine([first], [told], uses=uses), [first]) == {"first": "active"}
 
 
 def test_the_best_are_not_spared_when_they_harm(used, refine):
