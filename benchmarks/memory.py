@@ -3,6 +3,7 @@
     python benchmarks/memory.py            # 1k, 10k, 100k memories; about a quarter of an hour
     python benchmarks/memory.py --small    # 1k and 5k
     python benchmarks/memory.py --resume --systems Chroma    # one system, while the machine is quiet
+    python benchmarks/memory.py --growth   # agentkd and bare Chroma to a million; an hour and a half
 
 `--resume` goes on with what was measured before; alone, after the last system, it prints the whole table.
 Rates of adding are compared by CPU seconds: on a shared machine the rest says who was beside. What counts as
@@ -24,18 +25,35 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from measure import RESULTS, WORK, Row, at_least, at_most, publish
-from memory_corpus import Corpus, corpus, minilm
+from memory_corpus import Corpus, corpus, grown, minilm
 from memory_system import EMBEDDED, TENANTS, K
 from peers import peers_python
 
 OURS = ("agentkd", "agentkd, dense", "agentkd, exact")
 PEERS = ("Chroma", "LangGraph store", "LangMem", "LangMem, SQLite", "mem0")
 NEEDS_OURS = (*OURS, "Chroma")  # bare Chroma runs on the Chroma that agentkd runs on
+EMBEDDABLE = 110_000  # texts that are embedded; what a run needs beyond them is grown out of them
 Facts = dict[str, dict[int, dict[str, Any]]]
+
+
+class Plan(NamedTuple):
+    """What a kind of run measures, for how many seconds of each system, and under which name."""
+
+    name: str
+    sizes: str
+    cap: float
+    systems: tuple[str, ...]
+
+
+PLANS = {
+    "memory": Plan("memory", "1000,10000,100000", 180.0, (*OURS, *PEERS)),
+    "small": Plan("memory-small", "1000,5000", 40.0, (*OURS, *PEERS)),
+    "growth": Plan("memory-growth", "1000,10000,100000,300000,1000000", 5400.0, ("agentkd", "Chroma")),
+}
 
 
 def write_corpus(folder: Path, made: Corpus) -> None:
@@ -94,7 +112,7 @@ def seen_by(system: str, view: str) -> str:
     return view
 
 
-def rows_of(facts: Facts, made: Corpus, sizes: list[int], embedding: float) -> list[Row]:
+def rows_of(facts: Facts, made: Corpus, sizes: list[int], embedding: float, *, has_bars: bool) -> list[Row]:
     """Return the table: what each system does at each size, and our bars."""
     rows: list[Row] = [Row("ms to embed one question, p95", embedding * 1000)]
     for size in sizes:
@@ -104,11 +122,8 @@ def rows_of(facts: Facts, made: Corpus, sizes: list[int], embedding: float) -> l
                 rows.append(Row(f"{size}: {name}, stopped at", fact["stopped_at"], n=fact["stopped_at"]))
                 continue
             rows += _system_rows(name, fact, made, max(sizes))
-        rows += _bars(
-            {name: by_size[size] for name, by_size in facts.items() if "views" in by_size.get(size, {})},
-            size,
-            embedding * 1000,
-        )
+        reached = {name: by_size[size] for name, by_size in facts.items() if "views" in by_size.get(size, {})}
+        rows += _bars(reached, size, embedding * 1000) if has_bars else []
     return rows
 
 
@@ -253,32 +268,31 @@ def main() -> int:
     parser.add_argument("--systems", default="", help="systems instead, separated by `;`")
     parser.add_argument("--resume", action="store_true", help="measure what the last run has not measured")
     parser.add_argument("--cap", type=float, default=0.0, help="seconds of one system")
+    parser.add_argument("--growth", action="store_true", help="agentkd and Chroma, to a million; no bars")
     options = parser.parse_args()
-    sizes = [
-        int(size)
-        for size in (options.sizes or ("1000,5000" if options.small else "1000,10000,100000")).split(",")
-    ]
-    cap = options.cap or (40.0 if options.small else 180.0)
-    made = corpus(max(sizes) + 2 * (max(sizes) // 20), options.data)
-    folder = WORK / "memory"
+    kind = "growth" if options.growth else "small" if options.small else "memory"
+    plan = PLANS[kind]
+    sizes = [int(size) for size in (options.sizes or plan.sizes).split(",")]
+    cap, n = options.cap or plan.cap, max(sizes) + 2 * (max(sizes) // 20)
+    made = grown(corpus(min(n, EMBEDDABLE), options.data), n)
+    folder = WORK / plan.name
     if not (options.resume and (folder / "texts.json").is_file()):
         write_corpus(folder, made)
-    names = options.systems.split(";") if options.systems else [*OURS, *PEERS]
+    names = options.systems.split(";") if options.systems else list(plan.systems)
     peers = peers_python("memory") if set(names) - set(NEEDS_OURS) else ""
     facts: Facts = {
         name: measured(name, sys.executable if name in NEEDS_OURS else peers, sizes, cap, folder)
         for name in names
     }
-    rows = rows_of(facts, made, sizes, embedding_seconds(made.queries))
-    name = "memory-small" if options.small else "memory"
-    plot(facts, sizes, RESULTS / f"{name}.svg")
+    rows = rows_of(facts, made, sizes, embedding_seconds(made.queries), has_bars=not options.growth)
+    plot(facts, sizes, RESULTS / f"{plan.name}.svg")
     settings = {
         "k": K,
         "cap_seconds": cap,
         "corpus": made.facts,
         "p95": "without embedding, which all pay alike",
     }
-    return publish(name, rows, {"settings": settings})
+    return publish(plan.name, rows, {"settings": settings})
 
 
 if __name__ == "__main__":

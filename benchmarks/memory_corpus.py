@@ -74,6 +74,25 @@ def corpus(n: int, data: Path | None = None) -> Corpus:
     return Corpus(texts, vectors[len(queries) :], queries, vectors[: len(queries)], facts)
 
 
+def grown(base: Corpus, n: int) -> Corpus:
+    """Return `n` texts, those past the base's own being one of them that ends with the start of another.
+
+    To embed a million takes hours. The vector of a grown text lies between those of the two, three parts of
+    the first: as near to that as a sentence lies to its variants. Questions stay.
+    """
+    dice, own = np.random.default_rng(SEED), len(base.texts)
+    first, second = dice.integers(0, own, (2, max(0, n - own)))
+    made = 3 * base.vectors[first] + base.vectors[second]
+    made /= np.linalg.norm(made, axis=1, keepdims=True)
+    texts = [
+        f"{base.texts[a]} {' '.join(base.texts[b].split()[:8])} ({at})"
+        for at, (a, b) in enumerate(zip(first.tolist(), second.tolist(), strict=True))
+    ]
+    facts = {**base.facts, "texts": n, "grown": len(texts)}
+    vectors = np.concatenate([base.vectors, made])[:n]
+    return Corpus([*base.texts, *texts][:n], vectors, base.queries, base.query_vectors, facts)
+
+
 def embed(texts: list[str]) -> np.ndarray:
     """Embed texts with the default embedder, past its cache."""
     return minilm().embed(texts)
