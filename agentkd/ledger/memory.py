@@ -304,8 +304,7 @@ class Memories:
 
     def without_lesson(self, limit: int = 1000) -> Found:
         """Return memories of which nobody has said yet what near copies of them are found by."""
-        with self._database.read() as connection:
-            return query.fetch(connection, "base", t.memories.c.lesson.is_(None), limit=limit)
+        return query.without_lesson(self._database, limit)
 
     def set_lessons(self, lessons: Mapping[str, str]) -> None:
         """Say by id what near copies of these memories are found by: a hash that equal lessons share."""

@@ -66,7 +66,7 @@ class Outlines:
 def _outline(id_: str, scope: Scope, body: str) -> Outline:
     try:
         data = parse(body)
-        keys = MemoryKeys.model_construct(**data.get("keys", {}))
+        keys = MemoryKeys.model_validate(data.get("keys", {}))
         return Outline(id_, scope, keys, data["when_to_use"], data["content"])
     except (ValueError, TypeError, KeyError) as error:
         raise StoreError(

@@ -15,10 +15,19 @@ import sqlalchemy as sa
 
 from agentkd.ledger import tables as t
 from agentkd.ledger.body import load
-from agentkd.ledger.database import chunks
+from agentkd.ledger.database import Database, chunks
 from agentkd.schema import Evidence, Memory, MemoryStatus, Utility
 
-__all__ = ["effective", "fetch", "fetch_at", "neighbours", "new_to", "statuses", "statuses_at"]
+__all__ = [
+    "effective",
+    "fetch",
+    "fetch_at",
+    "neighbours",
+    "new_to",
+    "statuses",
+    "statuses_at",
+    "without_lesson",
+]
 
 _base = t.memory_status.alias("base_status")
 _own = t.memory_status.alias("own_status")
@@ -85,6 +94,14 @@ def fetch(
         .limit(limit)
     )
     return [_memory(row) for row in connection.execute(query).mappings()]
+
+
+def without_lesson(database: Database, limit: int) -> list[Memory]:
+    """Return memories without a hash of their lesson, oldest first; each admission asks, mostly for none."""
+    if not database.glance("SELECT 1 FROM memories WHERE lesson IS NULL LIMIT 1"):
+        return []
+    with database.read() as connection:
+        return fetch(connection, "base", t.memories.c.lesson.is_(None), limit=limit)
 
 
 def _memory(row: sa.RowMapping) -> Memory:

@@ -7,7 +7,6 @@ implements `find_secrets`; another function may be handed to `Ledger.open(redact
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from functools import lru_cache
 from typing import Any
 
 from agentkd.ledger.secret import NAMING_KEYS, PLACEHOLDER, SECRET_KEYS, Finding, find_secrets, may_hold
@@ -19,6 +18,8 @@ Redact = Callable[[str], str]
 
 _LONG_NUMBER = 10**9  # below, a number is a count
 _LONGEST_NAME = 64  # characters of a field's name that is worth a place among those known
+_MOST_NAMES = 2048
+_PLAIN: set[str] = set()  # names that tell of no secret: the same few are in every value that is stored
 _SHORTEST = 8  # characters of a text that can hold a secret, such as a://b:c@
 
 
@@ -68,7 +69,7 @@ def _is_clean(data: Any) -> bool:
 
     The texts are joined as they are: what JSON makes of a tab or of a wide space hides a secret beside it.
     """
-    texts: list[str] = []
+    texts: set[str] = set()  # a memory's situation is often its key as well
     names: set[str] = set()
     waiting = [data]
     while waiting:
@@ -76,27 +77,25 @@ def _is_clean(data: Any) -> bool:
         if item is None or item == "" or item is True or item is False:
             continue
         if isinstance(item, str):
-            texts.append(item)
+            texts.add(item)
         elif isinstance(item, int):
             if abs(item) >= _LONG_NUMBER:
-                texts.append(str(item))
+                texts.add(str(item))
         elif isinstance(item, (list, tuple)):
             waiting.extend(item)
         elif isinstance(item, (dict, Mapping)):  # `dict` first: an abstract class takes its time to ask
             names.update(item)
             waiting.extend(item.values())
-    is_telling = any(map(_is_telling, names))
-    return not is_telling and not may_hold("\n".join(texts))
+    return not any(map(_is_telling, names - _PLAIN)) and not may_hold("\n".join(texts))
 
 
 def _is_telling(name: str) -> bool:
     """Whether the name of a field is that of a secret, or may hold one itself."""
-    return _found_telling(name) if len(name) <= _LONGEST_NAME else _found_telling.__wrapped__(name)
-
-
-@lru_cache(maxsize=2048)  # the same few names are in every value that is stored
-def _found_telling(name: str) -> bool:
-    return bool(SECRET_KEYS.match(name) or NAMING_KEYS.match(name)) or may_hold(name)
+    if SECRET_KEYS.match(name) or NAMING_KEYS.match(name) or may_hold(name):
+        return True
+    if len(name) <= _LONGEST_NAME and len(_PLAIN) < _MOST_NAMES:
+        _PLAIN.add(name)
+    return False
 
 
 def _walked(data: Any, redact: Redact, keep: Collection[tuple[str, ...]] = ()) -> tuple[Any, bool]:

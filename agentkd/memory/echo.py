@@ -27,10 +27,11 @@ class Echoes:
         self, candidates: Sequence[Memory], ledger: Ledger, embedder: Embedder, merge_above: float
     ) -> None:
         runs = dict.fromkeys(id_ for memory in candidates for id_ in memory.evidence.trajectories)
-        ids = ledger.memories.shown_in(runs)
+        ids = ledger.memories.shown_in(runs) if runs else {}
         known = {m.id: m for m in ledger.memories.get_many({id_ for group in ids.values() for id_ in group})}
         given = {id_ for memory in candidates for id_ in memory.evidence.corrections}
-        self._said = {id_ for id_, source in ledger.corrections.sources(given).items() if source in VOUCHING}
+        sources = ledger.corrections.sources(given) if given else {}
+        self._said = {id_ for id_, source in sources.items() if source in VOUCHING}
         self._shown = {run: [known[id_] for id_ in sorted(group)] for run, group in ids.items()}
         self._merge_above = merge_above
         self._embedder = embedder

@@ -6,6 +6,7 @@ Nothing is written to disk; the memory store fills it from the ledger when it is
 from __future__ import annotations
 
 import threading
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["ExactIndex", "VectorHit", "build", "cosine"]
 
 
+_FIRST_ROWS = 16  # of a partition's first block
 _times_one = getattr(np, "vecdot", np.matmul)
 """Matrix times one vector on one thread: BLAS wakes others for it, which then spin on somebody's core."""
 
@@ -46,11 +48,16 @@ def cosine(score: float | np.floating[Any]) -> float:
 
 
 class _Partition:
-    """Vectors of one scope in a matrix that grows by doubling; freed rows are used again."""
+    """Vectors of one scope in blocks, each as large as all before: none is ever copied to make room.
+
+    The system gives the memory of a row when it is first written. Freed rows are used again.
+    """
 
     def __init__(self, dimensions: int) -> None:
-        self.vectors = np.zeros((16, dimensions), np.float32)
-        self.dead = np.ones(16, bool)
+        self.dimensions = dimensions
+        self.blocks: list[NDArray[np.float32]] = []
+        self.starts: list[int] = []
+        self.dead = np.ones(0, bool)
         self.owners: list[tuple[str, str] | None] = []
         self.rows: dict[str, int] = {}
         self.free: list[int] = []
@@ -64,11 +71,8 @@ class _Partition:
                 self.put(id_, vector, owner)
             return
         start, stop = len(self.owners), len(self.owners) + len(ids)
-        if stop > len(self.vectors):
-            more = max(stop, 2 * len(self.vectors)) - len(self.vectors)
-            self.vectors = np.concatenate([self.vectors, np.zeros((more, vectors.shape[1]), np.float32)])
-            self.dead = np.concatenate([self.dead, np.ones(more, bool)])
-        self.vectors[start:stop], self.dead[start:stop] = vectors, False
+        self._write(start, vectors)
+        self.dead[start:stop] = False
         self.owners += owners
         self.rows.update(zip(ids, range(start, stop), strict=True))
 
@@ -80,13 +84,27 @@ class _Partition:
             else:
                 row = len(self.owners)
                 self.owners.append(None)
-                if row == len(self.vectors):
-                    self.vectors = np.concatenate([self.vectors, np.zeros_like(self.vectors)])
-                    self.dead = np.concatenate([self.dead, np.ones_like(self.dead)])
             self.rows[id_] = row
-        self.vectors[row] = vector
+        self._write(row, vector[None])
         self.dead[row] = False
         self.owners[row] = owner
+
+    def vector(self, row: int) -> NDArray[np.float32]:
+        at = bisect_right(self.starts, row) - 1
+        found: NDArray[np.float32] = self.blocks[at][row - self.starts[at]]
+        return found
+
+    def _write(self, row: int, vectors: NDArray[np.float32]) -> None:
+        while len(self.dead) < row + len(vectors):
+            room = max(_FIRST_ROWS, len(self.dead))
+            self.blocks.append(np.empty((room, self.dimensions), np.float32))
+            self.starts.append(len(self.dead))
+            self.dead = np.concatenate([self.dead, np.ones(room, bool)])
+        while len(vectors):
+            at = bisect_right(self.starts, row) - 1
+            place = self.blocks[at][row - self.starts[at] :][: len(vectors)]
+            place[:] = vectors[: len(place)]
+            row, vectors = row + len(place), vectors[len(place) :]
 
     def drop(self, memory_ids: set[str]) -> None:
         for id_, row in list(self.rows.items()):
@@ -103,11 +121,14 @@ class _Partition:
 
     def query(self, vectors: NDArray[np.float32], k: int) -> list[list[IndexHit]]:
         n = len(self.owners)
+        used = [
+            block[: n - start] for start, block in zip(self.starts, self.blocks, strict=True) if start < n
+        ]
         if len(vectors) == 1:
-            scores = _times_one(self.vectors[:n], vectors[0])[None]
+            scores = np.concatenate([_times_one(block, vectors[0]) for block in used])[None]
         else:
             with np.errstate(invalid="ignore"):  # numbers of a damaged file are near nothing
-                scores = vectors @ self.vectors[:n].T
+                scores = np.concatenate([vectors @ block.T for block in used], axis=1)
         scores[:, self.dead[:n]] = -np.inf
         return [self._best(line, min(k, len(self.rows))) for line in scores]
 
@@ -144,9 +165,9 @@ class ExactIndex:
             return
         with self._lock:
             part = self._partitions.setdefault(partition, _Partition(vectors.shape[1]))
-            if part.vectors.shape[1] != vectors.shape[1]:
+            if part.dimensions != vectors.shape[1]:
                 raise DataError(
-                    f"vectors of length {vectors.shape[1]} do not fit an index of {part.vectors.shape[1]}",
+                    f"vectors of length {vectors.shape[1]} do not fit an index of {part.dimensions}",
                     hint="rebuild the index after a change of the embedder",
                 )
             part.put_all(ids, vectors, list(zip(memory_ids, keys, strict=True)))
@@ -174,7 +195,8 @@ class ExactIndex:
                 return [], np.zeros((0, 0), np.float32), []
             ids = list(islice(part.rows, n))
             rows = [part.rows[id_] for id_ in ids]
-            return ids, part.vectors[rows], [owner for row in rows if (owner := part.owners[row]) is not None]
+            vectors = np.array([part.vector(row) for row in rows], np.float32).reshape(-1, part.dimensions)
+            return ids, vectors, [owner for row in rows if (owner := part.owners[row]) is not None]
 
     def remove(self, ids: Sequence[str], partition: str) -> None:
         """Remove vectors by their own ids."""

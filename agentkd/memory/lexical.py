@@ -15,6 +15,7 @@ import shutil
 import threading
 import unicodedata
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, suppress
@@ -76,23 +77,24 @@ class LexicalIndex:
         What says the same as before is left alone: what is replaced counts in the statistics of words until
         its segment is merged, and two indexes over the same memories would rank near equals differently.
         """
-        batch = list(rows)
+        batch = list({row[0]: row for row in rows}.values())
         lost = [*{*gone} - {memory_id for memory_id, _, _ in batch}]
         if not batch and not lost:
             return
         with self._guard, _translated():
             opened = self._open()
+            opened.follow()
             said = {memory_id: [_MARKER, *opened.words(text)] for memory_id, _, text in batch}
             new = [row for row in batch if not opened.holds(row[0], row[1], said[row[0]])]
-            is_replacing = any(opened.knows(id_) for id_ in (*lost, *(row[0] for row in new)))
+            there = [id_ for id_ in (*lost, *(row[0] for row in new)) if opened.knows(id_)]
             try:
-                for memory_id in (*lost, *(row[0] for row in new)):
+                for memory_id in there:
                     opened.remove(memory_id)
                 for memory_id, partition, _ in new:
                     opened.put(memory_id, said[memory_id], partition)
-                if lost or new:
+                if there or new:
                     opened.publish()
-                if is_replacing:
+                if there:
                     opened.settle()
             except BaseException:
                 opened.close()  # a writer that failed once fails for good; the next change begins another
@@ -195,6 +197,11 @@ class _Opened:
         plain = unicodedata.normalize("NFKC", text).encode("utf-8", "replace").decode()
         found: list[str] = self._analyzer.analyze(_parted(plain))
         return found
+
+    def follow(self) -> None:
+        """See all that was written: a change may have failed after it was on disk."""
+        if self._writer is None:
+            self.index.reload()
 
     def knows(self, memory_id: str) -> bool:
         """Whether a memory is or was there."""
@@ -331,7 +338,7 @@ def _telling(words: Iterable[str], rarity: Mapping[str, float], n: Mapping[str, 
 
 def _weight(common: AbstractSet[str], said: Sequence[str], rarity: Mapping[str, float]) -> float:
     """Return what words that were not looked up add to a text: BM25 of a text of mean length."""
-    n = {word: said.count(word) for word in common & set(said)}
+    n = Counter([word for word in said if word in common])
     return sum(rarity[word] * f * (_SATURATION + 1.0) / (f + _SATURATION) for word, f in n.items())
 
 

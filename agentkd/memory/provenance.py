@@ -92,7 +92,8 @@ class Gate:
             is_claim = self.settings.gate and memory.origin.startswith("import:")
             if is_claim or memory.trust == "untrusted":
                 return self._held(memory, {}, "it was read from a file", 0)
-            return Judged(memory=memory.model_copy(update={"trust": ""}))  # the application's own word
+            own = memory if not memory.trust else memory.model_copy(update={"trust": ""})
+            return Judged(memory=own)  # the application's own word
         spans = tuple(self._stamped(span, evidence) for span in evidence.spans)
         beyond = self.uncounted(evidence) if self.settings.gate else ()
         changes = {
@@ -215,6 +216,8 @@ def source_of(memory: Memory) -> str:
 
 def _unvouched(memory: Memory) -> Memory:
     """Return a candidate without what it claims that a person saw of its runs."""
+    if not memory.evidence.vouched:
+        return memory
     return memory.model_copy(update={"evidence": memory.evidence.model_copy(update={"vouched": ()})})
 
 

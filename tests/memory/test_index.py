@@ -96,6 +96,32 @@ def test_exact_refuses_vectors_of_another_length():
         index.add(["x"], vectors(1, d=4), ["mem-x"], ["task"], "p")
 
 
+def test_exact_finds_what_lies_in_any_of_its_blocks():
+    index, rows = ExactIndex(), vectors(300)
+    names = [f"m{at}" for at in range(300)]
+    for start, stop in (
+        (0, 10),
+        (10, 17),
+        (17, 40),
+        (40, 41),
+        (41, 300),
+    ):  # rooms of 16, 32, 64, 128, 256, 512
+        index.add(names[start:stop], rows[start:stop], names[start:stop], ["task"] * (stop - start), "p")
+    index.delete(["m3", "m16", "m299"], "p")
+    index.add(["new"], rows[3:4], ["new"], ["task"], "p")  # where one of them was
+    left = {name: row for name, row in zip(names, rows, strict=True) if name not in ("m3", "m16", "m299")}
+    left["new"] = rows[3]
+    for asked in (rows[:1], rows[3:4], rows[15:17], rows[250:]):
+        for hits, vector in zip(index.query(asked, 7, "p"), asked, strict=True):
+            nearest = sorted(left, key=lambda name: -float(left[name] @ vector))[:7]
+            assert [hit.memory_id for hit in hits] == nearest
+    ids, found, owners = index.oldest(400, "p")
+    assert set(ids) == set(left)
+    assert all(np.array_equal(left[i], v) for i, v in zip(ids, found, strict=True))
+    assert owners == [(id_, "task") for id_ in ids]
+    assert index.oldest(0, "p")[1].shape == (0, rows.shape[1])
+
+
 def test_chroma_keeps_vectors_and_identity_over_a_restart(chroma, tmp_path):
     index = chroma(tmp_path)
     fill(index)

@@ -233,3 +233,36 @@ def test_after_a_full_disk_the_next_change_is_made_and_closing_says_nothing(tmp_
     again = LexicalIndex(tmp_path / "words")
     assert again.stored() == {"a", "b"}
     again.close()
+
+
+def test_a_change_that_failed_once_it_was_written_is_not_written_twice(tmp_path):
+    class Failing:
+        def __init__(self, of):
+            self.of, self.left = of, 1
+
+        def __getattr__(self, name):
+            return getattr(self.of, name)
+
+        def reload(self):
+            self.left -= 1
+            if self.left == 0:
+                raise OSError("too many open files")
+            self.of.reload()
+
+    rows = [("a", "p", "red apples"), ("b", "p", "green pears")]
+    index = LexicalIndex(tmp_path)
+    index.change(rows[:1])
+    opened = index._open()
+    opened.index = Failing(opened.index)
+    with pytest.raises(StoreError):
+        index.change(rows)
+    index.change(rows)
+    assert index.count() == 2
+    assert ids(index.search("green pears", 5, ["p"])) == ["b"]
+    index.close()
+
+
+def test_of_two_texts_of_one_memory_in_a_change_the_last_one_counts(index):
+    index.change([("a", "p", "red apples"), ("a", "p", "green pears")])
+    assert index.count() == 1
+    assert index.search("apples", 5, ["p"]) == []
