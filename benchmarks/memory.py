@@ -3,7 +3,7 @@
     python benchmarks/memory.py            # 1k, 10k, 100k memories; about a quarter of an hour
     python benchmarks/memory.py --small    # 1k and 5k
     python benchmarks/memory.py --resume --systems Chroma    # one system, while the machine is quiet
-    python benchmarks/memory.py --growth   # agentkd and bare Chroma to a million; an hour and a half
+    python benchmarks/memory.py --growth   # agentkd and bare Chroma to a million; an hour
 
 `--resume` goes on with what was measured before; alone, after the last system, it prints the whole table.
 Rates of adding are compared by CPU seconds: on a shared machine the rest says who was beside. What counts as
@@ -24,6 +24,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +38,9 @@ OURS = ("agentkd", "agentkd, dense", "agentkd, exact")
 PEERS = ("Chroma", "LangGraph store", "LangMem", "LangMem, SQLite", "mem0")
 NEEDS_OURS = (*OURS, "Chroma")  # bare Chroma runs on the Chroma that agentkd runs on
 EMBEDDABLE = 110_000  # texts that are embedded; what a run needs beyond them is grown out of them
+_COLOURS = ("#0a0", "#05c", "#6a6", "#c50", "#a0a", "#850", "#088", "#d22", "#7c3", "#39f", "#f90")
 Facts = dict[str, dict[int, dict[str, Any]]]
+Line = list[tuple[int, float]]
 
 
 class Plan(NamedTuple):
@@ -188,8 +191,13 @@ def _bars(facts: dict[str, dict[str, Any]], size: int, embedding: float) -> list
     return rows
 
 
+def _quantile(fact: dict[str, Any], view: str, percent: float) -> float:
+    """Return milliseconds of a recall."""
+    return float(np.percentile(fact["views"][view]["seconds"], percent)) * 1000
+
+
 def _p95(fact: dict[str, Any], view: str) -> float:
-    return float(np.percentile(fact["views"][view]["seconds"], 95)) * 1000
+    return _quantile(fact, view, 95)
 
 
 def embedding_seconds(queries: list[str]) -> float:
@@ -203,32 +211,47 @@ def embedding_seconds(queries: list[str]) -> float:
 
 
 def plot(facts: Facts, sizes: list[int], file: Path) -> None:
-    """Draw recall p95 and add rate over the number of memories, both axes logarithmic, as one SVG."""
-    panels = []
-    charts = (
-        ("recall p95, ms", lambda fact: _p95(fact, "all")),
-        ("added per second", lambda fact: fact["batched"] / fact["add_seconds"]),
-    )
-    for at, (label, value) in enumerate(charts):
-        lines = {
-            name: [(size, value(by[size])) for size in sizes if "views" in by.get(size, {})]
-            for name, by in facts.items()
+    """Draw recall, adding and disk over the number of memories, all axes logarithmic, as one SVG."""
+
+    def lines(value: Callable[[dict[str, Any]], float], of: Facts = facts) -> dict[str, Line]:
+        """Return by system what there is to draw; a logarithm knows no 0."""
+        reached = {
+            name: [by[size] for size in sizes if "views" in by.get(size, {})] for name, by in of.items()
         }
-        panels.append(f'<g transform="translate({at * 430},0)">{_panel(label, lines)}</g>')
-    style = "text{font:11px sans-serif;fill:#222}line,path{stroke:#bbb;fill:none}.c{stroke-width:2}"
+        return {
+            name: [(fact["size"], value(fact)) for fact in line if value(fact) > 0]
+            for name, line in reached.items()
+        }
+
+    recall = lines(lambda fact: _quantile(fact, "all", 50))
+    for name, view in (("agentkd", "scoped"), ("Chroma", "filtered")):
+        some = {name: facts[name]} if name in facts else {}
+        found = lines(lambda fact, view=view: _quantile(fact, view, 50), some)  # type: ignore[misc]
+        recall |= {f"{name}, {view}": line for line in found.values()}
+    charts = (
+        ("recall p50, ms", recall),
+        ("added per second of CPU", lines(lambda fact: fact["batched"] / fact["cpu_seconds"])),
+        ("MB on disk", lines(lambda fact: fact["disk"] / 1e6)),
+    )
+    colours = dict(zip(recall, _COLOURS, strict=False))
+    panels = [
+        f'<g transform="translate({at * 400},0)">{_panel(label, line, colours)}</g>'
+        for at, (label, line) in enumerate(charts)
+    ]
+    style = "text{font:11px sans-serif;fill:#222}line,path{stroke:#ccc;fill:none}.c{stroke-width:2}"
     file.write_text(
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 860 300" role="img" aria-label="by size">'
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1200 330" role="img" aria-label="by size">'
         f"<style>{style}</style>{''.join(panels)}</svg>\n",
         encoding="utf-8",
     )
 
 
-def _panel(label: str, lines: dict[str, list[tuple[int, float]]]) -> str:
+def _panel(label: str, lines: dict[str, Line], colours: dict[str, str]) -> str:
     points = [point for line in lines.values() for point in line]
     if not points:
         return ""
     xs, ys = np.log10([p[0] for p in points]), np.log10([p[1] for p in points])
-    width, height, left, top = 230, 230, 50, 24
+    width, height, left, top = 210, 230, 55, 24
     span_x, span_y = max(np.ptp(xs), 1e-9), max(np.ptp(ys), 1e-9)
 
     def place(x: float, y: float) -> tuple[float, float]:
@@ -236,26 +259,25 @@ def _panel(label: str, lines: dict[str, list[tuple[int, float]]]) -> str:
         return float(across), float(top + (ys.max() - np.log10(y)) / span_y * height)
 
     parts = [f'<text x="{left}" y="14">{label}</text>']
-    for power in range(int(np.floor(ys.min())), int(np.ceil(ys.max())) + 1):
-        if ys.min() <= power <= ys.max():
-            y = place(10 ** xs.min(), 10.0**power)[1]
+    steps = (1, 2, 5) if span_y < 2 else (1,)
+    for tick in (step * 10.0**power for power in range(-3, 8) for step in steps):
+        if 10 ** ys.min() <= tick <= 10 ** ys.max():
+            y = place(10 ** xs.min(), tick)[1]
             parts.append(f'<line x1="{left}" y1="{y:.1f}" x2="{left + width}" y2="{y:.1f}"/>')
-            parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{10.0**power:g}</text>')
+            parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
     bottom = f'y="{top + height + 18}" text-anchor="middle"'
-    sizes = sorted({point[0] for point in points})
-    parts += [f'<text x="{place(size, points[0][1])[0]:.1f}" {bottom}>{size}</text>' for size in sizes]
-    colours = ("#0b5", "#3a7", "#7b9", "#05c", "#c50", "#a0a", "#850")
+    for size in sorted({point[0] for point in points}):
+        told = f"{size // 1_000_000}M" if size >= 1_000_000 else f"{size // 1000}k"
+        parts.append(f'<text x="{place(size, points[0][1])[0]:.1f}" {bottom}>{told}</text>')
     ends: list[float] = []
-    for (name, line), colour in zip(lines.items(), colours, strict=False):
+    for name, line in sorted(lines.items(), key=lambda item: place(*item[1][-1])[1] if item[1] else 0.0):
         if not line:
             continue
         path = "L".join(f"{a:.1f} {b:.1f}" for a, b in (place(*point) for point in line))
-        parts.append(f'<path class="c" d="M{path}" style="stroke:{colour}"/>')
+        parts.append(f'<path class="c" d="M{path}" style="stroke:{colours[name]}"/>')
         x, y = place(*line[-1])
-        while any(abs(y - other) < 12 for other in ends):
-            y += 12
-        ends.append(y)
-        parts.append(f'<text x="{x + 6:.1f}" y="{y + 4:.1f}" style="fill:{colour}">{name}</text>')
+        ends.append(y := max(y, ends[-1] + 12 if ends else y))
+        parts.append(f'<text x="{x + 6:.1f}" y="{y + 4:.1f}" style="fill:{colours[name]}">{name}</text>')
     return "".join(parts)
 
 

@@ -12,8 +12,9 @@ from agentkd.errors import NotFoundError
 from agentkd.ledger import event
 from agentkd.ledger import tables as t
 from agentkd.ledger.body import dump, load
-from agentkd.ledger.database import chunks, insert_many, known
-from agentkd.ledger.redact import Redact, redact_json
+from agentkd.ledger.database import chunks, known
+from agentkd.ledger.redact import Redact
+from agentkd.ledger.storing import Written, clean, link_evidence, store
 from agentkd.schema import Evidence, Memory, Value, now
 from agentkd.trust import VOUCHING
 
@@ -25,25 +26,17 @@ __all__ = [
     "admit",
     "answer",
     "bring_back",
-    "clean",
-    "clean_evidence",
     "corroborate",
     "evidence_details",
-    "link_evidence",
-    "link_parents",
     "merge_equal",
     "row_of",
     "rows_of",
-    "store",
     "unknown",
 ]
 
 Outcome = Literal["stored", "merged", "rejected"]
 T = TypeVar("T")
 
-_IDS = ("trajectories", "corrections", "steps", "vouched")
-_SOURCES = (*((name,) for name in _IDS), ("spans", "trajectory"), ("spans", "principal"))
-_KEPT = (("id",), ("parent",), *(("evidence", *path) for path in _SOURCES))
 _AGED = re.compile(
     r"(?:utility-prune: in quarantine since \S+: )?(?:ttl: |utility-prune: (?:unused|no room): )"
 )
@@ -78,10 +71,12 @@ def admit(
     redact: Redact,
     lessons: Mapping[str, str],
     told: Mapping[str, Told] | None = None,
+    written: Written | None = None,
 ) -> list[Admission]:
     """Store each candidate, merge it into the equal memory that is there, or say why not.
 
-    `lessons` maps ids to what near copies are found by; see `Memories.lessons`.
+    `lessons` maps ids to what near copies are found by; see `Memories.lessons`. `written` is told each memory
+    that is stored as it was given.
     """
     told = told or {}
     rows = rows_of(connection, [memory.id for memory in batch])
@@ -91,7 +86,7 @@ def admit(
     answers = []
     for memory in batch:
         if memory.id in fresh:  # the same lesson twice in one batch
-            store(connection, fresh.values(), redact, lessons, told=told)
+            store(connection, fresh.values(), redact, lessons, told=told, written=written)
             rows.update(rows_of(connection, fresh))
             fresh.clear()
         missing = _missing(memory.evidence, sources)
@@ -107,20 +102,8 @@ def admit(
         else:
             fresh[memory.id] = memory
             answers.append(answer(memory, "stored", ""))
-    store(connection, fresh.values(), redact, lessons, told=told)
+    store(connection, fresh.values(), redact, lessons, told=told, written=written)
     return answers
-
-
-def clean(memory: Memory, redact: Redact) -> Memory:
-    """Return a memory without secrets, the quotes that it rests on included."""
-    data, has_changed = redact_json(memory.model_dump(mode="json"), redact, keep=_KEPT)
-    return Memory.model_validate(data) if has_changed else memory
-
-
-def clean_evidence(evidence: Evidence, redact: Redact) -> Evidence:
-    """Return evidence without secrets: a quote holds the words themselves."""
-    data, has_changed = redact_json(evidence.model_dump(mode="json"), redact, keep=_SOURCES)
-    return Evidence.model_validate(data) if has_changed else evidence
 
 
 def merge_equal(
@@ -236,69 +219,6 @@ def corroborate(
     return _rise(added, uncounted)
 
 
-def store(
-    connection: sa.Connection,
-    memories: Iterable[Memory],
-    redact: Redact,
-    lessons: Mapping[str, str],
-    details: Mapping[str, Any] | None = None,
-    reason: str = "",
-    told: Mapping[str, Told] | None = None,
-) -> None:
-    """Insert memories that are not there yet, with links, status and event: one statement per table."""
-    batch = list(memories)
-    if not batch:
-        return
-    time = now()
-    insert_many(connection, t.memories, [_columns(memory, redact, lessons) for memory in batch])
-    link_evidence(connection, [(memory.id, memory.evidence) for memory in batch])
-    link_parents(connection, [(memory.id, memory.parent) for memory in batch if memory.parent])
-    insert_many(
-        connection,
-        t.memory_status,
-        [
-            {"memory_id": memory.id, "checkpoint": "base", "status": memory.status, "reason": "admitted",
-             "changed_at": time}
-            for memory in batch
-        ],
-    )  # fmt: skip
-    event.append_many(
-        connection,
-        [
-            event.entry(
-                memory.id, "admitted", reason or _as_admitted(memory, (told or {}).get(memory.id)),
-                status=memory.status, current=True, details=details,
-            )
-            for memory in batch
-        ],
-    )  # fmt: skip
-
-
-def _as_admitted(memory: Memory, told: Told | None) -> str:
-    why = f": {told.reason}" if told is not None and told.reason else ""
-    return f"as {memory.status}, by `{memory.origin}`{why}"
-
-
-def _columns(memory: Memory, redact: Redact, lessons: Mapping[str, str]) -> dict[str, Any]:
-    data, _ = redact_json(memory.model_dump(mode="json"), redact, keep=_KEPT)
-    return {
-        "id": memory.id,
-        "kind": memory.kind,
-        "origin": memory.origin,
-        "privacy": memory.privacy,
-        **memory.scope.model_dump(),
-        "version": memory.version,
-        "parent": memory.parent or None,
-        "successor": None,
-        "current": True,
-        "support": memory.support,
-        **memory.utility.model_dump(),
-        "lesson": lessons.get(memory.id),
-        "created_at": memory.created_at,
-        "body": dump(data),
-    }
-
-
 def add_evidence(
     connection: sa.Connection, row: sa.RowMapping, more: Evidence, uncounted: Collection[str] = ()
 ) -> Evidence:
@@ -342,19 +262,6 @@ def evidence_details(added: Evidence, uncounted: Collection[str]) -> dict[str, A
     """Return what an event tells of new evidence: what it is, and by how much the support rose."""
     evidence = added.model_dump(mode="json", exclude_defaults=True)
     return {"evidence": evidence, "support": _rise(added, uncounted)}
-
-
-def link_parents(connection: sa.Connection, pairs: Iterable[tuple[str, str]]) -> None:
-    """Say which memories were made from which: (made, made from) pairs."""
-    rows = [{"source": made, "target": source} for made, source in pairs]
-    insert_many(connection, t.memory_parents, rows)
-
-
-def link_evidence(connection: sa.Connection, batch: Sequence[tuple[str, Evidence]]) -> None:
-    """Make evidence queryable: a row per memory and trajectory or correction that it rests on."""
-    for table, name in ((t.memory_trajectories, "trajectories"), (t.memory_corrections, "corrections")):
-        rows = [{"source": id_, "target": target} for id_, e in batch for target in getattr(e, name)]
-        insert_many(connection, table, rows)
 
 
 def _sources(connection: sa.Connection, batch: Iterable[Evidence]) -> set[str]:

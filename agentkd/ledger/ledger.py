@@ -87,10 +87,10 @@ class Ledger:
         self._database = database
         self.trajectories = Trajectories(database, redact)
         self.corrections = Corrections(database, redact)
-        self.memories = Memories(database, redact)
+        self.outlines = Outlines(database)
+        self.memories = Memories(database, redact, self.outlines.written)
         self.trials = Trials(database)
         self.items = Items(database, self.memories, redact)
-        self.outlines = Outlines(database)
         self.calibrations = Calibrations(database)
         self.datasets = Datasets(database)
         self.checkpoints = Checkpoints(database, redact)

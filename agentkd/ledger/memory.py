@@ -17,6 +17,7 @@ from agentkd.ledger.event import Change, MemoryEvent
 from agentkd.ledger.recall import Recall
 from agentkd.ledger.recent import Recent
 from agentkd.ledger.redact import Redact
+from agentkd.ledger.storing import Written, clean_evidence
 from agentkd.ledger.taint import taint
 from agentkd.schema import Evidence, Hit, Memory, MemoryStatus, Scope, Standing, Utility, now
 from agentkd.schema.memory import MemoryTrust
@@ -29,8 +30,9 @@ Found = list[Memory]  # inside the class, `list` is the method
 class Memories:
     """What was learnt. Nothing is deleted: versions are superseded, status changes, events tell why."""
 
-    def __init__(self, database: Database, redact: Redact) -> None:
+    def __init__(self, database: Database, redact: Redact, written: Written) -> None:
         self._database = database
+        self._written = written
         self._redact = redact
         self._recent = Recent(database)
 
@@ -48,13 +50,13 @@ class Memories:
         """
         batch = tuple(candidates)
         with self._database.write() as connection:
-            return tuple(admission.admit(connection, batch, self._redact, lessons or {}, told))
+            return tuple(admission.admit(connection, batch, self._redact, lessons or {}, told, self._written))
 
     def corroborate(
         self, memory_id: str, evidence: Evidence, uncounted: Collection[str] = (), trust: str = ""
     ) -> int:
         """Add evidence; return by how many new trajectories, but the `uncounted`, the support rose."""
-        clean = admission.clean_evidence(evidence, self._redact)
+        clean = clean_evidence(evidence, self._redact)
         with self._database.write() as connection:
             return admission.corroborate(connection, memory_id, clean, uncounted, trust)
 
@@ -292,12 +294,11 @@ class Memories:
 
     def lessons_alike(self, lessons: Iterable[str]) -> dict[str, Found]:
         """Return the current memories that teach each lesson, in the order of their admission."""
-        m, found, ids = t.memories.c, dict[str, Found](), dict[str, str]()
-        with self._database.read() as connection:
-            for batch in chunks(dict.fromkeys(lessons)):
-                wanted = sa.select(m.id, m.lesson, m.current).where(m.lesson.in_(batch))
-                rows = connection.execute(wanted.order_by(m.created_at, m.id))
-                ids.update((id_, lesson) for id_, lesson, current in rows if current)  # SQL would scan it
+        found, ids = dict[str, Found](), dict[str, str]()
+        for batch in chunks(dict.fromkeys(lessons)):
+            wanted = f"lesson IN ({', '.join('?' * len(batch))}) ORDER BY created_at, id"
+            rows = self._database.glance(f"SELECT id, lesson, current FROM memories WHERE {wanted}", *batch)
+            ids.update((id_, lesson) for id_, lesson, current in rows if current)  # SQL would scan it
         for memory in self.get_many(ids):
             found.setdefault(ids[memory.id], []).append(memory)
         return found

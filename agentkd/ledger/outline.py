@@ -10,7 +10,7 @@ from agentkd.errors import StoreError
 from agentkd.ledger.body import parse
 from agentkd.ledger.database import Database, chunks
 from agentkd.ledger.recent import Parsed
-from agentkd.schema import MemoryKeys, MemoryStatus, Scope
+from agentkd.schema import Memory, MemoryKeys, MemoryStatus, Scope
 
 __all__ = ["Outline", "Outlines"]
 
@@ -43,6 +43,11 @@ class Outlines:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._parsed = Parsed[Outline]()  # the index of words reads what that of vectors has read
+
+    def written(self, memory: Memory, body: str) -> None:
+        """Say what a body holds that is being written, so that nobody who follows has to parse it."""
+        outline = Outline(memory.id, memory.scope, memory.keys, memory.when_to_use, memory.content)
+        self._parsed.put(memory.id, body, outline)
 
     def get_many(self, ids: Iterable[str]) -> list[tuple[Outline, MemoryStatus, bool]]:
         """Return outlines with the status for the base and whether the version is the current one.

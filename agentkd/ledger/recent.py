@@ -46,9 +46,18 @@ class Parsed(Generic[V]):
             known = source, build(source)
             with self._lock:
                 self._known[id_] = known
-                while len(self._known) > _MOST:
-                    self._known.popitem(last=False)  # a plain dict would search for its first one each time
+                self._trim()
         return known[1]
+
+    def put(self, id_: str, source: object, value: V) -> None:
+        """Say what a source makes that was just written."""
+        with self._lock:
+            self._known[id_] = source, value
+            self._trim()
+
+    def _trim(self) -> None:
+        while len(self._known) > _MOST:
+            self._known.popitem(last=False)  # a plain dict would search for its first one each time
 
 
 class Recent:

@@ -19,17 +19,14 @@ from agentkd.ledger.admission import (
     admit,
     answer,
     bring_back,
-    clean,
-    link_evidence,
-    link_parents,
     merge_equal,
     row_of,
     rows_of,
-    store,
     unknown,
 )
 from agentkd.ledger.body import dump, load
 from agentkd.ledger.redact import Redact
+from agentkd.ledger.storing import clean, link_evidence, link_parents, store
 from agentkd.ledger.utility import overlap
 from agentkd.schema import Evidence, Memory, Utility
 

@@ -1,0 +1,120 @@
+"""How memories are written: cleaned of secrets, with their links, status and first event."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from agentkd.ledger import event
+from agentkd.ledger import tables as t
+from agentkd.ledger.body import dump
+from agentkd.ledger.database import insert_many
+from agentkd.ledger.redact import Redact, redact_json
+from agentkd.schema import Evidence, Memory, now
+
+if TYPE_CHECKING:
+    from agentkd.ledger.admission import Told
+
+__all__ = ["Written", "clean", "clean_evidence", "link_evidence", "link_parents", "store"]
+
+Written = Callable[[Memory, str], None]
+"""Is told each memory that is written as it was given, and its body."""
+
+_IDS = ("trajectories", "corrections", "steps", "vouched")
+_SOURCES = (*((name,) for name in _IDS), ("spans", "trajectory"), ("spans", "principal"))
+_KEPT = (("id",), ("parent",), *(("evidence", *path) for path in _SOURCES))
+
+
+def clean(memory: Memory, redact: Redact) -> Memory:
+    """Return a memory without secrets, the quotes that it rests on included."""
+    data, has_changed = redact_json(memory.model_dump(mode="json"), redact, keep=_KEPT)
+    return Memory.model_validate(data) if has_changed else memory
+
+
+def clean_evidence(evidence: Evidence, redact: Redact) -> Evidence:
+    """Return evidence without secrets: a quote holds the words themselves."""
+    data, has_changed = redact_json(evidence.model_dump(mode="json"), redact, keep=_SOURCES)
+    return Evidence.model_validate(data) if has_changed else evidence
+
+
+def store(
+    connection: sa.Connection,
+    memories: Iterable[Memory],
+    redact: Redact,
+    lessons: Mapping[str, str],
+    details: Mapping[str, Any] | None = None,
+    reason: str = "",
+    told: Mapping[str, Told] | None = None,
+    written: Written | None = None,
+) -> None:
+    """Insert memories that are not there yet, with links, status and event: one statement per table."""
+    batch = list(memories)
+    if not batch:
+        return
+    time, rows = now(), []
+    for memory in batch:
+        data, has_changed = redact_json(memory.model_dump(mode="json"), redact, keep=_KEPT)
+        rows.append(_columns(memory, dump(data), lessons))
+        if written is not None and not has_changed:
+            written(memory, rows[-1]["body"])
+    insert_many(connection, t.memories, rows)
+    link_evidence(connection, [(memory.id, memory.evidence) for memory in batch])
+    link_parents(connection, [(memory.id, memory.parent) for memory in batch if memory.parent])
+    insert_many(
+        connection,
+        t.memory_status,
+        [
+            {"memory_id": memory.id, "checkpoint": "base", "status": memory.status, "reason": "admitted",
+             "changed_at": time}
+            for memory in batch
+        ],
+    )  # fmt: skip
+    event.append_many(
+        connection,
+        [
+            event.entry(
+                memory.id, "admitted", reason or _as_admitted(memory, (told or {}).get(memory.id)),
+                status=memory.status, current=True, details=details,
+            )
+            for memory in batch
+        ],
+    )  # fmt: skip
+
+
+def _as_admitted(memory: Memory, told: Told | None) -> str:
+    why = f": {told.reason}" if told is not None and told.reason else ""
+    return f"as {memory.status}, by `{memory.origin}`{why}"
+
+
+def _columns(memory: Memory, body: str, lessons: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "id": memory.id,
+        "kind": memory.kind,
+        "origin": memory.origin,
+        "privacy": memory.privacy,
+        **memory.scope.model_dump(),
+        "version": memory.version,
+        "parent": memory.parent or None,
+        "successor": None,
+        "current": True,
+        "support": memory.support,
+        **memory.utility.model_dump(),
+        "lesson": lessons.get(memory.id),
+        "created_at": memory.created_at,
+        "body": body,
+    }
+
+
+def link_parents(connection: sa.Connection, pairs: Iterable[tuple[str, str]]) -> None:
+    """Say which memories were made from which: (made, made from) pairs."""
+    rows = [{"source": made, "target": source} for made, source in pairs]
+    insert_many(connection, t.memory_parents, rows)
+
+
+def link_evidence(connection: sa.Connection, batch: Sequence[tuple[str, Evidence]]) -> None:
+    """Make evidence queryable: a row per memory and trajectory or correction that it rests on."""
+    for table, name in ((t.memory_trajectories, "trajectories"), (t.memory_corrections, "corrections")):
+        rows = [{"source": id_, "target": target} for id_, e in batch for target in getattr(e, name)]
+        insert_many(connection, table, rows)
