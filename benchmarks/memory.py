@@ -225,9 +225,9 @@ def plot(facts: Facts, sizes: list[int], file: Path) -> None:
 
     recall = lines(lambda fact: _quantile(fact, "all", 50))
     for name, view in (("agentkd", "scoped"), ("Chroma", "filtered")):
-        some = {name: facts[name]} if name in facts else {}
-        found = lines(lambda fact, view=view: _quantile(fact, view, 50), some)  # type: ignore[misc]
-        recall |= {f"{name}, {view}": line for line in found.values()}
+        if name in facts:
+            only = {f"{name}, {view}": facts[name]}
+            recall |= lines(lambda fact, view=view: _quantile(fact, view, 50), only)
     charts = (
         ("recall p50, ms", recall),
         ("added per second of CPU", lines(lambda fact: fact["batched"] / fact["cpu_seconds"])),
@@ -284,13 +284,14 @@ def _panel(label: str, lines: dict[str, Line], colours: dict[str, str]) -> str:
 def main() -> int:
     """Measure all systems one after the other and publish."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--small", action="store_true", help="1k and 5k memories, shorter caps")
+    shape = parser.add_mutually_exclusive_group()
+    shape.add_argument("--small", action="store_true", help="1k and 5k memories, shorter caps")
+    shape.add_argument("--growth", action="store_true", help="agentkd and Chroma, to a million; no bars")
     parser.add_argument("--data", type=Path, default=None, help="folder with reme-library, llb, tau")
     parser.add_argument("--sizes", default="", help="sizes instead, such as 1000,10000")
     parser.add_argument("--systems", default="", help="systems instead, separated by `;`")
     parser.add_argument("--resume", action="store_true", help="measure what the last run has not measured")
     parser.add_argument("--cap", type=float, default=0.0, help="seconds of one system")
-    parser.add_argument("--growth", action="store_true", help="agentkd and Chroma, to a million; no bars")
     options = parser.parse_args()
     kind = "growth" if options.growth else "small" if options.small else "memory"
     plan = PLANS[kind]

@@ -75,7 +75,7 @@ def admit(
 ) -> list[Admission]:
     """Store each candidate, merge it into the equal memory that is there, or say why not.
 
-    `lessons` maps ids to what near copies are found by; see `Memories.lessons`. `written` is told each memory
+    `lessons` maps ids to what near copies are found by; see `Memories.admit`. `written` is told each memory
     that is stored as it was given.
     """
     told = told or {}

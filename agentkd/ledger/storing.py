@@ -29,8 +29,12 @@ _KEPT = (("id",), ("parent",), *(("evidence", *path) for path in _SOURCES))
 
 def clean(memory: Memory, redact: Redact) -> Memory:
     """Return a memory without secrets, the quotes that it rests on included."""
-    data, has_changed = redact_json(memory.model_dump(mode="json"), redact, keep=_KEPT)
+    data, has_changed = _redacted(memory, redact)
     return Memory.model_validate(data) if has_changed else memory
+
+
+def _redacted(memory: Memory, redact: Redact) -> tuple[Any, bool]:
+    return redact_json(memory.model_dump(mode="json"), redact, keep=_KEPT)
 
 
 def clean_evidence(evidence: Evidence, redact: Redact) -> Evidence:
@@ -55,7 +59,7 @@ def store(
         return
     time, rows = now(), []
     for memory in batch:
-        data, has_changed = redact_json(memory.model_dump(mode="json"), redact, keep=_KEPT)
+        data, has_changed = _redacted(memory, redact)
         rows.append(_columns(memory, dump(data), lessons))
         if written is not None and not has_changed:
             written(memory, rows[-1]["body"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agentkd.ledger import Ledger, recent
+from agentkd.ledger import Ledger, outline, recent
 from agentkd.schema import Memory, ToolCall, Utility, memory_id
 from agentkd.schema.memory import Scope
 
@@ -96,3 +96,24 @@ def test_a_ledger_in_memory_answers_too():
         ledger.memories.admit([memory])
         assert ledger.memories.get(memory.id).calls == memory.calls
         assert ledger.memories.last_seq() == 1
+
+
+def test_what_was_just_written_is_outlined_without_parsing_it_and_without_its_secrets(path, monkeypatch):
+    secret = "ghp_" + "a1B2" * 9
+    plain, telling = case(), case(f"log in with {secret}")
+    ids = [plain.id, telling.id]
+    parsed = []
+    parse = outline.parse
+    monkeypatch.setattr(outline, "parse", lambda body: parsed.append(body) or parse(body))
+    with Ledger.open(path) as mine:
+        mine.memories.admit([plain, telling])
+        found = mine.outlines.get_many(ids)
+        assert len(parsed) == 1  # what was written otherwise than it was given
+        assert secret not in str(found)
+        with Ledger.open(path) as other:
+            assert other.outlines.get_many(ids) == found
+            other.memories.supersede(plain.id, newer := case("book two tables"))
+        assert [(told.id, current) for told, _, current in mine.outlines.get_many([plain.id, newer.id])] == [
+            (plain.id, False),
+            (newer.id, True),
+        ]

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -99,13 +100,7 @@ def test_exact_refuses_vectors_of_another_length():
 def test_exact_finds_what_lies_in_any_of_its_blocks():
     index, rows = ExactIndex(), vectors(300)
     names = [f"m{at}" for at in range(300)]
-    for start, stop in (
-        (0, 10),
-        (10, 17),
-        (17, 40),
-        (40, 41),
-        (41, 300),
-    ):  # rooms of 16, 32, 64, 128, 256, 512
+    for start, stop in pairwise((0, 10, 17, 40, 41, 300)):  # there is room for 16, 32, 64, 128, 256, 512
         index.add(names[start:stop], rows[start:stop], names[start:stop], ["task"] * (stop - start), "p")
     index.delete(["m3", "m16", "m299"], "p")
     index.add(["new"], rows[3:4], ["new"], ["task"], "p")  # where one of them was
