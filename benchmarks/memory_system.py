@@ -1,8 +1,9 @@
 """One memory system under measure, in a process of its own: add, search at several sizes, say how it went.
 
 Runs with the Python of the system: agentkd's, or the peers' (`requirements-memory.txt`). Every system gets
-its vectors from one table, through its own embedding hook, so that no time of it is spent on a model. In two
-views of agentkd the default embedder embeds the questions: what is looked up meanwhile costs no time then.
+its vectors from one table, through its own embedding hook, so that no time of it is spent on a model. In some
+views of agentkd and of bare Chroma the default embedder embeds the questions: what agentkd looks up meanwhile
+costs no time then, and what either looks up afterwards meets caches that the model has filled.
 `memory.py` starts it; each size that is reached is one JSON line in the report file.
 """
 
@@ -15,6 +16,7 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,14 @@ EARLY = 60  # questions asked before `finish`
 SEARCH_SECONDS = 40.0  # of one view; a slow system answers fewer questions
 TENANTS = ("acme", "other")
 EMBEDDED = ", embedding the question"  # ends the name of a view whose questions the real model embeds
+
+
+@cache
+def _model() -> Any:
+    """Return the default embedder, past its cache."""
+    from memory_corpus import minilm  # the peers' Python has no agentkd
+
+    return minilm()
 
 
 class System(ABC):
@@ -83,13 +93,11 @@ class Agentkd(System):
         self._workspace = agentkd.Workspace(folder / "ws", settings={"memory": memory}, plugins=[Plugin()])
         self._store = self._workspace.memory
         self._rows: dict[str, int] = {}
-        self._model: Any = None
         self._question = ""
 
     def _embed(self, texts: Sequence[str]) -> Any:
-        return (self._model if self._question and list(texts) == [self._question] else self._served).embed(
-            texts
-        )
+        is_question = self._question and list(texts) == [self._question]
+        return (_model() if is_question else self._served).embed(texts)
 
     def add(self, rows: Sequence[int], tenant: str = "") -> None:
         """Store texts by number."""
@@ -114,10 +122,6 @@ class Agentkd(System):
         from agentkd.schema import Scope
 
         seen, embedding, _ = view.partition(EMBEDDED)
-        if embedding and self._model is None:
-            from memory_corpus import minilm
-
-            self._model = minilm()
         self._question = query if embedding else ""
         hits = self._store.recall(query, K, scope=Scope(tenant="acme" if seen == "scoped" else ""))
         return [self._rows[hit.memory.id] for hit in hits]
@@ -151,7 +155,7 @@ class AgentkdExact(AgentkdDense):
 class Chroma(System):
     """A bare collection with Chroma's defaults and cosine distance; no ledger, no copies found, no scopes."""
 
-    views = ("all", "filtered")
+    views = ("all", "filtered", f"all{EMBEDDED}")
 
     def __init__(self, folder: Path, served: Served) -> None:
         import chromadb
@@ -177,7 +181,8 @@ class Chroma(System):
     def search(self, query: str, view: str) -> list[int]:
         """Return the numbers of the texts found."""
         where = {"tenant": {"$in": ["", "acme"]}} if view == "filtered" else None
-        found = self._table.query(query_embeddings=self._served.embed([query]), n_results=K, where=where)
+        vectors = (_model() if view.endswith(EMBEDDED) else self._served).embed([query])
+        found = self._table.query(query_embeddings=vectors, n_results=K, where=where)
         return [int(id_) for id_ in found["ids"][0]]
 
     def close(self) -> None:
