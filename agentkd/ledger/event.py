@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from pydantic import Field
 
 from agentkd.ledger import tables as t
-from agentkd.ledger.database import Database
+from agentkd.ledger.database import Database, insert_many
 from agentkd.schema import MemoryStatus, Value, now
 
 __all__ = [
@@ -72,14 +72,15 @@ def entry(
     status: str = "",
     current: bool | None = None,
     details: Mapping[str, Any] | None = None,
+    at: datetime | None = None,
 ) -> dict[str, Any]:
-    """Return the row of an event that happens now."""
+    """Return the row of an event that happens now, or at a moment that several share."""
     return {
         "memory_id": memory_id,
         "kind": kind,
         "checkpoint": checkpoint,
         "reason": reason,
-        "happened_at": now(),
+        "happened_at": at or now(),
         "status": status,
         "current": current,
         "details": json.dumps(details, separators=(",", ":")) if details else "",
@@ -104,9 +105,7 @@ def append(
 
 def append_many(connection: sa.Connection, rows: Iterable[dict[str, Any]]) -> None:
     """Write the rows of several events."""
-    batch = list(rows)
-    if batch:
-        connection.execute(t.memory_events.insert(), batch)
+    insert_many(connection, t.memory_events, rows)
 
 
 def changes(database: Database, after_seq: int) -> list[Change]:

@@ -74,18 +74,16 @@ def _is_clean(data: Any) -> bool:
     waiting = [data]
     while waiting:
         item = waiting.pop()
-        if item is None or item == "" or item is True or item is False:
-            continue
-        if isinstance(item, str):
+        kind = type(item)  # of itself first: nearly all are, and an abstract class takes its time to ask
+        if kind is str or isinstance(item, str):
             texts.add(item)
-        elif isinstance(item, int):
-            if abs(item) >= _LONG_NUMBER:
-                texts.add(str(item))
-        elif isinstance(item, (list, tuple)):
-            waiting.extend(item)
-        elif isinstance(item, (dict, Mapping)):  # `dict` first: an abstract class takes its time to ask
+        elif kind is dict or isinstance(item, Mapping):
             names.update(item)
             waiting.extend(item.values())
+        elif isinstance(item, (list, tuple)):
+            waiting.extend(item)
+        elif isinstance(item, int) and abs(item) >= _LONG_NUMBER:
+            texts.add(str(item))
     return not any(map(_is_telling, names - _PLAIN)) and not may_hold("\n".join(texts))
 
 

@@ -80,7 +80,7 @@ def store(
         [
             event.entry(
                 memory.id, "admitted", reason or _as_admitted(memory, (told or {}).get(memory.id)),
-                status=memory.status, current=True, details=details,
+                status=memory.status, current=True, details=details, at=time,
             )
             for memory in batch
         ],

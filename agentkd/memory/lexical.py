@@ -226,7 +226,7 @@ class _Opened:
         document = self._tantivy.Document()
         document.add_text("memory", memory_id)
         said = list(words)
-        document.add_text("words", " ".join(f"{partition}:{word}" for word in said))
+        document.add_text("words", f"{partition}:" + f" {partition}:".join(said))
         document.add_bytes("said", " ".join(said).encode())
         document.add_bytes("partition", partition.encode())
         self._writing().add_document(document)

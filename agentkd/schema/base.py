@@ -35,7 +35,7 @@ def canonical_json(value: Any) -> str:
     """Render a value as JSON with sorted keys and no spaces, so that equal values hash equally."""
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain)
+    return _CANONICAL.encode(value)
 
 
 def _plain(value: Any) -> Any:
@@ -46,6 +46,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (set, frozenset)):
         return sorted(value)
     return str(value)
+
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain)
 
 
 def content_id(prefix: str, *parts: Any) -> str:
