@@ -29,6 +29,7 @@ __all__ = ["CHUNK", "Database", "chunks", "insert_many", "insert_once", "known",
 
 BUSY_SECONDS = 30.0
 CACHE_KIB = 32 * 1024  # pages that a connection keeps: ids are hashes, so rows go all over the tree
+CHECKPOINT_PAGES = 8000  # of the log, 32 MB: a page that several commits change is moved to the file once
 WRITER_LOCK = 0x61676B64  # "agkd": the advisory lock of the one writer on PostgreSQL
 CHUNK = 500  # ids in one IN (...) list; SQLite allows 32766 variables, older builds 999
 
@@ -254,6 +255,7 @@ def _prepared(engine: sa.Engine, *, wal: bool) -> sa.Engine:
         connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         if wal:
             _switch_to_wal(connection)
+            connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
 
     def begun(connection: sa.Connection) -> None:
         synchronous = connection.get_execution_options().get("agentkd_write")
