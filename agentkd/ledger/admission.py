@@ -14,8 +14,9 @@ from agentkd.ledger import tables as t
 from agentkd.ledger.body import dump, load
 from agentkd.ledger.database import chunks, known
 from agentkd.ledger.redact import Redact
+from agentkd.ledger.status import write_status
 from agentkd.ledger.storing import Written, clean, link_evidence, store
-from agentkd.schema import Evidence, Memory, Value, now
+from agentkd.schema import Evidence, Memory, Value
 from agentkd.trust import VOUCHING
 
 __all__ = [
@@ -114,7 +115,7 @@ def merge_equal(
     A revoked or replaced one refuses.
     """
     if row["status"] == "revoked":
-        return answer(memory, "rejected", f"it was revoked: {row['reason']}")
+        return answer(memory, "rejected", f"it was revoked: {row['status_reason']}")
     missing = _missing(memory.evidence, _sources(connection, [memory.evidence]))
     if missing:
         return answer(memory, "rejected", f"its evidence `{missing[0]}` is not in the ledger")
@@ -156,17 +157,13 @@ def bring_back(
 
 def _active_again(connection: sa.Connection, row: sa.RowMapping, n_new: int, trust: str) -> bool:
     """Let a memory be recalled again that was put away for its age, or for want of room, alone."""
-    is_aged = row["status"] in ("quarantined", "tombstone") and _AGED.match(row["reason"])
+    is_aged = row["status"] in ("quarantined", "tombstone") and _AGED.match(row["status_reason"])
     if not is_aged or "untrusted" in (trust, load(Memory, row["body"]).trust):
         return False
-    s, reason = t.memory_status.c, "learnt again"
+    reason = "learnt again"
     if not n_new:
         event.append(connection, row["id"], "merged", reason)
-    connection.execute(
-        t.memory_status.update()
-        .where(s.memory_id == row["id"], s.checkpoint == "base")
-        .values(status="active", reason=reason, changed_at=now())
-    )
+    write_status(connection, row["id"], "active", reason)
     event.append(connection, row["id"], "activated", reason, status="active")
     return True
 
@@ -276,21 +273,16 @@ def _missing(evidence: Evidence, there: set[str]) -> list[str]:
 
 
 def rows_of(connection: sa.Connection, ids: Iterable[str]) -> dict[str, sa.RowMapping]:
-    """Return the rows of memories by id, each with its base status and the reason of it."""
-    m, s = t.memories, t.memory_status
-    found: dict[str, sa.RowMapping] = {}
+    """Return the rows of memories by id."""
+    m, found = t.memories, dict[str, sa.RowMapping]()
     for batch in chunks(dict.fromkeys(ids)):
-        query = (
-            sa.select(m, s.c.status, s.c.reason)
-            .join(s, sa.and_(s.c.memory_id == m.c.id, s.c.checkpoint == "base"))
-            .where(m.c.id.in_(batch))
-        )
+        query = sa.select(m).where(m.c.id.in_(batch))
         found.update((row["id"], row) for row in connection.execute(query).mappings())
     return found
 
 
 def row_of(connection: sa.Connection, memory_id: str) -> sa.RowMapping | None:
-    """Return a memory's row with its base status and the reason of it."""
+    """Return a memory's row."""
     return rows_of(connection, [memory_id]).get(memory_id)
 
 

@@ -199,7 +199,7 @@ class Items:
         c = t.store_items.c
         query = (
             sa.select(c.namespace, c.name, c.memory_id, c.created_at, c.updated_at, c.ttl_minutes)
-            .add_columns(t.memories.c.body, t.memory_status.c.status)
+            .add_columns(t.memories.c.body, t.memories.c.status)
             .select_from(_JOINED)
             .where(where, _live(now))
             .order_by(c.number.desc())
@@ -225,10 +225,7 @@ class Items:
         return memory.id
 
 
-_JOINED = t.store_items.join(t.memories, t.memories.c.id == t.store_items.c.memory_id).join(
-    t.memory_status,
-    sa.and_(t.memory_status.c.memory_id == t.memories.c.id, t.memory_status.c.checkpoint == "base"),
-)
+_JOINED = t.store_items.join(t.memories, t.memories.c.id == t.store_items.c.memory_id)
 
 
 def _at(space: str, namespace: Namespace, key: str) -> sa.ColumnElement[bool]:
@@ -250,7 +247,7 @@ def _below(space: str, prefix: Namespace) -> sa.ColumnElement[bool]:
 
 def _live(now: datetime) -> sa.ColumnElement[bool]:
     expires_at = t.store_items.c.expires_at
-    return sa.and_(t.memory_status.c.status.not_in(_GONE), sa.or_(expires_at.is_(None), expires_at > now))
+    return sa.and_(t.memories.c.status.not_in(_GONE), sa.or_(expires_at.is_(None), expires_at > now))
 
 
 def _text(namespace: Namespace) -> str:

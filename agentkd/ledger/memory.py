@@ -17,6 +17,7 @@ from agentkd.ledger.event import Change, MemoryEvent
 from agentkd.ledger.recall import Recall
 from agentkd.ledger.recent import Recent
 from agentkd.ledger.redact import Redact
+from agentkd.ledger.status import has_own, write_status
 from agentkd.ledger.storing import Written, clean_evidence
 from agentkd.ledger.taint import taint
 from agentkd.schema import Evidence, Hit, Memory, MemoryStatus, Scope, Standing, Utility, now
@@ -111,23 +112,13 @@ class Memories:
             if not before:
                 raise admission.unknown(memory_id)
             is_told = standing.REVOCATION not in (details or {})  # a revocation is put on record in any case
-            if is_told and status == before[memory_id] and _has_row(connection, memory_id, name):
+            if is_told and status == before[memory_id] and has_own(connection, memory_id, name):
                 return False
             if name == "base" and before[memory_id] == "revoked" != status:
                 raise _is_revoked(memory_id)
             if status in trust.SEEN:
                 trust.refuse_waiting(connection, memory_id)
-            upsert(
-                connection,
-                t.memory_status,
-                {
-                    "memory_id": memory_id,
-                    "checkpoint": name,
-                    "status": status,
-                    "reason": reason,
-                    "changed_at": now(),
-                },
-            )
+            write_status(connection, memory_id, status, reason, name)
             kind = event.kind_of_status(status, before[memory_id])
             event.append(connection, memory_id, kind, reason, name, status=status, details=details)
             if status == "revoked":
@@ -296,9 +287,9 @@ class Memories:
         """Return the current memories that teach each lesson, in the order of their admission."""
         found, ids = dict[str, Found](), dict[str, str]()
         for batch in chunks(dict.fromkeys(lessons)):
-            wanted = f"lesson IN ({', '.join('?' * len(batch))}) ORDER BY created_at, id"
-            rows = self._database.glance(f"SELECT id, lesson, current FROM memories WHERE {wanted}", *batch)
-            ids.update((id_, lesson) for id_, lesson, current in rows if current)  # SQL would scan it
+            wanted = f"lesson IN ({', '.join('?' * len(batch))}) AND current ORDER BY created_at, id"
+            rows = self._database.glance(f"SELECT id, lesson FROM memories WHERE {wanted}", *batch)
+            ids.update((id_, lesson) for id_, lesson in rows)
         for memory in self.get_many(ids):
             found.setdefault(ids[memory.id], []).append(memory)
         return found
@@ -392,9 +383,3 @@ def _is_revoked(memory_id: str) -> DataError:
     return DataError(
         f"memory `{memory_id}` was revoked, which is for good", hint="admit another wording of the lesson"
     )
-
-
-def _has_row(connection: sa.Connection, memory_id: str, checkpoint: str) -> bool:
-    c = t.memory_status.c
-    query = sa.select(c.status).where(c.memory_id == memory_id, c.checkpoint == checkpoint)
-    return connection.execute(query).first() is not None

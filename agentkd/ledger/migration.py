@@ -166,11 +166,30 @@ def _to_6(connection: sa.Connection) -> None:
     )
 
 
+def _to_7(connection: sa.Connection) -> None:
+    """Keep a memory's status for the base in its own row: every admission wrote to one more tree for it."""
+    run, fields = connection.exec_driver_sql, "status, status_reason, status_at"
+    run("ALTER TABLE memories ADD COLUMN status VARCHAR DEFAULT '' NOT NULL")
+    run("ALTER TABLE memories ADD COLUMN status_reason VARCHAR DEFAULT '' NOT NULL")
+    run(f"ALTER TABLE memories ADD COLUMN status_at {_time(connection)}")
+    its_own = "memory_status s WHERE s.memory_id = memories.id AND s.checkpoint = 'base'"
+    run(
+        f"UPDATE memories SET ({fields}) = (SELECT s.status, s.reason, s.changed_at FROM {its_own}) "
+        f"WHERE EXISTS (SELECT 1 FROM {its_own})"
+    )
+    run(
+        "UPDATE memories SET status = 'quarantined', status_reason = 'its status was missing', "
+        "status_at = created_at WHERE status = ''"
+    )
+    run("DELETE FROM memory_status WHERE checkpoint = 'base'")
+    run("DROP INDEX ix_memories_current")  # nearly all are: whoever used it read the whole table
+
+
 def _time(connection: sa.Connection) -> str:
     return "DATETIME" if connection.dialect.name == "sqlite" else "TIMESTAMP WITHOUT TIME ZONE"
 
 
-MIGRATIONS: dict[int, Migration] = {2: _to_2, 3: _to_3, 4: _to_4, 5: _to_5, 6: _to_6}
+MIGRATIONS: dict[int, Migration] = {2: _to_2, 3: _to_3, 4: _to_4, 5: _to_5, 6: _to_6, 7: _to_7}
 """Step by the version that it leads to."""
 
 

@@ -16,9 +16,8 @@ __all__ = ["Outline", "Outlines"]
 
 _FIELDS = tuple(Scope.model_fields)
 _SELECT = f"""
-SELECT m.id, m.body, base.status, m.current, {", ".join(f'm."{name}"' for name in _FIELDS)}
+SELECT m.id, m.body, m.status, m.current, {", ".join(f'm."{name}"' for name in _FIELDS)}
 FROM memories m
-JOIN memory_status base ON base.memory_id = m.id AND base.checkpoint = 'base'
 WHERE m.id IN """
 
 

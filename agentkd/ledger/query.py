@@ -29,32 +29,26 @@ __all__ = [
     "without_lesson",
 ]
 
-_base = t.memory_status.alias("base_status")
-_own = t.memory_status.alias("own_status")
-
 
 def effective(checkpoint: str) -> sa.ColumnElement[str]:
-    """Build the status where a checkpoint serves: its own row, else that of the base; revoked wins."""
+    """Build the status where a checkpoint serves: its own, else that for the base; revoked wins."""
+    base, s = t.memories.c.status, t.memory_status.c
     if checkpoint == "base":
-        return _base.c.status
+        return base
     own = (
-        sa.select(_own.c.status)
-        .where(_own.c.memory_id == t.memories.c.id, _own.c.checkpoint == checkpoint)
+        sa.select(s.status)
+        .where(s.memory_id == t.memories.c.id, s.checkpoint == checkpoint)
+        .correlate(t.memories)
         .scalar_subquery()
     )
-    return sa.case(
-        (_base.c.status == "revoked", sa.literal("revoked")), else_=sa.func.coalesce(own, _base.c.status)
-    )
-
-
-_joined = t.memories.join(_base, sa.and_(_base.c.memory_id == t.memories.c.id, _base.c.checkpoint == "base"))
+    return sa.case((base == "revoked", sa.literal("revoked")), else_=sa.func.coalesce(own, base))
 
 
 def statuses(
     connection: sa.Connection, checkpoint: str, *conditions: sa.ColumnElement[bool]
 ) -> dict[str, MemoryStatus]:
     """Return the status of those memories that meet all conditions."""
-    query = sa.select(t.memories.c.id, effective(checkpoint)).select_from(_joined).where(*conditions)
+    query = sa.select(t.memories.c.id, effective(checkpoint)).where(*conditions)
     return {row[0]: row[1] for row in connection.execute(query)}
 
 
@@ -87,8 +81,7 @@ def fetch(
     """Return the memories that meet all conditions, oldest first."""
     m = t.memories.c
     query = (
-        sa.select(t.memories, effective(checkpoint).label("status"))
-        .select_from(_joined)
+        sa.select(t.memories, effective(checkpoint).label("effective"))
         .where(*conditions)
         .order_by(m.created_at, m.id)
         .limit(limit)
@@ -108,7 +101,7 @@ def _memory(row: sa.RowMapping) -> Memory:
     return load(
         Memory,
         row["body"],
-        status=row["status"],
+        status=row["effective"],
         support=row["support"],
         version=row["version"],
         parent=row["parent"] or "",

@@ -24,10 +24,9 @@ V = TypeVar("V")
 _MOST = 4096  # values kept; the oldest reading leaves first
 _COUNTERS = tuple(Utility.model_fields)
 _SELECT = f"""
-SELECT m.id, base.status, own.status, m.support, m.version, m.parent,
+SELECT m.id, m.status, own.status, m.support, m.version, m.parent,
        {", ".join(f"m.{name}" for name in _COUNTERS)}, m.body
 FROM memories m
-JOIN memory_status base ON base.memory_id = m.id AND base.checkpoint = 'base'
 LEFT JOIN memory_status own ON own.memory_id = m.id AND own.checkpoint = ?
 WHERE m.id IN """
 

@@ -22,7 +22,7 @@ REVOCATION = "revocation"
 
 def find(connection: sa.Connection, ids: Iterable[str]) -> dict[str, Standing]:
     """Return the standing of memories for the base by id; unknown ids are left out."""
-    s, e = t.memory_status.c, t.memory_events.c
+    m, e = t.memories.c, t.memory_events.c
     found: dict[str, Standing] = {}
     for batch in chunks(ids):
         newest = (
@@ -32,9 +32,14 @@ def find(connection: sa.Connection, ids: Iterable[str]) -> dict[str, Standing]:
             .subquery()
         )
         query = (
-            sa.select(s.memory_id, s.changed_at, s.reason, newest.c.evidence_at)
-            .outerjoin_from(t.memory_status, newest, newest.c.memory_id == s.memory_id)
-            .where(s.checkpoint == "base", s.memory_id.in_(batch))
+            sa.select(
+                m.id.label("memory_id"),
+                m.status_at.label("changed_at"),
+                m.status_reason.label("reason"),
+                newest.c.evidence_at,
+            )
+            .outerjoin_from(t.memories, newest, newest.c.memory_id == m.id)
+            .where(m.id.in_(batch))
         )
         doubtful, learnt = _doubtful(connection, batch), _learnt_at(connection, batch)
         corrected = _corrected_at(connection, batch)

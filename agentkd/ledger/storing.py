@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -60,21 +61,12 @@ def store(
     time, rows = now(), []
     for memory in batch:
         data, has_changed = _redacted(memory, redact)
-        rows.append(_columns(memory, dump(data), lessons))
+        rows.append(_columns(memory, dump(data), lessons, time))
         if written is not None and not has_changed:
             written(memory, rows[-1]["body"])
     insert_many(connection, t.memories, rows)
     link_evidence(connection, [(memory.id, memory.evidence) for memory in batch])
     link_parents(connection, [(memory.id, memory.parent) for memory in batch if memory.parent])
-    insert_many(
-        connection,
-        t.memory_status,
-        [
-            {"memory_id": memory.id, "checkpoint": "base", "status": memory.status, "reason": "admitted",
-             "changed_at": time}
-            for memory in batch
-        ],
-    )  # fmt: skip
     event.append_many(
         connection,
         [
@@ -92,7 +84,7 @@ def _as_admitted(memory: Memory, told: Told | None) -> str:
     return f"as {memory.status}, by `{memory.origin}`{why}"
 
 
-def _columns(memory: Memory, body: str, lessons: Mapping[str, str]) -> dict[str, Any]:
+def _columns(memory: Memory, body: str, lessons: Mapping[str, str], at: datetime) -> dict[str, Any]:
     return {
         "id": memory.id,
         "kind": memory.kind,
@@ -103,6 +95,9 @@ def _columns(memory: Memory, body: str, lessons: Mapping[str, str]) -> dict[str,
         "parent": memory.parent or None,
         "successor": None,
         "current": True,
+        "status": memory.status,
+        "status_reason": "admitted",
+        "status_at": at,
         "support": memory.support,
         **memory.utility.model_dump(),
         "lesson": lessons.get(memory.id),

@@ -12,43 +12,15 @@ from typing import Any
 import sqlalchemy as sa
 
 __all__ = [
-    "SCHEMA_VERSION",
-    "checkpoints",
-    "corrections",
-    "cycles",
-    "dataset_rows",
-    "datasets",
-    "evaluations",
-    "index_marks",
-    "leases",
-    "ledger_meta",
-    "memories",
-    "memory_corrections",
-    "memory_events",
-    "memory_parents",
-    "memory_status",
-    "memory_trajectories",
-    "metadata",
-    "model_calls",
-    "phases",
-    "recalls",
-    "revoked_trajectories",
-    "row_corrections",
-    "row_memories",
-    "row_trajectories",
-    "serving",
-    "steps",
-    "store_items",
-    "student_reports",
-    "synthetic_memories",
-    "synthetic_reports",
-    "synthetic_seeds",
-    "tainted_rows",
-    "trajectories",
-    "trials",
-]
+    "SCHEMA_VERSION", "checkpoints", "corrections", "cycles", "dataset_rows", "datasets", "evaluations",
+    "index_marks", "leases", "ledger_meta", "memories", "memory_corrections", "memory_events",
+    "memory_parents", "memory_status", "memory_trajectories", "metadata", "model_calls", "phases",
+    "recalls", "revoked_trajectories", "row_corrections", "row_memories", "row_trajectories", "serving",
+    "steps", "store_items", "student_reports", "synthetic_memories", "synthetic_reports",
+    "synthetic_seeds", "tainted_rows", "trajectories", "trials",
+]  # fmt: skip
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 metadata = sa.MetaData()
 
@@ -161,7 +133,10 @@ memories = sa.Table(
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("parent", sa.String, sa.ForeignKey("memories.id"), index=True),
     sa.Column("successor", sa.String, sa.ForeignKey("memories.id")),
-    sa.Column("current", sa.Boolean, nullable=False, index=True),
+    sa.Column("current", sa.Boolean, nullable=False),
+    _text("status", server_default=""),
+    _text("status_reason", server_default=""),
+    sa.Column("status_at", UtcTime),  # the status for the base, with the reason and the time of it
     _count("support"),
     _count("recalls"),
     _count("wins"),

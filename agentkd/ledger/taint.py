@@ -205,13 +205,13 @@ def taint(
     it. `memories` may hold what was made from a revoked one; runs under that alone are left.
     """
     rows: set[Row] = set()
-    origins, runs, s = set(memories), set(trajectories), t.memory_status.c
+    origins, runs, m = set(memories), set(trajectories), t.memories.c
     for batch in chunks(origins):
         rows |= _linked(connection, t.row_memories, batch)
     under = {
         id_
         for batch in chunks(origins)
-        for id_ in connection.execute(_under(_revoked_memories().where(s.memory_id.in_(batch)))).scalars()
+        for id_ in connection.execute(_under(_revoked_memories().where(m.id.in_(batch)))).scalars()
     }
     written, heard = _written_from(connection, origins, runs), _heard_from(connection, runs)
     for batch in chunks(runs | under | written | heard):
@@ -266,8 +266,8 @@ def tainted_after(connection: sa.Connection, at: datetime) -> set[str]:
 
 
 def _revoked_memories() -> sa.Select[Any]:
-    s = t.memory_status.c
-    return sa.select(s.memory_id).where(s.checkpoint == "base", s.status == "revoked")
+    m = t.memories.c
+    return sa.select(m.id).where(m.status == "revoked")
 
 
 def _under(memories: sa.Select[Any]) -> sa.Select[Any]:

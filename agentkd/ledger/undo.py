@@ -14,9 +14,10 @@ from agentkd.ledger.admission import add_evidence, evidence_details, row_of, row
 from agentkd.ledger.body import dump, load
 from agentkd.ledger.database import chunks
 from agentkd.ledger.event import MemoryEvent
+from agentkd.ledger.status import write_status
 from agentkd.ledger.trust import SEEN, mark
 from agentkd.ledger.version import COUNTERS, united_counters
-from agentkd.schema import Evidence, Memory, MemoryKeys, now
+from agentkd.schema import Evidence, Memory, MemoryKeys
 
 __all__ = ["STATUS_KINDS", "descendants", "overruled", "refuse_without_key", "release_parts", "undo"]
 
@@ -77,14 +78,14 @@ def _undo_status(connection: sa.Connection, last: MemoryEvent, reason: str) -> t
     ).scalar_one_or_none()
     if before in SEEN:
         refuse_without_key(connection, last.memory_id)
-    s = t.memory_status
-    where = (s.c.memory_id == last.memory_id, s.c.checkpoint == last.checkpoint)
     if last.details.get("trust"):  # the gate holds it back again
         mark(connection, last.memory_id, last.details["trust"])
     if before is None:  # it had none of its own where this checkpoint serves
+        s = t.memory_status
+        where = (s.c.memory_id == last.memory_id, s.c.checkpoint == last.checkpoint)
         connection.execute(s.delete().where(*where))
     else:
-        connection.execute(s.update().where(*where).values(status=before, reason=reason, changed_at=now()))
+        write_status(connection, last.memory_id, before, reason, last.checkpoint)
     _note(connection, last, reason, status=before or "")
     return (last.memory_id,)
 

@@ -7,6 +7,7 @@ and no other process can store a copy in between. Only what has a possible copy 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -114,10 +115,12 @@ class _Desk:
         memories = [each.memory for each in judged]
         self._reasons = {each.memory.id: each.reason for each in judged}
         lessons = {memory.id: lesson_of(memory) for memory in memories}
+        seen = self._ledger.memories.last_seq()
         name_lessons(self._ledger)
-        self._embed(memories, lessons)  # the slow part, before the ledger is locked
+        alike = self._embed(memories, lessons)  # the slow part, before the ledger is locked
         with self._ledger.transaction():
-            alike = self._embed(memories, lessons)  # another process may have stored a copy meanwhile
+            if self._ledger.memories.last_seq() != seen:  # a copy may have been stored meanwhile
+                alike = self._embed(memories, lessons)
             twins = self._twins(memories, [alike[lessons[memory.id]] for memory in memories])
             fresh = [memory for memory, twin in zip(memories, twins, strict=True) if twin is None]
             stored = self._store(fresh, lessons)
@@ -195,12 +198,10 @@ class _Desk:
 
     def _told(self, memory: Memory, there: Memory | None) -> Told:
         """Return what the gate said; which runs raise no support depends on what an equal memory rests on."""
-        from agentkd.ledger.admission import Told
-
         if memory.trust in ("", "trusted"):
-            return Told()
+            return _told_of()
         beyond = self._beyond(there, memory) if there is not None else frozenset[str]()
-        return Told(reason=self._reasons.get(memory.id, ""), uncounted=beyond)
+        return _told_of(self._reasons.get(memory.id, ""), beyond)
 
     def _beyond(self, there: Memory, memory: Memory) -> frozenset[str]:
         """Return the runs of a candidate that add nothing to the support of a memory that takes it in."""
@@ -239,6 +240,13 @@ class _Desk:
             reason=f"the same lesson for the same situation (cosine {score:.2f}); support +{rise}",
             candidate_id=memory.id,
         )
+
+
+@lru_cache(maxsize=256)
+def _told_of(reason: str = "", uncounted: frozenset[str] = frozenset()) -> Told:
+    from agentkd.ledger.admission import Told
+
+    return Told(reason=reason, uncounted=uncounted)
 
 
 def _compared(memory: Memory) -> dict[str, str]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from agentkd.config import TrustSettings
 from agentkd.hf import call_text
-from agentkd.schema import Correction, Evidence, Memory, Span, Trajectory, Value
+from agentkd.schema import Correction, Evidence, Memory, Span, Trajectory
 from agentkd.schema.memory import MemoryTrust
 from agentkd.trust import VOUCHING, RunTrust, carried, is_vouched, trust_of_run
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Gate", "Judged", "source_of"]
 
 
-class Judged(Value):
+class Judged(NamedTuple):
     """A candidate as the gate lets it in."""
 
     memory: Memory

@@ -326,7 +326,44 @@ def test_a_ledger_of_every_released_version_keeps_each_fact(version: int, path: 
     with closing(sqlite3.connect(path)) as connection:
         for table, n in before.items():
             more = {"trajectories": 1, "steps": 2, "leases": 1}.get(table, 0)
-            assert connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] == n + more, table
+            if table != "memory_status":  # looked at by itself below
+                assert connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] == n + more, table
+
+
+@pytest.mark.parametrize("version", range(2, SCHEMA_VERSION))
+def test_a_ledger_of_every_released_version_keeps_each_status(version: int, path: Path) -> None:
+    released(version, path)
+    its_own = "SELECT memory_id, status, reason, changed_at FROM memory_status WHERE checkpoint = 'base'"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(
+            "INSERT INTO memory_status SELECT memory_id, 'student@9-x', 'retired', 'it knows', changed_at "
+            "FROM memory_status WHERE checkpoint = 'base'"
+        )
+        connection.commit()
+        before = sorted(connection.execute(its_own).fetchall())
+    assert {status for _, status, *_ in before} == {"active", "revoked"}
+    with Ledger.open(path) as ledger:
+        assert ledger.memories.standings(before[0][:1])[before[0][0]].reason == before[0][2]
+        for memory_id, status, *_ in before:
+            assert ledger.memories.get(memory_id).status == status
+            retired = "revoked" if status == "revoked" else "retired"
+            assert ledger.memories.get(memory_id, "student@9-x").status == retired
+    with closing(sqlite3.connect(path)) as connection:
+        now = "SELECT id, status, status_reason, status_at FROM memories"
+        assert sorted(connection.execute(now).fetchall()) == before
+        left = connection.execute("SELECT DISTINCT checkpoint FROM memory_status").fetchall()
+        assert left == [("student@9-x",)], "that for the base is in the memory's own row"
+
+
+def test_a_memory_whose_status_was_lost_is_quarantined(path: Path) -> None:
+    released(6, path)
+    with closing(sqlite3.connect(path)) as connection:
+        (lost,) = connection.execute("SELECT memory_id FROM memory_status").fetchone()
+        connection.execute("DELETE FROM memory_status WHERE memory_id = ?", (lost,))
+        connection.commit()
+    with Ledger.open(path) as ledger:
+        assert ledger.memories.get(lost).status == "quarantined"
+        assert "missing" in ledger.memories.standings([lost])[lost].reason
 
 
 @pytest.mark.parametrize("version", range(2, SCHEMA_VERSION + 1))

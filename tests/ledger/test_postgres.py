@@ -156,6 +156,9 @@ def test_an_old_database_is_migrated(remote: Ledger, server: str, make: Make) ->
     import psycopg
 
     remote.evaluations.add(make.evaluation("evl-1", "student@1-a"))
+    lesson = make.memory("look it up")
+    remote.memories.admit([lesson])
+    remote.memories.set_status(lesson.id, "quarantined", "it fails")
     remote.close()
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute("DROP TABLE revoked_trajectories, tainted_rows, leases")
@@ -164,12 +167,20 @@ def test_an_old_database_is_migrated(remote: Ledger, server: str, make: Make) ->
             "DROP TABLE synthetic_seeds, synthetic_memories, synthetic_reports, student_reports"
         )
         connection.execute("ALTER TABLE memories DROP COLUMN lesson")
+        connection.execute(
+            "INSERT INTO memory_status SELECT id, 'base', status, status_reason, status_at FROM memories"
+        )
+        for column in ("status", "status_reason", "status_at"):
+            connection.execute(f"ALTER TABLE memories DROP COLUMN {column}")
+        connection.execute("CREATE INDEX ix_memories_current ON memories (current)")
         for column in ("status", "current", "details"):
             connection.execute(f"ALTER TABLE memory_events DROP COLUMN {column}")
         connection.execute("ALTER TABLE evaluations DROP COLUMN checkpoint")
         connection.execute("UPDATE ledger_meta SET value = '1'")
     with Ledger.open(server) as ledger:
         assert [e.id for e in ledger.evaluations.list(checkpoint="student@1-a")] == ["evl-1"]
+        assert ledger.memories.get(lesson.id).status == "quarantined"
+        assert ledger.memories.standings([lesson.id])[lesson.id].reason == "it fails"
         ledger.memories.set_index_mark("chroma", 3)
         assert ledger.memories.index_mark("chroma") == 3
 
