@@ -11,11 +11,11 @@ import sqlalchemy as sa
 from agentkd.errors import NotFoundError
 from agentkd.ledger import event
 from agentkd.ledger import tables as t
-from agentkd.ledger.body import dump, load
+from agentkd.ledger.body import load
 from agentkd.ledger.database import chunks, known
 from agentkd.ledger.redact import Redact
 from agentkd.ledger.status import write_status
-from agentkd.ledger.storing import Written, clean, link_evidence, store
+from agentkd.ledger.storing import Written, body_of, clean, link_evidence, store
 from agentkd.schema import Evidence, Memory, Value
 from agentkd.trust import VOUCHING
 
@@ -236,7 +236,7 @@ def add_evidence(
     link_evidence(connection, [(memory.id, added)])
     values = {
         "support": t.memories.c.support + _rise(added, uncounted),
-        "body": dump(memory.model_copy(update={"evidence": united})),
+        "body": body_of(memory.model_copy(update={"evidence": united})),
     }
     connection.execute(t.memories.update().where(t.memories.c.id == memory.id).values(values))
     return added

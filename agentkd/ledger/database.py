@@ -34,6 +34,7 @@ WRITER_LOCK = 0x61676B64  # "agkd": the advisory lock of the one writer on Postg
 CHUNK = 500  # ids in one IN (...) list; SQLite allows 32766 variables, older builds 999
 
 T = TypeVar("T")
+Adapt = Callable[[Any], Any] | None
 
 _TROUBLE = (
     ("disk is full", "free some space and run the same command again; nothing was half-written"),
@@ -334,18 +335,20 @@ def insert_many(connection: sa.Connection, table: sa.Table, rows: Iterable[Mappi
     if connection.dialect.name != "sqlite":
         connection.execute(_insert(connection.dialect.name, table).on_conflict_do_nothing(), batch)
         return
-    statement, columns = _rows_for_sqlite(table, frozenset(batch[0]), connection.dialect)
-    values = [
-        [row[name] for row in batch] if adapt is None else [adapt(row[name]) for row in batch]
-        for name, adapt in columns
-    ]
+    statement, columns = _rows_for_sqlite(table, frozenset(batch[0]))
+    values = [_adapted(adapt, [row[name] for row in batch]) for name, adapt in columns]
     connection.exec_driver_sql(statement, list(zip(*values, strict=True)))
 
 
+def _adapted(adapt: Adapt, values: list[Any]) -> list[Any]:
+    """Return storable values; what all rows share, such as the time of a batch, is adapted once."""
+    if adapt is not None and all(value is values[0] for value in values):
+        return [adapt(values[0])] * len(values)
+    return values if adapt is None else [adapt(value) for value in values]
+
+
 @cache
-def _rows_for_sqlite(
-    table: sa.Table, names: Collection[str], dialect: sa.Dialect
-) -> tuple[str, list[tuple[str, Callable[[Any], Any] | None]]]:
+def _rows_for_sqlite(table: sa.Table, names: Collection[str]) -> tuple[str, list[tuple[str, Adapt]]]:
     """Return an insertion for the driver itself, and by column what makes its values storable.
 
     SQLAlchemy prepares the parameters of every row anew, which costs more than SQLite's own work.
@@ -354,6 +357,7 @@ def _rows_for_sqlite(
     if missing:
         raise ValueError(f"rows of `{table.name}` must name `{missing[0]}`")  # defaults are not filled in
     columns = [c for c in table.c if c.name in names]
+    dialect = sqlite.dialect()
     made = sqlite.insert(table).on_conflict_do_nothing()
     compiled = made.compile(dialect=dialect, column_keys=[c.name for c in columns])
     return str(compiled), [(c.name, c.type.dialect_impl(dialect).bind_processor(dialect)) for c in columns]

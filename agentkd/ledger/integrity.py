@@ -18,6 +18,7 @@ from agentkd.errors import StoreError
 from agentkd.ledger import tables as t
 from agentkd.ledger.body import parse
 from agentkd.ledger.database import Database
+from agentkd.schema import Memory
 
 __all__ = ["check_all", "look_at"]
 
@@ -35,6 +36,8 @@ _SAID_TWICE: dict[sa.Table, tuple[str, ...]] = {
     t.phases: ("name", "key", "status"),
 }
 """Columns that never differ from the body, also where a secret was taken out of it."""
+_LEFT_OUT = {(t.memories, "privacy"): Memory.model_fields["privacy"].default}
+"""What a body does not say where it is so: those of memories hold no defaults."""
 _PLAIN: dict[type, tuple[type, ...]] = {
     str: (str,), int: (int,), float: (float, int), bool: (bool,), object: (datetime,)
 }  # fmt: skip
@@ -102,7 +105,7 @@ def _damaged(connection: sa.Connection) -> Iterator[str]:
                 yield f"{where}: {error.message}"
                 continue
             for name in columns:
-                said = body.get(name)
+                said = body.get(name, _LEFT_OUT.get((table, name)))
                 if said is not None and not _equal(row[name], said):
                     yield f"{where} has `{name}` {row[name]!r} beside {said!r}"
     for table, column in _BODIES.items():

@@ -268,7 +268,7 @@ def _item(row: sa.RowMapping) -> StoredItem:
         key=json.loads(row["name"]),
         memory_id=row["memory_id"],
         status=row["status"],
-        extras=parse(row["body"])["extras"],
+        extras=parse(row["body"]).get("extras", {}),
         created_at=row["created_at"],
         updated_at=row["updated_at"],
         ttl_minutes=row["ttl_minutes"],

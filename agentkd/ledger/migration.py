@@ -183,6 +183,7 @@ def _to_7(connection: sa.Connection) -> None:
     )
     run("DELETE FROM memory_status WHERE checkpoint = 'base'")
     run("DROP INDEX ix_memories_current")  # nearly all are: whoever used it read the whole table
+    run("DROP INDEX ix_memories_parent")  # nobody asked by it: `memory_parents` knows
 
 
 def _time(connection: sa.Connection) -> str:

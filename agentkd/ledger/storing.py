@@ -18,7 +18,7 @@ from agentkd.schema import Evidence, Memory, now
 if TYPE_CHECKING:
     from agentkd.ledger.admission import Told
 
-__all__ = ["Written", "clean", "clean_evidence", "link_evidence", "link_parents", "store"]
+__all__ = ["Written", "body_of", "clean", "clean_evidence", "link_evidence", "link_parents", "store"]
 
 Written = Callable[[Memory, str], None]
 """Is told each memory that is written as it was given, and its body."""
@@ -35,7 +35,20 @@ def clean(memory: Memory, redact: Redact) -> Memory:
 
 
 def _redacted(memory: Memory, redact: Redact) -> tuple[Any, bool]:
-    return redact_json(memory.model_dump(mode="json"), redact, keep=_KEPT)
+    return redact_json(_told(memory), redact, keep=_KEPT)
+
+
+def _told(memory: Memory) -> dict[str, Any]:
+    """Return what a memory says beyond the defaults of its fields: half of it, and read in half the time.
+
+    So the defaults are a part of what ledgers hold: to change one takes a step of migration.
+    """
+    return memory.model_dump(mode="json", exclude_defaults=True)
+
+
+def body_of(memory: Memory) -> str:
+    """Return the body of a memory that holds no secrets."""
+    return dump(_told(memory))
 
 
 def clean_evidence(evidence: Evidence, redact: Redact) -> Evidence:

@@ -131,7 +131,7 @@ memories = sa.Table(
     _text("agent"),
     _text("user"),
     sa.Column("version", sa.Integer, nullable=False),
-    sa.Column("parent", sa.String, sa.ForeignKey("memories.id"), index=True),
+    sa.Column("parent", sa.String, sa.ForeignKey("memories.id")),
     sa.Column("successor", sa.String, sa.ForeignKey("memories.id")),
     sa.Column("current", sa.Boolean, nullable=False),
     _text("status", server_default=""),

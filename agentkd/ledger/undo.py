@@ -11,10 +11,11 @@ from agentkd.errors import DataError
 from agentkd.ledger import event
 from agentkd.ledger import tables as t
 from agentkd.ledger.admission import add_evidence, evidence_details, row_of, rows_of, unknown
-from agentkd.ledger.body import dump, load
+from agentkd.ledger.body import load
 from agentkd.ledger.database import chunks
 from agentkd.ledger.event import MemoryEvent
 from agentkd.ledger.status import write_status
+from agentkd.ledger.storing import body_of
 from agentkd.ledger.trust import SEEN, mark
 from agentkd.ledger.version import COUNTERS, united_counters
 from agentkd.schema import Evidence, Memory, MemoryKeys
@@ -166,7 +167,7 @@ def _give_back(
     )
     keys = MemoryKeys.model_validate(taken.get("keys", {}))
     values = {
-        "body": dump(memory.model_copy(update={"evidence": kept, "keys": keys})),
+        "body": body_of(memory.model_copy(update={"evidence": kept, "keys": keys})),
         "support": union["support"] - taken["support"],
         **_own(union, united_counters(connection, {memory.id: union}, parts)),
     }

@@ -24,9 +24,9 @@ from agentkd.ledger.admission import (
     rows_of,
     unknown,
 )
-from agentkd.ledger.body import dump, load
+from agentkd.ledger.body import load
 from agentkd.ledger.redact import Redact
-from agentkd.ledger.storing import clean, link_evidence, link_parents, store
+from agentkd.ledger.storing import body_of, clean, link_evidence, link_parents, store
 from agentkd.ledger.utility import overlap
 from agentkd.schema import Evidence, Memory, Utility
 
@@ -193,7 +193,7 @@ def _take_in(
         "keys": memory.keys.model_dump(mode="json", exclude_defaults=True),
     }
     link_evidence(connection, [(memory.id, more)])
-    body = dump(memory.model_copy(update={"keys": union.keys, "evidence": evidence}))
+    body = body_of(memory.model_copy(update={"keys": union.keys, "evidence": evidence}))
     values = {"body": body, "support": support, **{name: row[name] + added[name] for name in COUNTERS}}
     connection.execute(t.memories.update().where(t.memories.c.id == memory.id).values(values))
     why = f"took the place of {len(parts)} memories: {reason}"

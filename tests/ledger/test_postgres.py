@@ -173,6 +173,7 @@ def test_an_old_database_is_migrated(remote: Ledger, server: str, make: Make) ->
         for column in ("status", "status_reason", "status_at"):
             connection.execute(f"ALTER TABLE memories DROP COLUMN {column}")
         connection.execute("CREATE INDEX ix_memories_current ON memories (current)")
+        connection.execute("CREATE INDEX ix_memories_parent ON memories (parent)")
         for column in ("status", "current", "details"):
             connection.execute(f"ALTER TABLE memory_events DROP COLUMN {column}")
         connection.execute("ALTER TABLE evaluations DROP COLUMN checkpoint")

@@ -1,0 +1,59 @@
+"""What ledgers hold of a memory: no defaults, so that these are a part of the format."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from agentkd.errors import StoreError
+from agentkd.ledger import Ledger
+from agentkd.schema import Evidence, Memory, MemoryKeys, Scope, Utility
+
+from .conftest import Make
+
+
+def test_the_defaults_of_a_memory_are_those_that_ledgers_were_written_with() -> None:
+    bare = Memory(id="mem-1", kind="insight", when_to_use="a", content="b").model_dump(mode="json")
+    assert bare.pop("created_at")
+    assert bare == {
+        "schema_version": 1, "id": "mem-1", "kind": "insight", "when_to_use": "a", "content": "b",
+        "keys": {"situation": "", "query": "", "task": "", "tools": "", "more": []},
+        "scope": {"tenant": "", "app": "", "agent": "", "user": ""},
+        "evidence": {"trajectories": [], "corrections": [], "steps": [], "spans": [], "vouched": []},
+        "calls": [], "support": 1, "utility": {"recalls": 0, "wins": 0, "held_out": 0, "held_out_wins": 0},
+        "confidence": 0.5, "origin": "", "privacy": "shared", "status": "candidate", "trust": "",
+        "version": 1, "parent": "", "extras": {},
+    }, "a stored memory that does not name a field would read otherwise: migrate it"  # fmt: skip
+
+
+def test_a_body_holds_no_defaults_and_reads_back_equal(tmp_path: Path, make: Make) -> None:
+    bare = Memory(id="mem-1", kind="insight", when_to_use="a", content="b", keys=MemoryKeys(situation="a"))
+    full = make.memory("look it up").model_copy(
+        update={"privacy": "private", "extras": {"a": [1]}, "confidence": 0.9, "scope": Scope(user="ada")}
+    )
+    with Ledger.open(tmp_path / "ledger.db") as ledger:
+        ledger.memories.admit([bare, full])
+        assert ledger.memories.get("mem-1") == bare
+        assert ledger.memories.get(full.id) == full
+        assert ledger.memories.get("mem-1").evidence == Evidence()
+        assert ledger.memories.get("mem-1").utility == Utility()
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as connection:
+        (body,) = connection.execute("SELECT body FROM memories WHERE id = 'mem-1'").fetchone()
+    assert set(json.loads(body)) == {"#", "id", "kind", "when_to_use", "content", "keys", "created_at"}
+    assert json.loads(body)["keys"] == {"situation": "a"}
+
+
+def test_a_column_that_contradicts_what_a_body_leaves_out_is_found(tmp_path: Path, make: Make) -> None:
+    path = tmp_path / "ledger.db"
+    with Ledger.open(path) as ledger:
+        ledger.memories.admit([make.memory("look it up")])
+        ledger.check()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE memories SET privacy = 'private'")
+        connection.commit()
+    with Ledger.open(path) as ledger, pytest.raises(StoreError, match="`privacy` 'private' beside 'shared'"):
+        ledger.check()
