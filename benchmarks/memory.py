@@ -172,6 +172,7 @@ def _bars(facts: dict[str, dict[str, Any]], size: int, embedding: float) -> list
             whole = peer + embedding
             rows += [
                 at_most(metric, ours, 1.5 * peer + embedding, peer=whole, peer_name="Chroma, embedding"),
+                _beside(f"{metric}, question by question", ours, facts["Chroma"]),
                 Row(f"{size}: p95 of agentkd {view} / bare Chroma's, which embeds it too",
                     ours / _p95(facts["Chroma"], f"all{EMBEDDED}")),
             ]  # fmt: skip
@@ -191,6 +192,21 @@ def _bars(facts: dict[str, dict[str, Any]], size: int, embedding: float) -> list
             metric = f"{size}: added per second of CPU / {peer_name}'s"
             rows.append(at_least(metric, ours / peer, 3.0, peer=1.0, peer_name=peer_name))
     return rows
+
+
+def _beside(metric: str, ours: float, chroma: dict[str, Any]) -> Row:
+    """Compare with that sum where its parts belong together: bare Chroma embeds a question and looks it up.
+
+    Apart, the lookup meets caches that no model has filled, and bare Chroma itself takes longer than the sum.
+    """
+    view = chroma["views"][f"all{EMBEDDED}"]
+    sums = [
+        embedding + 1.5 * (seconds - embedding)
+        for seconds, embedding in zip(view["seconds"], view["embedding"], strict=True)
+    ]
+    whole = _p95(chroma, f"all{EMBEDDED}")
+    limit = float(np.percentile(sums, 95)) * 1000
+    return at_most(metric, ours, limit, peer=whole, peer_name="Chroma that embeds")
 
 
 def _quantile(fact: dict[str, Any], view: str, percent: float) -> float:
