@@ -35,20 +35,22 @@ def clean(memory: Memory, redact: Redact) -> Memory:
 
 
 def _redacted(memory: Memory, redact: Redact) -> tuple[Any, bool]:
-    return redact_json(_told(memory), redact, keep=_KEPT)
+    return redact_json(_beyond_defaults(memory), redact, keep=_KEPT)
 
 
-def _told(memory: Memory) -> dict[str, Any]:
+def _beyond_defaults(memory: Memory) -> dict[str, Any]:
     """Return what a memory says beyond the defaults of its fields: half of it, and read in half the time.
 
-    So the defaults are a part of what ledgers hold: to change one takes a step of migration.
+    So the defaults are a part of what ledgers hold: to change one takes a step of migration. Its time always
+    stands there: on a coarse clock it may equal the present, which is its default.
     """
-    return memory.model_dump(mode="json", exclude_defaults=True)
+    always = {"schema_version": memory.schema_version, "created_at": memory.created_at.isoformat()}
+    return {**always, **memory.model_dump(mode="json", exclude_defaults=True)}
 
 
 def body_of(memory: Memory) -> str:
     """Return the body of a memory that holds no secrets."""
-    return dump(_told(memory))
+    return dump(_beyond_defaults(memory))
 
 
 def clean_evidence(evidence: Evidence, redact: Redact) -> Evidence:

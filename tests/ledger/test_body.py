@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import sqlite3
 from contextlib import closing
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
+from typing import Self
 
 import pytest
 
 from agentkd.errors import StoreError
 from agentkd.ledger import Ledger
-from agentkd.schema import Evidence, Memory, MemoryKeys, Scope, Utility
+from agentkd.schema import Evidence, Memory, MemoryKeys, Scope, Span, ToolCall, Utility
 
 from .conftest import Make
 
@@ -28,13 +30,43 @@ def test_the_defaults_of_a_memory_are_those_that_ledgers_were_written_with() -> 
         "confidence": 0.5, "origin": "", "privacy": "shared", "status": "candidate", "trust": "",
         "version": 1, "parent": "", "extras": {},
     }, "a stored memory that does not name a field would read otherwise: migrate it"  # fmt: skip
+    span = Span(trajectory="trj-1", origin="user").model_dump(mode="json")
+    assert span == {
+        "trajectory": "trj-1", "origin": "user", "step": -1, "quote": "", "principal": "", "tool": "",
+        "trust": "",
+    }, "so would what a memory rests on"  # fmt: skip
+    call = ToolCall(name="find").model_dump(mode="json")
+    assert call == {"name": "find", "arguments": {}, "id": ""}, "and the calls of a case"
+
+
+def test_a_memory_of_this_very_moment_keeps_its_time(
+    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Coarse(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return cls(2026, 1, 1, tzinfo=tz)
+
+    with Ledger.open(tmp_path / "ledger.db") as ledger:
+        with monkeypatch.context() as patched:
+            patched.setattr("agentkd.schema.base.datetime", Coarse)
+            memory = Memory(id="mem-1", kind="insight", when_to_use="a", content="b")
+            ledger.memories.admit([memory])
+        assert memory.created_at.year == 2026
+        assert ledger.memories.get("mem-1").created_at == datetime(2026, 1, 1, tzinfo=UTC)
+        ledger.check()
 
 
 def test_a_body_holds_no_defaults_and_reads_back_equal(tmp_path: Path, make: Make) -> None:
     bare = Memory(id="mem-1", kind="insight", when_to_use="a", content="b", keys=MemoryKeys(situation="a"))
+    bare_span, full_span = Span(trajectory="", origin="user"), Span(trajectory="", origin="tool", step=0)
     full = make.memory("look it up").model_copy(
-        update={"privacy": "private", "extras": {"a": [1]}, "confidence": 0.9, "scope": Scope(user="ada")}
-    )
+        update={
+            "privacy": "private", "extras": {"a": [1]}, "confidence": 0.9, "scope": Scope(user="ada"),
+            "calls": (ToolCall(name="find"), ToolCall(name="find", arguments={"id": ""}, id="1")),
+            "evidence": Evidence(spans=(bare_span, full_span)),
+        }
+    )  # fmt: skip
     with Ledger.open(tmp_path / "ledger.db") as ledger:
         ledger.memories.admit([bare, full])
         assert ledger.memories.get("mem-1") == bare
@@ -43,7 +75,8 @@ def test_a_body_holds_no_defaults_and_reads_back_equal(tmp_path: Path, make: Mak
         assert ledger.memories.get("mem-1").utility == Utility()
     with closing(sqlite3.connect(tmp_path / "ledger.db")) as connection:
         (body,) = connection.execute("SELECT body FROM memories WHERE id = 'mem-1'").fetchone()
-    assert set(json.loads(body)) == {"#", "id", "kind", "when_to_use", "content", "keys", "created_at"}
+    always = {"#", "schema_version", "created_at"}
+    assert set(json.loads(body)) == {*always, "id", "kind", "when_to_use", "content", "keys"}
     assert json.loads(body)["keys"] == {"situation": "a"}
 
 

@@ -326,7 +326,7 @@ def test_a_ledger_of_every_released_version_keeps_each_fact(version: int, path: 
     with closing(sqlite3.connect(path)) as connection:
         for table, n in before.items():
             more = {"trajectories": 1, "steps": 2, "leases": 1}.get(table, 0)
-            if table != "memory_status":  # looked at by itself below
+            if table != "memory_status" or version >= 7:  # the rest is looked at by itself below
                 assert connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] == n + more, table
 
 
