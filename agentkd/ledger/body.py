@@ -10,18 +10,20 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from agentkd.errors import StoreError
+from agentkd.schema.text import mended
 
 __all__ = ["dump", "load", "parse"]
 
 _SUM = '{"#":"'
 _AT, _END = len(_SUM), len(_SUM) + 8
+_SURROGATE = "\\ud"  # how ASCII JSON begins the halves of a pair, and a lone one
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 V = TypeVar("V", bound=BaseModel)
 
 
 def dump(data: BaseModel | Mapping[str, Any] | Sequence[Any]) -> str:
-    """Render a value as ASCII JSON: lone surrogates, NUL and infinities survive in every database.
+    """Render a value as ASCII JSON: NUL and infinities survive in every database.
 
     The first field of an object is the CRC-32 of the rest, because SQLite notices no flipped bit in a text.
     """
@@ -45,15 +47,15 @@ def parse(body: str | None) -> dict[str, Any]:
     body = body or ""
     try:
         told, mark, rest = body[_AT:_END], body[_END : _END + 2], "{" + body[_END + 2 :]
-        is_whole = mark == '",' and told == f"{zlib.crc32(rest.encode()):08x}"
-        if body.startswith(_SUM) != is_whole:  # a body of an older agentkd has no checksum at all
+        is_kept = mark == '",' and told == f"{zlib.crc32(rest.encode()):08x}"
+        if body.startswith(_SUM) != is_kept:  # a body of an older agentkd has no checksum at all
             raise ValueError("it differs from its checksum")
-        data = json.loads(rest if is_whole else body)
+        data = json.loads(rest if is_kept else body)
     except ValueError as error:
         raise _unreadable("record", error) from error
     if not isinstance(data, dict):
         raise _unreadable("record", TypeError("not an object"))
-    return data
+    return mended(data) if _SURROGATE in body else data
 
 
 def _unreadable(what: str, error: Exception) -> StoreError:

@@ -11,6 +11,7 @@ from typing import Any
 
 from agentkd.ledger.secret import NAMING_KEYS, PLACEHOLDER, SECRET_KEYS, Finding, find_secrets, may_hold
 from agentkd.schema import REDACTED
+from agentkd.schema.text import is_whole, whole
 
 __all__ = ["Redact", "redact_json", "redact_secrets", "redactor"]
 
@@ -55,6 +56,7 @@ def _replaced(text: str, findings: Iterable[Finding]) -> str:
 def redact_json(data: Any, redact: Redact, *, keep: Collection[tuple[str, ...]] = ()) -> tuple[Any, bool]:
     """Return JSON data with every string redacted, keys included, and whether anything changed.
 
+    Half of a surrogate pair, as a text holds that was cut within an emoji, becomes U+FFFD.
     What a field such as `password` or `Authorization` holds is taken out whatever it looks like.
     `keep` holds the paths of identifiers that must stay as they are, such as `("task", "id")`; those of the
     items of a list are the list's.
@@ -84,7 +86,10 @@ def _is_clean(data: Any) -> bool:
             waiting.extend(item)
         elif isinstance(item, int) and abs(item) >= _LONG_NUMBER:
             texts.add(str(item))
-    return not any(map(_is_telling, names - _PLAIN)) and not may_hold("\n".join(texts))
+    if any(map(_is_telling, names - _PLAIN)):
+        return False
+    joined = "\n".join(texts)
+    return not may_hold(joined) and is_whole(joined)
 
 
 def _is_telling(name: str) -> bool:
@@ -98,7 +103,7 @@ def _is_telling(name: str) -> bool:
 
 def _walked(data: Any, redact: Redact, keep: Collection[tuple[str, ...]] = ()) -> tuple[Any, bool]:
     if isinstance(data, str):
-        clean = redact(data)
+        clean = redact(whole(data))
         return clean, clean != data
     if isinstance(data, Mapping):
         return _redact_mapping(data, redact, keep)
@@ -125,11 +130,11 @@ def _redact_mapping(
             new_value, value_changed = _held_by(key, value, redact)
         elif isinstance(value, str) and NAMING_KEYS.match(key):
             named = f"{key}: "
-            new_value = redact(f"{named}{value}").removeprefix(named)
+            new_value = redact(f"{named}{whole(value)}").removeprefix(named)
             value_changed = new_value != value
         else:
             new_value, value_changed = _walked(value, redact, deeper)
-        new_key = redact(key) if len(key) >= _SHORTEST else key
+        new_key = redact(whole(key)) if len(key) >= _SHORTEST else whole(key)
         clean[new_key] = new_value
         has_changed = has_changed or value_changed or new_key != key
     return clean, has_changed

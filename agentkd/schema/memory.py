@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from agentkd.schema.base import Value, content_id, now
 from agentkd.schema.message import ToolCall
 from agentkd.schema.task import ADHOC
+from agentkd.schema.text import JsonObject
 
 __all__ = [
     "COUNTERS",
@@ -188,7 +189,7 @@ class Memory(Value):
     """Id of the version that this one replaces."""
     created_at: datetime = Field(default_factory=now)
     """When it was distilled (UTC)."""
-    extras: dict[str, Any] = Field(default_factory=dict)
+    extras: JsonObject = Field(default_factory=dict)
     """Data of plugins."""
 
     @property

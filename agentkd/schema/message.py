@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from agentkd.schema.base import Value
+from agentkd.schema.text import JsonObject, JsonValue
 
 __all__ = [
     "REDACTED",
@@ -49,7 +50,7 @@ class ToolCall(Value):
 
     name: str
     """Name of the tool."""
-    arguments: dict[str, Any] = Field(default_factory=dict)
+    arguments: JsonObject = Field(default_factory=dict)
     """Arguments by parameter name."""
     id: str = ""
     """Provider's id of the call; empty where the provider gives none."""
@@ -62,7 +63,7 @@ class ToolResult(Value):
     """Text that goes back to the model."""
     error: str = ""
     """Why the call failed; empty on success."""
-    value: Any = None
+    value: JsonValue = None
     """JSON value of the result where the tool returned one."""
     ends_task: bool = False
     """Whether the environment considers the task finished after this call."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from agentkd.schema.base import Value
 from agentkd.schema.message import ToolCall, ToolSpec
+from agentkd.schema.text import JsonObject
 
 __all__ = [
     "ADHOC",
@@ -55,7 +56,7 @@ class Task(Value):
     """Tools offered for this task; empty means those of the agent."""
     group: str = ""
     """Near-duplicate cluster or entity; a split never cuts through a group."""
-    extras: dict[str, Any] = Field(default_factory=dict)
+    extras: JsonObject = Field(default_factory=dict)
     """Data of the suite; never holds answers."""
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -11,6 +11,7 @@ from agentkd.schema.base import Value, now
 from agentkd.schema.memory import Scope
 from agentkd.schema.message import Message, TokenTrace, ToolCall, ToolResult, Usage
 from agentkd.schema.task import Failure, Outcome, Task
+from agentkd.schema.text import JsonObject
 
 __all__ = ["RETRY_STRIDE", "Correction", "Heard", "Step", "Trajectory"]
 
@@ -91,7 +92,7 @@ class Trajectory(Value):
     imported_from: str = ""
     """File that it was read from: its texts are untrusted and its outcome is a claim. Empty for what happened
     here, and where a person vouched for the file."""
-    extras: dict[str, Any] = Field(default_factory=dict)
+    extras: JsonObject = Field(default_factory=dict)
     """Data of plugins."""
 
     @property

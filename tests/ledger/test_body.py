@@ -13,6 +13,7 @@ import pytest
 
 from agentkd.errors import StoreError
 from agentkd.ledger import Ledger
+from agentkd.ledger.body import dump, parse
 from agentkd.schema import Evidence, Memory, MemoryKeys, Scope, Span, ToolCall, Utility
 
 from .conftest import Make
@@ -90,3 +91,23 @@ def test_a_column_that_contradicts_what_a_body_leaves_out_is_found(tmp_path: Pat
         connection.commit()
     with Ledger.open(path) as ledger, pytest.raises(StoreError, match="`privacy` 'private' beside 'shared'"):
         ledger.check()
+
+
+def test_half_an_emoji_becomes_a_sign_that_every_reader_can_take(tmp_path: Path, make: Make) -> None:
+    cut = make.memory("say \ud83d hello", "trj-1")
+    with Ledger.open(tmp_path / "ledger.db") as ledger:
+        run = make.trajectory(1, answer="\ud83d\ude00 and \udc00")
+        ledger.trajectories.finish(run)
+        ledger.memories.admit([cut])
+        assert ledger.trajectories.get("trj-1").answer == "\U0001f600 and \ufffd"
+        memory = ledger.memories.get(cut.id)
+        assert memory.content == cut.content.replace("\ud83d", "\ufffd")
+        assert memory.model_dump_json()
+        ledger.check()
+
+
+def test_half_an_emoji_that_an_older_agentkd_stored_reads_back_whole() -> None:
+    body = dump({"answer": "a \ud83d b", "deep": [{"half \udc00": ["\ud83d\ude00"]}], "n": 1})
+    read = {"answer": "a \ufffd b", "deep": [{"half \ufffd": ["\U0001f600"]}], "n": 1}
+    assert parse(body) == read
+    assert parse(json.dumps({"answer": "a \ud83d b"})) == {"answer": "a \ufffd b"}

@@ -111,7 +111,7 @@ def test_a_grade_given_later_settles_the_recalls(ledger: Ledger, make: Make) -> 
 
 def test_strange_text_and_numbers_survive(ledger: Ledger, make: Make) -> None:
     trace = TokenTrace(completion_ids=(1,), log_probs=(float("-inf"),))
-    written = make.trajectory(1, answer="a\x00b \ud800 ü 🜁", steps=(make.step(0, tokens=trace),))
+    written = make.trajectory(1, answer="a\x00b \ufffd ü 🜁", steps=(make.step(0, tokens=trace),))
     ledger.trajectories.finish(written)
     assert ledger.trajectories.get("trj-1") == written
 
