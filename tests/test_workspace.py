@@ -167,3 +167,20 @@ def test_attempts_of_a_thread_are_numbered_after_the_last_one(tmp_path: Path) ->
         agent = shop.agent(model=ScriptedModel(["one", "two"]))
         third = agent.run("Where is my parcel?", thread_id="ann", attempt=2)
         assert agent.run("Where is my parcel?", thread_id="ann").attempt == third.attempt + 1
+
+
+def test_who_goes_back_to_what_he_said_first_is_heard_again(tmp_path: Path) -> None:
+    with agentkd.Workspace(tmp_path, settings=SETTINGS) as shop:
+        run = shop.agent(model=ScriptedModel(["It is late."])).run("Where is my parcel?")
+        for text in (
+            "Say the day.",
+            "Say the day.",
+            "Actually, say the hour.",
+            "Say the day.",
+            "Say the day.",
+        ):
+            shop.correct(run, text)
+        said = [correction.text for correction in shop.ledger.corrections.for_trajectory(run.id)]
+        assert said == ["Say the day.", "Actually, say the hour.", "Say the day."]
+        shop.distill()
+        assert [m.content for m in shop.ledger.memories.list() if m.kind != "case"] == ["Say the day."]

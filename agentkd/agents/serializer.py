@@ -19,7 +19,10 @@ from pydantic import BaseModel
 __all__ = ["clean_serializer", "is_clean_serializer"]
 
 _MOST = 1024  # cleaned states that are remembered; a run needs a handful
-_KEPT = (("id",), ("run_id",), ("trajectory_id",), ("thread_id",), ("task", "id"), ("task", "suite"))
+_KEPT = (
+    *(("id",), ("run_id",), ("trajectory_id",), ("thread_id",), ("scope",)),
+    *(("task", "id"), ("task", "suite")),
+)
 
 
 def clean_serializer(inner: Any, redact: Callable[[str], str] | None = None) -> Any:

@@ -128,10 +128,17 @@ def is_in_tools_place(correction: Correction) -> bool:
 
 
 def standing_remarks(corrections: Sequence[Correction]) -> list[Correction]:
-    """Return remarks without a call that stand: `actually ...` takes back the one before on the same step."""
+    """Return remarks without a call that stand: `actually ...` takes back the one before on the same step.
+
+    Who then says again what he took back takes back the other.
+    """
     standing: list[Correction] = []
+    instead_of: dict[tuple[int | None, str], Correction] = {}
     for correction in in_order(corrections):
-        if standing and _RETRACTION.match(correction.text) and standing[-1].step == correction.step:
+        last, said = (standing[-1] if standing else None), (correction.step, correction.text)
+        is_change = _RETRACTION.match(correction.text) or instead_of.get(said) is last
+        if last is not None and last.step == correction.step and is_change:
+            instead_of[last.step, last.text] = correction
             standing.pop()
         standing.append(correction)
     return standing

@@ -25,7 +25,7 @@ Written = Callable[[Memory, str], None]
 
 _IDS = ("trajectories", "corrections", "steps", "vouched")
 _SOURCES = (*((name,) for name in _IDS), ("spans", "trajectory"), ("spans", "principal"))
-_KEPT = (("id",), ("parent",), *(("evidence", *path) for path in _SOURCES))
+_KEPT = (("id",), ("parent",), ("scope",), *(("evidence", *path) for path in _SOURCES))
 
 
 def clean(memory: Memory, redact: Redact) -> Memory:

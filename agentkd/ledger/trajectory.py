@@ -19,7 +19,7 @@ from agentkd.schema import Outcome, Step, Trajectory, Value, is_lived
 __all__ = ["RunSummary", "Trajectories"]
 
 Found = list[Trajectory]  # inside the class, `list` is the method
-_KEPT = (("id",), ("run_id",), ("task", "id"), ("task", "suite"), ("task", "split"))
+_KEPT = (("id",), ("run_id",), ("scope",), ("task", "id"), ("task", "suite"), ("task", "split"))
 
 
 class RunSummary(Value):

@@ -45,7 +45,7 @@ def undo(connection: sa.Connection, memory_id: str, reason: str) -> tuple[str, .
         )
     if last.kind == "superseded":
         if "with" in last.details:
-            return _undo_merge(connection, last.details["by"], reason)
+            return _undo_merge(connection, last.details["by"], reason, last.memory_id)
         return _undo_version(connection, last, reason)
     if last.kind in ("admitted", "united"):
         return _undo_merge(connection, memory_id, reason)
@@ -70,10 +70,12 @@ def _last_edit(connection: sa.Connection, memory_id: str) -> MemoryEvent | None:
 
 def _undo_status(connection: sa.Connection, last: MemoryEvent, reason: str) -> tuple[str, ...]:
     e = t.memory_events.c
+    said = e.status != ""
+    if last.checkpoint != "base":  # an undo may have said that it has none of its own there
+        said |= e.kind == "undone"
     before = connection.execute(
         sa.select(e.status)
-        .where(e.memory_id == last.memory_id, e.checkpoint == last.checkpoint, e.seq < last.seq)
-        .where(e.status != "")
+        .where(e.memory_id == last.memory_id, e.checkpoint == last.checkpoint, e.seq < last.seq, said)
         .order_by(e.seq.desc())
         .limit(1)
     ).scalar_one_or_none()
@@ -81,7 +83,7 @@ def _undo_status(connection: sa.Connection, last: MemoryEvent, reason: str) -> t
         refuse_without_key(connection, last.memory_id)
     if last.details.get("trust"):  # the gate holds it back again
         mark(connection, last.memory_id, last.details["trust"])
-    if before is None:  # it had none of its own where this checkpoint serves
+    if not before:  # it had none of its own where this checkpoint serves
         s = t.memory_status
         where = (s.c.memory_id == last.memory_id, s.c.checkpoint == last.checkpoint)
         connection.execute(s.delete().where(*where))
@@ -91,13 +93,16 @@ def _undo_status(connection: sa.Connection, last: MemoryEvent, reason: str) -> t
     return (last.memory_id,)
 
 
-def refuse_without_key(connection: sa.Connection, memory_id: str) -> None:
-    """Raise DataError for the value of a store that no key holds: recall would know it, the store not."""
+def refuse_without_key(connection: sa.Connection, memory_id: str, newer: str = "") -> None:
+    """Raise DataError for the value of a store that no key holds: recall would know it, the store not.
+
+    The key may hold the `newer` value instead, where that one makes room.
+    """
     from agentkd.ledger.item import ITEM_ORIGIN
 
     where = t.memories.c.id == memory_id, t.memories.c.origin == ITEM_ORIGIN
     is_item = connection.execute(sa.select(sa.func.count()).where(*where)).scalar()
-    held = sa.select(sa.func.count()).where(t.store_items.c.memory_id == memory_id)
+    held = sa.select(sa.func.count()).where(t.store_items.c.memory_id.in_((memory_id, newer)))
     if is_item and not connection.execute(held).scalar():
         raise DataError(
             f"`{memory_id}` is the value of a store's key that was deleted, or holds another one",
@@ -107,6 +112,7 @@ def refuse_without_key(connection: sa.Connection, memory_id: str) -> None:
 
 def _undo_version(connection: sa.Connection, last: MemoryEvent, reason: str) -> tuple[str, ...]:
     changed = [last.memory_id]
+    refuse_without_key(connection, last.memory_id, last.details.get("by", ""))
     if last.details.get("made") or "before" in last.details:
         newer = _current_row(connection, last.details["by"], f"`{last.memory_id}`")
         _set_current(connection, newer["id"], False, last.details.get("before") or last.memory_id)
@@ -120,12 +126,20 @@ def _undo_version(connection: sa.Connection, last: MemoryEvent, reason: str) -> 
     return tuple(changed)
 
 
-def _undo_merge(connection: sa.Connection, union_id: str, reason: str) -> tuple[str, ...]:
-    """Make the parts current again with their own counters; what the union gained stays with it or them."""
+def _undo_merge(connection: sa.Connection, union_id: str, reason: str, part: str = "") -> tuple[str, ...]:
+    """Make the parts of the newest merge current again with their own counters.
+
+    What the union gained stays with it or them. Raises DataError where it has taken in others since `part`.
+    """
     union = _current_row(connection, union_id, "its parts")
     found = event.find(connection, t.memory_events.c.memory_id == union_id)
     undone = {seq for e in found if e.kind == "undone" for seq in e.details.get("undoes", ())}
     last = next(e for e in reversed(found) if "parents" in e.details and e.seq not in undone)
+    if part and part not in last.details["parents"]:
+        raise DataError(
+            f"`{union_id}`, which took `{part}` in, has taken in others since",
+            hint=f"take the newer merges back first: `agentkd memory undo {union_id}`",
+        )
     parts = rows_of(connection, last.details["parents"])
     for id_ in parts:
         _set_current(connection, id_, True, None)
@@ -213,7 +227,10 @@ def _uncounted(connection: sa.Connection, memory_id: str) -> set[str]:
 
 
 def release_parts(connection: sa.Connection, memory_id: str, reason: str) -> tuple[str, ...]:
-    """Free a memory from the merges that it is a part of, before it is revoked; returns the ids changed."""
+    """Free a memory from the merges that it is a part of, before it is revoked; returns the ids changed.
+
+    What its union took in after it is freed too: a merge can be taken back only in turn.
+    """
     row = row_of(connection, memory_id)
     if row is None or row["current"] or row["successor"] is None:
         return ()
@@ -221,9 +238,10 @@ def release_parts(connection: sa.Connection, memory_id: str, reason: str) -> tup
     closed = event.find(
         connection, t.memory_events.c.memory_id == memory_id, t.memory_events.c.kind == "superseded"
     )
-    union = row_of(connection, row["successor"])
-    if closed and event.is_merge(closed[-1], row["successor"]) and union is not None and union["current"]:
-        changed += _undo_merge(connection, union["id"], reason)
+    if not closed or not event.is_merge(closed[-1], row["successor"]):
+        return tuple(changed)
+    while not _is_current(connection, memory_id) and _is_current(connection, row["successor"]):
+        changed += _undo_merge(connection, row["successor"], reason)
     return tuple(changed)
 
 
@@ -248,7 +266,8 @@ def overruled(connection: sa.Connection) -> list[tuple[str, str, frozenset[str]]
     """
     e = t.memory_events.c
     undone = event.find(connection, e.kind.in_(("undone", "reactivated")), e.details != "")
-    seqs = [seq for found in undone for seq in found.details.get("undoes", ())]
+    taken_back = {seq for found in undone for seq in found.details.get("undoes", ())}
+    seqs = [seq for x in undone if x.seq not in taken_back for seq in x.details.get("undoes", ())]
     if not seqs:
         return []
     edits = [x for x in event.find(connection, e.seq.in_(seqs)) if "parents" not in x.details]
@@ -279,6 +298,11 @@ def _current_row(connection: sa.Connection, memory_id: str, for_: str) -> sa.Row
             hint=f"take that back first: `agentkd memory undo {memory_id}`",
         )
     return row
+
+
+def _is_current(connection: sa.Connection, memory_id: str) -> bool:
+    row = row_of(connection, memory_id)
+    return row is not None and bool(row["current"])
 
 
 def _set_current(connection: sa.Connection, memory_id: str, is_current: bool, successor: str | None) -> None:

@@ -68,6 +68,8 @@ class Learning(Opening):
             call: The tool call that would have been right.
             answer: The answer that would have been right.
             step: Index of the corrected turn; None for the whole run.
+
+        Who says the same twice on end has said it once; who goes back to what he said before is heard again.
         """
         trajectory = run if isinstance(run, Trajectory) else self.ledger.trajectories.get(run)
         if not (text or call or answer):
@@ -81,8 +83,9 @@ class Learning(Opening):
             )
         accepted = () if call is None else (call if isinstance(call, ToolCall) else ToolCall(**call),)
         proposed = trajectory.steps[step].reply.tool_calls if step is not None else ()
+        said = ("cor", trajectory.id, step, "person", text, accepted, answer)
         correction = Correction(
-            id=content_id("cor", trajectory.id, step, "person", text, accepted, answer),
+            id=_id_of(said, self.ledger.corrections.for_trajectory(trajectory.id)),
             trajectory_id=trajectory.id,
             step=step,
             text=text,
@@ -317,6 +320,19 @@ class Learning(Opening):
                 yield
             finally:
                 self.parts.ceiling = Ceiling(asked=self.parts.stop.asked)
+
+
+def _id_of(said: tuple[Any, ...], before: Sequence[Correction]) -> str:
+    """Return the id of what a person says of a run of which this was said before, oldest first.
+
+    It is that of the words, so that a repetition is none. Words that something else followed are new ones:
+    what is said last holds.
+    """
+    words = content_id(*said)
+    if all(earlier.id != words for earlier in before):
+        return words
+    newest = before[-1].id
+    return newest if newest == _id_of(said, before[:-1]) else content_id(*said, newest)
 
 
 def _least(*limits: float | None) -> float | None:

@@ -160,6 +160,16 @@ def test_a_remark_that_takes_back_the_one_before_stands_alone(make):
     assert rule.content == "Actually, I prefer the aisle."
 
 
+def test_a_remark_that_is_said_again_takes_back_what_took_it_back(make):
+    run = make.trajectory()
+    texts = ("I sit by the window.", "Actually, I prefer the aisle.", "I sit by the window.")
+    said = [
+        make.correction(run, text, created_at=START + timedelta(minutes=n)) for n, text in enumerate(texts)
+    ]
+    _, found = rules(make, [run], said)
+    assert {rule.content for rule in found} == {"I sit by the window."}
+
+
 def test_a_rule_keeps_no_value_of_its_request(make):
     run = make.trajectory(prompt="Book 'The Fork' on 2024-03-05 for 4")
     _, (rule,) = rules(make, [run], [make.correction(run, "Check 2024-03-05 and 'The Fork' first, at 8:00.")])

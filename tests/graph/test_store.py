@@ -45,13 +45,22 @@ def memories(parts: Parts) -> list[Memory]:
 
 
 def test_what_is_put_comes_back_also_in_another_process(make_parts: MakeParts) -> None:
-    value = {"text": "tea", "n": 10**30, "deep": [{"a": None, "b": [True, 0.1]}], "odd": "\ud800 \x00 ☕"}
+    value = {"text": "tea", "n": 10**30, "deep": [{"a": None, "b": [True, 0.1]}], "odd": "\x00 ☕ 🜁"}
     AgentkdStore(make_parts()).put(ANN, "prefs", value)
     item = AgentkdStore(make_parts()).get(ANN, "prefs")
     assert item is not None
     assert (item.namespace, item.key, item.value) == (ANN, "prefs", value)
     assert item.created_at == item.updated_at
     assert item.created_at.tzinfo is not None
+
+
+def test_half_an_emoji_in_a_value_spoils_no_later_reading(store: AgentkdStore) -> None:
+    store.put(ANN, "cut", {"content": "Ann likes \ud83d tea.", "half \udc00": 1})
+    item = store.get(ANN, "cut")
+    assert item is not None
+    assert item.value == {"content": "Ann likes \ufffd tea.", "half \ufffd": 1}
+    (found,) = store.search(ANN, query="what tea does Ann like?")
+    assert json.dumps(found.value, ensure_ascii=False).encode()
 
 
 def test_a_tuple_comes_back_as_a_list_and_the_caller_may_change_what_it_put(store: AgentkdStore) -> None:
@@ -542,3 +551,13 @@ def test_a_deleted_value_comes_back_by_its_key_alone(parts: Parts, store: Agentk
     store.put(ANN, "drink", {"content": "Ann drinks tea"})
     (hit,) = parts.memory.recall("Ann drinks", scope=store.scope(ANN))
     assert hit.memory.content == "Ann drinks tea"
+
+
+def test_no_earlier_value_of_a_deleted_key_comes_back(parts: Parts, store: AgentkdStore) -> None:
+    for drink in ("tea", "coffee"):
+        store.put(ANN, "drink", {"content": f"Ann drinks {drink}"})
+    store.delete(ANN, "drink")
+    for memory in memories(parts):
+        with pytest.raises(DataError, match="was deleted"):
+            parts.memory.undo(memory.id, "a mistake")
+    assert parts.memory.recall("What does Ann drink?", scope=store.scope(ANN)) == []

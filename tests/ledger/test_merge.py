@@ -188,6 +188,56 @@ def test_a_later_edit_stands_in_the_way(seen: Ledger, make: Make, parts: list[An
         seen.memories.undo(parts[0].id)
 
 
+def taken_in_turn(ledger: Ledger, make: Make) -> tuple[Any, Any, Any]:
+    """Return a memory that took in a first one, and later a second one."""
+    home, first, second = (make.memory(text, "trj-1") for text in ("home", "first", "second"))
+    ledger.memories.admit([home, first, second])
+    for part, more in ((first, ("1",)), (second, ("1", "2"))):
+        keys = MemoryKeys(situation=home.when_to_use, more=more)
+        kept = ledger.memories.get(home.id).model_copy(update={"keys": keys})
+        ledger.memories.replace([home.id, part.id], kept, "corroborate: alike")
+    return home, first, second
+
+
+def test_a_merge_is_not_taken_back_in_the_place_of_an_earlier_one(seen: Ledger, make: Make) -> None:
+    home, first, second = taken_in_turn(seen, make)
+    with pytest.raises(DataError, match="has taken in others since"):
+        seen.memories.undo(first.id, "it is another lesson")
+    assert current(seen) == {home.id}
+    seen.memories.undo(home.id)
+    assert current(seen) == {home.id, second.id}
+    seen.memories.undo(first.id, "it is another lesson")
+    assert current(seen) == {home.id, first.id, second.id}
+    assert not seen.memories.get(home.id).keys.more
+
+
+def test_a_part_that_was_taken_in_early_is_revoked_alone(seen: Ledger, make: Make) -> None:
+    home, first, second = taken_in_turn(seen, make)
+    seen.memories.set_status(first.id, "revoked", "wrong")
+    assert {m.id: m.status for m in seen.memories.list()} == {
+        home.id: "active", first.id: "revoked", second.id: "active",
+    }  # fmt: skip
+    assert not seen.memories.get(home.id).keys.more
+
+
+def test_a_status_of_a_checkpoint_is_taken_back_a_second_time(seen: Ledger, parts: list[Any]) -> None:
+    one = parts[0].id
+    for _ in range(2):
+        seen.memories.set_status(one, "retired", "certified", checkpoint="student@1-a")
+        seen.memories.undo(one)
+        assert seen.memories.get(one, "student@1-a").status == "active"
+
+
+def test_who_takes_his_own_overruling_back_overrules_nobody(seen: Ledger, parts: list[Any]) -> None:
+    one = parts[0].id
+    seen.memories.set_status(one, "quarantined", "utility-prune: harmful")
+    seen.memories.activate(one, "person: it is right")
+    assert seen.memories.overruled()
+    seen.memories.undo(one, "that was a slip")
+    assert seen.memories.get(one).status == "quarantined"
+    assert "utility-prune" not in {who for who, _, _ in seen.memories.overruled()}
+
+
 def test_a_person_brings_a_memory_back(seen: Ledger, parts: list[Any]) -> None:
     one = parts[0].id
     seen.memories.set_status(one, "quarantined", "utility-prune: harmful")

@@ -54,3 +54,14 @@ def test_filters_in_a_query_are_words(make_store, lesson):
     ):
         assert store.recall(f"a secret {text}", k=50, scope=mine) == []
         assert len(store.recall(f"a secret {text}", k=50, scope=theirs)) == 1
+
+
+def test_a_user_whose_number_looks_like_that_of_a_card_is_found(make_store, lesson):
+    store = make_store()
+    ann = Scope(user="481204938120498123")
+    (stored,) = store.admit([lesson("asks for the parcel", scope=ann)])
+    (hit,) = store.recall("asks for the parcel", scope=ann)
+    assert hit.memory.id == stored.memory_id
+    assert hit.memory.scope == ann
+    check = store.check()
+    assert (check.n_missing, check.n_extra) == (0, 0)
