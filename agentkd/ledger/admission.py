@@ -150,8 +150,9 @@ def bring_back(
     """Make an earlier memory the current one again, with what it rests on now."""
     where = t.memories.c.id == memory.id
     connection.execute(t.memories.update().where(where).values(current=True, successor=None))
-    add_evidence(connection, row, memory.evidence, uncounted)
-    event.append(connection, memory.id, "reactivated", reason, current=True)
+    added = add_evidence(connection, row, memory.evidence, uncounted)
+    details = evidence_details(added, uncounted) if added != Evidence() else {}
+    event.append(connection, memory.id, "reactivated", reason, current=True, details=details)
     return answer(memory, "merged", reason)
 
 

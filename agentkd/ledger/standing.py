@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from agentkd.ledger import event
 from agentkd.ledger import tables as t
 from agentkd.ledger.database import chunks
+from agentkd.ledger.trust import SEEN
 from agentkd.ledger.undo import STATUS_KINDS
 from agentkd.schema import Standing
 from agentkd.trust import VOUCHING
@@ -84,11 +85,9 @@ def _corrected_at(connection: sa.Connection, ids: Sequence[str]) -> dict[str, da
 
 
 def _doubtful(connection: sa.Connection, ids: Iterable[str]) -> set[str]:
-    """Return those whose last change of status came of a revocation."""
+    """Return those that a revocation put away, and that nobody has let out since: a tombstone does not."""
     e = t.memory_events.c
-    last = (
-        sa.select(sa.func.max(e.seq))
-        .where(e.memory_id.in_(ids), e.checkpoint == "base", e.kind.in_(STATUS_KINDS))
-        .group_by(e.memory_id)
-    )
+    is_status = e.kind.in_((*STATUS_KINDS, "undone")) & (e.checkpoint == "base")
+    is_told = e.status.in_(SEEN) | e.details.contains(f'"{REVOCATION}"')
+    last = sa.select(sa.func.max(e.seq)).where(e.memory_id.in_(ids), is_status, is_told).group_by(e.memory_id)
     return {each.memory_id for each in event.find(connection, e.seq.in_(last)) if REVOCATION in each.details}
