@@ -20,9 +20,9 @@ __all__ = ["clean_serializer", "is_clean_serializer"]
 
 _MOST = 1024  # cleaned states that are remembered; a run needs a handful
 _KEPT = (
-    *(("id",), ("run_id",), ("trajectory_id",), ("thread_id",), ("scope",)),
-    *(("task", "id"), ("task", "suite")),
-)
+    ("id",), ("run_id",), ("trajectory_id",), ("thread_id",), ("scope",), ("trial", "scope"), ("task", "id"),
+    ("task", "suite"),
+)  # fmt: skip
 
 
 def clean_serializer(inner: Any, redact: Callable[[str], str] | None = None) -> Any:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agentkd.embedders.vector import clean_text
+from agentkd.schema.text import whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -128,7 +128,7 @@ class CachedEmbedder:
 
 
 def _key(text: str) -> bytes:
-    return hashlib.blake2b(clean_text(text).encode(), digest_size=16).digest()
+    return hashlib.blake2b(whole(text).encode(), digest_size=16).digest()
 
 
 def _open(path: Path) -> sqlite3.Connection:

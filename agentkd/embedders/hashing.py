@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
-from agentkd.embedders.vector import clean_text, unit
+from agentkd.embedders.vector import unit
 from agentkd.schema import Value, content_id
+from agentkd.schema.text import whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,7 +51,7 @@ class HashingEmbedder:
         """Return unit vectors, `[len(texts), dimensions]`."""
         vectors = np.zeros((len(texts), self.dimensions), np.float32)
         for row, text in enumerate(texts):
-            for feature, count in Counter(self._features(clean_text(text))).items():
+            for feature, count in Counter(self._features(whole(text))).items():
                 number = int.from_bytes(hashlib.blake2b(feature.encode(), digest_size=8).digest(), "big")
                 sign = 1.0 if number & 1 else -1.0
                 vectors[row, (number >> 1) % self.dimensions] += sign * math.sqrt(count)

@@ -18,10 +18,11 @@ import numpy as np
 from pydantic import Field
 
 from agentkd.embedders.cache import CachedEmbedder, VectorCache
-from agentkd.embedders.vector import clean_text, unit
+from agentkd.embedders.vector import unit
 from agentkd.errors import MissingExtraError, ModelError
 from agentkd.protocols import SilentProgress
 from agentkd.schema import Value, content_id
+from agentkd.schema.text import whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -84,7 +85,7 @@ class MiniLmEmbedder:
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return unit vectors, `[len(texts), 384]`; raises ModelError."""
         vectors = np.zeros((len(texts), self.dimensions), np.float32)
-        tokens = [self._tokenizer.encode(clean_text(text)).ids for text in texts]
+        tokens = [self._tokenizer.encode(whole(text)).ids for text in texts]
         order = sorted(range(len(texts)), key=lambda row: len(tokens[row]))
         size = self._settings.batch_size
         batches = [order[start : start + size] for start in range(0, len(order), size)]
@@ -97,7 +98,7 @@ class MiniLmEmbedder:
 
     def count_tokens(self, text: str) -> int:
         """Return the number of tokens of a text, however long it is, without the two that frame it."""
-        return len(self._counter.encode(clean_text(text), add_special_tokens=False).ids)
+        return len(self._counter.encode(whole(text), add_special_tokens=False).ids)
 
     def _run_all(self, tokens: Sequence[list[int]], batches: Sequence[list[int]]) -> Any:
         """Yield the pooled states of each batch in order."""

@@ -12,10 +12,11 @@ import numpy as np
 from pydantic import Field
 
 from agentkd.embedders.cache import CachedEmbedder, VectorCache
-from agentkd.embedders.vector import clean_text, unit
+from agentkd.embedders.vector import unit
 from agentkd.errors import AgentkdError, ConfigError, MissingExtraError, ModelError
 from agentkd.protocols import SilentProgress
 from agentkd.schema import Usage, Value, content_id
+from agentkd.schema.text import whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -82,7 +83,7 @@ class RemoteEmbedder:
         progress: Progress = self._progress if len(texts) > size else SilentProgress()
         with progress.bar("embed", len(texts), "texts") as bar:
             for start in range(0, len(texts), size):
-                batch = [clean_text(text) or " " for text in texts[start : start + size]]
+                batch = [whole(text) or " " for text in texts[start : start + size]]
                 rows += self._request(batch)
                 bar.advance(len(batch))
         if {len(row) for row in rows} - {self.dimensions}:

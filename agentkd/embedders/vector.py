@@ -1,4 +1,4 @@
-"""What every embedder does with text and vectors: encodable text in, unit length out."""
+"""What every embedder does with vectors: unit length out."""
 
 from __future__ import annotations
 
@@ -9,12 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["clean_text", "unit"]
-
-
-def clean_text(text: str) -> str:
-    """Replace what UTF-8 cannot hold (lone surrogates), so that no tokenizer or server trips over it."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+__all__ = ["unit"]
 
 
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from agentkd.errors import DataError
 from agentkd.interop.imported import Imported, Skipped
 from agentkd.schema import Memory
+from agentkd.schema.text import whole
 
 __all__ = [
     "MAX_FILE_BYTES",
@@ -99,7 +100,7 @@ def _storable(value: Any, depth: int, check: Callable[[Any], None] = lambda valu
         raise RecordError("is nested too deeply")
     check(value)
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")
+        return whole(value).replace("\0", "\ufffd")
     if isinstance(value, list):
         return [_storable(item, depth - 1, check) for item in value]
     if isinstance(value, Mapping):

@@ -13,8 +13,10 @@ from agent_parts import Build, call
 
 from agentkd.agents import open_checkpointer
 from agentkd.agents.checkpointer import memory_checkpointer, strict
+from agentkd.agents.state import Run
+from agentkd.agents.trial import Trial
 from agentkd.errors import StoreError
-from agentkd.schema import Reply
+from agentkd.schema import Reply, Scope, Task
 
 MARK = "executed"
 TARGETS = [
@@ -132,3 +134,15 @@ def test_states_that_differ_in_a_secret_alone_are_never_read_as_one_another() ->
     assert "redacted" in str(serde.loads_typed(first))
     assert "redacted" in str(serde.loads_typed(second))
     assert b"4111111111111111" not in serde.dumps_typed({"card": 4111111111111111})[1]
+
+
+def test_a_run_that_waits_goes_on_for_the_same_user_whatever_his_number_looks_like() -> None:
+    ann = Scope(user="481204938120498123")  # the digits could be those of a card
+    task = Task(id="t-1", suite="adhoc", prompt="pay with 4111 1111 1111 1111")
+    run = Run(
+        trajectory_id="tra-1", run_id="run-1", thread_id="t", task=task, scope=ann, trial=Trial(scope=ann)
+    )
+    written, other = (open_checkpointer(Path("agents.db")).serde for _ in range(2))
+    read = other.loads_typed(written.dumps_typed(run))
+    assert "4111" not in read.task.prompt
+    assert (read.scope, read.trial.scope) == (ann, ann)

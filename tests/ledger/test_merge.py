@@ -348,22 +348,17 @@ def test_an_undo_takes_a_merge_back_and_not_the_status_that_came_with_it(
 
 
 def test_what_an_earlier_lesson_gains_when_it_is_said_again_belongs_to_that_moment(
-    ledger: Ledger, make: Make
+    seen: Ledger, make: Make
 ) -> None:
-    for number in (1, 2):
-        ledger.trajectories.finish(make.trajectory(number))
     old, newer = make.memory("ask first", "trj-1"), make.memory("do not ask", "trj-1")
-    ledger.memories.admit([old])
-    ledger.memories.supersede(old.id, newer, "redistil: clearer")
-    time.sleep(0.01)
+    seen.memories.admit([old])
     before = now()
     time.sleep(0.01)
-    ledger.corrections.add(said := make.correction(1, "trj-2"))
-    evidence = Evidence(trajectories=("trj-2",), corrections=(said.id,))
-    ledger.memories.admit([old.model_copy(update={"evidence": evidence})])
-    assert ledger.memories.get(old.id).support == 2
-    ledger.memories.supersede(newer.id, old) if newer.id in current(ledger) else None
-    (then,) = ledger.memories.list(at=before)
-    assert then.id == newer.id
-    back = [e for e in ledger.memories.events(memory_id=old.id) if e.kind == "reactivated"]
-    assert [e.details["support"] for e in back] == [1]
+    seen.memories.supersede(old.id, newer, "supersede: newer")
+    seen.corrections.add(said := make.correction(1, "trj-2"))
+    again = Evidence(trajectories=("trj-2",), corrections=(said.id,))
+    seen.memories.admit([old.model_copy(update={"evidence": again})])
+    assert kinds(seen, old.id)[-1] == "reactivated"
+    assert seen.memories.get(old.id).support == 2
+    (then,) = seen.memories.list(at=before)
+    assert (then.id, then.support, then.evidence) == (old.id, 1, old.evidence)
