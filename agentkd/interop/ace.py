@@ -15,7 +15,7 @@ from typing import Any
 
 from agentkd.interop.candidate import candidate, count, kept_of, moment, text_of, wants_mapping
 from agentkd.interop.imported import Imported, Skipped
-from agentkd.interop.source import Record, RecordError, clean, gather, parse_json, read_text
+from agentkd.interop.source import Record, RecordError, clean, gather, read_text, whole_or_lines
 from agentkd.schema import Memory, Utility
 
 __all__ = ["BULLET", "dump_ace", "read_ace"]
@@ -25,6 +25,16 @@ BULLET = re.compile(r"^\s*\[([^\]\n]{1,200})\]\s*helpful=(\d{1,9})\s*harmful=(\d
 """One line of a text playbook: id, helpful, harmful, content."""
 
 _ID = re.compile(r"[^\]\n]{1,200}")
+_BROKEN_BULLET = re.compile(
+    r"""\s* \[ [a-z]+ -\d{5} \b (?! \]\( )                          # an id of the usual form, no link
+    | \s* \[ [^\W\d_] [^\]]* $                                      # a bracket before a word, never closed
+    | \s* \[ [^\]]* \] \s* (?: (?:helpful|harmful) \s* [=:] | :: )  # any id before a bullet's other parts
+    | .* \b helpful=""",
+    re.VERBOSE,
+)
+"""A line that was meant as a bullet. Not so checkboxes, links, notes such as `[1]` or `[sic]`, and code such
+as `[1, 2,` or `["a",`: a lesson may go on with them."""
+_NO_BULLET = "looks like a bullet and is none: write `[id] helpful=0 harmful=0 :: text`"
 
 _SECTIONS = {
     "strategy": "STRATEGIES & INSIGHTS",
@@ -48,7 +58,7 @@ def read_ace(path: str | Path) -> Imported:
     text = read_text(file)
     stray: list[Skipped] = []
     is_json = text.lstrip()[:1] == "{"
-    records = _objects(text) if is_json else _bullets(text, stray)
+    records = _objects(file, text) if is_json else _bullets(text, stray)
     imported = gather(file, FORMAT, records, _memory)
     return imported.model_copy(update={"skipped": (*imported.skipped, *stray), "counts_use": True})
 
@@ -71,12 +81,17 @@ def dump_ace(memories: Iterable[Memory]) -> str:
 
 
 def _bullets(text: str, stray: list[Skipped]) -> Iterator[Record]:
-    """Yield bullets with their section; a line without a bullet's head goes on with the bullet above it."""
+    """Yield bullets with their section; a line without a bullet's head goes on with the bullet above it.
+
+    A broken bullet is a fault and ends the one above: neither it nor what follows it was said there.
+    """
     section, open_ = "", False
     place, fields = "", dict[str, Any]()
     for number, line in enumerate(text.split("\n"), 1):
         found = BULLET.match(line)
-        if found or line.startswith("#"):
+        is_heading = not found and line.startswith("#")
+        is_broken = not found and not is_heading and bool(_BROKEN_BULLET.match(line))
+        if found or is_broken or is_heading:
             if open_:
                 yield Record(place, clean(fields))
             open_ = bool(found)
@@ -85,20 +100,24 @@ def _bullets(text: str, stray: list[Skipped]) -> Iterator[Record]:
             place = f"line {number}"
             fields = {"id": id_, "section": section, "helpful": int(helpful), "harmful": int(harmful)}
             fields["content"] = content.rstrip()
-        elif line.startswith("#"):
+        elif is_heading:
             section = line.lstrip("#").strip()
+        elif is_broken:
+            yield Record(f"line {number}", RecordError(_NO_BULLET))
         elif line.strip() and open_:
             fields["content"] += " " + line.strip()
         elif line.strip():
-            stray.append(Skipped(place=f"line {number}", reason="is no bullet and follows none"))
+            stray.append(
+                Skipped(place=f"line {number}", reason="is no bullet and follows none that can be read")
+            )
     if open_:
         yield Record(place, clean(fields))
 
 
-def _objects(text: str) -> Iterator[Record]:
+def _objects(path: Path, text: str) -> Iterator[Record]:
     """Yield the bullets of a JSON playbook, or the one fault of a file that is none."""
     try:
-        whole = wants_mapping(parse_json(text))
+        whole = wants_mapping(clean(whole_or_lines(path, text)[0]))
         name = next((name for name in ("bullets", "skills") if name in whole), "")
         found = whole.get(name)
         if not isinstance(found, (dict, list)):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import json
+import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,13 +14,13 @@ from agentkd.interop.ace import BULLET, dump_ace, read_ace
 from agentkd.interop.candidate import counts_of
 from agentkd.interop.imported import Imported
 from agentkd.interop.langmem import dump_langmem, read_langmem
-from agentkd.interop.mem0 import TEXTS, dump_mem0, read_mem0
+from agentkd.interop.mem0 import TEXTS, columns, dump_mem0, read_mem0
 from agentkd.interop.output import write_file
 from agentkd.interop.ownership import left_out, why_left_out
 from agentkd.interop.pack import Evidences, dump_pack, read_pack
 from agentkd.interop.reme import dump_reme, read_reme
 from agentkd.interop.skill import memories_as_skill, read_skills
-from agentkd.interop.source import read_text
+from agentkd.interop.source import read_text, whole_or_lines
 from agentkd.plugins import nearest
 from agentkd.schema import Memory, Scope
 from agentkd.skills import MADE_HERE, read_skill_file, write_skill
@@ -49,6 +49,9 @@ FORMATS: dict[str, Format] = {
 }
 """Every format by name."""
 
+_BEGINS_AS_JSON = re.compile(r'\s*(?:\{|\[\s*(?:[\[{"]|\Z))')
+"""How JSON begins and hardly anything else: `[` before a word begins a bullet or prose as well."""
+
 
 def detect(path: str | Path) -> str:
     """Return the name of a file's or folder's format, judged by its content; DataError where it has none."""
@@ -62,8 +65,7 @@ def detect(path: str | Path) -> str:
     if place.is_file() and zipfile.is_zipfile(place):
         return "pack"
     text = read_text(place)
-    looks_json = text.lstrip()[:1] in ("{", "[")
-    name = (_of_json(text) if looks_json else "") or _of_text(text)  # a bullet starts with `[` too
+    name = _of_text(text) or _of_json(place, text)  # a bullet starts with `[`, as a JSON list does
     if not name:
         raise _unknown(place, "has a content that no known format has")
     return name
@@ -137,15 +139,27 @@ def _format(name: str) -> Format:
     return FORMATS[name.lower()]
 
 
-def _of_json(text: str) -> str:
-    """Return the format of the first record, be the file JSON lines, a list or an object."""
-    for piece in (text.lstrip().partition("\n")[0], text):
-        try:
-            value = json.loads(piece)
-        except (ValueError, RecursionError):
-            continue
-        return _of_value(value)
-    return ""
+def _of_json(path: Path, text: str) -> str:
+    """Return the format of the first record that has one, be the file JSON lines, a list or an object.
+
+    Raises DataError for a file that begins as JSON and is broken; other text has no format.
+    """
+    try:
+        whole, lines = whole_or_lines(path, text)
+    except DataError:
+        if _BEGINS_AS_JSON.match(text):
+            raise
+        return ""
+    if not lines:
+        return _of_value(whole)
+    return next(filter(None, (_of_line(line) for _, line in lines)), "")
+
+
+def _of_line(line: str) -> str:
+    try:
+        return _of_value(json.loads(line))
+    except (ValueError, RecursionError):
+        return ""
 
 
 def _of_value(value: Any) -> str:
@@ -175,13 +189,9 @@ def _is_mem0(value: Mapping[str, Any]) -> bool:
 
 
 def _of_text(text: str) -> str:
-    lines = text.split("\n")
-    if any(BULLET.match(line) for line in lines):
+    if any(BULLET.match(line) for line in text.split("\n")):
         return "ace"
-    try:
-        heading = next(csv.reader(lines[:1]), [])
-    except csv.Error:
-        return ""
+    heading = columns(text)
     is_mem0 = "id" in heading or any(name.endswith("_id") for name in heading)
     return "mem0" if is_mem0 and set(heading) & set(TEXTS) else ""
 

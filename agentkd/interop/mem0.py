@@ -38,7 +38,7 @@ from agentkd.interop.source import (
 )
 from agentkd.schema import Memory, Scope, now
 
-__all__ = ["TEXTS", "dump_mem0", "read_mem0"]
+__all__ = ["TEXTS", "columns", "dump_mem0", "read_mem0"]
 
 FORMAT = "mem0"
 TEXTS = ("memory", "content", "text", "data")
@@ -52,7 +52,8 @@ def read_mem0(path: str | Path) -> Imported:
     """Read an export of mem0; DataError for a file that is none."""
     file = Path(path)
     text = read_text(file)
-    is_json = text.lstrip()[:1] in ("{", "[")
+    is_lines = "\n{" in text and not set(columns(text)) & set(TEXTS)  # of which the first may be broken
+    is_json = is_lines or text.lstrip()[:1] in ("{", "[")
     records = json_records(file, text, _LISTS) if is_json else _rows(text)
     return gather(file, FORMAT, records, _memory)
 
@@ -62,6 +63,14 @@ def dump_mem0(memories: Iterable[Memory]) -> str:
     return (
         json.dumps({"results": [_record(memory) for memory in memories]}, ensure_ascii=False, indent=1) + "\n"
     )
+
+
+def columns(text: str) -> list[str]:
+    """Return the names that the heading of a CSV file gives; none where its first line is no CSV."""
+    try:
+        return next(csv.reader([text.partition("\n")[0]]), [])
+    except csv.Error:
+        return []
 
 
 def _rows(text: str) -> Iterator[Record]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,12 +28,14 @@ __all__ = [
     "json_records",
     "parse_json",
     "read_text",
+    "whole_or_lines",
 ]
 
 MAX_FILE_BYTES = 1 << 30
 MAX_TEXT_CHARS = 200_000
 _MAX_DEPTH = 40
 _DEEPEST = 400  # of what we wrote ourselves
+_EMPTY = re.compile(r"\s*(?:\[\s*\]\s*)?")
 
 
 class RecordError(ValueError):
@@ -49,11 +52,11 @@ class Record(NamedTuple):
 
 
 def read_text(path: Path) -> str:
-    """Return a file's text; DataError for one that is missing, too large or not UTF-8."""
+    """Return a file's text; DataError for one that is missing, too large, not UTF-8 or empty."""
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise DataError(f"`{path}` is larger than {MAX_FILE_BYTES >> 20} MiB", path=str(path))
-        return path.read_bytes().decode("utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise DataError(
@@ -61,6 +64,9 @@ def read_text(path: Path) -> str:
         ) from error
     except OSError as error:
         raise DataError(f"`{path}` cannot be read: {error.strerror}", path=str(path)) from error
+    if _EMPTY.fullmatch(text):
+        raise DataError(f"`{path}` is empty: it holds no entry", hint="did its export fail?", path=str(path))
+    return text
 
 
 def parse_json(text: str, *, is_ours: bool = False) -> Any:
@@ -77,7 +83,7 @@ def parse_json(text: str, *, is_ours: bool = False) -> Any:
     except RecursionError as error:
         raise RecordError("is nested too deeply") from error
     except ValueError as error:
-        raise RecordError(f"is not JSON: {error}") from error
+        raise RecordError(f"is not JSON: {_reason(error)}") from error
 
 
 def clean(value: Any) -> Any:
@@ -116,33 +122,79 @@ def json_records(path: Path, text: str, under: tuple[str, ...] = ()) -> Iterator
     A file that is one JSON object without such a key is one record. Raises DataError for a file that is
     neither JSON nor JSON lines.
     """
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    if not lines:
-        return
-    first = _parsed(lines[0][1])
-    if isinstance(first, Mapping) and not (len(lines) == 1 and any(key in first for key in under)):
+    whole, lines = whole_or_lines(path, text)
+    if lines:
         yield from (Record(f"line {number}", _parsed(line)) for number, line in lines)
         return
-    yield from _document(path, text, under)
-
-
-def _document(path: Path, text: str, under: tuple[str, ...]) -> Iterator[Record]:
-    try:
-        whole = json.loads(text, parse_constant=_refuse_constant)
-    except RecursionError as error:
-        raise DataError(f"`{path}` is nested too deeply", path=str(path), line=1) from error
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"`{path}`, line {error.lineno}: is not JSON: {error.msg}", path=str(path), line=error.lineno
-        ) from error
-    except ValueError as error:
-        raise DataError(f"`{path}`, line 1: is not JSON: {error}", path=str(path), line=1) from error
     key = next((k for k in under if isinstance(whole, Mapping) and k in whole), "")
     items = whole[key] if key else whole
     if isinstance(items, list):
         yield from (Record(f"{key}[{i}]", _cleaned(item)) for i, item in enumerate(items))
     else:
         yield Record(key or "line 1", _cleaned(items))
+
+
+def whole_or_lines(path: Path, text: str) -> tuple[Any, list[tuple[int, str]]]:
+    """Return the JSON value that a text is, or the numbered lines of one that is JSON lines.
+
+    The value is not cleaned yet. Raises DataError for a text that is neither: it says where reading stopped.
+    """
+    try:
+        return json.loads(text), []
+    except (ValueError, RecursionError) as error:
+        if _is_lines(text, getattr(error, "pos", 0)):
+            return None, [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+        raise _broken(path, text, error) from error
+
+
+def _is_lines(text: str, stopped_at: int) -> bool:
+    """Whether a text that is no JSON value is JSON lines, of which any may be broken, the first one too.
+
+    A list that was cut off can hold a line that is an object by itself as well, but reading it as one value
+    stops behind that line's start.
+    """
+    start = 0
+    for line in text.split("\n"):
+        if line.lstrip()[:1] == "{" and _is_value(line):
+            begin = start + line.index("{")
+            return stopped_at <= begin or not text[:begin].strip()
+        start += len(line) + 1
+    return False
+
+
+def _is_value(line: str) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _broken(path: Path, text: str, error: ValueError | RecursionError) -> DataError:
+    if isinstance(error, RecursionError):
+        return DataError(f"`{path}` is nested too deeply", path=str(path), line=1)
+    if not isinstance(error, json.JSONDecodeError):
+        return DataError(f"`{path}`, line 1: is not JSON: {error}", path=str(path), line=1)
+    is_cut = error.msg.startswith("Unterminated string") or error.pos >= len(text.rstrip())
+    return DataError(
+        f"`{path}`, line {error.lineno}, column {error.colno}: is not JSON: {_sentence(error)}",
+        hint="was the file cut off?" if is_cut else "mend that place or export the file again",
+        path=str(path),
+        line=error.lineno,
+    )
+
+
+def _reason(error: ValueError) -> str:
+    """Return what is wrong with a text and where; the line only where there are several."""
+    if not isinstance(error, json.JSONDecodeError):
+        return str(error)
+    line = f"line {error.lineno}, " if "\n" in error.doc.strip() else ""
+    return f"{_sentence(error)} ({line}column {error.colno})"
+
+
+def _sentence(error: json.JSONDecodeError) -> str:
+    """Return the parser's message without the words that lead over to a place."""
+    return error.msg.removesuffix(" at").removesuffix(" starting")
 
 
 def gather(

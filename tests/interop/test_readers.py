@@ -218,6 +218,57 @@ def test_text_before_the_first_bullet_is_skipped_by_line(tmp_path: Path) -> None
     assert [memory.content for memory in found.memories] == ["Go."]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[str-00003] helpful=x harmful=0 :: broken counts",
+        "[str-00003] no counts",
+        "[str-00003 helpful",
+        "[bad line without colons",
+        "[a-1] :: no counts",
+        "[a-1] helpful: 3, harmful: 0 :: other signs",
+        "- [a-1] helpful=3 harmful=0 :: in a list",
+        "a-1] helpful=3 harmful=0 :: no bracket",
+    ],
+)
+def test_a_broken_bullet_is_named_and_joins_no_other(tmp_path: Path, line: str) -> None:
+    bullets = (
+        "[a-1] helpful=1 harmful=0 :: Go",
+        "on.",
+        line,
+        "Its rest.",
+        "[a-2] helpful=0 harmful=2 :: Stop.",
+    )
+    path = written(tmp_path, "p.txt", "## OTHERS", *bullets)
+    found = read_foreign(path)
+    assert found.format == "ace"
+    assert [memory.content for memory in found.memories] == ["Go on.", "Stop."]
+    assert [fault.place for fault in found.skipped] == ["line 4", "line 5"]
+    assert "`[id] helpful=0 harmful=0 :: text`" in found.skipped[0].reason
+    with pytest.raises(DataError, match="line 1: looks like a bullet and is none"):
+        read_foreign(written(tmp_path, "broken.txt", line), "ace")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[ ] look",
+        "[x] looked",
+        "[the guide](https://x.io/a-1)",
+        "[1] as said",
+        "[sic]",
+        "[0, 1,",
+        '["a",',
+        "[",
+        "]",
+    ],
+)
+def test_a_lesson_may_go_on_with_a_bracket(tmp_path: Path, line: str) -> None:
+    found = read_ace(written(tmp_path, "p.txt", "[a-1] helpful=1 harmful=0 :: Go", line))
+    assert [memory.content for memory in found.memories] == [f"Go {line}"]
+    assert found.skipped == ()
+
+
 @pytest.mark.parametrize("shape", [{"results": [MEM0]}, [MEM0], {"memories": [MEM0], "total": 1}, MEM0])
 def test_mem0_results_lists_and_lines_read_the_same(tmp_path: Path, shape: Any) -> None:
     path = written(tmp_path, "mem0.json", shape)
@@ -500,6 +551,83 @@ def test_bad_lines_are_named_and_the_others_are_kept(tmp_path: Path) -> None:
         assert said in reasons
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "{",
+        '{"memory_type": "task",',
+        json.dumps(REME)[:90],
+        json.dumps(REME)[90:],
+        "INFO: 2 entries",
+        "[]",
+        "3",
+        '{"memory_type": "task", "content": "x", "score": NaN}',
+        json.dumps({**REME, "content": "x" * 300_000}),
+        '{"score": ' + "9" * 5000 + "}",
+        "[" * 100_000,
+    ],
+)
+@pytest.mark.parametrize("place", [1, 2])
+@pytest.mark.parametrize("format_", ["", "reme"])
+def test_a_bad_first_line_is_skipped_as_any_other(tmp_path: Path, format_: str, place: int, bad: str) -> None:
+    lines = [bad, REME] if place == 1 else [REME, bad]
+    found = read_foreign(written(tmp_path, "a.jsonl", *lines), format_)
+    assert (found.format, len(found.memories)) == ("reme", 1)
+    assert [fault.place for fault in found.skipped] == [f"line {place}"]
+
+
+@pytest.mark.parametrize(("format_", "good"), [("mem0", MEM0), ("langmem", ITEM)])
+@pytest.mark.parametrize("cut", [slice(40), slice(40, None)])
+def test_a_first_line_that_was_cut_hides_no_other(
+    tmp_path: Path, format_: str, good: dict[str, Any], cut: slice
+) -> None:
+    path = written(tmp_path, "a.jsonl", json.dumps(good)[cut], good)
+    for name in ("", format_):
+        found = read_foreign(path, name)
+        assert (found.format, found.places) == (format_, ("line 2",))
+        assert [fault.place for fault in found.skipped] == ["line 1"]
+
+
+@pytest.mark.parametrize(
+    ("format_", "whole"),
+    [
+        ("mem0", json.dumps({"results": [MEM0, MEM0]}, indent=2)),
+        ("mem0", json.dumps([MEM0, MEM0])),
+        ("mem0", f"[\n{json.dumps(MEM0)},\n{json.dumps(MEM0)}\n]"),
+        ("langmem", json.dumps({"items": [ITEM, ITEM]}, indent=1)),
+        ("ace", json.dumps({"bullets": [{"id": "a", "content": "Stop."}, {}]}, indent=1)),
+    ],
+)
+def test_a_file_that_was_cut_off_is_called_so_at_the_place(tmp_path: Path, format_: str, whole: str) -> None:
+    for end in range(len(whole) * 2 // 3, len(whole)):
+        if whole[end - 1] in "nul":  # a piece of `null` is a wrong word to the parser, not a cut one
+            continue
+        path = written(tmp_path, "a.json", whole[:end])
+        said = set()
+        for name in ("", format_):
+            with pytest.raises(
+                DataError, match=r"line \d+, column \d+: is not JSON: .*\(was the file cut"
+            ) as caught:
+                read_foreign(path, name)
+            said.add(str(caught.value))
+        assert len(said) == 1
+
+
+def test_a_fault_of_json_is_told_in_whole_sentences(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.json", '{"results": [', '{"memory": "no', 'end"}]}')
+    with pytest.raises(DataError, match=r"line 2, column 15: is not JSON: Invalid control character \(mend"):
+        read_foreign(path)
+    found = read_reme(written(tmp_path, "a.jsonl", REME, '{"content": "x'))
+    assert [fault.reason for fault in found.skipped] == ["is not JSON: Unterminated string (column 13)"]
+
+
+@pytest.mark.parametrize("text", ["", " \n\n", "[]", "[ \n]\n", "\ufeff"])
+@pytest.mark.parametrize("format_", ["", "reme", "ace", "mem0", "langmem"])
+def test_an_empty_file_is_called_empty(tmp_path: Path, format_: str, text: str) -> None:
+    with pytest.raises(DataError, match=r"`.*a` is empty: it holds no entry"):
+        read_foreign(written(tmp_path, "a", text), format_)
+
+
 def test_a_file_of_which_nothing_can_be_read_is_an_error_with_its_place(tmp_path: Path) -> None:
     path = written(tmp_path, "a.jsonl", {"memory_type": "task"})
     with pytest.raises(DataError, match="line 1: has no text") as caught:
@@ -516,7 +644,7 @@ def test_a_file_of_which_nothing_can_be_read_is_an_error_with_its_place(tmp_path
 def test_an_unknown_format_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     chat = '[{"role": "user", "content": "hi", "id": "1"}]'
     ours = Memory(id="mem-1", kind="fact", when_to_use="w", content="c").model_dump_json()
-    for text in ("hello", "", '{"a": 1}', "[[]]", "a,b\n1,2", chat, ours):
+    for text in ("hello", "[str-1] no counts", '{"a": 1}', "[[]]", "a,b\n1,2", chat, ours):
         with pytest.raises(DataError, match=r"known formats: pack, reme, ace, mem0, langmem, skill"):
             detect(written(tmp_path, "a", text))
     with pytest.raises(DataError, match="folder without skills"):
