@@ -122,12 +122,12 @@ def json_records(path: Path, text: str, under: tuple[str, ...] = ()) -> Iterator
     A file that is one JSON object without such a key is one record. Raises DataError for a file that is
     neither JSON nor JSON lines.
     """
-    whole, lines = whole_or_lines(path, text)
+    value, lines = whole_or_lines(path, text)
     if lines:
         yield from (Record(f"line {number}", _parsed(line)) for number, line in lines)
         return
-    key = next((k for k in under if isinstance(whole, Mapping) and k in whole), "")
-    items = whole[key] if key else whole
+    key = next((k for k in under if isinstance(value, Mapping) and k in value), "")
+    items = value[key] if key else value
     if isinstance(items, list):
         yield from (Record(f"{key}[{i}]", _cleaned(item)) for i, item in enumerate(items))
     else:
