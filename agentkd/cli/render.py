@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from agentkd.cli.cost import spent_by
 from agentkd.cli.progress import clock_text
+from agentkd.cli.width import fitted_widths
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from agentkd.cycle.schedule import Due
     from agentkd.schema import (
@@ -62,22 +62,51 @@ def bytes_text(n_bytes: float) -> str:
 def print_table(
     console: Console, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str = "none"
 ) -> None:
-    """Print rows under bold headings, numbers to the right; `empty` where there are none."""
-    from rich.markup import escape
-    from rich.table import Table
+    """Print rows under bold headings, numbers to the right; `empty` where there are none.
 
+    In a terminal too narrow for this, texts fold, then empty columns go, then a row becomes a line per field.
+    """
     cells = [list(row) for row in rows]
     if not cells:
         console.print(empty, style="dim")
         return
-    table: Table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for index, column in enumerate(columns):
-        is_number = all(_is_number(row[index]) for row in cells)
-        is_short = max(len(str(row[index])) for row in cells) <= _SHORT
-        justify: Literal["left", "right"] = "right" if is_number else "left"
-        table.add_column(column, justify=justify, overflow="fold", no_wrap=is_short)
-    for row in cells:
-        table.add_row(*(escape(f"{c:,}" if isinstance(c, int) else str(c)) for c in row))
+    texts = [[f"{c:,}" if isinstance(c, int) else str(c) for c in row] for row in cells]
+    with_headings = [list(column) for column in zip(columns, *texts, strict=True)]
+    numbers = {i for i, column in enumerate(zip(*cells, strict=True)) if all(map(_is_number, column))}
+    if not console.is_terminal:
+        _print_columns(console, dict(enumerate(with_headings)), numbers)
+        return
+    filled = [i for i, column in enumerate(with_headings) if any(column[1:])]
+    for gap, kept in ((2, range(len(columns))), (2, filled), (1, filled)):
+        shown = {i: with_headings[i] for i in kept}
+        widths = fitted_widths(list(shown.values()), console.width - gap * (len(shown) - 1))
+        if widths is not None:
+            _print_columns(console, shown, numbers, gap, widths)
+            return
+    for row in texts:  # no table is narrow enough
+        print_facts(console, zip(columns, row, strict=True))
+        console.print()
+
+
+def _print_columns(
+    console: Console,
+    columns: Mapping[int, Sequence[str]],
+    numbers: Collection[int],
+    gap: int = 2,
+    widths: Sequence[int] = (),
+) -> None:
+    """Print columns under their first text, some as numbers; without `widths` long cells alone fold."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
+    for number, (index, (name, *texts)) in enumerate(columns.items()):
+        justify: Literal["left", "right"] = "right" if index in numbers else "left"
+        width = widths[number] if widths else None
+        is_short = not widths and max(map(len, texts)) <= _SHORT
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=is_short, width=width)
+    for row in zip(*(texts[1:] for texts in columns.values()), strict=True):
+        table.add_row(*map(escape, row))
     console.print(table)
 
 
@@ -92,12 +121,14 @@ def print_facts(console: Console, facts: Iterable[tuple[str, Any]]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    told = [(name, str(value)) for name, value in facts if value not in ("", None, (), {}, [])]
     table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(style="dim", no_wrap=True)
+    names, values = [name for name, _ in told], [value for _, value in told]
+    widths = fitted_widths([names, values], console.width - 2) if console.is_terminal and told else None
+    table.add_column(style="dim", no_wrap=widths is None, width=widths[0] if widths else None)
     table.add_column(overflow="fold")
-    for name, value in facts:
-        if value not in ("", None, (), {}, []):
-            table.add_row(escape(name), escape(str(value)))
+    for name, value in told:
+        table.add_row(escape(name), escape(value))
     console.print(table)
 
 
