@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from agentkd.cli.invocation import Invocation, pass_invocation
 from agentkd.cli.shared import Command
+
+if TYPE_CHECKING:
+    from agentkd.schema import MemoryStatus
 
 __all__ = ["activate", "admit", "quarantine", "undo"]
 
@@ -50,10 +55,20 @@ def admit(invocation: Invocation, memory_ids: tuple[str, ...], reason: str) -> N
     """
     with invocation.workspace() as workspace:
         done = workspace.memory.let_in(memory_ids, f"person: {reason}")
-    lines = {id_: "admitted" if id_ in done else "did not wait for admission" for id_ in memory_ids}
+        statuses = workspace.ledger.memories.status_for(ids=memory_ids)
+    lines = {id_: "admitted" if id_ in done else _why_not(id_, statuses.get(id_)) for id_ in memory_ids}
     invocation.show(
         {"admitted": list(done)}, lambda v, _: click.echo("\n".join(f"{i}: {w}" for i, w in lines.items()))
     )
+
+
+def _why_not(memory_id: str, status: MemoryStatus | None) -> str:
+    if status in ("quarantined", "tombstone"):  # put away by a person or a refiner, not by the gate
+        return (
+            f"did not wait for admission, but is {status} for another reason: "
+            f"`agentkd memory activate {memory_id} REASON` brings it back"
+        )
+    return "did not wait for admission"
 
 
 @click.command("undo", cls=Command)

@@ -80,7 +80,9 @@ def test_a_person_undoes_quarantines_and_activates(cli: Cli, merged: tuple[Path,
     assert second in {m["id"] for m in cli("-C", root, "memory", "list", "--json").json}
     assert "quarantined" in cli("-C", root, "memory", "quarantine", second, "odd").out
     assert cli("-C", root, "memory", "list", "--status", "quarantined", "--json").json[0]["id"] == second
+    assert f"`agentkd memory activate {second} REASON`" in cli("-C", root, "memory", "admit", second).out
     assert cli("-C", root, "memory", "activate", second, "fine", "--json").json["changed"]
+    assert cli("-C", root, "memory", "admit", second).out == f"{second}: did not wait for admission\n"
     assert "was active before" in cli("-C", root, "memory", "activate", second, "fine").out
     assert "person: fine" in cli("-C", root, "memory", "history", second, "--json").out
     assert cli("-C", root, "memory", "undo", "mem-none").code == 6
