@@ -61,9 +61,15 @@ def diff(
         raise click.UsageError("give two ids, or --since with or without --until")
     if since is not None and first is not None:
         raise click.UsageError("give two ids or --since, not both")
+    until = until or now()
+    if since is not None and since >= until:
+        raise click.UsageError(
+            f"--since has to be before --until, and {since:%Y-%m-%d %H:%M:%S} is not before "
+            f"{until:%Y-%m-%d %H:%M:%S}"
+        )
     with invocation.workspace() as workspace:
         if since is not None:
-            change = pool_change(workspace.ledger, since, until or now())
+            change = pool_change(workspace.ledger, since, until)
             invocation.show(change, _print_pool_change)
         else:
             memories = workspace.ledger.memories

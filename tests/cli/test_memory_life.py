@@ -58,6 +58,9 @@ def test_diff_compares_two_memories_or_two_times(cli: Cli, merged: tuple[Path, s
     assert cli("-C", root, "memory", "diff", first).code == 2
     assert cli("-C", root, "memory", "diff", "--since", "yesterdayish").code == 2
     assert cli("-C", root, "memory", "diff", "--since", "99999999999d").code == 2
+    reversed_ = cli("-C", root, "memory", "diff", "--since", "1h", "--until", "2h")
+    assert reversed_.code == 2
+    assert "--since has to be before --until" in reversed_.err
 
 
 def test_the_past_is_listed_shown_and_recalled(cli: Cli, merged: tuple[Path, str, str, str]) -> None:
