@@ -15,6 +15,7 @@ from agentkd.ledger.lease import Lease
 from agentkd.ledger.ledger import Ledger
 from agentkd.ledger.lineage import LineageGraph, LineageNode, Link
 from agentkd.ledger.outline import Outline
+from agentkd.ledger.query import Tally
 from agentkd.ledger.recall import Arm, Recall, ScopeCounts, Trials
 from agentkd.ledger.redact import Redact, redact_secrets
 from agentkd.ledger.taint import Reach, Revocations
@@ -40,6 +41,7 @@ __all__ = [
     "ScopeCounts",
     "ServingEvent",
     "Spend",
+    "Tally",
     "Trials",
     "redact_secrets",
 ]

@@ -14,6 +14,7 @@ from agentkd.ledger import tables as t
 from agentkd.ledger.admission import Admission, Told
 from agentkd.ledger.database import CHUNK, Database, chunks, upsert
 from agentkd.ledger.event import Change, MemoryEvent
+from agentkd.ledger.query import Tally
 from agentkd.ledger.recall import Recall
 from agentkd.ledger.recent import Recent
 from agentkd.ledger.redact import Redact
@@ -220,11 +221,14 @@ class Memories:
         *,
         current: bool = True,
         limit: int | None = None,
+        latest: bool = False,
         at: datetime | None = None,
+        owner: Mapping[str, str] | None = None,
     ) -> Found:
         """Return memories, oldest first.
 
-        `scope` is the asker's: a memory is seen where every field that it sets equals the asker's.
+        `scope` is the asker's: a memory is seen where every field that it sets equals the asker's; `owner`
+        names fields that a memory's own scope has. `limit` takes the oldest ones, with `latest` the newest.
         `current=False` includes superseded versions. `at` returns what was current at that time, with the
         status, evidence and support of then; counters of use are those of now.
         """
@@ -232,15 +236,22 @@ class Memories:
         where: list[Any] = [m.kind.in_(sorted(kinds))] if kinds is not None else []
         for field, value in (scope.model_dump() if scope is not None else {}).items():
             where.append(sa.or_(m[field] == "", m[field] == value))
+        where += [m[field] == value for field, value in (owner or {}).items()]
         with self._database.read() as connection:
             if at is not None:
                 then = query.fetch_at(connection, checkpoint, at, *where)
-                return [memory for memory in then if wanted is None or memory.status in wanted][:limit]
+                then = [memory for memory in then if wanted is None or memory.status in wanted]
+                return then[-(limit or 0) :] if latest else then[:limit]
             if current:
                 where.append(m.current.is_(True))
             if wanted is not None:
                 where.append(query.effective(checkpoint).in_(sorted(wanted)))
-            return query.fetch(connection, checkpoint, *where, limit=limit)
+            return query.fetch(connection, checkpoint, *where, limit=limit, latest=latest)
+
+    def tally(self, checkpoint: str = "base", *, at: datetime | None = None) -> tuple[Tally, ...]:
+        """Count current memories, or those of an earlier time, by kind, status for a checkpoint and scope."""
+        with self._database.read() as connection:
+            return query.tally(connection, checkpoint, at)
 
     def history(self, memory_id: str) -> Found:
         """Return all versions of a memory's chain, first version first."""

@@ -7,6 +7,7 @@ of then. Counters of use are those of now: recalls belong to tasks, not to a tim
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
@@ -16,9 +17,11 @@ import sqlalchemy as sa
 from agentkd.ledger import tables as t
 from agentkd.ledger.body import load
 from agentkd.ledger.database import Database, chunks
-from agentkd.schema import Evidence, Memory, MemoryStatus, Utility
+from agentkd.schema import Evidence, Memory, MemoryStatus, Scope, Utility, Value
+from agentkd.schema.memory import MemoryKind
 
 __all__ = [
+    "Tally",
     "effective",
     "fetch",
     "fetch_at",
@@ -26,8 +29,22 @@ __all__ = [
     "new_to",
     "statuses",
     "statuses_at",
+    "tally",
     "without_lesson",
 ]
+
+
+class Tally(Value):
+    """How many memories have one kind, status and scope."""
+
+    kind: MemoryKind
+    """What sort of lesson they hold."""
+    status: MemoryStatus
+    """Their status where a checkpoint serves."""
+    scope: Scope
+    """Whose they are."""
+    n: int
+    """How many."""
 
 
 def effective(checkpoint: str) -> sa.ColumnElement[str]:
@@ -50,6 +67,23 @@ def statuses(
     """Return the status of those memories that meet all conditions."""
     query = sa.select(t.memories.c.id, effective(checkpoint)).where(*conditions)
     return {row[0]: row[1] for row in connection.execute(query)}
+
+
+def tally(connection: sa.Connection, checkpoint: str, at: datetime | None) -> tuple[Tally, ...]:
+    """Count the memories that are current, or were at a time, by kind, status and scope; no body is read."""
+    m = t.memories.c
+    if at is None:
+        then = statuses(connection, checkpoint, m.current.is_(True))
+    else:
+        then = statuses_at(connection, checkpoint, at)
+    query = sa.select(m.id, m.kind, *(m[name] for name in Scope.model_fields))
+    counts = Counter(
+        (kind, then[id_], *scope) for id_, kind, *scope in connection.execute(query) if id_ in then
+    )
+    return tuple(
+        Tally(kind=kind, status=status, scope=Scope(**dict(zip(Scope.model_fields, scope, strict=True))), n=n)
+        for (kind, status, *scope), n in sorted(counts.items())
+    )
 
 
 def new_to(connection: sa.Connection, checkpoint: str) -> set[str] | None:
@@ -76,17 +110,22 @@ def new_to(connection: sa.Connection, checkpoint: str) -> set[str] | None:
 
 
 def fetch(
-    connection: sa.Connection, checkpoint: str, *conditions: sa.ColumnElement[bool], limit: int | None = None
+    connection: sa.Connection,
+    checkpoint: str,
+    *conditions: sa.ColumnElement[bool],
+    limit: int | None = None,
+    latest: bool = False,
 ) -> list[Memory]:
-    """Return the memories that meet all conditions, oldest first."""
+    """Return the memories that meet all conditions, oldest first; `limit` takes the oldest or `latest`."""
     m = t.memories.c
     query = (
         sa.select(t.memories, effective(checkpoint).label("effective"))
         .where(*conditions)
-        .order_by(m.created_at, m.id)
+        .order_by(*((m.created_at.desc(), m.id.desc()) if latest else (m.created_at, m.id)))
         .limit(limit)
     )
-    return [_memory(row) for row in connection.execute(query).mappings()]
+    found = [_memory(row) for row in connection.execute(query).mappings()]
+    return found[::-1] if latest else found
 
 
 def without_lesson(database: Database, limit: int) -> list[Memory]:

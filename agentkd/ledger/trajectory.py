@@ -35,6 +35,8 @@ class RunSummary(Value):
     """Trajectories finished."""
     n_success: int
     """Finished trajectories that a grader judged successful."""
+    n_failed: int
+    """Finished trajectories that a grader judged failed."""
     started_at: datetime
     """When its first trajectory began (UTC)."""
     last_at: datetime
@@ -226,6 +228,7 @@ class Trajectories:
                 sa.func.count().label("n"),
                 _share(c.is_finished).label("n_finished"),
                 _share(sa.and_(c.is_finished, c.success.is_(True))).label("n_success"),
+                _share(sa.and_(c.is_finished, c.success.is_(False))).label("n_failed"),
                 sa.func.min(c.created_at).label("started_at"),
                 sa.func.max(c.created_at).label("last_at"),
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from agentkd.errors import DataError, NotFoundError
 from agentkd.ledger import Ledger
 from agentkd.schema import Evidence, Scope, Utility, now
+
+from .conftest import START
 
 Make = Any
 
@@ -163,6 +166,35 @@ def test_a_memory_is_listed_where_every_field_it_sets_is_the_askers(seen: Ledger
     assert found(Scope(app="shop", user="ADA")) == {"0", "1"}
     assert found(Scope(app="bank")) == {"0"}
     assert found(Scope(app="sho_")) == {"0"}
+
+
+def test_memories_are_counted_by_kind_status_and_scope(seen: Ledger, make: Make) -> None:
+    mine = make.memory("mine", scope=Scope(user="ann"))
+    seen.memories.admit([mine, make.memory("also mine", scope=Scope(user="ann")), make.memory("for all")])
+    before = now()
+    seen.memories.set_status(mine.id, "quarantined", "odd")
+    counts = {(each.scope.user, each.status): each.n for each in seen.memories.tally()}
+    assert counts == {("ann", "quarantined"): 1, ("ann", "active"): 1, ("", "active"): 1}
+    then = {(each.scope.user, each.status): each.n for each in seen.memories.tally(at=before)}
+    assert then == {("ann", "active"): 2, ("", "active"): 1}
+    assert {each.kind for each in seen.memories.tally()} == {mine.kind}
+
+
+@pytest.mark.parametrize("is_past", [False, True])
+def test_the_newest_memories_of_one_owner_are_listed(seen: Ledger, make: Make, is_past: bool) -> None:
+    names = ("one", "two", "three")
+    seen.memories.admit(
+        make.memory(name, scope=Scope(user="ann"), created_at=START + timedelta(hours=hours))
+        for hours, name in enumerate(names)
+    )
+    seen.memories.admit([make.memory("for all", created_at=START + timedelta(hours=9))])
+    at = now() if is_past else None
+    found = seen.memories.list(owner={"user": "ann"}, limit=2, latest=True, at=at)
+    everything = seen.memories.list(owner={"user": "ann"}, at=at)
+    assert len(everything) == 3
+    assert found == everything[1:]
+    assert seen.memories.list(owner={"user": "ann"}, limit=2, at=at) == everything[:2]
+    assert len(seen.memories.list(owner={"user": ""}, latest=True, at=at)) == 1
 
 
 def test_memories_are_filtered_by_status_and_kind(seen: Ledger, make: Make) -> None:

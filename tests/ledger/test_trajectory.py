@@ -94,6 +94,7 @@ def test_runs_are_summed_up(ledger: Ledger, make: Make) -> None:
     ledger.trajectories.begin(make.trajectory(3, success=None))
     (run,) = ledger.trajectories.runs()
     assert (run.run_id, run.suite, run.n, run.n_finished, run.n_success) == ("run-1", "shop", 3, 2, 1)
+    assert run.n_failed == 1
     assert run.started_at == make.trajectory(1).created_at
 
 
