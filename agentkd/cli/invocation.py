@@ -105,6 +105,11 @@ class Invocation:
         if line and not self.is_quiet:
             click.echo(line, err=True)
 
+    def note_hidden(self, n_shown: int, n: int) -> None:
+        """Say that `-n` cut a list of `n`; nothing where it did not."""
+        if n_shown < n:
+            self.note(f"the newest {n_shown} of {n} are shown: `-n 0` shows all")
+
     def show(self, value: T, render: Callable[[T, Console], None]) -> None:
         """Print a value: as JSON after `--json`, else by `render` on a console."""
         if self.is_json:

@@ -10,7 +10,7 @@ import click
 from agentkd.cli.cost import spent_by
 from agentkd.cli.invocation import Invocation, pass_invocation
 from agentkd.cli.render import print_facts, print_rounds, print_table, shortened
-from agentkd.cli.shared import Group
+from agentkd.cli.shared import Group, newest_option
 from agentkd.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -41,28 +41,31 @@ def list_(invocation: Invocation) -> None:
 
 @command.command("corrections")
 @click.option("--suite", help="Only runs of this suite.")
-@click.option(
-    "-n", "n", type=click.IntRange(min=1), default=50, show_default=True, help="The newest so many."
-)
+@newest_option
 @pass_invocation
 def corrections(invocation: Invocation, suite: str | None, n: int) -> None:
     """Show corrections per task, run by run: the figure that falls while an agent learns."""
     with invocation.workspace() as workspace:
-        invocation.show(workspace.ledger.corrections.rounds(suite, n), print_rounds)
+        rounds = workspace.ledger.corrections.rounds(suite)
+    shown = rounds[-n:]
+    invocation.show(shown, print_rounds)
+    invocation.note_hidden(len(shown), len(rounds))
 
 
 @command.command("show")
 @click.argument("id_", metavar="ID")
 @click.option("--failed", is_flag=True, help="Of a run, only what a grader judged failed.")
-@click.option("-n", "n", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
+@newest_option
 @pass_invocation
 def show(invocation: Invocation, id_: str, failed: bool, n: int) -> None:
     """Show the trajectories of a run, or one trajectory step by step."""
     with invocation.workspace() as workspace:
         ledger = workspace.ledger.trajectories
-        found = ledger.list(run_id=id_, success=False if failed else None, limit=n)
-        if found or any(run.run_id == id_ for run in ledger.runs()):
+        run = next((run for run in ledger.runs() if run.run_id == id_), None)
+        if run is not None:
+            found = ledger.list(run_id=id_, success=False if failed else None, limit=n or None, latest=True)
             invocation.show(found, _print_trajectories)
+            invocation.note_hidden(len(found), run.n_failed if failed else run.n_finished)
             return
         try:
             trajectory = ledger.get(id_)

@@ -9,7 +9,13 @@ import click
 
 from agentkd.cli.invocation import Invocation
 
-__all__ = ["Command", "Group", "global_options"]
+__all__ = ["Command", "Group", "global_options", "newest_option"]
+
+newest_option = click.option(
+    "-n", "n", type=click.IntRange(min=0), default=50, show_default=True,
+    help="The newest so many; 0 for all.",
+)  # fmt: skip
+"""How long a list may be; `Invocation.note_hidden` says what it left out."""
 
 
 def _store(context: click.Context, parameter: click.Parameter, value: Any) -> None:

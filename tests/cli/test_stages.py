@@ -51,10 +51,22 @@ def test_runs_are_listed_and_shown(cli: Cli, shop: Path) -> None:
     assert "neither a run nor a trajectory is called `run-nothing`" in unknown.err
 
 
+def test_a_run_says_how_many_trajectories_it_does_not_show(cli: Cli, shop: Path) -> None:
+    run = runs_of(cli, shop)
+    trajectories = cli("-C", shop, "runs", "show", run, "-n", 0, "--json")
+    assert (len(trajectories.json), trajectories.err) == (12, "")
+    failed = cli("-C", shop, "runs", "show", run, "--failed", "-n", 2, "--json")
+    assert failed.json == trajectories.json[-2:]
+    assert failed.err.startswith("the newest 2 of 12 ")
+    assert cli("-C", shop, "-q", "runs", "show", run, "-n", 2).err == ""
+    assert cli("-C", shop, "runs", "corrections", "-n", 1).err == ""
+
+
 def test_memories_are_listed_recalled_audited_and_rebuilt(cli: Cli, shop: Path) -> None:
     memories = cli("-C", shop, "memory", "list", "--kind", "case", "--json").json
     assert len(memories) == 12
-    assert cli("-C", shop, "memory", "list", "--status", "revoked").out.strip() == "no memories yet"
+    revoked = cli("-C", shop, "memory", "list", "--status", "revoked")
+    assert revoked.out.strip() == "no memory fits these options"
     first = memories[0]
     shown = cli("-C", shop, "memory", "show", first["id"])
     assert first["id"] in shown.out
