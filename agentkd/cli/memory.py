@@ -16,9 +16,10 @@ from agentkd.cli.memory_history import diff, history
 from agentkd.cli.memory_lift import lift
 from agentkd.cli.memory_refine import refine
 from agentkd.cli.memory_revoke import revoke
-from agentkd.cli.memory_view import print_hits, print_memories, print_memory
+from agentkd.cli.memory_view import print_hits, print_memories, print_memory, why_none, why_nothing
 from agentkd.cli.moment import MOMENT
-from agentkd.cli.shared import Group
+from agentkd.cli.scope import named, scope_options
+from agentkd.cli.shared import Group, newest_option
 from agentkd.errors import NotFoundError
 
 __all__ = ["command"]
@@ -39,15 +40,29 @@ def command() -> None:
 @command.command("list")
 @click.option("--status", type=click.Choice(_STATUSES), help="Only memories with this status.")
 @click.option("--kind", help="Only memories of this kind, such as `case` or `pitfall`.")
-@click.option("-n", "n", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
+@scope_options("Only memories of this {}.")
+@newest_option
 @_at
 @pass_invocation
-def list_(invocation: Invocation, status: Any, kind: str | None, n: int, at: datetime | None) -> None:
+def list_(
+    invocation: Invocation, /, status: Any, kind: str | None, n: int, at: datetime | None, **scope: str | None
+) -> None:
     """List memories, oldest first."""
-    kinds = [kind] if kind else None
+    owner, kinds = named(scope), [kind] if kind else None
     with invocation.workspace() as workspace:
-        found = workspace.ledger.memories.list(status=status, kinds=kinds, limit=n, at=at)
-    invocation.show(found, print_memories)
+        memories = workspace.ledger.memories
+        found = memories.list(status, kinds=kinds, limit=n or None, latest=True, at=at, owner=owner)
+        tally = memories.tally(at=at)
+    fitting = [
+        each
+        for each in tally
+        if status in (None, each.status)
+        and kind in (None, each.kind)
+        and owner.items() <= each.scope.model_dump().items()
+    ]
+    empty = why_none(tally, kind, at)
+    invocation.show(found, lambda found, console: print_memories(found, console, empty=empty))
+    invocation.note_hidden(len(found), sum(each.n for each in fitting))
 
 
 @command.command("show")
@@ -71,18 +86,22 @@ def show(invocation: Invocation, memory_id: str, at: datetime | None) -> None:
 @command.command("recall")
 @click.argument("text")
 @click.option("-k", "k", type=click.IntRange(min=1), help="At most so many [default: `[memory] k`].")
-@click.option("--app", default=None, help="Suite or application that asks [default: `[cycle] suite`].")
+@scope_options("Recall as this {}.")
 @_at
 @pass_invocation
-def recall(invocation: Invocation, text: str, k: int | None, app: str | None, at: datetime | None) -> None:
-    """Show what an agent would recall for TEXT, now or at an earlier time (then by meaning alone)."""
+def recall(
+    invocation: Invocation, /, text: str, k: int | None, at: datetime | None, **given: str | None
+) -> None:
+    """Show what an agent would recall for TEXT, now or at an earlier time (then by meaning alone).
+
+    It is asked in the scope `[memory] scope`, as the application `[cycle] suite`; options name another.
+    """
     from agentkd.cycle.parts import checkpoint_of
 
     with invocation.workspace() as workspace:
         scope, suite = workspace.settings.memory.scope, workspace.settings.cycle.suite
-        if app is not None:
-            scope = scope.model_copy(update={"app": app})
-        elif suite:
+        scope, serving = scope.model_copy(update=named(given)), "base"
+        if given["app"] is None and suite:
             scope = scope.of_suite(suite)
         if at is None:
             serving = checkpoint_of(workspace.parts.resolve("actor"))
@@ -93,7 +112,10 @@ def recall(invocation: Invocation, text: str, k: int | None, app: str | None, at
             hits = workspace.memory.recall(text, k, scope=scope, checkpoint=serving)
         else:
             hits = workspace.memory.recall_at(text, at, k, scope=scope)
-    invocation.show(hits, print_hits)
+        empty = "" if hits else why_nothing(scope, workspace.ledger.memories.tally(serving, at=at))
+    invocation.show(hits, lambda hits, console: print_hits(hits, console, empty=empty))
+    if invocation.is_json:
+        invocation.note(empty)
 
 
 @command.command("rebuild")

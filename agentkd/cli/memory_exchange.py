@@ -11,6 +11,7 @@ import click
 
 from agentkd.cli.invocation import Invocation, pass_invocation
 from agentkd.cli.render import print_facts, print_table, shortened
+from agentkd.cli.scope import named, scope_options
 from agentkd.cli.shared import Command
 from agentkd.errors import ConfigError, DataError
 
@@ -94,10 +95,7 @@ def import_(
 @click.option("--status", "statuses", type=click.Choice(_STATUSES), multiple=True,
               help="Only of this status; repeatable [default: active, compiled, retired].")  # fmt: skip
 @click.option("--kind", "kinds", multiple=True, help="Only memories of this kind; repeatable.")
-@click.option("--app", default=None, help="Only memories of this application or suite.")
-@click.option("--agent", default=None, help="Only memories of this agent.")
-@click.option("--user", default=None, help="Only memories of this user.")
-@click.option("--tenant", default=None, help="Only memories of this organisation.")
+@scope_options("Only memories of this {}.")
 @click.option(
     "--evidence", is_flag=True, help="Put the trajectories that they rest on into the pack, redacted."
 )
@@ -116,7 +114,7 @@ def export(
     from agentkd.interop import evidence_of, left_out, why_left_out, with_life, write_foreign
     from agentkd.schema import Scope, now
 
-    wanted = {name: value for name, value in scope.items() if value is not None}
+    wanted = named(scope)
     asked = Scope(**wanted)
     with invocation.workspace() as workspace:
         workspace.ledger.items.drop_expired(now())

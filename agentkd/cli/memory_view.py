@@ -2,34 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from agentkd.cli.render import print_facts, print_table, shortened
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from rich.console import Console
 
-    from agentkd.schema import Hit, Memory
+    from agentkd.ledger import Tally
+    from agentkd.schema import Hit, Memory, Scope
 
-__all__ = ["print_hits", "print_memories", "print_memory", "sources_text"]
+__all__ = ["print_hits", "print_memories", "print_memory", "sources_text", "why_none", "why_nothing"]
 
 
 def print_memories(
-    memories: list[Memory], console: Console, replaced: Mapping[str, str] | None = None
+    memories: list[Memory],
+    console: Console,
+    replaced: Mapping[str, str] | None = None,
+    *,
+    empty: str = "no memories yet",
 ) -> None:
     """Print one row per memory; `replaced` says by id what took the place of those that are not current."""
-    rows = [(m.id, m.kind, _status(m, replaced or {}), m.support, f"{m.utility.wins}/{m.utility.recalls}",
-             shortened(f"{m.when_to_use} -> {m.content}")) for m in memories]  # fmt: skip
-    print_table(console, ["id", "kind", "status", "support", "wins", "lesson"], rows, empty="no memories yet")
+    columns = ["id", "kind", "status", "support", "wins", "lesson"]
+    rows = [[m.id, m.kind, _status(m, replaced or {}), m.support, f"{m.utility.wins}/{m.utility.recalls}",
+             shortened(f"{m.when_to_use} -> {m.content}")] for m in memories]  # fmt: skip
+    scopes = [scope_text(memory.scope) for memory in memories]
+    if any(scopes):
+        columns.insert(3, "scope")
+        for row, scope in zip(rows, scopes, strict=True):
+            row.insert(3, scope)
+    print_table(console, columns, rows, empty=empty)
 
 
-def print_hits(hits: list[Hit], console: Console) -> None:
+def why_none(tally: Sequence[Tally], kind: str | None, at: datetime | None) -> str:
+    """Say why a list of memories is empty, given what there is."""
+    when = "yet" if at is None else f"at {at:%Y-%m-%d %H:%M} UTC"
+    if not tally:
+        return f"no memories {when}"
+    kinds = {each.kind for each in tally}
+    if kind is not None and kind not in kinds:
+        return f"no memory is of kind `{kind}`; there are {', '.join(f'`{name}`' for name in sorted(kinds))}"
+    return "no memory fits these options"
+
+
+def print_hits(hits: list[Hit], console: Console, *, empty: str) -> None:
     """Print what was recalled, best first."""
     rows = [(f"{h.score:.3f}", h.key, h.memory.id, h.memory.kind, shortened(h.memory.content)) for h in hits]
-    print_table(
-        console, ["score", "key", "id", "kind", "lesson"], rows, empty="nothing is similar enough to recall"
-    )
+    print_table(console, ["score", "key", "id", "kind", "lesson"], rows, empty=empty)
+
+
+def why_nothing(asker: Scope, tally: Sequence[Tally]) -> str:
+    """Say why a recall is empty: nothing is near, or this scope does not see what is there."""
+    from agentkd.memory.scope import sees
+    from agentkd.memory.status import RECALLED
+
+    n = Counter[bool]()
+    for each in tally:
+        if each.status in RECALLED:
+            n[sees(asker, each.scope)] += each.n
+    if not n:
+        return "there is nothing to recall yet"
+    who = f"the scope `{scope_text(asker)}`" if scope_text(asker) else "the empty scope"
+    if n[True]:
+        said = f"nothing is similar enough to recall among the {n[True]} memories that {who} sees"
+    else:
+        said = f"{who} sees no memory"
+    others = f"; {n[False]} lie in other scopes, which --user, --agent, --app and --tenant name"
+    return said + (others if n[False] else "")
+
+
+def scope_text(scope: Scope) -> str:
+    """Return a scope as `app=shop, user=ann`; empty for that of all."""
+    return ", ".join(f"{name}={value}" for name, value in scope.model_dump().items() if value)
 
 
 def sources_text(memory: Memory) -> str:
@@ -58,7 +106,7 @@ def print_memory(memory: Memory, console: Console, replaced: Mapping[str, str]) 
             ("content", memory.content),
             ("also when", "; ".join(memory.keys.more)),
             ("calls", "; ".join(f"{c.name} {c.arguments}" for c in memory.calls)),
-            ("scope", ", ".join(f"{k}={v}" for k, v in memory.scope.model_dump().items() if v)),
+            ("scope", scope_text(memory.scope)),
             ("trust", memory.trust),
             ("sources", sources_text(memory)),
             ("support", memory.support),

@@ -73,6 +73,32 @@ def test_scope_options_and_quarantine_reach_the_store(cli: Cli, root: Path, libr
     assert found[0]["privacy"] == "private"
 
 
+def test_memories_of_several_scopes_are_told_apart(cli: Cli, root: Path, library: Path) -> None:
+    for user in ("ann", "bob"):
+        cli("-C", root, "memory", "import", library, "--user", user)
+    listed = cli("-C", root, "memory", "list").out
+    assert (listed.count("user=ann"), listed.count("user=bob")) == (4, 4)
+    of_ann = cli("-C", root, "memory", "list", "--user", "ann", "-n", 3, "--json")
+    assert {memory["scope"]["user"] for memory in of_ann.json} == {"ann"}
+    assert of_ann.err.startswith("the newest 3 of 4 ")
+    assert cli("-C", root, "memory", "list", "--user", "eve").out == "no memory fits these options\n"
+
+
+def test_an_empty_recall_says_which_scope_was_searched(cli: Cli, root: Path, library: Path) -> None:
+    ask = ("-C", root, "memory", "recall", "refund of red shoes")
+    assert cli(*ask).out == "there is nothing to recall yet\n"
+    cli("-C", root, "memory", "import", library, "--user", "ann")
+    assert cli(*ask).out.startswith("the empty scope sees no memory; 4 lie in other scopes, which --user")
+    as_bob = cli(*ask, "--user", "bob", "--json")
+    assert as_bob.json == []
+    assert as_bob.err.startswith("the scope `user=bob` sees no memory; 4 lie in other scopes")
+    assert {hit["memory"]["scope"]["user"] for hit in cli(*ask, "--user", "ann", "--json").json} == {"ann"}
+    far = cli("-C", root, "memory", "recall", "zzz", "--user", "ann", "--set", "memory.min_score=0.99")
+    assert "among the 4 memories that the scope `user=ann` sees\n" in far.out
+    assert cli(*ask, "--user", "ann", "--at", "0s", "--json").json
+    assert "there is nothing" in cli(*ask, "--user", "ann", "--at", "2020-01-01").out
+
+
 def test_an_entry_that_cannot_be_read_is_named_and_the_code_is_1(cli: Cli, root: Path, library: Path) -> None:
     with library.open("a", encoding="utf-8") as file:
         file.write("\n{broken\n")

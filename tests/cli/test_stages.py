@@ -82,6 +82,29 @@ def test_memories_are_listed_recalled_audited_and_rebuilt(cli: Cli, shop: Path) 
     assert cli("-C", shop, "memory", "show", "mem-nothing").code == 6
 
 
+def test_a_list_of_memories_shows_the_newest_and_says_how_many_it_hides(cli: Cli, shop: Path) -> None:
+    every = cli("-C", shop, "memory", "list", "-n", 0, "--json")
+    assert every.err == ""
+    ids = [memory["id"] for memory in every.json]
+    some = cli("-C", shop, "memory", "list", "--kind", "case", "-n", 5, "--json")
+    assert [memory["id"] for memory in some.json] == [
+        memory["id"] for memory in every.json if memory["kind"] == "case"
+    ][-5:]
+    assert some.err.strip() == "the newest 5 of 12 are shown: `-n 0` shows all"
+    later = cli("-C", shop, "memory", "list", "-n", 1, "--at", "0s", "--json")
+    assert [memory["id"] for memory in later.json] == ids[-1:]
+    assert later.err.startswith(f"the newest 1 of {len(ids)} ")
+
+
+def test_an_empty_list_says_why(cli: Cli, shop: Path) -> None:
+    unknown = cli("-C", shop, "memory", "list", "--kind", "nonsense")
+    assert unknown.code == 0
+    assert unknown.out.startswith("no memory is of kind `nonsense`; there are `case`")
+    assert (
+        cli("-C", shop, "memory", "list", "--at", "2020-01-01").out == "no memories at 2020-01-01 00:00 UTC\n"
+    )
+
+
 def test_datasets_show_the_trained_tokens(cli: Cli, shop: Path) -> None:
     cards = cli("-C", shop, "datasets", "list", "--json").json
     assert cards[0]["n_train"] > 0
