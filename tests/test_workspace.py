@@ -13,7 +13,7 @@ from agentkd.errors import ConfigError, DataError, NotFoundError, StoreError
 from agentkd.ledger import Ledger
 from agentkd.memory.index_exact import ExactIndex
 from agentkd.memory.lexical import LexicalIndex
-from agentkd.schema import Correction, Scope, ToolCall
+from agentkd.schema import Correction, Scope, Task, ToolCall
 from agentkd.testing import ScriptedModel
 
 SETTINGS: dict[str, Any] = {
@@ -184,3 +184,31 @@ def test_who_goes_back_to_what_he_said_first_is_heard_again(tmp_path: Path) -> N
         assert said == ["Say the day.", "Actually, say the hour.", "Say the day."]
         shop.distill()
         assert [m.content for m in shop.ledger.memories.list() if m.kind != "case"] == ["Say the day."]
+
+
+def test_a_correction_holds_a_call_that_can_be_made(tmp_path: Path) -> None:
+    with agentkd.Workspace(tmp_path, settings=SETTINGS) as shop:
+        task = Task(id="t1", prompt="Where is my parcel?", tools=(find_order.spec,))
+        run = shop.agent([find_order], model=ScriptedModel(["It is late."])).run(task)
+        for wrong, said in (
+            (
+                {"name": "find_ordr", "arguments": {"email": "a@x.io"}},
+                "no tool is called `find_ordr`.*mean",
+            ),
+            ({"name": "find_order", "arguments": {"email": 1}}, "email: 1 is not of type 'string'"),
+            ({"name": "find_order", "arguments": {"mail": "a@x.io"}}, "does not fit its schema"),
+            ({"tool": "find_order"}, "this is no tool call"),
+        ):
+            with pytest.raises(DataError, match=said):
+                shop.correct(run, call=wrong)
+        assert shop.ledger.corrections.list() == []
+        right = {"name": "find_order", "arguments": {"email": "a@x.io"}}
+        assert shop.correct(run, call=right).accepted == (ToolCall.model_validate(right),)
+
+
+def test_a_misspelt_tool_does_not_switch_the_human_check_off(tmp_path: Path) -> None:
+    with agentkd.Workspace(tmp_path, settings=SETTINGS) as shop:
+        with pytest.raises(ConfigError, match=r"`find_ordr`, which is no tool \(did you mean `find_order`"):
+            shop.agent([find_order], interrupt_on=["find_ordr"])
+        with pytest.raises(ConfigError, match=r"is the text 'find_order' \(give a list: \['find_order'\]"):
+            shop.agent([find_order], interrupt_on="find_order")

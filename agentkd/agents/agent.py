@@ -14,7 +14,7 @@ from agentkd.agents.lane import Lane, Router, Serving
 from agentkd.agents.loop import Context, Loop, shows_tools
 from agentkd.agents.recorder import Recorder
 from agentkd.agents.retry import Lessons
-from agentkd.agents.review import AnyDecision, read_decisions
+from agentkd.agents.review import AnyDecision, Edit, check_call, read_decisions
 from agentkd.agents.state import Run, paused, trajectory_of
 from agentkd.agents.taint import OUTER, foreign_before, foreign_request
 from agentkd.agents.trial import TrialPolicy
@@ -80,7 +80,8 @@ class Agent:
             model_is_student: Whether the model is a trained student, which knows its tools already.
             checkpointer: LangGraph checkpointer; None keeps runs that wait for a person in this process.
             approve: Says whether a call may run without asking a person.
-            interrupt_on: Names of tools whose calls always wait for a person.
+            interrupt_on: Names of tools whose calls always wait for a person; those that a task's world lacks
+                are passed over, for worlds may differ.
             trials: Decides which tasks have memories withheld to measure them; None shows all to all.
             router: Chooses a student per request; `model` is the base that stands in for them.
             serving: Says for every run which student serves; `model` did when the agent was made.
@@ -153,7 +154,8 @@ class Agent:
                 `{"type": "edit", "edited_action": {"name": ..., "args": {...}}}`. A list, or
                 `{"decisions": [...]}`, decides on all calls that wait.
 
-        Raises NotFoundError where no run waits under this name, and DataError for what is no decision.
+        Raises NotFoundError where no run waits under this name, and DataError for what is no decision and for
+        an edited call that fits no tool; the run waits on then.
         """
         return _last(self.resume_stream(thread_id, decision))
 
@@ -161,6 +163,7 @@ class Agent:
         """Go on with a run that waits for a person, and yield what happens."""
         chosen = read_decisions(decision)
         _check_number(chosen, len(self._waiting(thread_id)))
+        self._check_edits(thread_id, [each.call for each in chosen if isinstance(each, Edit)])
         for number, each in enumerate(chosen, 1):
             for event in self._decided(thread_id, each):
                 if number == len(chosen) or not isinstance(event, Interrupted):
@@ -185,6 +188,17 @@ class Agent:
                 hint="the thread id stands in the interrupted event; a checkpointer keeps it over restarts",
             )
         return _calls_of(state.interrupts[0].value)
+
+    def _check_edits(self, thread_id: str, calls: Sequence[ToolCall]) -> None:
+        """Raise DataError for an edited call that no tool of the run takes: it would be learnt."""
+        run = self._stored(thread_id)
+        if not calls or run is None:
+            return
+        world = self._world(run)
+        with self._lock:
+            self._open[thread_id] = world
+        for call in calls:
+            check_call(call, run.task.tools or tuple(world.tools), f"run `{thread_id}` waits on")
 
     def close(self) -> None:
         """Release the worlds of runs that still wait for a person."""

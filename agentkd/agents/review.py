@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from agentkd.errors import DataError
-from agentkd.schema import Correction, ToolCall, ToolResult, Value, content_id
+from agentkd.plugins import nearest
+from agentkd.schema import Correction, ToolCall, ToolResult, ToolSpec, Value, call_fault, content_id
 
 __all__ = [
     "Approve",
@@ -23,6 +24,7 @@ __all__ = [
     "Respond",
     "Restart",
     "Reviewed",
+    "check_call",
     "correction_of",
     "read_decision",
     "read_decisions",
@@ -128,6 +130,14 @@ def _from_langchain(data: Mapping[Any, Any]) -> Mapping[Any, Any]:
     if kind in ("reject", "restart"):
         return {"kind": kind, "reason": words}
     return {"kind": "approve"} if kind == "approve" and set(data) <= {"type", "message"} else data
+
+
+def check_call(call: ToolCall, tools: Sequence[ToolSpec], then: str) -> None:
+    """Raise DataError for a person's call that none of these tools takes; `then` says what becomes of it."""
+    if fault := call_fault(call, tools):
+        takes = {tool.name: ", ".join(tool.parameters.get("properties") or {}) for tool in tools}
+        hint = nearest(call.name, takes) if call.name not in takes else f"it takes: {takes[call.name] or '-'}"
+        raise DataError(f"{fault}; {then}", hint=hint)
 
 
 def settle(call: ToolCall, decision: AnyDecision | None) -> Reviewed:

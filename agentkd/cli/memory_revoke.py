@@ -36,8 +36,9 @@ def revoke(
     """Take memories or trajectories out of use for good and taint what was made from them.
 
     ID is that of a memory or a trajectory, several may be given; REASON is kept in the ledger. With `--user`
-    and the like all that has this scope is revoked. Rows, datasets and checkpoints that rest on it are
-    tainted; `[revoke] serving` says whether a tainted student serves on, and what acts near the revoked.
+    and the like all that has this scope is revoked; a scope that nobody has is an error. Rows, datasets and
+    checkpoints that rest on it are tainted; `[revoke] serving` says whether a tainted student serves on, and
+    what acts near the revoked.
     """
     from agentkd.schema import Scope
 
@@ -71,6 +72,7 @@ def _print(done: Revocation, console: Console) -> None:
                 "left of the same runs",
                 _listed(done.siblings, "memories: revoke them too where they teach the same"),
             ),
+            ("left of like names", ", ".join(done.alike)),
             ("to look at", _listed(done.to_look_at, "memories learnt from runs that were shown it")),
             ("serving", done.said),
         ],

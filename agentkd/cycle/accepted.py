@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from agentkd.cycle.parts import Parts
-from agentkd.schema import Example, ToolSpec, Trajectory
+from agentkd.schema import Example, ToolSpec, Trajectory, call_fault
 from agentkd.trust import trust_of_run
 
 if TYPE_CHECKING:
@@ -53,11 +53,9 @@ def no_calls(parts: Parts, examples: Iterable[Example], answers: Mapping[str, Sa
 
 def _is_call(text: str, tools: Sequence[ToolSpec]) -> bool:
     from agentkd.models.grammar import parse_calls
-    from agentkd.synthesize.check import schema_fault
 
-    specs = {tool.name: tool for tool in tools}
     calls = parse_calls(text, tools)
-    return bool(calls) and not any(schema_fault(call, specs[call.name]) for call in calls)
+    return bool(tools and calls) and not any(call_fault(call, tools) for call in calls)
 
 
 def _is_own(example: Example) -> bool:

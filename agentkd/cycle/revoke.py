@@ -7,13 +7,14 @@ whether it serves on at all.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import Field
 
 from agentkd import hookspecs
 from agentkd.cycle.parts import Parts
-from agentkd.errors import ConfigError
+from agentkd.errors import ConfigError, NotFoundError
 from agentkd.ledger.standing import REVOCATION
 from agentkd.schema import Checkpoint, Memory, Scope, Value
 from agentkd.skills import SkillLibrary
@@ -47,6 +48,9 @@ class Revocation(Value):
     siblings: tuple[str, ...] = ()
     """Ids of memories that rest on the runs of the revoked ones alone: they may teach the same in other
     words, and stay as they are."""
+    alike: tuple[str, ...] = ()
+    """Users, or other owners, whose name holds a revoked one as a label, as `users.ann` does: they are what
+    a store makes of a namespace, and their data stays."""
     skills: tuple[str, ...] = ()
     """Names of the skills that are closed to agents, for they teach what was revoked."""
     serving_before: str = "base"
@@ -79,7 +83,8 @@ def revoke(
 
     What a counter-memory says of a revoked trajectory or of a user's data holds none of its words.
 
-    Raises NotFoundError for an unknown id, ConfigError where nothing is named. All of it is one transaction.
+    Raises NotFoundError for an unknown id and for a scope that nothing has, ConfigError where nothing is
+    named. All of it is one transaction.
     """
     if scope is not None and scope == Scope():
         raise ConfigError(
@@ -95,7 +100,10 @@ def revoke(
         of_scope: tuple[str, ...] = ()
         if scope is not None:
             of_scope = ledger.revocations.memories_of(scope)
-            runs = tuple(dict.fromkeys((*runs, *ledger.revocations.trajectories_of(scope))))
+            runs_of = ledger.revocations.trajectories_of(scope)
+            if not of_scope and not runs_of:
+                raise _unknown(parts, scope)
+            runs = tuple(dict.fromkeys((*runs, *runs_of)))
         reach = ledger.revocations.reach(runs)
         silent = set(of_scope) | set(reach.alone)
         held = _held(parts, [*named, *silent, *reach.beside])
@@ -116,7 +124,8 @@ def revoke(
     parts.memory.sync()
     if before is not None and serving != before.name:
         parts.hooks.ask(hookspecs.after_promote, checkpoint=serving, previous=before.name)
-    return _told(parts, library, reason, revoked, doubtful, taken, counters, before)
+    told = _told(parts, library, reason, revoked, doubtful, taken, counters, before)
+    return told if scope is None else told.model_copy(update={"alike": _alike(parts, scope)})
 
 
 def mask_checkpoint(parts: Parts, checkpoint: str) -> int:
@@ -126,6 +135,38 @@ def mask_checkpoint(parts: Parts, checkpoint: str) -> int:
         why = f"`{memory.counters}` was revoked"
         parts.ledger.memories.set_status(memory.id, "active", why, checkpoint=checkpoint)
     return len(counters)
+
+
+def _alike(parts: Parts, scope: Scope) -> tuple[str, ...]:
+    """Return the owners who have a name of the scope as one of several labels, as a store makes them."""
+    found = []
+    for field, wanted in _fields(scope).items():
+        owners = parts.ledger.revocations.owners(field)
+        found += [owner for owner in owners if owner != wanted and wanted in owner.split(".")]
+    return tuple(found)
+
+
+def _unknown(parts: Parts, scope: Scope) -> NotFoundError:
+    fields = _fields(scope)
+    close = [
+        f"--{field} {each}"
+        for field, wanted in fields.items()
+        for each in difflib.get_close_matches(wanted, parts.ledger.revocations.owners(field), n=1)
+        if each != wanted
+    ]
+    alike = _alike(parts, scope)
+    if alike:
+        hint = f"a store joins the labels of a namespace: there is {', '.join(f'`{each}`' for each in alike)}"
+    elif close:
+        hint = f"did you mean `{' '.join(close)}`?"
+    else:
+        hint = "`agentkd memory list` shows the scopes of memories"
+    named = ", ".join(f"{field} `{wanted}`" for field, wanted in fields.items())
+    return NotFoundError(f"no memory and no trajectory is of {named}: nothing was revoked", hint=hint)
+
+
+def _fields(scope: Scope) -> dict[str, str]:
+    return {field: value for field, value in scope.model_dump().items() if value}
 
 
 def _held(parts: Parts, ids: Iterable[str]) -> Mapping[str, Sequence[str]]:

@@ -161,6 +161,19 @@ class Revocations:
                     found.append(id_)
         return tuple(found)
 
+    def owners(self, field: str) -> tuple[str, ...]:
+        """Return the values of one field in the scopes of all that is not revoked, such as its users."""
+        m, c = t.memories.c, t.trajectories.c
+        own = sa.func.json_extract(c.body, f"$.scope.{field}")
+        gone = sa.select(t.revoked_trajectories.c.trajectory_id)
+        queries = (
+            sa.select(m[field]).where(m.status != "revoked").distinct(),
+            sa.select(own).where(c.id.not_in(gone)).distinct(),
+        )
+        with self._database.read() as connection:
+            found = {value for query in queries for value in connection.execute(query).scalars()}
+        return tuple(sorted(value for value in found if value))
+
     def learnt_beside(self, memories: Collection[str]) -> tuple[str, ...]:
         """Return the ids of current memories learnt from runs that were shown one of these."""
         r, link, m = t.recalls.c, t.memory_trajectories.c, t.memories.c

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from agentkd.schema.checkpoint import AnchorSettings, Checkpoint, LoraSettings, TrainJob, TrainSettings
     from agentkd.schema.conversation import recalled_text, user_turns
     from agentkd.schema.example import DatasetCard, Example, Provenance, Rendered
+    from agentkd.schema.fit import call_fault
     from agentkd.schema.interval import Interval
     from agentkd.schema.lift import Lift, lift_of, mean_lift, pooled_prior
     from agentkd.schema.memory import (
@@ -145,6 +146,7 @@ _HOMES = {
     "Utility": "memory",
     "Value": "base",
     "Verdict": "report",
+    "call_fault": "fit",
     "canonical_json": "base",
     "content_id": "base",
     "is_held_out": "task",
@@ -235,6 +237,7 @@ __all__ = [
     "Utility",
     "Value",
     "Verdict",
+    "call_fault",
     "canonical_json",
     "content_id",
     "is_held_out",

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from agentkd.schema import NOTES_BEGIN, Synthetic, ToolCall, ToolSpec
+from agentkd.schema import NOTES_BEGIN, Synthetic, ToolCall, ToolSpec, call_fault
 
-__all__ = ["fault_of", "kept_values", "schema_fault"]
+__all__ = ["fault_of", "kept_values"]
 
 _LONGEST = 8000  # characters of a request or an answer
 
@@ -25,25 +25,11 @@ def fault_of(item: Synthetic) -> str:
         return "the request holds the mark of recalled notes"
     specs = {tool.name: tool for tool in item.tools}
     for call in item.calls:
-        if specs and call.name not in specs:
-            return f"no tool is called `{call.name}`"
-        if call.name in specs and (fault := schema_fault(call, specs[call.name])):
-            return f"the call of `{call.name}` does not fit its schema: {fault}"
+        if fault := call_fault(call, item.tools):
+            return fault
     if not item.proof and not _is_grounded(item, specs):
         return "no argument of the calls stands in the request"
     return ""
-
-
-def schema_fault(call: ToolCall, tool: ToolSpec) -> str:
-    """Return what is wrong with the arguments of a call; empty for nothing."""
-    from jsonschema import Draft202012Validator
-
-    for error in Draft202012Validator(tool.parameters).iter_errors(call.arguments):
-        where = ".".join(str(part) for part in error.absolute_path)
-        return f"{where + ': ' if where else ''}{error.message}"[:300]
-    properties = tool.parameters.get("properties")
-    strangers = set(call.arguments) - set(properties) if isinstance(properties, Mapping) else set()
-    return f"it has no parameter `{min(strangers)}`" if strangers else ""
 
 
 def _is_grounded(item: Synthetic, specs: Mapping[str, ToolSpec]) -> bool:

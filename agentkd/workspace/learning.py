@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from agentkd import hookspecs
 from agentkd.errors import ConfigError, DataError
 from agentkd.schema import (
@@ -65,11 +67,14 @@ class Learning(Opening):
         Args:
             run: The trajectory or its id.
             text: What should be done another way, in plain words.
-            call: The tool call that would have been right.
+            call: The tool call that would have been right. Where the run's task names its tools, it has to be
+                one of theirs.
             answer: The answer that would have been right.
             step: Index of the corrected turn; None for the whole run.
 
         Who says the same twice on end has said it once; who goes back to what he said before is heard again.
+        Raises DataError for a correction that says nothing, of a step that is not there, or with a call that
+        cannot be made.
         """
         trajectory = run if isinstance(run, Trajectory) else self.ledger.trajectories.get(run)
         if not (text or call or answer):
@@ -81,7 +86,7 @@ class Learning(Opening):
                 f"run `{trajectory.id}` has no step {step}",
                 hint=f"it has {len(trajectory.steps)} steps, counted from 0",
             )
-        accepted = () if call is None else (call if isinstance(call, ToolCall) else ToolCall(**call),)
+        accepted = () if call is None else (_call_of(call, trajectory),)
         proposed = trajectory.steps[step].reply.tool_calls if step is not None else ()
         said = ("cor", trajectory.id, step, "person", text, accepted, answer)
         correction = Correction(
@@ -320,6 +325,20 @@ class Learning(Opening):
                 yield
             finally:
                 self.parts.ceiling = Ceiling(asked=self.parts.stop.asked)
+
+
+def _call_of(given: ToolCall | Mapping[str, Any], trajectory: Trajectory) -> ToolCall:
+    """Return the call of a correction; raises DataError for what is none, or none of the run's tools."""
+    from agentkd.agents.review import check_call
+
+    try:
+        call = ToolCall.model_validate(given)
+    except ValidationError as error:
+        said = error.errors()[0]["msg"]
+        hint = 'write {"name": ..., "arguments": {...}}'
+        raise DataError(f"this is no tool call: {said}", hint=hint) from error
+    check_call(call, trajectory.task.tools, "nothing was stored")
+    return call
 
 
 def _id_of(said: tuple[Any, ...], before: Sequence[Correction]) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from agentkd.config import CONFIG_NAME, Settings, load_settings
 from agentkd.errors import ConfigError
 from agentkd.files import write_whole
-from agentkd.plugins import Hooks, Registry, open_host
+from agentkd.plugins import Hooks, Registry, nearest, open_host
 from agentkd.protocols import Model, Progress, SilentProgress, Tool
 
 if TYPE_CHECKING:
@@ -185,7 +185,8 @@ class Opening:
             scope: Whom it works for, such as `Scope(user="ann")`: whose memories it recalls, and whose its
                 runs are; `[memory] scope` by default.
             interrupt_on: Names of tools whose calls wait for a person. A tool with side effects waits too,
-                once the conversation holds untrusted output (`[agent] when_tainted`).
+                once the conversation holds untrusted output (`[agent] when_tainted`). ConfigError for a name
+                that no tool has.
             checkpointer: Keeps waiting runs over restarts, such as `agents.open_checkpointer(file)`.
         """
         from agentkd.agents import Recorder, clean_checkpointer
@@ -199,6 +200,7 @@ class Opening:
         skills = self.parts.skills()
         offered = [*tools, *self.parts.tools(), *([read_skill(skills)] if skills.names else [])]
         box = ToolBox(offered)
+        _check_names(interrupt_on, [spec.name for spec in box.tools])
         asks = self.settings.agent.when_tainted == "ask" and any(s.has_side_effects for s in box.tools)
         return self.parts.agent(
             model,
@@ -226,3 +228,14 @@ class Opening:
     ) -> None:
         """Close it."""
         self.close()
+
+
+def _check_names(interrupt_on: Sequence[str], tools: Sequence[str]) -> None:
+    """Raise ConfigError for a name that no tool has: its calls would run without asking anybody."""
+    if isinstance(interrupt_on, str):
+        raise ConfigError(
+            f"`interrupt_on` is the text {interrupt_on!r}", hint=f"give a list: [{interrupt_on!r}]"
+        )
+    for name in interrupt_on:
+        if name not in tools:
+            raise ConfigError(f"`interrupt_on` names `{name}`, which is no tool", hint=nearest(name, tools))

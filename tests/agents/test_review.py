@@ -101,6 +101,29 @@ def test_an_edit_keeps_the_proposal_and_stores_what_was_accepted(
     assert ledger.trajectories.get(finished.id).steps[0] == step
 
 
+@pytest.mark.parametrize(
+    ("edited", "said"),
+    [
+        (call("refnd", order="A1", euros=10), r"no tool is called `refnd`; run `.*` waits on \(.*`refund`\?"),
+        (call("refund", order="A1", euros="many"), "does not fit its schema: euros: 'many' is not of type"),
+        (call("refund", order="A1"), "does not fit its schema: 'euros' is a required property"),
+        (
+            call("refund", order="A1", euros=1, cents=5),
+            r"'cents' was unexpected\); .* \(it takes: order, euros\)",
+        ),
+    ],
+)
+def test_an_edit_that_no_tool_takes_is_refused_and_the_run_waits_on(
+    build: Build, world: Counting, ledger: Ledger, edited: Any, said: str
+) -> None:
+    agent, run = pause(build, world)
+    with pytest.raises(DataError, match=said):
+        agent.resume(run.thread_id, Edit(call=edited))
+    assert (world.ran, ledger.corrections.list()) == ([], [])
+    assert agent.resume(run.thread_id, Edit(call=RIGHT)).steps[0].accepted_calls == (RIGHT,)
+    assert world.ran == [RIGHT]  # in the world that waited
+
+
 def test_an_edit_to_another_tool_corrects_the_plan(build: Build, world: Counting, ledger: Ledger) -> None:
     agent, run = pause(build, world)
     agent.resume(run.thread_id, Edit(call=call("add", a=1, b=1)))
@@ -108,13 +131,18 @@ def test_an_edit_to_another_tool_corrects_the_plan(build: Build, world: Counting
     assert (correction.kind, correction.text) == ("plan", "Call `add` in place of `refund`.")
 
 
-def test_an_edit_without_words_says_what_changed(build: Build, world: Counting, ledger: Ledger) -> None:
-    agent, run = pause(build, world)
-    agent.resume(
-        run.thread_id, {"kind": "edit", "call": {"name": "refund", "arguments": {"euros": 10, "why": "x"}}}
-    )
+def test_an_edit_without_words_says_what_changed(build: Build, ledger: Ledger) -> None:
+    def book(room: str = "", day: str = "", note: str = "") -> str:
+        """Book a room."""
+        return f"{room} on {day}"
+
+    proposed = call("book", room="7", day="Monday")
+    agent = build([proposed, "done"], world=lambda task: ToolBox([book]), interrupt_on=["book"])
+    run = agent.run("Book a room")
+    edited = {"name": "book", "arguments": {"day": "Tuesday", "note": "x"}}
+    agent.resume(run.thread_id, {"kind": "edit", "call": edited})
     (correction,) = ledger.corrections.list()
-    assert correction.text == "In `refund`, set `euros` to 10, set `why` to 'x', leave out `order`."
+    assert correction.text == "In `book`, set `day` to 'Tuesday', set `note` to 'x', leave out `room`."
 
 
 def test_an_edit_that_changes_nothing_teaches_nothing(build: Build, world: Counting, ledger: Ledger) -> None:

@@ -16,6 +16,7 @@ from agentkd.cycle.journal import open_plan
 from agentkd.cycle.training import train_job
 from agentkd.cycle.unlearnt import compare_behaviour, old_behaviour, shows, with_check
 from agentkd.errors import ConfigError, DataError, NotFoundError
+from agentkd.graph import AgentkdStore
 from agentkd.interop import memories_as_skill
 from agentkd.memory import UtilityPruneRefiner
 from agentkd.protocols import Kit
@@ -325,6 +326,23 @@ def test_a_users_data_is_revoked_by_scope(tmp_path: Path) -> None:
         assert done.memories
         left = {m.scope.user: m.status for m in shop.ledger.memories.list()}
         assert left == {"ann": "revoked", "bob": "active"}
+        assert shop.revoke(reason="again", scope=Scope(user="ann")).memories == ()  # known, and gone already
+
+
+def test_a_scope_that_nobody_has_is_refused_and_like_names_are_told(tmp_path: Path) -> None:
+    with agentkd.Workspace(tmp_path, settings={"memory": {"embedder": "hashing", "index": "exact"}}) as shop:
+        AgentkdStore(shop).put(("users", "ann"), "tea", {"content": "Green, without sugar."})
+        with pytest.raises(NotFoundError, match=r"of user `ann`: nothing was revoked \(.*is `users.ann`"):
+            shop.revoke(reason="asked for", scope=Scope(user="ann"))
+        with pytest.raises(NotFoundError, match=r"did you mean `--user users.ann`\?"):
+            shop.revoke(reason="asked for", scope=Scope(user="user.ann"))
+        with pytest.raises(NotFoundError, match=r"user `users.ann`.*: .*memory list"):
+            shop.revoke(reason="asked for", scope=Scope(user="users.ann", app="bank"))
+        AgentkdStore(shop).put(("ann",), "tea", {"content": "Black."})
+        assert shop.revoke(reason="asked for", scope=Scope(user="ann")).alike == ("users.ann",)
+        left = {m.scope.user: m.status for m in shop.ledger.memories.list()}
+        assert left == {"users.ann": "active", "ann": "revoked"}
+        assert shop.revoke(reason="asked for", scope=Scope(user="users.ann")).alike == ()
 
 
 def test_recompiling_trains_from_base_without_it_and_asks_whether_it_is_gone(desk: agentkd.Workspace) -> None:
