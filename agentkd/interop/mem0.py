@@ -37,6 +37,7 @@ from agentkd.interop.source import (
     read_text,
 )
 from agentkd.schema import Memory, Scope, now
+from agentkd.schema.memory import EXPIRES
 
 __all__ = ["TEXTS", "columns", "dump_mem0", "read_mem0"]
 
@@ -138,7 +139,7 @@ def _memory(value: Any) -> Memory:
     )
     if until is None:
         return memory
-    return memory.model_copy(update={"extras": {**memory.extras, "expires_at": until.isoformat()}})
+    return memory.model_copy(update={"extras": {**memory.extras, EXPIRES: until.isoformat()}})
 
 
 def _expiry(record: Mapping[str, Any]) -> datetime | None:
@@ -161,7 +162,7 @@ def _record(memory: Memory) -> dict[str, Any]:
     claim = claim_of(memory, memory.scope.model_copy(update={"tenant": ""}))
     own |= {CLAIM: claim} if claim else {}
     more = {**(metadata if isinstance(metadata, Mapping) else {}), **own}
-    until = moment(memory.extras.get("expires_at"))
+    until = moment(memory.extras.get(EXPIRES))
     return {
         **({} if FORMAT in memory.extras else fresh),
         **({} if until is None else {"expiration_date": until.date().isoformat()}),

@@ -17,6 +17,7 @@ from agentkd.ledger.redact import Redact
 from agentkd.ledger.status import write_status
 from agentkd.ledger.storing import Written, body_of, clean, link_evidence, store
 from agentkd.schema import Evidence, Memory, Value
+from agentkd.schema.memory import EXPIRES
 from agentkd.trust import VOUCHING
 
 __all__ = [
@@ -132,9 +133,12 @@ def merge_equal(
         return bring_back(connection, row, memory, why, uncounted)
     added = add_evidence(connection, row, memory.evidence, uncounted)
     n_new = _count(added)
+    until = _prolonged(connection, row, memory)
     if n_new:
-        reason = f"{n_new} new pieces of evidence"
+        reason = f"{n_new} new pieces of evidence" + until
         event.append(connection, memory.id, "merged", reason, details=evidence_details(added, uncounted))
+    elif until:
+        event.append(connection, memory.id, "merged", "said again" + until)
     if _active_again(connection, row, n_new, memory.trust):
         return answer(memory, "merged", "an equal memory is there, and active again")
     return answer(memory, "merged", f"an equal memory is there; new evidence: {n_new}")
@@ -154,6 +158,19 @@ def bring_back(
     details = evidence_details(added, uncounted) if added != Evidence() else {}
     event.append(connection, memory.id, "reactivated", reason, current=True, details=details)
     return answer(memory, "merged", reason)
+
+
+def _prolonged(connection: sa.Connection, row: sa.RowMapping, memory: Memory) -> str:
+    """Let a memory that is there hold as long as the later of two sources says; returns a clause on it."""
+    until, before = memory.holds_until, load(Memory, row["body"]).holds_until
+    if until is None or before is None or until <= before:
+        return ""
+    where = t.memories.c.id == memory.id
+    body = connection.execute(sa.select(t.memories.c.body).where(where)).scalar_one()
+    now = load(Memory, body)
+    longer = now.model_copy(update={"extras": {**now.extras, EXPIRES: memory.extras[EXPIRES]}})
+    connection.execute(t.memories.update().where(where).values(body=body_of(longer)))
+    return f"; it holds until {until:%Y-%m-%d %H:%M} UTC now, no longer {before:%Y-%m-%d %H:%M}"
 
 
 def _active_again(connection: sa.Connection, row: sa.RowMapping, n_new: int, trust: str) -> bool:

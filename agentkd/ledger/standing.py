@@ -62,7 +62,8 @@ def _learnt_at(connection: sa.Connection, ids: Sequence[str]) -> dict[str, datet
     further = sa.select(line.c.memory_id, p.target)
     line = line.union(further.join_from(line, t.memory_parents, p.source == line.c.part))
     came_in = (e.kind == "admitted") & ~e.details.contains('"parents"')
-    is_new = e.kind.in_(("corroborated", "merged")) | came_in
+    came_back = (e.kind == "reactivated") & e.details.contains('"evidence"')
+    is_new = e.kind.in_(("corroborated", "merged")) | came_in | came_back
     query = (
         sa.select(line.c.memory_id, sa.func.max(e.happened_at))
         .join_from(line, t.memory_events, e.memory_id == line.c.part)

@@ -164,7 +164,8 @@ class Revocations:
     def owners(self, field: str) -> tuple[str, ...]:
         """Return the values of one field in the scopes of all that is not revoked, such as its users."""
         m, c = t.memories.c, t.trajectories.c
-        own = sa.func.json_extract(c.body, f"$.scope.{field}")
+        path = sa.type_coerce(c.body, sa.JSON) if self._database.is_sqlite else sa.cast(c.body, sa.JSON)
+        own = path["scope", field].as_string()
         gone = sa.select(t.revoked_trajectories.c.trajectory_id)
         queries = (
             sa.select(m[field]).where(m.status != "revoked").distinct(),

@@ -64,9 +64,13 @@ def supersede(
         said = bring_back(connection, there, new, "it is the current version again")
     else:
         details["made"] = True
+        before = load(Memory, old["body"])
         version = new.model_copy(update={"version": old["version"] + 1, "parent": old_id})
+        if _is_reworded(before, new):  # evidence may have come in while the teacher wrote
+            evidence, support = _united_evidence([new.evidence, before.evidence], [old])
+            version = version.model_copy(update={"evidence": evidence, "support": max(new.support, support)})
         said = admit(connection, [version], redact, {})[0]
-        if said.outcome == "stored" and _is_rewording(load(Memory, old["body"]), new):
+        if said.outcome == "stored" and _is_rewording(before, new):
             _inherit_statuses(connection, new.id, [old_id], "as the version before it")
     if said.outcome != "rejected":
         _close(connection, old_id, new.id, reason, details)
@@ -79,9 +83,12 @@ def _is_rewording(old: Memory, new: Memory) -> bool:
     It does with the same calls in the same situation, or where a teacher reworded it, which keeps every name
     and every `never`. What else changed is another lesson: the weights hold the old one.
     """
-    is_reworded = "reworded_by" in new.extras and "reworded_by" not in old.extras
     is_same_case = bool(new.calls) and new.when_to_use == old.when_to_use
-    return new.kind == old.kind and new.calls == old.calls and (is_same_case or is_reworded)
+    return new.kind == old.kind and new.calls == old.calls and (is_same_case or _is_reworded(old, new))
+
+
+def _is_reworded(old: Memory, new: Memory) -> bool:
+    return "reworded_by" in new.extras and "reworded_by" not in old.extras
 
 
 def _close(

@@ -161,10 +161,15 @@ class _Desk:
 
     def _twin(self, memory: Memory, alike: Sequence[Memory]) -> tuple[Memory, float] | None:
         """Return the memory before this one that is closest to it, where it is close enough."""
+        from agentkd.ledger.item import ITEM_ORIGIN
+
         best, best_score = None, self._merge_above
         for other in alike:
             if other.id == memory.id:
                 break  # those behind it came later
+            is_apart = other.privacy != memory.privacy or other.origin == ITEM_ORIGIN
+            if is_apart and other.status != "revoked":
+                continue  # nobody would find the lesson there, or it would be no longer private
             if other.trust == "untrusted" and memory.trust != "untrusted":
                 continue  # what waits takes nothing in: its words would be let out by another's sources
             score = self._score(memory, other)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import Field
@@ -34,7 +34,7 @@ class TtlSettings(Value):
 class TtlRefiner:
     """Quarantine memories of some kinds when they are too old to be believed unseen.
 
-    So is, of any kind, what its source said to hold until a day that is over (`extras["expires_at"]`).
+    So is, of any kind, what its source said to hold until a day that is over (`Memory.holds_until`).
     """
 
     name = "ttl"
@@ -47,7 +47,8 @@ class TtlRefiner:
         """Yield one edit to `quarantined` per memory."""
         moment = self._clock()
         oldest = moment - timedelta(days=self.settings.days)
-        ends = {memory.id: until for memory in memories if (until := _stated_end(memory)) is not None}
+        active = (memory for memory in memories if memory.status == "active")
+        ends = {memory.id: until for memory in active if (until := memory.holds_until) is not None}
         judged = [memory for memory in memories if memory.id in ends or self._can_expire(memory)]
         standings = kit.standings(memory.id for memory in judged)
         for memory in judged:
@@ -63,16 +64,6 @@ class TtlRefiner:
     def _can_expire(self, memory: Memory) -> bool:
         is_spared = self.settings.unused_only and memory.utility.recalls > 0
         return memory.status == "active" and memory.kind in self.settings.kinds and not is_spared
-
-
-def _stated_end(memory: Memory) -> datetime | None:
-    """Return until when an active memory holds by its source (UTC); None where none is said."""
-    said = memory.extras.get("expires_at") if memory.status == "active" else None
-    try:
-        until = datetime.fromisoformat(said) if isinstance(said, str) else None
-    except ValueError:
-        return None
-    return until.replace(tzinfo=UTC) if until is not None and until.tzinfo is None else until
 
 
 def learnt_at(memory: Memory, standing: Standing | None) -> datetime:

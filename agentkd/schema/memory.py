@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Literal
 
 from pydantic import Field
@@ -15,6 +15,7 @@ from agentkd.schema.text import JsonObject
 __all__ = [
     "COUNTERS",
     "COUNTER_ORIGIN",
+    "EXPIRES",
     "NOTES_BEGIN",
     "NOTES_END",
     "Evidence",
@@ -35,6 +36,8 @@ COUNTER_ORIGIN = "revoke"
 """Origin of counter-memories: they mask what was revoked while a student that holds it serves."""
 COUNTERS = "counters"
 """Key of a counter-memory's `extras`: the id of the memory that it masks."""
+EXPIRES = "expires_at"
+"""Key of a memory's `extras`: until when its source says that it holds."""
 
 MemoryKind = Literal[
     "insight", "pitfall", "contrast", "constraint", "parameter", "preference", "strategy",
@@ -196,6 +199,16 @@ class Memory(Value):
     def counters(self) -> str:
         """Id of the revoked memory that it speaks against; empty unless it is a counter-memory."""
         return str(self.extras.get(COUNTERS, "")) if self.origin == COUNTER_ORIGIN else ""
+
+    @property
+    def holds_until(self) -> datetime | None:
+        """Until when it holds by its source (UTC), as `extras["expires_at"]` says; None for no end."""
+        said = self.extras.get(EXPIRES)
+        try:
+            until = datetime.fromisoformat(said) if isinstance(said, str) else None
+        except ValueError:
+            return None
+        return until.replace(tzinfo=UTC) if until is not None and until.tzinfo is None else until
 
 
 def memory_id(kind: str, when_to_use: str, content: str, scope: Scope) -> str:

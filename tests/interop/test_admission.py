@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from agentkd.interop import (
     write_foreign,
 )
 from agentkd.ledger import Ledger
-from agentkd.memory import ExactIndex, MemoryStore, UtilityPruneRefiner
+from agentkd.memory import ExactIndex, MemoryStore, TtlRefiner, UtilityPruneRefiner
 from agentkd.memory.counter import counter_memory
 from agentkd.plugins import PluginHost
 from agentkd.schema import Correction, Evidence, Memory, Scope, Span, Utility, memory_id
@@ -70,6 +71,30 @@ def test_what_is_old_elsewhere_is_new_here(tmp_path: Path) -> None:
         [answer] = admit_imported(read_foreign(path), ws.memory, ws.ledger).answers
         assert ws.memory.refine(ws.parts.refiners(), ws.parts) == []
         assert ws.ledger.memories.get(answer.memory_id).created_at.year == 2020
+
+
+def test_a_later_end_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
+    path, today = tmp_path / "mem0.json", datetime.now(UTC).date()
+    settings = {"memory": {"embedder": "hashing", "index": "exact"}}
+
+    def said(days: int) -> Memory:
+        record = {"id": "1", "memory": "On holiday", "expiration_date": f"{today + timedelta(days)}"}
+        path.write_text(json.dumps([record]))
+        [answer] = admit_imported(read_foreign(path), ws.memory, ws.ledger).answers
+        return ws.ledger.memories.get(answer.memory_id)
+
+    with Workspace(tmp_path / "ws", settings=settings) as ws:
+        first, later, earlier = said(3), said(9), said(5)
+        assert first.id == later.id
+        assert later.holds_until - first.holds_until == timedelta(6)
+        assert earlier == later
+        reasons = [event.reason for event in ws.ledger.memories.events(memory_id=first.id)]
+        assert len(reasons) == 2
+        assert "holds until" in reasons[1]
+        assert ws.memory.refine([TtlRefiner(clock=lambda: datetime.now(UTC) + timedelta(6))], ws.parts) == []
+        assert ws.memory.refine([TtlRefiner(clock=lambda: datetime.now(UTC) + timedelta(11))], ws.parts)
+        again = said(30)
+        assert again.status == "active"
 
 
 def test_every_entry_gets_an_answer_and_copies_are_merged(

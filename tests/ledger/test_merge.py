@@ -336,6 +336,17 @@ def test_a_rewording_is_in_the_weights_that_hold_what_it_says_again(seen: Ledger
     assert seen.memories.status_for("student@1")[other.id] == old.status, "the weights hold another lesson"
 
 
+def test_what_comes_in_while_a_teacher_rewords_is_in_the_new_version(seen: Ledger, make: Make) -> None:
+    old = make.memory("ask for the e-mail", "trj-1")
+    seen.memories.admit([old])
+    new = make.memory("ask for the mail address", "trj-1", extras={"reworded_by": "teacher"})
+    seen.memories.admit([make.memory("ask for the e-mail", "trj-2")])
+    seen.memories.supersede(old.id, new, "redistil: reworded")
+    [left] = seen.memories.list()
+    assert (left.id, left.support, left.version) == (new.id, 2, 2)
+    assert left.evidence.trajectories == ("trj-1", "trj-2")
+
+
 def test_an_undo_takes_a_merge_back_and_not_the_status_that_came_with_it(
     seen: Ledger, make: Make, parts: list[Any]
 ) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from agentkd.errors import DataError, LockedError, NotFoundError, StoreError
 from agentkd.ledger import Ledger
-from agentkd.schema import Evidence, Heard, Utility
+from agentkd.schema import Evidence, Heard, Scope, Utility
 
 Make = Any
 
@@ -200,3 +200,12 @@ def test_two_workers_with_folders_of_their_own_share_one_lease(
         with pytest.raises(LockedError, match="took it over"):
             remote.trajectories.finish(make.trajectory(1))
         assert other.trajectories.finish(make.trajectory(1))
+
+
+def test_whose_data_there_is_comes_from_memories_and_runs(remote: Ledger, make: Make) -> None:
+    remote.memories.admit([make.memory("one", scope=Scope(user="ann"))])
+    remote.trajectories.begin(make.trajectory(1).model_copy(update={"scope": Scope(user="bob")}))
+    remote.trajectories.begin(make.trajectory(2))
+    assert remote.revocations.owners("user") == ("ann", "bob")
+    remote.revocations.revoke_trajectories(["trj-1"], "gone")
+    assert remote.revocations.owners("user") == ("ann",)

@@ -6,6 +6,7 @@ import pytest
 
 from agentkd import hookimpl
 from agentkd.errors import NotFoundError
+from agentkd.ledger.item import ITEM_ORIGIN
 from agentkd.schema import Scope, ToolCall, Utility
 
 CALL = ToolCall(name="find_order", arguments={"email": "a@b.c", "n": 1})
@@ -88,6 +89,21 @@ def test_copies_of_another_kind_scope_or_situation_are_kept_apart(make_store, le
         "situation": lesson("wants a table in a restaurant", "check the date"),
     }[change]
     assert store.admit([other])[0].outcome == "stored"
+
+
+@pytest.mark.parametrize("change", [{"privacy": "private"}, {"origin": ITEM_ORIGIN}])
+def test_a_near_copy_of_other_privacy_or_of_a_stored_item_takes_no_lesson_in(make_store, lesson, change):
+    store = make_store(merge_above=0.7)
+    first = lesson("asks for a refund of shoes", "check the date").model_copy(update=change)
+    store.admit([first])
+    near = lesson("asks for a refund of shoes now", "Check the date!")
+    assert store.admit([near])[0].outcome == "stored"
+    assert {hit.memory.id for hit in store.recall("asks for a refund of shoes")} == {first.id, near.id}
+    again = lesson("asks for a refund of shoes today", "check the date!")
+    assert store.admit([again])[0].memory_id == near.id
+    store.revoke(first.id, "wrong policy")
+    [answer] = store.admit([lesson("asks for a refund of the shoes", "check the date")])
+    assert answer.outcome == "rejected"
 
 
 def test_a_near_copy_of_a_revoked_memory_stays_out(make_store, lesson):

@@ -321,8 +321,10 @@ def test_a_person_may_come_back_to_an_earlier_value(store, ledger, told, is_sett
     if is_settled:
         assert [edit.replacement for edit in supersede(store)]
         assert values(ledger) == ["de"]
+    came = now()
     [answer] = store.admit([told("en", 1)])
     assert answer.outcome == "merged"
+    assert ledger.memories.standings([answer.memory_id])[answer.memory_id].learnt_at >= came
     assert len(supersede(store)) == 1
     assert values(ledger) == ["en"]
     assert "set `lang` to 'en'" in store.recall("a call of `search` is due")[0].memory.content
