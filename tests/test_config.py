@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -51,6 +52,25 @@ def test_options_of_a_component_are_kept_by_kind_and_name() -> None:
     assert settings.options("suite", "jsonl") == {"path": "tasks.jsonl"}
     assert settings.options("suite", "other") == {}
     assert settings.options("aligner", "any") == {}
+
+
+def test_a_wrong_value_is_blamed_on_who_gave_it(tmp_path: Path) -> None:
+    root = write(tmp_path, "[memory]\nk = 1\n[train]\nepochs = 1\n[train.lora]\nr = 8\n")
+    file = str(root / "agentkd.toml")
+
+    def blamed(*assignments: str, keywords: dict[str, Any] | None = None, **environ: str) -> str:
+        with pytest.raises(ConfigError) as caught:
+            load_settings(root, environ=environ, assignments=assignments, overrides=keywords)
+        return str(caught.value.context["path"])
+
+    assert blamed("memory.k=abc") == "`--set memory.k`"
+    assert blamed("train.lora=8") == "`--set train.lora`"
+    assert blamed("train.lora.q=8") == "`--set train.lora.q`"
+    assert blamed(AGENTKD__MEMORY__K="abc") == "`AGENTKD__MEMORY__K`"
+    assert blamed("memory.k=abc", AGENTKD__MEMORY__K="2") == "`--set memory.k`"
+    assert blamed("memory.k=2", keywords={"memory": {"k": "abc"}}) == "keywords"
+    write(tmp_path, "[memory]\nk = 'abc'\n")
+    assert blamed("train.epochs=2") == file
 
 
 def test_an_unknown_key_is_answered_with_the_nearest_known_one(tmp_path: Path) -> None:

@@ -80,8 +80,7 @@ class Agent:
             model_is_student: Whether the model is a trained student, which knows its tools already.
             checkpointer: LangGraph checkpointer; None keeps runs that wait for a person in this process.
             approve: Says whether a call may run without asking a person.
-            interrupt_on: Names of tools whose calls always wait for a person; those that a task's world lacks
-                are passed over, for worlds may differ.
+            interrupt_on: Names of tools whose calls always wait for a person; a task's world may lack some.
             trials: Decides which tasks have memories withheld to measure them; None shows all to all.
             router: Chooses a student per request; `model` is the base that stands in for them.
             serving: Says for every run which student serves; `model` did when the agent was made.

@@ -19,10 +19,14 @@ __all__ = ["command"]
 @pass_invocation
 def command(invocation: Invocation, folder: Path | None, suite: str, force: bool) -> None:
     """Create a workspace."""
+    from agentkd.plugins import nearest
     from agentkd.workspace import Workspace
 
     root = (folder or invocation.root).expanduser()
-    Workspace.create(root, suite=suite, force=force).close()
+    with Workspace.create(root, suite=suite, force=force) as workspace:
+        known = workspace.parts.registry.names("suite")
+    if suite and suite not in known:
+        invocation.note(f"no plugin here offers a suite `{suite}` yet ({nearest(suite, known)})")
     created = {"workspace": str(root.resolve()), "settings": str((root / "agentkd.toml").resolve())}
     invocation.show(
         created, lambda value, console: console.print(f"created {value['settings']}", markup=False)

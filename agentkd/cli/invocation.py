@@ -48,6 +48,8 @@ class Invocation:
     """Print no progress and no notes."""
     is_debug: bool = False
     """Show the traceback of an error."""
+    has_shown: bool = False
+    """Whether a value was printed: what fails afterwards is told on stderr alone."""
 
     def settings(self) -> Settings:
         """Return the settings of the folder; defaults where it holds no `agentkd.toml`."""
@@ -112,6 +114,7 @@ class Invocation:
 
     def show(self, value: T, render: Callable[[T, Console], None]) -> None:
         """Print a value: as JSON after `--json`, else by `render` on a console."""
+        self.has_shown = True
         if self.is_json:
             click.echo(to_json(value))
         else:

@@ -94,6 +94,7 @@ def recall(
 ) -> None:
     """Show what an agent would recall for TEXT, now or at an earlier time (then by meaning alone).
 
+    The best comes first: by meaning and words together, where the column shows the cosine of meaning alone.
     It is asked in the scope `[memory] scope`, as the application `[cycle] suite`; options name another.
     """
     from agentkd.cycle.parts import checkpoint_of

@@ -50,9 +50,9 @@ def why_none(tally: Sequence[Tally], kind: str | None, at: datetime | None) -> s
 
 
 def print_hits(hits: list[Hit], console: Console, *, empty: str) -> None:
-    """Print what was recalled, best first."""
+    """Print what was recalled, best first by meaning and words, with the cosine of meaning alone."""
     rows = [(f"{h.score:.3f}", h.key, h.memory.id, h.memory.kind, shortened(h.memory.content)) for h in hits]
-    print_table(console, ["score", "key", "id", "kind", "lesson"], rows, empty=empty)
+    print_table(console, ["cosine", "key", "id", "kind", "lesson"], rows, empty=empty)
 
 
 def why_nothing(asker: Scope, tally: Sequence[Tally]) -> str:
@@ -68,10 +68,10 @@ def why_nothing(asker: Scope, tally: Sequence[Tally]) -> str:
         return "there is nothing to recall yet"
     who = f"the scope `{scope_text(asker)}`" if scope_text(asker) else "the empty scope"
     if n[True]:
-        said = f"nothing is similar enough to recall among the {n[True]} memories that {who} sees"
+        said = f"nothing is similar enough to recall among the memories that {who} sees ({n[True]})"
     else:
         said = f"{who} sees no memory"
-    others = f"; {n[False]} lie in other scopes, which --user, --agent, --app and --tenant name"
+    others = f"; {n[False]} more in other scopes: --user, --agent, --app and --tenant name them"
     return said + (others if n[False] else "")
 
 

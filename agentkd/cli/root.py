@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import click
 
 from agentkd import __version__
-from agentkd.cli.invocation import Invocation
+from agentkd.cli.invocation import Invocation, to_json
 from agentkd.cli.shared import global_options
 from agentkd.errors import AgentkdError, DataError, PluginError, of_the_system
 
@@ -136,46 +136,60 @@ def root() -> None:
 def run_command_line(arguments: Sequence[str] | None = None) -> int:
     """Run the root command and turn every error into one line on stderr and an exit code.
 
+    After `--json` the error is on stdout, too, as `{"error": {...}}`, unless the command printed its value.
     Codes: 0 done, 1 a check failed or an unforeseen error, 2 usage or settings, 130 interrupted,
     else `exit_code` of the `AgentkdError` (see `agentkd.errors`).
     """
+    given = list(sys.argv[1:] if arguments is None else arguments)
     invocation = Invocation()
     if folder := os.environ.get("AGENTKD_WORKSPACE"):
         invocation.root = type(invocation.root)(folder).expanduser()
     try:
-        answer: Any = root.main(
-            list(sys.argv[1:] if arguments is None else arguments),
-            prog_name="agentkd",
-            standalone_mode=False,
-            obj=invocation,
-        )
+        answer: Any = root.main(given, prog_name="agentkd", standalone_mode=False, obj=invocation)
         return answer if isinstance(answer, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return 2
     except click.ClickException as error:
-        _print_error(error.format_message())
+        told = _Told("usage", error.format_message(), error.exit_code)
+        _print_error(told.message)
         if isinstance(error, click.UsageError) and error.ctx is not None:
             click.echo(f"see `{error.ctx.command_path} --help`", err=True)
-        return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted; the same command goes on from here", err=True)
-        return 130
+        told = _Told("interrupted", "interrupted; the same command goes on from here", 130)
+        click.echo(told.message, err=True)
     except Exception as error:
         if invocation.is_debug:
             raise
-        return _report(error)
+        told = _report(error)
+    if (invocation.is_json or "--json" in given) and not invocation.has_shown:
+        click.echo(to_json({"error": told._asdict()}))
+    return told.exit_code
 
 
-def _report(error: Exception) -> int:
-    known = _as_known(error)
+class _Told(NamedTuple):
+    """An error as `--json` prints it."""
+
+    type: str
+    message: str
+    exit_code: int
+    hint: str = ""
+    context: Mapping[str, Any] = {}
+
+
+def _report(error: Exception) -> _Told:
+    name, known = type(error).__name__, _as_known(error)
     if known is not None:
         _print_error(str(known))
-        return known.exit_code
-    _print_error(
-        f"unforeseen {type(error).__name__}: {error} (the same command with --debug shows where it happened)"
-    )
-    return 1
+        context = {key: _plain(value) for key, value in known.context.items()}
+        return _Told(type(known).__name__, known.message, known.exit_code, known.hint, context)
+    hint = "the same command with --debug shows where it happened"
+    _print_error(f"unforeseen {name}: {error} ({hint})")
+    return _Told(name, str(error), 1, hint)
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
 def _as_known(error: Exception) -> AgentkdError | None:

@@ -11,7 +11,7 @@ import difflib
 import json
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -57,6 +57,8 @@ def load_settings(
     _merge(data, suggested or {})
     source = _read(data, root, environ, assignments)
     _merge(data, overrides or {})
+    for path in _leaves(overrides or {}):
+        source.name(path, "keywords")
     return _check(Settings, data, source)
 
 
@@ -71,25 +73,56 @@ def load_plugin_settings(root: Path | None = None, *, assignments: Iterable[str]
     return _check(PluginSettings, data.get("plugins", {}), source, ("plugins",))
 
 
+class _Sources:
+    """Where settings came from: the file, unless a variable, an assignment or a keyword set them."""
+
+    def __init__(self) -> None:
+        self.file = "keywords"
+        self._named: list[tuple[tuple[str, ...], str]] = []
+
+    def name(self, path: Sequence[str], source: str) -> None:
+        """Say who set a key; the last one wins."""
+        self._named.append((tuple(path), source))
+
+    def of(self, path: Sequence[str]) -> str:
+        """Return who set a key, a table that holds it or one below it."""
+        for own, source in reversed(self._named):
+            if all(ours == theirs for ours, theirs in zip(own, path, strict=False)):
+                return source
+        return self.file
+
+
+def _leaves(data: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for key, value in data.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, (*above, key))
+        else:
+            yield (*above, key)
+
+
 def _read(
     data: dict[str, Any], root: Path | None, environ: Mapping[str, str] | None, assignments: Iterable[str]
-) -> str:
+) -> _Sources:
     """Lay the file, the environment and the assignments over `data`; return where they came from."""
-    source = "keywords"
+    source = _Sources()
     if root is not None and (root / CONFIG_NAME).is_file():
-        source = str(root / CONFIG_NAME)
+        source.file = str(root / CONFIG_NAME)
         try:
             _merge(data, tomllib.loads((root / CONFIG_NAME).read_text(encoding="utf-8")))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"`{source}` is not valid TOML: {error}", path=source) from error
+            raise ConfigError(f"`{source.file}` is not valid TOML: {error}", path=source.file) from error
     for name, text in sorted((os.environ if environ is None else environ).items()):
         if name.startswith("AGENTKD__"):
-            _assign(data, [part.lower() for part in name.split("__")[1:]], _value(text), name)
+            path = [part.lower() for part in name.split("__")[1:]]
+            _assign(data, path, _value(text), name)
+            source.name(path, f"`{name}`")
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:
             raise ConfigError(f"`--set {assignment}` has no `=`", hint="write `--set train.epochs=2`")
-        _assign(data, key.strip().split("."), _value(text), f"--set {key}")
+        path = key.strip().split(".")
+        _assign(data, path, _value(text), f"--set {key}")
+        source.name(path, f"`--set {key.strip()}`")
     return source
 
 
@@ -118,13 +151,13 @@ def _merge(data: dict[str, Any], overrides: Mapping[str, Any]) -> None:
         data[key] = value
 
 
-def _check(model: type[V], data: Any, source: str, table: tuple[str, ...] = ()) -> V:
+def _check(model: type[V], data: Any, sources: _Sources, table: tuple[str, ...] = ()) -> V:
     try:
         return model.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
         path = [*table, *(str(part) for part in first["loc"])]
-        where = ".".join(path)
+        where, source = ".".join(path), sources.of(path)
         if first["type"] == "extra_forbidden":
             raise ConfigError(
                 f"unknown key `{where}` in {source}",

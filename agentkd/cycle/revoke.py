@@ -97,13 +97,8 @@ def revoke(
     ledger, library = parts.ledger, parts.skills()  # a broken skill is told before anything is taken back
     before = ledger.checkpoints.serving()
     with ledger.transaction():
-        of_scope: tuple[str, ...] = ()
-        if scope is not None:
-            of_scope = ledger.revocations.memories_of(scope)
-            runs_of = ledger.revocations.trajectories_of(scope)
-            if not of_scope and not runs_of:
-                raise _unknown(parts, scope)
-            runs = tuple(dict.fromkeys((*runs, *runs_of)))
+        of_scope, runs_of = ((), ()) if scope is None else _owned(parts, scope)
+        runs = tuple(dict.fromkeys((*runs, *runs_of)))
         reach = ledger.revocations.reach(runs)
         silent = set(of_scope) | set(reach.alone)
         held = _held(parts, [*named, *silent, *reach.beside])
@@ -124,8 +119,8 @@ def revoke(
     parts.memory.sync()
     if before is not None and serving != before.name:
         parts.hooks.ask(hookspecs.after_promote, checkpoint=serving, previous=before.name)
-    told = _told(parts, library, reason, revoked, doubtful, taken, counters, before)
-    return told if scope is None else told.model_copy(update={"alike": _alike(parts, scope)})
+    alike = () if scope is None else _alike(parts, scope)
+    return _told(parts, library, reason, revoked, doubtful, taken, counters, before, alike)
 
 
 def mask_checkpoint(parts: Parts, checkpoint: str) -> int:
@@ -135,6 +130,15 @@ def mask_checkpoint(parts: Parts, checkpoint: str) -> int:
         why = f"`{memory.counters}` was revoked"
         parts.ledger.memories.set_status(memory.id, "active", why, checkpoint=checkpoint)
     return len(counters)
+
+
+def _owned(parts: Parts, scope: Scope) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the ids of a scope's memories and trajectories; raises NotFoundError where there are none."""
+    memories = parts.ledger.revocations.memories_of(scope)
+    runs = parts.ledger.revocations.trajectories_of(scope)
+    if not memories and not runs:
+        raise _unknown(parts, scope)
+    return memories, runs
 
 
 def _alike(parts: Parts, scope: Scope) -> tuple[str, ...]:
@@ -213,6 +217,7 @@ def _told(
     taken: tuple[str, ...],
     counters: Sequence[str],
     before: Checkpoint | None,
+    alike: tuple[str, ...],
 ) -> Revocation:
     revocations, checkpoints = parts.ledger.revocations, parts.ledger.checkpoints
     tainted = revocations.datasets()
@@ -231,6 +236,7 @@ def _told(
         checkpoints=tuple(c.name for c in checkpoints.list("tainted")),
         to_look_at=revocations.learnt_beside(revoked),
         siblings=revocations.siblings(revoked),
+        alike=alike,
         skills=closed,
         serving_before=then,
         serving=now,

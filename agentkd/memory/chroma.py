@@ -138,7 +138,7 @@ class Chroma:
         except AgentkdError:
             raise
         except Exception as error:  # Chroma raises its own, pydantic's, httpx's and the bindings' classes
-            hint = "is the server up?" if self.is_server else "delete the index folder: it is rebuilt"
+            hint = "is the server up?" if self.is_server else "`agentkd doctor --repair` makes it anew"
             if not self.is_server and type(error).__name__ == "InternalError":
                 hint = f"see to the disk, or {hint}"
                 with suppress(Exception):

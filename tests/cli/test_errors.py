@@ -42,7 +42,7 @@ def test_an_unknown_config_key_is_one_line_and_code_2(cli: Cli, tmp_path: Path) 
 
 def test_a_folder_that_is_no_workspace_is_said_to_be_none(cli: Cli, tmp_path: Path) -> None:
     done = cli("-C", tmp_path, "cycle", "--json")
-    assert (done.code, done.out) == (2, "")
+    assert (done.code, done.json["error"]["type"]) == (2, "ConfigError")
     assert "is no workspace (run `agentkd init` there" in done.err
     assert list(tmp_path.iterdir()) == []
 
@@ -88,6 +88,28 @@ def test_each_error_has_its_own_code(
     failing(error)
     done = cli("init")
     assert (done.code, done.out, done.err) == (error.exit_code, "", f"error: {error.message}\n")
+
+
+def test_json_tells_an_error_on_stdout_too(cli: Cli, failing: Callable[[BaseException], None]) -> None:
+    failing(DataError("bad `x`", hint="look", path=Path("a.json"), line=3))
+    done = cli("--json", "init")
+    assert (done.code, done.err) == (3, "error: bad `x` (look)\n")
+    assert done.json == {
+        "error": {
+            "type": "DataError", "message": "bad `x`", "exit_code": 3, "hint": "look",
+            "context": {"path": "a.json", "line": 3},
+        }
+    }  # fmt: skip
+    failing(RuntimeError("odd"))
+    assert cli("--json", "init").json["error"]["type"] == "RuntimeError"
+    for arguments in (
+        ["run", "--nn", "--json"],
+        ["cylce", "--json"],
+        ["--json", "memory", "list", "-n", "x"],
+    ):
+        done = cli(*arguments)
+        assert (done.code, done.json["error"]["type"], done.json["error"]["exit_code"]) == (2, "usage", 2)
+    assert cli("init").out == ""
 
 
 def test_a_message_of_many_lines_is_printed_as_one(
@@ -165,3 +187,10 @@ def test_errors_are_red_on_a_terminal_only_and_never_with_no_color(
     monkeypatch.setenv("NO_COLOR", "1")
     root._print_error("bad")
     assert styled == ["\x1b[31m\x1b[1merror: \x1b[0mbad", "error: bad"]
+
+
+def test_a_suite_that_no_plugin_offers_is_said_to_be_none_yet(cli: Cli, tmp_path: Path) -> None:
+    done = cli("init", tmp_path / "a", "--suite", "jsnol")
+    assert (done.code, (tmp_path / "a" / "agentkd.toml").is_file()) == (0, True)
+    assert done.err.startswith("no plugin here offers a suite `jsnol` yet (did you mean `jsonl`?)\n")
+    assert "no plugin" not in cli("init", tmp_path / "b", "--suite", "jsonl").err

@@ -88,13 +88,13 @@ def test_an_empty_recall_says_which_scope_was_searched(cli: Cli, root: Path, lib
     ask = ("-C", root, "memory", "recall", "refund of red shoes")
     assert cli(*ask).out == "there is nothing to recall yet\n"
     cli("-C", root, "memory", "import", library, "--user", "ann")
-    assert cli(*ask).out.startswith("the empty scope sees no memory; 4 lie in other scopes, which --user")
+    assert cli(*ask).out.startswith("the empty scope sees no memory; 4 more in other scopes: --user")
     as_bob = cli(*ask, "--user", "bob", "--json")
     assert as_bob.json == []
-    assert as_bob.err.startswith("the scope `user=bob` sees no memory; 4 lie in other scopes")
+    assert as_bob.err.startswith("the scope `user=bob` sees no memory; 4 more in other scopes")
     assert {hit["memory"]["scope"]["user"] for hit in cli(*ask, "--user", "ann", "--json").json} == {"ann"}
     far = cli("-C", root, "memory", "recall", "zzz", "--user", "ann", "--set", "memory.min_score=0.99")
-    assert "among the 4 memories that the scope `user=ann` sees\n" in far.out
+    assert "among the memories that the scope `user=ann` sees (4)\n" in far.out
     assert cli(*ask, "--user", "ann", "--at", "0s", "--json").json
     assert "there is nothing" in cli(*ask, "--user", "ann", "--at", "2020-01-01").out
 
