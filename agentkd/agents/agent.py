@@ -193,7 +193,12 @@ class Agent:
         run = self._stored(thread_id)
         if not calls or run is None:
             return
-        world = self._world(run)
+        try:
+            world = self._world(run)
+        except AgentkdError:
+            raise
+        except Exception:  # the run will say that its world cannot be made
+            return
         with self._lock:
             self._open[thread_id] = world
         for call in calls:

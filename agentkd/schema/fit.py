@@ -8,6 +8,9 @@ from agentkd.schema.message import ToolCall, ToolSpec
 
 __all__ = ["call_fault"]
 
+_SAYS_MORE = frozenset({"$ref", "allOf", "anyOf", "oneOf", "if", "patternProperties"})
+"""Words of a schema that may allow parameters which `properties` does not name."""
+
 
 def call_fault(call: ToolCall, tools: Collection[ToolSpec]) -> str:
     """Return what is wrong with a call of one of these tools, in a clause; empty for nothing.
@@ -36,8 +39,9 @@ def _schema_fault(call: ToolCall, tool: ToolSpec) -> str:
     if error is not None:
         where = ".".join(str(part) for part in error.absolute_path)
         return f"{where + ': ' if where else ''}{error.message}"[:300]
-    properties, more = tool.parameters.get("properties"), tool.parameters.get("additionalProperties", False)
-    if not isinstance(properties, Mapping) or more is not False or "patternProperties" in tool.parameters:
+    properties = tool.parameters.get("properties")
+    is_open = tool.parameters.get("additionalProperties", False) is not False
+    if is_open or not isinstance(properties, Mapping) or not _SAYS_MORE.isdisjoint(tool.parameters):
         return ""
     strangers = set(call.arguments) - set(properties)
     return f"it has no parameter `{min(strangers)}`" if strangers else ""

@@ -1,0 +1,50 @@
+"""Whether a call fits the tools that are offered, whatever the schema."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agentkd.schema import ToolCall, ToolSpec, call_fault
+
+PAY: dict[str, Any] = {"type": "object", "properties": {"euros": {"type": "integer"}}, "required": ["euros"]}
+
+
+def fault(schema: dict[str, Any], **arguments: Any) -> str:
+    tool = ToolSpec(name="pay", description="Pay.", parameters=schema)
+    return call_fault(ToolCall(name="pay", arguments=arguments), [tool])
+
+
+def test_a_call_of_another_tool_or_with_other_arguments_does_not_fit() -> None:
+    assert fault(PAY, euros=3) == ""
+    assert (
+        fault(PAY, euros="3")
+        == "the call of `pay` does not fit its schema: euros: '3' is not of type 'integer'"
+    )
+    assert "'euros' is a required property" in fault(PAY)
+    assert (
+        fault(PAY, euros=3, cents=1)
+        == "the call of `pay` does not fit its schema: it has no parameter `cents`"
+    )
+    other = ToolSpec(name="refund", description="Refund.", parameters=PAY)
+    assert call_fault(ToolCall(name="pay", arguments={}), [other]) == "no tool is called `pay`"
+    assert call_fault(ToolCall(name="pay", arguments={}), []) == "", "nothing is known"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"additionalProperties": True},
+        {"additionalProperties": {"type": "integer"}},
+        {"patternProperties": {"^c": {}}},
+        {"allOf": [{"properties": {"cents": {"type": "integer"}}}]},
+    ],
+)
+def test_a_schema_may_take_more_than_it_names(more: dict[str, Any]) -> None:
+    assert fault(PAY | more, euros=3, cents=1) == ""
+
+
+@pytest.mark.parametrize("broken", [{"type": "money"}, {"$ref": "#/nowhere"}, {"properties": 3}, {}])
+def test_a_schema_that_is_broken_or_empty_holds_nothing_against_a_call(broken: dict[str, Any]) -> None:
+    assert fault(broken, euros=3) == ""
