@@ -71,6 +71,12 @@ def test_a_wrong_value_is_blamed_on_who_gave_it(tmp_path: Path) -> None:
     assert blamed("memory.k=2", keywords={"memory": {"k": "abc"}}) == "keywords"
     write(tmp_path, "[memory]\nk = 'abc'\n")
     assert blamed("train.epochs=2") == file
+    assert blamed(keywords={"memory": {}}) == file
+    for text, source in (("[memory]\nk = 1\n", "what a plugin suggests"), ("[train]\nepochs = 'x'\n", file)):
+        write(tmp_path, text)
+        with pytest.raises(ConfigError) as caught:
+            load_settings(root, environ={}, suggested={"train": {"epochs": "y"}})
+        assert caught.value.context["path"] == source
 
 
 def test_an_unknown_key_is_answered_with_the_nearest_known_one(tmp_path: Path) -> None:

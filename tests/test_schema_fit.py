@@ -39,6 +39,8 @@ def test_a_call_of_another_tool_or_with_other_arguments_does_not_fit() -> None:
         {"additionalProperties": {"type": "integer"}},
         {"patternProperties": {"^c": {}}},
         {"allOf": [{"properties": {"cents": {"type": "integer"}}}]},
+        {"oneOf": [{"required": ["cents"]}, {"required": ["dollars"]}]},
+        {"unevaluatedProperties": True},
     ],
 )
 def test_a_schema_may_take_more_than_it_names(more: dict[str, Any]) -> None:
@@ -48,3 +50,31 @@ def test_a_schema_may_take_more_than_it_names(more: dict[str, Any]) -> None:
 @pytest.mark.parametrize("broken", [{"type": "money"}, {"$ref": "#/nowhere"}, {"properties": 3}, {}])
 def test_a_schema_that_is_broken_or_empty_holds_nothing_against_a_call(broken: dict[str, Any]) -> None:
     assert fault(broken, euros=3) == ""
+
+
+def test_a_schema_from_elsewhere_fetches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("urllib.request.urlopen", lambda *given, **rest: asked.append(given))
+    schema = {"type": "object", "properties": {"euros": {"$ref": "http://127.0.0.1:9/latest/meta-data"}}}
+    assert (fault(schema, euros=3), asked) == ("", [])
+
+
+def test_what_a_form_sends_as_text_may_be_read_as_what_is_wanted() -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "euros": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+            "note": {"type": "string"},
+            "is_fast": {"type": "boolean"},
+        },
+    }
+    tool = ToolSpec(name="pay", description="Pay.", parameters=schema)
+
+    def lenient(**arguments: Any) -> str:
+        return call_fault(ToolCall(name="pay", arguments=arguments), [tool], is_lenient=True)
+
+    assert lenient(euros="3", note="5", is_fast="true") == ""
+    assert fault(schema, euros="3") != ""
+    assert "euros: 'many' is not valid" in lenient(euros="many")
+    assert "euros: 3.5 is not valid" in lenient(euros="3.5")
+    assert "note: 5 is not of type 'string'" in lenient(note=5)

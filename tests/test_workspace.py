@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import agentkd
+from agentkd.agents import PausedRun
 from agentkd.errors import ConfigError, DataError, NotFoundError, StoreError
 from agentkd.ledger import Ledger
 from agentkd.memory.index_exact import ExactIndex
@@ -212,3 +213,10 @@ def test_a_misspelt_tool_does_not_switch_the_human_check_off(tmp_path: Path) -> 
             shop.agent([find_order], interrupt_on=["find_ordr"])
         with pytest.raises(ConfigError, match=r"is the text 'find_order' \(give a list: \['find_order'\]"):
             shop.agent([find_order], interrupt_on="find_order")
+        call = ToolCall(name="find_order", arguments={"email": "a@x.io"})
+        asks = shop.agent(
+            [find_order],
+            model=ScriptedModel([call]),
+            interrupt_on=(name for name in ["find_order"]),
+        )
+        assert isinstance(asks.run("Where is my parcel?"), PausedRun)

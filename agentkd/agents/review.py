@@ -134,10 +134,11 @@ def _from_langchain(data: Mapping[Any, Any]) -> Mapping[Any, Any]:
 
 def check_call(call: ToolCall, tools: Sequence[ToolSpec], then: str) -> None:
     """Raise DataError for a person's call that none of these tools takes; `then` says what becomes of it."""
-    if fault := call_fault(call, tools):
-        takes = {tool.name: ", ".join(tool.parameters.get("properties") or {}) for tool in tools}
-        hint = nearest(call.name, takes) if call.name not in takes else f"it takes: {takes[call.name] or '-'}"
-        raise DataError(f"{fault}; {then}", hint=hint)
+    if fault := call_fault(call, tools, is_lenient=True):
+        takes = {tool.name: tool.parameters.get("properties") for tool in tools}
+        known = takes.get(call.name)
+        named = f"it takes: {', '.join(map(str, known))}" if isinstance(known, Mapping) and known else ""
+        raise DataError(f"{fault}; {then}", hint=named if call.name in takes else nearest(call.name, takes))
 
 
 def settle(call: ToolCall, decision: AnyDecision | None) -> Reviewed:

@@ -20,7 +20,7 @@ class Moment(click.ParamType):  # type: ignore[type-arg]  # generic from click 8
     name = "TIME"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """Return an aware time."""
+        """Return a time in UTC."""
         if isinstance(value, datetime):
             return value
         from agentkd.schema import now
@@ -34,7 +34,7 @@ class Moment(click.ParamType):  # type: ignore[type-arg]  # generic from click 8
             self.fail(
                 f"`{value}` is no time: write 2026-11-22, 2026-11-22T19:30, or 3d, 12h, 90m", param, ctx
             )
-        return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+        return found.astimezone(UTC) if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
 MOMENT = Moment()

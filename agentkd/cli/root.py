@@ -140,6 +140,8 @@ def run_command_line(arguments: Sequence[str] | None = None) -> int:
     Codes: 0 done, 1 a check failed or an unforeseen error, 2 usage or settings, 130 interrupted,
     else `exit_code` of the `AgentkdError` (see `agentkd.errors`).
     """
+    from agentkd.schema.text import mended
+
     given = list(sys.argv[1:] if arguments is None else arguments)
     invocation = Invocation()
     if folder := os.environ.get("AGENTKD_WORKSPACE"):
@@ -149,7 +151,7 @@ def run_command_line(arguments: Sequence[str] | None = None) -> int:
         return answer if isinstance(answer, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
-        return 2
+        told = _Told("usage", "a command is missing", 2)
     except click.ClickException as error:
         told = _Told("usage", error.format_message(), error.exit_code)
         _print_error(told.message)
@@ -163,7 +165,7 @@ def run_command_line(arguments: Sequence[str] | None = None) -> int:
             raise
         told = _report(error)
     if (invocation.is_json or "--json" in given) and not invocation.has_shown:
-        click.echo(to_json({"error": told._asdict()}))
+        click.echo(to_json({"error": mended(told._asdict())}))
     return told.exit_code
 
 
@@ -202,6 +204,8 @@ def _as_known(error: Exception) -> AgentkdError | None:
 
 
 def _print_error(message: str) -> None:
-    line = " ".join(message.split())
+    from agentkd.schema.text import whole
+
+    line = whole(" ".join(message.split()))
     colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
     click.echo(click.style("error: ", fg="red", bold=True) + line if colour else f"error: {line}", err=True)

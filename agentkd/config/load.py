@@ -55,7 +55,7 @@ def load_settings(
 
     data: dict[str, Any] = {}
     _merge(data, suggested or {})
-    source = _read(data, root, environ, assignments)
+    source = _read(data, root, environ, assignments, suggested or {})
     _merge(data, overrides or {})
     for path in _leaves(overrides or {}):
         source.name(path, "keywords")
@@ -69,7 +69,7 @@ def load_plugin_settings(root: Path | None = None, *, assignments: Iterable[str]
         ConfigError: the file is not TOML, or this table does not fit; others are not looked at.
     """
     data: dict[str, Any] = {}
-    source = _read(data, root, None, assignments)
+    source = _read(data, root, None, assignments, {})
     return _check(PluginSettings, data.get("plugins", {}), source, ("plugins",))
 
 
@@ -94,35 +94,44 @@ class _Sources:
 
 def _leaves(data: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     for key, value in data.items():
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping):
             yield from _leaves(value, (*above, key))
         else:
             yield (*above, key)
 
 
 def _read(
-    data: dict[str, Any], root: Path | None, environ: Mapping[str, str] | None, assignments: Iterable[str]
+    data: dict[str, Any],
+    root: Path | None,
+    environ: Mapping[str, str] | None,
+    assignments: Iterable[str],
+    suggested: Mapping[str, Any],
 ) -> _Sources:
     """Lay the file, the environment and the assignments over `data`; return where they came from."""
     source = _Sources()
+    for path in _leaves(suggested):
+        source.name(path, "what a plugin suggests")
     if root is not None and (root / CONFIG_NAME).is_file():
         source.file = str(root / CONFIG_NAME)
         try:
-            _merge(data, tomllib.loads((root / CONFIG_NAME).read_text(encoding="utf-8")))
+            written = tomllib.loads((root / CONFIG_NAME).read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"`{source.file}` is not valid TOML: {error}", path=source.file) from error
+        _merge(data, written)
+        for path in _leaves(written):
+            source.name(path, source.file)
     for name, text in sorted((os.environ if environ is None else environ).items()):
         if name.startswith("AGENTKD__"):
-            path = [part.lower() for part in name.split("__")[1:]]
-            _assign(data, path, _value(text), name)
-            source.name(path, f"`{name}`")
+            below = [part.lower() for part in name.split("__")[1:]]
+            _assign(data, below, _value(text), name)
+            source.name(below, f"`{name}`")
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:
             raise ConfigError(f"`--set {assignment}` has no `=`", hint="write `--set train.epochs=2`")
-        path = key.strip().split(".")
-        _assign(data, path, _value(text), f"--set {key}")
-        source.name(path, f"`--set {key.strip()}`")
+        below = key.strip().split(".")
+        _assign(data, below, _value(text), f"--set {key}")
+        source.name(below, f"`--set {key.strip()}`")
     return source
 
 

@@ -49,8 +49,8 @@ class Revocation(Value):
     """Ids of memories that rest on the runs of the revoked ones alone: they may teach the same in other
     words, and stay as they are."""
     alike: tuple[str, ...] = ()
-    """Users, or other owners, whose name holds a revoked one as a label, as `users.ann` does: they are what
-    a store makes of a namespace, and their data stays."""
+    """Users who have the revoked one among the labels of their name, as `users.ann` has `ann`: a store makes
+    them of its namespaces, and their data stays."""
     skills: tuple[str, ...] = ()
     """Names of the skills that are closed to agents, for they teach what was revoked."""
     serving_before: str = "base"
@@ -142,12 +142,9 @@ def _owned(parts: Parts, scope: Scope) -> tuple[tuple[str, ...], tuple[str, ...]
 
 
 def _alike(parts: Parts, scope: Scope) -> tuple[str, ...]:
-    """Return the owners who have a name of the scope as one of several labels, as a store makes them."""
-    found = []
-    for field, wanted in _fields(scope).items():
-        owners = parts.ledger.revocations.owners(field)
-        found += [owner for owner in owners if owner != wanted and wanted in owner.split(".")]
-    return tuple(found)
+    """Return the users who have a user's name among the labels of theirs, as a store makes them."""
+    owners = parts.ledger.revocations.owners("user", scope) if scope.user else ()
+    return tuple(each for each in owners if each != scope.user and f".{scope.user}." in f".{each}.")
 
 
 def _unknown(parts: Parts, scope: Scope) -> NotFoundError:
@@ -155,8 +152,7 @@ def _unknown(parts: Parts, scope: Scope) -> NotFoundError:
     close = [
         f"--{field} {each}"
         for field, wanted in fields.items()
-        for each in difflib.get_close_matches(wanted, parts.ledger.revocations.owners(field), n=1)
-        if each != wanted
+        for each in difflib.get_close_matches(wanted, parts.ledger.revocations.owners(field, scope), n=1)
     ]
     alike = _alike(parts, scope)
     if alike:

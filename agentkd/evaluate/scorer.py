@@ -8,6 +8,7 @@ from typing import Any
 
 from agentkd.errors import DataError
 from agentkd.schema import ToolCall
+from agentkd.schema.fit import validator_of
 
 __all__ = ["CallsScorer", "ContainsScorer", "ExactScorer", "RegexScorer", "Score"]
 
@@ -122,10 +123,7 @@ def _is_equal(ours: Any, wanted: Any) -> bool:
 def _are_valid(calls: Sequence[ToolCall], tools: Sequence[Any]) -> bool:
     if not tools:
         return True
-    from jsonschema import Draft202012Validator
-
     schemas = {tool.name: tool.parameters for tool in tools}
     return all(
-        call.name in schemas and Draft202012Validator(schemas[call.name]).is_valid(call.arguments)
-        for call in calls
+        call.name in schemas and validator_of(schemas[call.name]).is_valid(call.arguments) for call in calls
     )

@@ -27,13 +27,14 @@ BULLET = re.compile(r"^\s*\[([^\]\n]{1,200})\]\s*helpful=(\d{1,9})\s*harmful=(\d
 _ID = re.compile(r"[^\]\n]{1,200}")
 _BROKEN_BULLET = re.compile(
     r"""\s* \[ [a-z]+ -\d{5} \b (?! \]\( )                          # an id of the usual form, no link
-    | \s* \[ [^\W\d_] [^\]]* $                                      # a bracket before a word, never closed
-    | \s* \[ [^\]]* \] \s* (?: (?:helpful|harmful) \s* [=:] | :: )  # any id before a bullet's other parts
-    | .* \b helpful=""",
+    | \s* \[ [^\W\d_] [\w-]{0,40} \d [\w-]{0,40} (?: \s [^\]]* )? $  # an id in a bracket that is never closed
+    | \s* \[ [^\]]* \] \s* (?: helpful | harmful ) \s* [=:]         # any id before a bullet's counts
+    | \s* \[ [^\]]{0,99} \d [^\]]{0,99} \] \s* ::                     # an id before a bullet's text
+    | .* \b helpful=\d""",
     re.VERBOSE,
 )
 """A line that was meant as a bullet. Not so checkboxes, links, notes such as `[1]` or `[sic]`, and code such
-as `[1, 2,` or `["a",`: a lesson may go on with them."""
+as `[1, 2,`, `["a",` or `[x for x in y`: a lesson may go on with them."""
 _NO_BULLET = "looks like a bullet and is none: write `[id] helpful=0 harmful=0 :: text`"
 
 _SECTIONS = {

@@ -49,6 +49,7 @@ FORMATS: dict[str, Format] = {
 }
 """Every format by name."""
 
+_EMPTY_LIST = re.compile(r"\s*\[\s*\]\s*")
 _BEGINS_AS_JSON = re.compile(r'\s*(?:\{|\[\s*(?:[\[{"]|\Z))')
 """How JSON begins and hardly anything else: `[` before a word begins a bullet or prose as well."""
 
@@ -65,6 +66,8 @@ def detect(path: str | Path) -> str:
     if place.is_file() and zipfile.is_zipfile(place):
         return "pack"
     text = read_text(place)
+    if _EMPTY_LIST.fullmatch(text):
+        raise _unknown(place, "is an empty list")
     name = _of_text(text) or _of_json(place, text)  # a bullet starts with `[`, as a JSON list does
     if not name:
         raise _unknown(place, "has a content that no known format has")

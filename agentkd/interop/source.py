@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +35,7 @@ MAX_FILE_BYTES = 1 << 30
 MAX_TEXT_CHARS = 200_000
 _MAX_DEPTH = 40
 _DEEPEST = 400  # of what we wrote ourselves
-_EMPTY = re.compile(r"\s*(?:\[\s*\]\s*)?")
+_SEEN = 20  # lines that show whether a text is JSON lines
 
 
 class RecordError(ValueError):
@@ -64,7 +64,7 @@ def read_text(path: Path) -> str:
         ) from error
     except OSError as error:
         raise DataError(f"`{path}` cannot be read: {error.strerror}", path=str(path)) from error
-    if _EMPTY.fullmatch(text):
+    if not text.strip():
         raise DataError(f"`{path}` is empty: it holds no entry", hint="did its export fail?", path=str(path))
     return text
 
@@ -151,8 +151,12 @@ def _is_lines(text: str, stopped_at: int) -> bool:
     """Whether a text that is no JSON value is JSON lines, of which any may be broken, the first one too.
 
     A list that was cut off can hold a line that is an object by itself as well, but reading it as one value
-    stops behind that line's start.
+    stops behind that line's start. One that is broken at an early line has commas behind the others.
     """
+    objects = (line.rstrip() for line in text.split("\n") if line.lstrip()[:1] == "{")
+    seen = list(islice(objects, _SEEN))
+    if sum(line.endswith(",") and _is_value(line[:-1]) for line in seen) > sum(map(_is_value, seen)):
+        return False
     start = 0
     for line in text.split("\n"):
         if line.lstrip()[:1] == "{" and _is_value(line):

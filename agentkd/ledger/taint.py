@@ -161,15 +161,20 @@ class Revocations:
                     found.append(id_)
         return tuple(found)
 
-    def owners(self, field: str) -> tuple[str, ...]:
-        """Return the values of one field in the scopes of all that is not revoked, such as its users."""
+    def owners(self, field: str, among: Scope) -> tuple[str, ...]:
+        """Return the values of one field in the scopes of all that is not revoked, such as its users.
+
+        `among` names what else a scope has.
+        """
         m, c = t.memories.c, t.trajectories.c
-        path = sa.type_coerce(c.body, sa.JSON) if self._database.is_sqlite else sa.cast(c.body, sa.JSON)
-        own = path["scope", field].as_string()
+        body = sa.type_coerce(c.body, sa.JSON) if self._database.is_sqlite else sa.cast(c.body, sa.JSON)
         gone = sa.select(t.revoked_trajectories.c.trajectory_id)
+        wanted = {name: value for name, value in among.model_dump().items() if value and name != field}
+        is_there = [m[name] == value for name, value in wanted.items()]
+        is_run = [body["scope", name].as_string() == value for name, value in wanted.items()]
         queries = (
-            sa.select(m[field]).where(m.status != "revoked").distinct(),
-            sa.select(own).where(c.id.not_in(gone)).distinct(),
+            sa.select(m[field]).where(m.status != "revoked", *is_there).distinct(),
+            sa.select(body["scope", field].as_string()).where(c.id.not_in(gone), *is_run).distinct(),
         )
         with self._database.read() as connection:
             found = {value for query in queries for value in connection.execute(query).scalars()}

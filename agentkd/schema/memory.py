@@ -208,7 +208,9 @@ class Memory(Value):
             until = datetime.fromisoformat(said) if isinstance(said, str) else None
         except ValueError:
             return None
-        return until.replace(tzinfo=UTC) if until is not None and until.tzinfo is None else until
+        if until is None:
+            return None
+        return until.replace(tzinfo=UTC) if until.tzinfo is None else until.astimezone(UTC)
 
 
 def memory_id(kind: str, when_to_use: str, content: str, scope: Scope) -> str:

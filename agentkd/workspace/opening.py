@@ -170,7 +170,7 @@ class Opening:
         model: str | Model = "actor",
         recall: bool = True,
         scope: Scope | None = None,
-        interrupt_on: Sequence[str] = (),
+        interrupt_on: Iterable[str] = (),
         checkpointer: Any = None,
     ) -> Agent:
         """Make an agent over your own tools.
@@ -200,7 +200,7 @@ class Opening:
         skills = self.parts.skills()
         offered = [*tools, *self.parts.tools(), *([read_skill(skills)] if skills.names else [])]
         box = ToolBox(offered)
-        _check_names(interrupt_on, [spec.name for spec in box.tools])
+        names = _checked_names(interrupt_on, [spec.name for spec in box.tools])
         asks = self.settings.agent.when_tainted == "ask" and any(s.has_side_effects for s in box.tools)
         return self.parts.agent(
             model,
@@ -210,7 +210,7 @@ class Opening:
             recorder=Recorder(self.ledger, self.hooks),
             scope=scope,
             changes=changes,
-            interrupt_on=interrupt_on,
+            interrupt_on=names,
             checkpointer=clean_checkpointer(checkpointer, self.parts.redact),
             when_tainted="ask" if asks else None,
         )
@@ -230,12 +230,14 @@ class Opening:
         self.close()
 
 
-def _check_names(interrupt_on: Sequence[str], tools: Sequence[str]) -> None:
-    """Raise ConfigError for a name that no tool has: its calls would run without asking anybody."""
+def _checked_names(interrupt_on: Iterable[str], tools: Sequence[str]) -> tuple[str, ...]:
+    """Return the names; raises ConfigError for one that no tool has: its calls would run unasked."""
     if isinstance(interrupt_on, str):
         raise ConfigError(
             f"`interrupt_on` is the text {interrupt_on!r}", hint=f"give a list: [{interrupt_on!r}]"
         )
-    for name in interrupt_on:
+    names = tuple(interrupt_on)
+    for name in names:
         if name not in tools:
             raise ConfigError(f"`interrupt_on` names `{name}`, which is no tool", hint=nearest(name, tools))
+    return names

@@ -110,6 +110,9 @@ def test_json_tells_an_error_on_stdout_too(cli: Cli, failing: Callable[[BaseExce
         done = cli(*arguments)
         assert (done.code, done.json["error"]["type"], done.json["error"]["exit_code"]) == (2, "usage", 2)
     assert cli("init").out == ""
+    assert cli("--json", "memory").json["error"]["exit_code"] == 2
+    failing(DataError("bad \udcff"))
+    assert cli("--json", "init").json["error"]["message"] == "bad \ufffd"
 
 
 def test_a_message_of_many_lines_is_printed_as_one(

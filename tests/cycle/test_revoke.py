@@ -342,7 +342,10 @@ def test_a_scope_that_nobody_has_is_refused_and_like_names_are_told(tmp_path: Pa
         assert shop.revoke(reason="asked for", scope=Scope(user="ann")).alike == ("users.ann",)
         left = {m.scope.user: m.status for m in shop.ledger.memories.list()}
         assert left == {"users.ann": "active", "ann": "revoked"}
-        assert shop.revoke(reason="asked for", scope=Scope(user="users.ann")).alike == ()
+        AgentkdStore(shop).put(("users", "ann", "notes"), "tea", {"content": "Green, and hot."})
+        AgentkdStore(shop).put(("users", "anna"), "tea", {"content": "White."})
+        assert shop.revoke(reason="all", scope=Scope(user="users.ann")).alike == ("users.ann.notes",)
+        assert shop.revoke(reason="all", scope=Scope(user="users.ann.notes")).alike == ()
 
 
 def test_recompiling_trains_from_base_without_it_and_asks_whether_it_is_gone(desk: agentkd.Workspace) -> None:

@@ -224,7 +224,6 @@ def test_text_before_the_first_bullet_is_skipped_by_line(tmp_path: Path) -> None
         "[str-00003] helpful=x harmful=0 :: broken counts",
         "[str-00003] no counts",
         "[str-00003 helpful",
-        "[bad line without colons",
         "[a-1] :: no counts",
         "[a-1] helpful: 3, harmful: 0 :: other signs",
         "- [a-1] helpful=3 harmful=0 :: in a list",
@@ -259,6 +258,10 @@ def test_a_broken_bullet_is_named_and_joins_no_other(tmp_path: Path, line: str) 
         "[sic]",
         "[0, 1,",
         '["a",',
+        "[x for x in y",
+        "[Note: this is long",
+        "In Python write f(x, helpful=True)",
+        "[derive] :: Debug",
         "[",
         "]",
     ],
@@ -621,7 +624,27 @@ def test_a_fault_of_json_is_told_in_whole_sentences(tmp_path: Path) -> None:
     assert [fault.reason for fault in found.skipped] == ["is not JSON: Unterminated string (column 13)"]
 
 
-@pytest.mark.parametrize("text", ["", " \n\n", "[]", "[ \n]\n", "\ufeff"])
+def test_an_empty_list_is_no_fault_of_a_named_format(tmp_path: Path) -> None:
+    path = written(tmp_path, "a", "[ \n]\n")
+    for name in ("reme", "mem0", "langmem"):
+        assert (read_foreign(path, name).memories, read_foreign(path, name).skipped) == ((), ())
+    with pytest.raises(DataError, match="is an empty list"):
+        read_foreign(path)
+
+
+@pytest.mark.parametrize("where", ["{}", '{{"results": {}}}'])
+@pytest.mark.parametrize("format_", ["", "mem0"])
+def test_a_list_of_a_line_each_that_is_broken_early_is_no_list_of_lines(
+    tmp_path: Path, format_: str, where: str
+) -> None:
+    lines = [json.dumps({**MEM0, "id": str(n)}) for n in range(6)]
+    lines[0] = lines[0][:20]
+    path = written(tmp_path, "a.json", where.format("[\n" + ",\n".join(lines) + "\n]"))
+    with pytest.raises(DataError, match="line 2, column 21: is not JSON"):
+        read_foreign(path, format_)
+
+
+@pytest.mark.parametrize("text", ["", " \n\n", "\ufeff"])
 @pytest.mark.parametrize("format_", ["", "reme", "ace", "mem0", "langmem"])
 def test_an_empty_file_is_called_empty(tmp_path: Path, format_: str, text: str) -> None:
     with pytest.raises(DataError, match=r"`.*a` is empty: it holds no entry"):

@@ -53,6 +53,8 @@ def test_what_its_source_said_to_hold_for_a_time_holds_no_longer(lesson):
     memory = lesson("rule").model_copy(
         update={"created_at": clock(), "status": "active", "extras": {"expires_at": until}}
     )
+    abroad = memory.model_copy(update={"extras": {"expires_at": "2030-01-05T00:00:00+05:00"}})
+    assert str(abroad.holds_until) == "2030-01-04 19:00:00+00:00"
     odd = memory.model_copy(update={"id": "mem-odd", "extras": {"expires_at": "soon"}})
     refiner = TtlRefiner(clock=clock)
     assert list(refiner.refine([memory, odd], FakeKit())) == []
