@@ -275,7 +275,7 @@ def nested(place, leaf):
 def test_damaged_files_are_reported_with_the_way_out(chroma, tmp_path):
     chroma(tmp_path).close()
     (tmp_path / "chroma" / "chroma.sqlite3").write_bytes(b"not a database" * 100)
-    with pytest.raises(StoreError, match="rebuilt"):
+    with pytest.raises(StoreError, match="`agentkd doctor --repair` makes it anew"):
         chroma(tmp_path)
 
 
