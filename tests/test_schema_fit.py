@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from agentkd.evaluate.scorer import CallsScorer
 from agentkd.schema import ToolCall, ToolSpec, call_fault
 
 PAY: dict[str, Any] = {"type": "object", "properties": {"euros": {"type": "integer"}}, "required": ["euros"]}
@@ -78,3 +79,12 @@ def test_what_a_form_sends_as_text_may_be_read_as_what_is_wanted() -> None:
     assert "euros: 'many' is not valid" in lenient(euros="many")
     assert "euros: 3.5 is not valid" in lenient(euros="3.5")
     assert "note: 5 is not of type 'string'" in lenient(note=5)
+
+
+def test_a_scorer_goes_on_where_a_schema_cannot_be_read() -> None:
+    broken = ToolSpec(name="pay", description="Pay.", parameters={"$ref": "http://127.0.0.1:9/x"})
+    right = ToolCall(name="pay", arguments={"euros": 3})
+    assert CallsScorer().score([right], [right], {"tools": [broken]})[:2] == (
+        1.0,
+        {"tool_choice": 1.0, "valid_call": 1.0},
+    )

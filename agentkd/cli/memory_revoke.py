@@ -8,6 +8,7 @@ import click
 
 from agentkd.cli.invocation import Invocation, pass_invocation
 from agentkd.cli.render import print_facts
+from agentkd.cli.scope import named, scope_options
 from agentkd.cli.shared import Command
 
 if TYPE_CHECKING:
@@ -20,19 +21,14 @@ __all__ = ["revoke"]
 
 @click.command("revoke", cls=Command)
 @click.argument("words", nargs=-1, required=True, metavar="[ID]... REASON")
-@click.option("--user", default="", help="Revoke all memories and trajectories of this user.")
-@click.option("--agent", default="", help="With or without `--user`: of this agent.")
-@click.option("--app", default="", help="With or without `--user`: of this application or suite.")
-@click.option("--tenant", default="", help="With or without `--user`: of this tenant.")
+@scope_options("Revoke all memories and trajectories of this {}.")
 @click.option(
     "--instead",
     default="",
     help="What to do in the place of the lesson: said to a tainted student where it acts.",
 )
 @pass_invocation
-def revoke(
-    invocation: Invocation, words: tuple[str, ...], user: str, agent: str, app: str, tenant: str, instead: str
-) -> None:
+def revoke(invocation: Invocation, /, words: tuple[str, ...], instead: str, **given: str | None) -> None:
     """Take memories or trajectories out of use for good and taint what was made from them.
 
     ID is that of a memory or a trajectory, several may be given; REASON is kept in the ledger. With `--user`
@@ -42,7 +38,7 @@ def revoke(
     """
     from agentkd.schema import Scope
 
-    scope = Scope(user=user, agent=agent, app=app, tenant=tenant)
+    scope = Scope(**named(given))
     *ids, reason = words
     if not ids and scope == Scope():
         raise click.UsageError("give ids and a reason, or a scope such as `--user ann` and a reason")

@@ -140,8 +140,6 @@ def run_command_line(arguments: Sequence[str] | None = None) -> int:
     Codes: 0 done, 1 a check failed or an unforeseen error, 2 usage or settings, 130 interrupted,
     else `exit_code` of the `AgentkdError` (see `agentkd.errors`).
     """
-    from agentkd.schema.text import mended
-
     given = list(sys.argv[1:] if arguments is None else arguments)
     invocation = Invocation()
     if folder := os.environ.get("AGENTKD_WORKSPACE"):
@@ -165,6 +163,8 @@ def run_command_line(arguments: Sequence[str] | None = None) -> int:
             raise
         told = _report(error)
     if (invocation.is_json or "--json" in given) and not invocation.has_shown:
+        from agentkd.schema.text import mended
+
         click.echo(to_json({"error": mended(told._asdict())}))
     return told.exit_code
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from agentkd.errors import DataError
 from agentkd.schema import ToolCall
-from agentkd.schema.fit import validator_of
+from agentkd.schema.fit import schema_error
 
 __all__ = ["CallsScorer", "ContainsScorer", "ExactScorer", "RegexScorer", "Score"]
 
@@ -125,5 +125,5 @@ def _are_valid(calls: Sequence[ToolCall], tools: Sequence[Any]) -> bool:
         return True
     schemas = {tool.name: tool.parameters for tool in tools}
     return all(
-        call.name in schemas and validator_of(schemas[call.name]).is_valid(call.arguments) for call in calls
+        call.name in schemas and schema_error(call.arguments, schemas[call.name]) is None for call in calls
     )

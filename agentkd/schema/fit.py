@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agentkd.schema.message import ToolCall, ToolSpec
 
-__all__ = ["call_fault", "validator_of"]
+if TYPE_CHECKING:
+    from jsonschema import ValidationError
+
+__all__ = ["call_fault", "schema_error"]
 
 _SAYS_MORE = {
     "$ref", "$dynamicRef", "allOf", "anyOf", "oneOf", "if", "dependentSchemas", "patternProperties",
@@ -33,13 +36,20 @@ def call_fault(call: ToolCall, tools: Collection[ToolSpec], *, is_lenient: bool 
     return f"the call of `{call.name}` does not fit its schema: {fault}" if fault else ""
 
 
-def validator_of(schema: Mapping[str, Any]) -> Any:
-    """Return the `jsonschema` validator of a tool's parameters, which fetches nothing from elsewhere."""
+def schema_error(value: Any, schema: Mapping[str, Any]) -> ValidationError | None:
+    """Return the first thing in a value that breaks a schema; fetches nothing that the schema refers to.
+
+    A schema from elsewhere may be broken in any way: then nothing can be held against a value.
+    """
     from jsonschema import Draft202012Validator
     from jsonschema.validators import validator_for
     from referencing import Registry
 
-    return validator_for(schema, default=Draft202012Validator)(schema, registry=Registry())
+    try:
+        validator = validator_for(schema, default=Draft202012Validator)(schema, registry=Registry())
+        return next(validator.iter_errors(value), None)
+    except Exception:
+        return None
 
 
 def _schema_fault(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
@@ -47,10 +57,7 @@ def _schema_fault(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> st
 
     A parameter that the schema does not name is a fault, unless the schema says that it takes more.
     """
-    try:
-        error = next(validator_of(schema).iter_errors(arguments), None)
-    except Exception:  # a schema from elsewhere may be broken in any way: nothing can be held against a call
-        return ""
+    error = schema_error(arguments, schema)
     if error is not None:
         where = ".".join(str(part) for part in error.absolute_path)
         return f"{where + ': ' if where else ''}{error.message}"[:300]
@@ -70,9 +77,9 @@ def _read(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, 
 
 
 def _plain(value: Any, schema: Any) -> Any:
-    if not isinstance(value, str) or not isinstance(schema, Mapping):
+    if not isinstance(value, str) or not isinstance(schema, Mapping) or schema_error(value, schema) is None:
         return value
     try:
-        return value if validator_of(schema).is_valid(value) else json.loads(value)
-    except Exception:  # no JSON, or a broken schema
+        return json.loads(value)
+    except (ValueError, RecursionError):
         return value
