@@ -1,4 +1,4 @@
-"""Importing is free: no heavy package at import, and help in under half a second of processor time."""
+"""Importing is free: no heavy package at import, and help costs little more than its libraries."""
 
 from __future__ import annotations
 
@@ -59,8 +59,16 @@ def cpu_seconds(*arguments: str) -> float:
     return after.children_user - before.children_user + after.children_system - before.children_system
 
 
-def test_help_takes_less_than_half_a_second_of_processor_time() -> None:
-    tries: list[float] = []
-    while len(tries) < 5 and min(tries, default=1.0) >= 0.5:  # a busy machine adds to some tries, not to all
-        tries.append(cpu_seconds("-m", "agentkd.cli", "--help"))
-    assert min(tries) < 0.5, f"`agentkd --help` took these CPU seconds: {tries}"
+BARE = "import click, pluggy, pydantic; type('M', (pydantic.BaseModel,), {'__annotations__': {'n': int}})"
+"""What a command line with plugins and settings of pydantic cannot go without: this machine's speed."""
+
+
+def test_help_takes_little_more_processor_time_than_the_libraries_it_stands_on() -> None:
+    ours: list[float] = []
+    bare: list[float] = []
+    while len(ours) < 6 and min(ours, default=1.0) >= 1.6 * min(bare, default=0.0):
+        bare.append(cpu_seconds("-c", BARE))  # taken in turns: a busy machine adds to some tries, not to all
+        ours.append(cpu_seconds("-m", "agentkd.cli", "--help"))
+    assert min(ours) < 1.6 * min(bare), (
+        f"`agentkd --help` took these CPU seconds: {ours}; its libraries alone: {bare}"
+    )
