@@ -1,15 +1,16 @@
 """Processes that start at once: forked from one that has imported torch and its like already.
 
-Most tests that train, or that run a command, do so for what comes of it, and a new Python takes six seconds
-of a core to import the libraries. What is forked runs the same `agentkd.train` or `agentkd.cli` on the same
-arguments, environment and pipes, may be killed, and dies by itself. What asks for another environment gets a
-new Python, as do tests that use the fixture `new_python`; where nothing can be forked all of them do.
+Most tests that train, or that run a command or a script, do so for what comes of it, and a new Python takes
+six seconds of a core to import the libraries. What is forked runs the same `agentkd.train`, `agentkd.cli` or
+script on the same arguments, environment and pipes, may be killed, and dies by itself. What asks for another
+environment gets a new Python, as do tests that use the fixture `new_python` and all where nothing forks.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import runpy
 import select
 import signal
 import socket
@@ -45,10 +46,12 @@ class Seats:
 
     def Popen(self, arguments: Sequence[str], **options: Any) -> Any:  # noqa: N802
         """Take a seat for a program of ours in the usual environment, else start a process."""
-        is_ours = list(arguments[:2]) == [sys.executable, "-m"] and arguments[2] in _PROGRAMS
+        program = arguments[2:] if list(arguments[:2]) == [sys.executable, "-m"] else arguments[1:]
+        is_ours = arguments[0] == sys.executable and (program[0] in _PROGRAMS or program[0].endswith(".py"))
         if not is_ours or _read_at_start(options["env"]) != self._environment:
             return subprocess.Popen(arguments, **options)
-        order = {"arguments": arguments[2:], "environment": options["env"], "folder": os.getcwd()}
+        folder = str(options.get("cwd", os.getcwd()))
+        order = {"arguments": program, "environment": options["env"], "folder": folder}
         with self._guard:
             line = self._connected()
             ours, theirs = zip(os.pipe(), os.pipe(), os.pipe(), strict=True)
@@ -130,6 +133,8 @@ def _read_at_start(environment: Mapping[str, str]) -> dict[str, str]:
 
 def _serve(handle: int) -> None:
     """Fork a process for every order, until the other end is closed."""
+    import chromadb  # noqa: F401
+    import langgraph.graph  # noqa: F401
     import peft  # noqa: F401
     import transformers.models.llama.modeling_llama  # noqa: F401
 
@@ -180,7 +185,11 @@ def _work(order: dict[str, Any], out: int, err: int) -> None:
         os.environ.clear()
         os.environ.update(order["environment"])
         program, *arguments = order["arguments"]
-        if program == "agentkd.cli":
+        if program.endswith(".py"):
+            sys.argv, sys.path[0] = [program, *arguments], str(Path(program).parent)
+            runpy.run_path(program, run_name="__main__")
+            code = 0
+        elif program == "agentkd.cli":
             code = sys.modules["agentkd.cli"].main(arguments)
         else:
             arguments[arguments.index("--parent") + 1] = str(os.getppid())

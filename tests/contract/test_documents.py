@@ -1,12 +1,11 @@
 """What is printed runs: README blocks, examples and skills.
 
 A block fenced as ``python`` is executed, together with those of its section (a heading of level 1 or 2), in a
-fresh process with an empty folder around it. Each ``agentkd`` line of a ``console`` block must parse.
+process of its own with an empty folder around it. Each ``agentkd`` line of a ``console`` block must parse.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import subprocess
@@ -18,6 +17,7 @@ import pytest
 
 from agentkd.cli.invocation import Invocation
 from agentkd.cli.root import root
+from agentkd.train import trainer
 
 from .conftest import ROOT
 
@@ -55,22 +55,17 @@ COMMANDS = [
 ]
 
 
-def run_python(arguments: list[str], folder: Path) -> None:
-    environment = {
-        **os.environ,
-        "AGENTKD_README": "1",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-    }
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
-    )
-    assert done.returncode == 0, f"{done.stdout[-1500:]}\n{done.stderr[-3000:]}"
+def run_script(path: Path, folder: Path) -> None:
+    """Run a script in a folder, in a seat where there is one: most of its time would go into imports."""
+    process = trainer.subprocess.Popen(
+        [sys.executable, str(path)], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**trainer.LoraTrainer()._environment(), "AGENTKD_README": "1"},
+    )  # fmt: skip
+    try:
+        out, err = process.communicate(timeout=TIMEOUT_SECONDS)
+    finally:
+        process.kill()  # where it has not ended by itself
+    assert process.returncode == 0, f"{out[-1500:]}\n{err[-3000:]}"
 
 
 def test_sections_and_blocks_are_found() -> None:
@@ -96,7 +91,7 @@ def test_the_readme_shows_code_and_commands() -> None:
 def test_the_python_of_a_readme_section_runs(section: str, tmp_path: Path) -> None:
     script = tmp_path / "section.py"
     script.write_text(PYTHON[section], encoding="utf-8")
-    run_python([str(script)], tmp_path)
+    run_script(script, tmp_path)
 
 
 @pytest.mark.parametrize("line", COMMANDS)
@@ -123,7 +118,7 @@ def parse(command: click.Command, words: list[str], parent: click.Context | None
 @pytest.mark.slow
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_an_example_runs(path: Path, tmp_path: Path) -> None:
-    run_python([str(path)], tmp_path)
+    run_script(path, tmp_path)
 
 
 @pytest.mark.parametrize("path", SKILLS, ids=lambda path: path.parent.name)
