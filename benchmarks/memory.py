@@ -12,7 +12,8 @@ them in, which is a row of its own. Each system runs in a process of its own on 
 (`memory_corpus.py`), the peers from an environment of their own (`peers.py`, pinned in
 `requirements-memory.txt`). Vectors come from a table, so that no figure holds the time of a model, but in
 the views that say so; what embedding one question costs by itself is a row of its own. A system that does
-not reach a size within its cap of seconds has no row there, but one that says where it stopped.
+not reach a size within its cap of seconds has no row there, but one that says where it stopped. The bars of
+recall are between agentkd and bare Chroma in one process, asked in turns (`memory_beside.py`).
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ from peers import peers_python
 
 OURS = ("agentkd", "agentkd, dense", "agentkd, exact")
 PEERS = ("Chroma", "LangGraph store", "LangMem", "LangMem, SQLite", "mem0")
-NEEDS_OURS = (*OURS, "Chroma")  # bare Chroma runs on the Chroma that agentkd runs on
+BESIDE = "agentkd beside Chroma"  # both in one process, asked in turns: the bars of recall
+NEEDS_OURS = (*OURS, "Chroma", BESIDE)  # bare Chroma runs on the Chroma that agentkd runs on
 EMBEDDABLE = 110_000  # texts that are embedded; what a run needs beyond them is grown out of them
 _COLOURS = ("#0a0", "#05c", "#6a6", "#c50", "#a0a", "#850", "#088", "#d22", "#7c3", "#39f", "#f90")
 Facts = dict[str, dict[int, dict[str, Any]]]
@@ -53,8 +55,8 @@ class Plan(NamedTuple):
 
 
 PLANS = {
-    "memory": Plan("memory", "1000,10000,100000", 180.0, (*OURS, *PEERS)),
-    "small": Plan("memory-small", "1000,5000", 40.0, (*OURS, *PEERS)),
+    "memory": Plan("memory", "1000,10000,100000", 180.0, (*OURS, *PEERS, BESIDE)),
+    "small": Plan("memory-small", "1000,5000", 40.0, (*OURS, *PEERS, BESIDE)),
     "growth": Plan("memory-growth", "1000,10000,100000,300000,1000000", 5400.0, ("agentkd", "Chroma")),
 }
 
@@ -73,7 +75,8 @@ def measured(name: str, python: str, sizes: list[int], cap: float, folder: Path)
     report, scratch = folder / f"{name}.jsonl", folder / "scratch"
     if report.is_file():  # of the run that this one goes on with
         return {fact["size"]: fact for fact in map(json.loads, report.read_text("utf-8").splitlines())}
-    command = [python, str(Path(__file__).with_name("memory_system.py")), name, ",".join(map(str, sizes)),
+    program = Path(__file__).with_name("memory_beside.py" if name == BESIDE else "memory_system.py")
+    command = [python, str(program), name, ",".join(map(str, sizes)),
                str(cap), str(folder), str(scratch), str(report)]  # fmt: skip
     begun = time.monotonic()
     done = subprocess.run(
@@ -90,6 +93,8 @@ def measured(name: str, python: str, sizes: list[int], cap: float, folder: Path)
 
 
 def _told(fact: dict[str, Any]) -> str:
+    if "batched" not in fact:
+        return f"{fact['size']}"
     if "stopped_at" in fact:
         return f"stopped at {fact['stopped_at']} after {fact['add_seconds']:.0f} s of adding"
     return f"{fact['size']} at {fact['batched'] / fact['add_seconds']:.0f}/s"
@@ -126,7 +131,7 @@ def rows_of(facts: Facts, made: Corpus, sizes: list[int], embedding: float, *, h
                 continue
             rows += _system_rows(name, fact, made, max(sizes))
         reached = {name: by_size[size] for name, by_size in facts.items() if "views" in by_size.get(size, {})}
-        rows += _bars(reached, size, embedding * 1000) if has_bars else []
+        rows += _bars(reached, size) if has_bars else []
     return rows
 
 
@@ -163,27 +168,25 @@ def _system_rows(name: str, fact: dict[str, Any], made: Corpus, largest: int) ->
     return rows
 
 
-def _bars(facts: dict[str, dict[str, Any]], size: int, embedding: float) -> list[Row]:
+def _in_turns(seconds: dict[str, list[float]], size: int) -> list[Row]:
+    """Compare recall with bare Chroma's where both were asked the same questions in turns."""
+    p95 = {label: float(np.percentile(values, 95)) * 1000 for label, values in seconds.items()}
+    n, bare, embedding = len(seconds["embedding"]), p95["Chroma all"], p95["embedding"]
+    rows = [Row(f"{size}, in turns: embedding a question, p95 ms", embedding, n=n)]
+    for label in (label for label in p95 if label.startswith("agentkd")):
+        metric = f"{size}, in turns: p95 ms of {label}, of 1.5 times Chroma's"
+        if label.endswith(EMBEDDED):
+            rows.append(
+                at_most(f"{metric} and the embedding", p95[label], 1.5 * bare + embedding,
+                        peer=p95[f"Chroma all{EMBEDDED}"], peer_name="Chroma that embeds", n=n)
+            )  # fmt: skip
+        else:
+            rows.append(at_most(metric, p95[label], 1.5 * bare, peer=bare, peer_name="Chroma", n=n))
+    return rows
+
+
+def _bars(facts: dict[str, dict[str, Any]], size: int) -> list[Row]:
     rows: list[Row] = []
-    for view in facts.get("agentkd", {"views": {}})["views"] if "Chroma" in facts else ():
-        if view.endswith(EMBEDDED):
-            ours, peer = _p95(facts["agentkd"], view), _p95(facts["Chroma"], "all")
-            metric = f"{size}: p95 ms of agentkd {view}, of 1.5 times Chroma's and the embedding"
-            whole = peer + embedding
-            rows += [
-                at_most(metric, ours, 1.5 * peer + embedding, peer=whole, peer_name="Chroma, embedding"),
-                _beside(f"{metric}, question by question", ours, facts["Chroma"]),
-                Row(f"{size}: p95 of agentkd {view} / bare Chroma's, which embeds it too",
-                    ours / _p95(facts["Chroma"], f"all{EMBEDDED}")),
-            ]  # fmt: skip
-    for name in ("agentkd", "agentkd, dense"):
-        for view in ("all", "scoped"):
-            if name in facts and "Chroma" in facts:
-                ours, peer = _p95(facts[name], view), _p95(facts["Chroma"], "all")
-                rows.append(
-                    at_most(f"{size}: p95 of {name} {view} / bare Chroma's unfiltered", ours / peer, 1.5,
-                            peer=_p95(facts["Chroma"], "filtered") / peer, peer_name="Chroma, filtered")
-                )  # fmt: skip
     for peer_name in ("mem0", "LangMem, SQLite", "LangMem"):
         if "agentkd" in facts and peer_name in facts:
             ours, peer = (
@@ -194,28 +197,9 @@ def _bars(facts: dict[str, dict[str, Any]], size: int, embedding: float) -> list
     return rows
 
 
-def _beside(metric: str, ours: float, chroma: dict[str, Any]) -> Row:
-    """Compare with that sum where its parts belong together: bare Chroma embeds a question and looks it up.
-
-    Apart, the lookup meets caches that no model has filled, and bare Chroma itself takes longer than the sum.
-    """
-    view = chroma["views"][f"all{EMBEDDED}"]
-    sums = [
-        embedding + 1.5 * (seconds - embedding)
-        for seconds, embedding in zip(view["seconds"], view["embedding"], strict=True)
-    ]
-    whole = _p95(chroma, f"all{EMBEDDED}")
-    limit = float(np.percentile(sums, 95)) * 1000
-    return at_most(metric, ours, limit, peer=whole, peer_name="Chroma that embeds")
-
-
 def _quantile(fact: dict[str, Any], view: str, percent: float) -> float:
     """Return milliseconds of a recall."""
     return float(np.percentile(fact["views"][view]["seconds"], percent)) * 1000
-
-
-def _p95(fact: dict[str, Any], view: str) -> float:
-    return _quantile(fact, view, 95)
 
 
 def embedding_seconds(queries: list[str]) -> float:
@@ -325,7 +309,9 @@ def main() -> int:
         name: measured(name, sys.executable if name in NEEDS_OURS else peers, sizes, cap, folder)
         for name in names
     }
+    turns = facts.pop(BESIDE, {})
     rows = rows_of(facts, made, sizes, embedding_seconds(made.queries), has_bars=not options.growth)
+    rows += [row for size, fact in turns.items() for row in _in_turns(fact["seconds"], size)]
     plot(facts, sizes, RESULTS / f"{plan.name}.svg")
     settings = {
         "k": K,

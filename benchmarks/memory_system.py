@@ -45,7 +45,6 @@ class System(ABC):
     """What is searched: everything that an asker without a scope sees, or more."""
     finishes_later = False
     """Whether `finish` does anything."""
-    embedding = 0.0  # seconds of the last search that went into its question, of those who tell
 
     @abstractmethod
     def __init__(self, folder: Path, served: Served) -> None: ...
@@ -182,9 +181,7 @@ class Chroma(System):
     def search(self, query: str, view: str) -> list[int]:
         """Return the numbers of the texts found."""
         where = {"tenant": {"$in": ["", "acme"]}} if view == "filtered" else None
-        begun = time.perf_counter()
         vectors = (_model() if view.endswith(EMBEDDED) else self._served).embed([query])
-        self.embedding = time.perf_counter() - begun
         found = self._table.query(query_embeddings=vectors, n_results=K, where=where)
         return [int(id_) for id_ in found["ids"][0]]
 
@@ -368,16 +365,15 @@ def _timed(system: Any, row: int) -> float:
 def _search(system: Any, served: Served, view: str, n: int | None = None) -> dict[str, Any]:
     for query in served.queries[-3:]:
         system.search(query, view)  # loads what is loaded lazily
-    begun, cpu, seconds, found, embedding = time.monotonic(), time.process_time(), [], [], []
+    begun, cpu, seconds, found = time.monotonic(), time.process_time(), [], []
     for query in served.queries[:n]:
         before = time.perf_counter()
         found.append(system.search(query, view))
         seconds.append(time.perf_counter() - before)
-        embedding.append(system.embedding)
         if time.monotonic() - begun > SEARCH_SECONDS:
             break
     cpu = time.process_time() - cpu
-    return {"seconds": seconds, "found": found, "cpu_seconds": cpu, "embedding": embedding}
+    return {"seconds": seconds, "found": found, "cpu_seconds": cpu}
 
 
 def _tell(report: Path, fact: dict[str, Any]) -> None:
