@@ -10,6 +10,7 @@ import pytest
 
 import agentkd
 from agentkd.agents import PausedRun
+from agentkd.cycle.stage import tools_of
 from agentkd.errors import ConfigError, DataError, NotFoundError, StoreError
 from agentkd.ledger import Ledger
 from agentkd.memory.index_exact import ExactIndex
@@ -27,6 +28,12 @@ SETTINGS: dict[str, Any] = {
 def find_order(email: str) -> list[str]:
     """List the orders placed with this e-mail address."""
     return [f"A-17 of {email}"]
+
+
+@agentkd.tool
+def open_ticket(topic: str) -> str:
+    """Open a ticket for the support team."""
+    return f"ticket on {topic}"
 
 
 def test_opening_is_cheap_and_makes_nothing_but_the_folder(tmp_path: Path) -> None:
@@ -187,9 +194,13 @@ def test_who_goes_back_to_what_he_said_first_is_heard_again(tmp_path: Path) -> N
         assert [m.content for m in shop.ledger.memories.list() if m.kind != "case"] == ["Say the day."]
 
 
-def test_a_correction_holds_a_call_that_can_be_made(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "task",
+    ["Where is my parcel?", Task(id="t1", prompt="Where is my parcel?", tools=(find_order.spec,))],
+    ids=["a request", "a task that names its tools"],
+)
+def test_a_correction_holds_a_call_that_can_be_made(tmp_path: Path, task: str | Task) -> None:
     with agentkd.Workspace(tmp_path, settings=SETTINGS) as shop:
-        task = Task(id="t1", prompt="Where is my parcel?", tools=(find_order.spec,))
         run = shop.agent([find_order], model=ScriptedModel(["It is late."])).run(task)
         for wrong, said in (
             (
@@ -205,6 +216,29 @@ def test_a_correction_holds_a_call_that_can_be_made(tmp_path: Path) -> None:
         assert shop.ledger.corrections.list() == []
         right = {"name": "find_order", "arguments": {"email": "a@x.io"}}
         assert shop.correct(run, call=right).accepted == (ToolCall.model_validate(right),)
+
+
+def test_a_request_is_stored_with_the_tools_of_its_agent_which_those_who_compile_it_do_not_have(
+    tmp_path: Path,
+) -> None:
+    with agentkd.Workspace(tmp_path, settings=SETTINGS) as shop:
+        run = shop.agent([find_order], model=ScriptedModel(["It is late."])).run("Where is my parcel?")
+    with agentkd.Workspace(tmp_path, settings=SETTINGS) as shop:
+        assert shop.ledger.trajectories.get(run.id).task.tools == (find_order.spec,)
+        assert tuple(tools_of(shop.parts)(shop.ledger.trajectories.get(run.id).task)) == (find_order.spec,)
+        suite = Task(id="t1", suite="shop", prompt="Where is my parcel?")
+        assert shop.agent([find_order], model=ScriptedModel(["Late."])).run(suite).task.tools == ()
+
+
+def test_a_new_tool_of_an_agent_keeps_no_older_correction_of_the_same_request(tmp_path: Path) -> None:
+    with agentkd.Workspace(tmp_path, settings=SETTINGS) as shop:
+        for tools, email in (([find_order], "old@x.io"), ([find_order, open_ticket], "new@x.io")):
+            run = shop.agent(tools, model=ScriptedModel(["It is late."])).run("Where is my parcel?")
+            shop.correct(run, call={"name": "find_order", "arguments": {"email": email}}, step=0)
+            shop.distill()
+        shop.refine()
+        cases = [memory for memory in shop.ledger.memories.list("active") if memory.kind == "case"]
+        assert [case.calls[0].arguments for case in cases] == [{"email": "new@x.io"}]
 
 
 def test_a_misspelt_tool_does_not_switch_the_human_check_off(tmp_path: Path) -> None:

@@ -306,7 +306,7 @@ class Agent:
                 with self._lock:
                     self._open[run.thread_id] = context.environment
         if question is None:
-            yield Finished(trajectory=trajectory_of(run))
+            yield Finished(trajectory=trajectory_of(run, context.tools))
         else:
             yield Interrupted(run=paused(run, _calls_of(question)))
 

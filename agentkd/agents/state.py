@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, TypedDict
 
@@ -21,6 +22,7 @@ from agentkd.schema import (
     Step,
     Task,
     ToolCall,
+    ToolSpec,
     Trajectory,
     Usage,
     Value,
@@ -119,13 +121,17 @@ class PausedRun(Trajectory):
         }
 
 
-def trajectory_of(run: Run) -> Trajectory:
-    """Return the trajectory of a run as far as it has come; not graded."""
+def trajectory_of(run: Run, tools: Sequence[ToolSpec] = ()) -> Trajectory:
+    """Return the trajectory of a run as far as it has come; not graded.
+
+    `tools` are what its world offered: the trajectory of a request outside any suite holds them, since
+    whoever corrects or compiles it later has no agent to ask.
+    """
     last = run.steps[-1].reply if run.steps else None
     return Trajectory(
         id=run.trajectory_id,
         run_id=run.run_id,
-        task=run.task,
+        task=run.task.offering(tools),
         attempt=run.attempt,
         model=run.model,
         scope=run.scope,

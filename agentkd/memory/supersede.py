@@ -12,7 +12,7 @@ from agentkd.memory.lesson import lesson_of, normalise
 from agentkd.memory.neighbour import Pair, Situations, close_pairs, judged, situation_of, together
 from agentkd.memory.wording import contradicts, wording_of
 from agentkd.protocols import Embedder, Kit
-from agentkd.schema import Memory, MemoryEdit, ToolSpec, Value
+from agentkd.schema import ADHOC, Memory, MemoryEdit, ToolSpec, Value
 
 __all__ = ["SupersedeRefiner", "SupersedeSettings", "build"]
 
@@ -93,9 +93,9 @@ def _recalled(group: Sequence[Memory], said: Said) -> Iterator[Pair]:
 
 
 def _tools_offered(memory: Memory, kit: Kit) -> Collection[ToolSpec]:
-    """Return the tools that the run behind a case could call; none where its suite names them."""
+    """Return the tools that the task behind a case came with; none where its suite or its agent has them."""
     runs = kit.trajectories(memory.evidence.trajectories[:1])
-    return runs[0].task.tools if runs else ()
+    return runs[0].task.tools if runs and runs[0].task.suite != ADHOC else ()
 
 
 def _conflicts(

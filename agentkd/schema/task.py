@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -53,11 +54,16 @@ class Task(Value):
     system: str = ""
     """Instructions of the task that precede the request."""
     tools: tuple[ToolSpec, ...] = ()
-    """Tools offered for this task; empty means those of the agent."""
+    """Tools offered for this task; empty means those of its suite's world or, before a run, of the agent."""
     group: str = ""
     """Near-duplicate cluster or entity; a split never cuts through a group."""
     extras: JsonObject = Field(default_factory=dict)
     """Data of the suite; never holds answers."""
+
+    def offering(self, tools: Sequence[ToolSpec]) -> Task:
+        """Return a request outside any suite with the tools of its agent; another task has its own."""
+        is_told = self.suite != ADHOC or bool(self.tools)
+        return self if is_told else self.model_copy(update={"tools": tuple(tools)})
 
     @property
     def is_held_out(self) -> bool:
