@@ -22,8 +22,6 @@ from memory_corpus import minilm
 from memory_served import Served
 from memory_system import BATCH, TENANTS, Agentkd, AgentkdDense, Chroma, System
 
-ROUNDS = 2
-
 
 def fill(system: System, served: Served, done: int, size: int, largest: int) -> None:
     """Add what lies between two sizes, for everybody and for both tenants, and let the graphs take it in."""
@@ -37,17 +35,22 @@ def fill(system: System, served: Served, done: int, size: int, largest: int) -> 
     system.finish()
 
 
-def in_turns(asked: dict[str, Callable[[str], Any]], queries: Sequence[str]) -> dict[str, list[float]]:
-    """Return the seconds of every question by whom it was put to."""
+def in_turns(
+    asked: dict[str, Callable[[str], Any]], queries: Sequence[str], most: float
+) -> dict[str, list[float]]:
+    """Return the seconds of every question by whom it was put to; ends after the turn in which time is up."""
     seconds: dict[str, list[float]] = defaultdict(list)
     for ask in asked.values():
         ask(queries[-1])  # loads what is loaded lazily
-    for turn in range(ROUNDS * len(queries)):
+    begun = time.monotonic()
+    for turn, query in enumerate(queries):
         first = turn % len(asked)
         for label in [*asked][first:] + [*asked][:first]:
             before = time.perf_counter()
-            asked[label](queries[turn % len(queries)])
+            asked[label](query)
             seconds[label].append(time.perf_counter() - before)
+        if time.monotonic() - begun > most:
+            break
     return dict(seconds)
 
 
@@ -56,8 +59,8 @@ def _found(system: System, view: str, query: str) -> list[int]:
 
 
 def main() -> int:
-    """Measure `NAME SIZES CAP_SECONDS CORPUS_FOLDER SCRATCH_FOLDER REPORT_FILE`; the cap is for others."""
-    _, sizes, _, corpus, scratch, report = sys.argv[1:]
+    """Measure `NAME SIZES CAP CORPUS SCRATCH REPORT`; half of the cap of seconds goes into questions."""
+    _, sizes, cap, corpus, scratch, report = sys.argv[1:]
     folder = Path(scratch) / uuid.uuid4().hex
     folder.mkdir(parents=True)
     served, model, done = Served(Path(corpus)), minilm(), 0
@@ -75,7 +78,7 @@ def main() -> int:
             fill(system, served, done, size, max(wanted))
         done = size
         with Path(report).open("a", encoding="utf-8") as opened:
-            fact = {"size": size, "seconds": in_turns(asked, served.queries)}
+            fact = {"size": size, "seconds": in_turns(asked, served.queries, float(cap) / 2 / len(wanted))}
             opened.write(json.dumps(fact) + "\n")
     for system in systems.values():
         system.close()
