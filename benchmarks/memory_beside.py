@@ -20,17 +20,15 @@ from typing import Any
 
 from memory_corpus import minilm
 from memory_served import Served
-from memory_system import BATCH, TENANTS, Agentkd, AgentkdDense, Chroma, System
+from memory_system import BATCH, Agentkd, AgentkdDense, Chroma, System
 
 
 def fill(system: System, served: Served, done: int, size: int, largest: int) -> None:
     """Add what lies between two sizes, for everybody and for both tenants, and let the graphs take it in."""
     for at in range(done, size, BATCH):
         system.add(range(at, min(at + BATCH, size)))
-    for number, tenant in enumerate(TENANTS):
-        start = len(served.texts) - (len(TENANTS) - number) * (largest // 20)
-        for at in range(done // 20, size // 20, BATCH):
-            system.add(range(start + at, start + min(at + BATCH, size // 20)), tenant)
+    for tenant, part in served.owned(done, size, largest, BATCH):
+        system.add(part, tenant)
     system.settle()
     system.finish()
 

@@ -26,7 +26,6 @@ from memory_served import Served
 BATCH, SINGLES, K = 100, 100, 10
 EARLY = 60  # questions asked before `finish`
 SEARCH_SECONDS = 40.0  # of one view; a slow system answers fewer questions
-TENANTS = ("acme", "other")
 EMBEDDED = ", embedding the question"  # ends the name of a view whose questions the real model embeds
 
 
@@ -45,6 +44,7 @@ class System(ABC):
     """What is searched: everything that an asker without a scope sees, or more."""
     finishes_later = False
     """Whether `finish` does anything."""
+    embedding = 0.0  # seconds of the last search that went into its question, of those who tell
 
     @abstractmethod
     def __init__(self, folder: Path, served: Served) -> None: ...
@@ -181,7 +181,9 @@ class Chroma(System):
     def search(self, query: str, view: str) -> list[int]:
         """Return the numbers of the texts found."""
         where = {"tenant": {"$in": ["", "acme"]}} if view == "filtered" else None
+        begun = time.perf_counter()
         vectors = (_model() if view.endswith(EMBEDDED) else self._served).embed([query])
+        self.embedding = time.perf_counter() - begun
         found = self._table.query(query_embeddings=vectors, n_results=K, where=where)
         return [int(id_) for id_ in found["ids"][0]]
 
@@ -315,7 +317,7 @@ def measure(
     are of what a system does later, in idle moments. The last ones before a size are added singly.
     """
     begun, spent, used, finishing, batched, done = time.monotonic(), 0.0, 0.0, 0.0, 0, 0
-    tenants, share = dict.fromkeys(TENANTS, 0), max(sizes) // 20
+    owned = 0
     for size in sizes:
         edge = size - SINGLES
         while done < edge:
@@ -338,12 +340,9 @@ def measure(
         finishing += time.perf_counter() - before
         singly = [_timed(system, row) for row in range(edge, size)]
         done = size
-        for number, tenant in enumerate(TENANTS):
-            start = len(served.texts) - (2 - number) * share
-            while tenants[tenant] < size // 20:
-                stop = min(tenants[tenant] + BATCH, size // 20)
-                system.add(range(start + tenants[tenant], start + stop), tenant)
-                tenants[tenant] = stop
+        for tenant, part in served.owned(owned, size, max(sizes), BATCH):
+            system.add(part, tenant)
+        owned = size
         system.finish()
         fact = {
             "size": size, "add_seconds": spent, "batched": batched, "finish_seconds": finishing,
@@ -365,15 +364,16 @@ def _timed(system: Any, row: int) -> float:
 def _search(system: Any, served: Served, view: str, n: int | None = None) -> dict[str, Any]:
     for query in served.queries[-3:]:
         system.search(query, view)  # loads what is loaded lazily
-    begun, cpu, seconds, found = time.monotonic(), time.process_time(), [], []
+    begun, cpu, seconds, found, embedding = time.monotonic(), time.process_time(), [], [], []
     for query in served.queries[:n]:
         before = time.perf_counter()
         found.append(system.search(query, view))
         seconds.append(time.perf_counter() - before)
+        embedding.append(system.embedding)
         if time.monotonic() - begun > SEARCH_SECONDS:
             break
     cpu = time.process_time() - cpu
-    return {"seconds": seconds, "found": found, "cpu_seconds": cpu}
+    return {"seconds": seconds, "found": found, "cpu_seconds": cpu, "embedding": embedding}
 
 
 def _tell(report: Path, fact: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
 from pydantic import Field
@@ -12,7 +12,7 @@ from agentkd.memory.lesson import lesson_of, normalise
 from agentkd.memory.neighbour import Pair, Situations, close_pairs, judged, situation_of, together
 from agentkd.memory.wording import contradicts, wording_of
 from agentkd.protocols import Embedder, Kit
-from agentkd.schema import ADHOC, Memory, MemoryEdit, ToolSpec, Value
+from agentkd.schema import Memory, MemoryEdit, Task, Value
 
 __all__ = ["SupersedeRefiner", "SupersedeSettings", "build"]
 
@@ -37,7 +37,7 @@ class SupersedeRefiner:
     values, or differ in nothing but a value or a `not`. What a person or a grader corrected last goes first,
     then the better supported, then the newer one; of a tool's notes the newest, which counts all runs anew.
     Exemplars of one and the same task contradict each other only where a newer correction accepted other
-    calls; a request that comes with other tools is another task.
+    calls; a request with another id that comes with other tools is another task.
     """
 
     name = "supersede"
@@ -57,7 +57,7 @@ class SupersedeRefiner:
                 conflicts = [
                     (*pair, "a newer correction accepted other calls")
                     for pair in _recalled(group, said)
-                    if _tools_offered(pair[0], kit) == _tools_offered(pair[1], kit)
+                    if _are_one_task(*pair, kit)
                 ]
             else:
                 conflicts = [
@@ -92,10 +92,16 @@ def _recalled(group: Sequence[Memory], said: Said) -> Iterator[Pair]:
                 yield from ((newer, older) for older in same[:at] if lesson_of(older) != lesson_of(newer))
 
 
-def _tools_offered(memory: Memory, kit: Kit) -> Collection[ToolSpec]:
-    """Return the tools that the task behind a case came with; none where its suite or its agent has them."""
+def _are_one_task(first: Memory, second: Memory, kit: Kit) -> bool:
+    """Whether two cases of one request are of one task: by its id, else by the tools that it came with."""
+    one, other = (_task_behind(memory, kit) for memory in (first, second))
+    return (one.suite, one.id) == (other.suite, other.id) or one.tools == other.tools
+
+
+def _task_behind(memory: Memory, kit: Kit) -> Task:
+    """Return the task that a case was learnt from; one without tools where its run is not kept."""
     runs = kit.trajectories(memory.evidence.trajectories[:1])
-    return runs[0].task.tools if runs and runs[0].task.suite != ADHOC else ()
+    return runs[0].task if runs else Task(id=memory.id, prompt=memory.keys.task)
 
 
 def _conflicts(

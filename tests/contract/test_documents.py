@@ -1,7 +1,8 @@
 """What is printed runs: README blocks, examples and skills.
 
 A block fenced as ``python`` is executed, together with those of its section (a heading of level 1 or 2), in a
-process of its own with an empty folder around it. Each ``agentkd`` line of a ``console`` block must parse.
+process of its own with an empty folder around it; examples are, in a new Python as a reader has it. Each
+``agentkd`` line of a ``console`` block must parse.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ def parse(command: click.Command, words: list[str], parent: click.Context | None
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
-def test_an_example_runs(path: Path, tmp_path: Path) -> None:
+def test_an_example_runs(path: Path, tmp_path: Path, new_python: None) -> None:
     run_script(path, tmp_path)
 
 
